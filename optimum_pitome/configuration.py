@@ -1,0 +1,255 @@
+# Copyright 2026 The optimum_pitome authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""[`PiToMeConfig`]: everything a user can set about merging, validated, as a transformers configuration."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from typing import Any
+
+from transformers import PreTrainedConfig
+from transformers.utils import logging
+
+
+logger = logging.get_logger(__name__)
+
+#: Version of the fields below. Minor: fields were added. Major: the meaning of a field changed.
+FORMAT_VERSION = "1.0"
+
+ALGORITHMS = ("pitome", "pitome_unprotected")
+ENERGIES = ("paper", "elu", "gaussian", "nearest")
+METRICS = ("keys", "hidden_states")
+PRESETS = ("official",)
+
+#: What a matching that halves the tokens at most can keep.
+MIN_RATIO = 0.5
+
+#: Keys that transformers writes into, or passes through, every configuration. They carry nothing about merging.
+_BASE_KEYS = frozenset(
+    {
+        "_attn_implementation_autoset",
+        "_commit_hash",
+        "_name_or_path",
+        "architectures",
+        "attn_implementation",
+        "dtype",
+        "model_type",
+        "name_or_path",
+        "torch_dtype",
+        "transformers_version",
+    }
+)
+
+
+class PiToMeConfig(PreTrainedConfig):
+    """How a model merges its tokens.
+
+    Fields left at `None` take the value that measured best for the architecture at hand (`pitome_summary` shows them).
+
+    Args:
+        ratio (`float` or `list[float]`, *optional*, defaults to 0.9):
+            Fraction of the mergeable tokens that each merging layer keeps, in [0.5, 1]. A list gives one per layer of
+            the model (or one per entry of `layers`). 1.0 is the dense model.
+        layers (`list[int]`, *optional*):
+            Indices of the layers that merge; negative ones count from the end.
+        algorithm (`str`, *optional*, defaults to `"pitome"`):
+            How tokens are matched: `"pitome"`, or `"pitome_unprotected"` (the energy-ordered matching that the
+            released code of the paper uses in some layers: any token may merge).
+        energy (`str`, *optional*):
+            `"paper"` (equation 4), `"elu"`, `"gaussian"` (the released code's), or `"nearest"` (similarity to the
+            nearest other token).
+        metric (`str`, *optional*): What is compared: `"keys"` (mean over the heads) or `"hidden_states"`.
+        margin (`float` or `list[float]`, *optional*):
+            Margin of the energy, below 1, one for all or one per layer. `None`: `0.9 - 0.9 * i / L` (equation 4).
+        alpha (`float`, *optional*, defaults to 1.0): Scale of the energy below the margin.
+        proportional_attention (`bool`, *optional*): Add the log size of the merged keys to the attention scores.
+        unmerge (`bool`, *optional*):
+            Return outputs at the original length, each token with its group's vector. `False`: the short sequence.
+        preset (`str`, *optional*):
+            `"official"`: fields left at `None` do what the released code of the paper does for the architecture.
+        base_model_name_or_path (`str`, *optional*):
+            Makes this configuration a recipe: a repository without weights that loads that model, rewritten.
+        format_version (`str`): Version of this format.
+
+    Raises:
+        ValueError: for an unknown field or a value out of range; the message names what is accepted.
+    """
+
+    model_type = "pitome"
+
+    def __init__(
+        self,
+        ratio: float | list[float] = 0.9,
+        layers: list[int] | None = None,
+        algorithm: str | None = None,
+        energy: str | None = None,
+        metric: str | None = None,
+        margin: float | list[float] | None = None,
+        alpha: float | None = None,
+        proportional_attention: bool | None = None,
+        unmerge: bool | None = None,
+        preset: str | None = None,
+        base_model_name_or_path: str | None = None,
+        format_version: str = FORMAT_VERSION,
+        **kwargs: Any,
+    ):
+        unknown = {key: kwargs.pop(key) for key in list(kwargs) if key not in _BASE_KEYS}
+        super().__init__(**kwargs)
+        newer_minor = _check_version(format_version)
+        if unknown and newer_minor:
+            logger.warning(
+                f"This PiToMe configuration was written by a newer optimum_pitome (format {format_version}, this is "
+                f"{FORMAT_VERSION}). Fields unknown here are ignored: {', '.join(sorted(unknown))}."
+            )
+        elif unknown:
+            raise ValueError(_unknown_field_message(sorted(unknown)[0]))
+        self.ratio = _check_number("ratio", ratio, MIN_RATIO, 1.0, listable=True)
+        self.layers = _check_layers(layers)
+        self.algorithm = _check_choice("algorithm", algorithm, ALGORITHMS)
+        self.energy = _check_choice("energy", energy, ENERGIES)
+        self.metric = _check_choice("metric", metric, METRICS)
+        self.margin = _check_number("margin", margin, -1.0, 1.0, listable=True, optional=True, open_end=True)
+        self.alpha = _check_number("alpha", alpha, 0.0, math.inf, optional=True, open_end=True)
+        self.proportional_attention = _check_bool("proportional_attention", proportional_attention)
+        self.unmerge = _check_bool("unmerge", unmerge)
+        self.preset = _check_choice("preset", preset, PRESETS)
+        if base_model_name_or_path is not None and not isinstance(base_model_name_or_path, str):
+            raise ValueError(
+                f"base_model_name_or_path={base_model_name_or_path!r}: expected a Hub id or a local path, as a string."
+            )
+        self.base_model_name_or_path = base_model_name_or_path
+        # What is written is always the current format: reading an older one upgrades it.
+        self.format_version = FORMAT_VERSION
+
+    @classmethod
+    def paper(cls, ratio: float | list[float] = 0.9, **kwargs: Any) -> PiToMeConfig:
+        """The paper to the letter: equation 4 over the keys, margin `0.9 - 0.9 i/L`, proportional attention."""
+        settings = {"algorithm": "pitome", "energy": "paper", "metric": "keys", "alpha": 1.0}
+        return cls(ratio=ratio, **{**settings, "proportional_attention": True, **kwargs})
+
+    @classmethod
+    def official(cls, ratio: float | list[float] = 0.9, **kwargs: Any) -> PiToMeConfig:
+        """What the authors' released code does for the architecture it is applied to (it differs from the paper)."""
+        return cls(ratio=ratio, preset="official", **kwargs)
+
+    @classmethod
+    def from_value(cls, value: Any) -> PiToMeConfig | None:
+        """Normalises what a user may pass as `pitome=`: a config, a dict, a ratio; `None` or `False` give `None`."""
+        if value is None or value is False:
+            return None
+        if isinstance(value, cls):
+            return value
+        if isinstance(value, dict):
+            return cls(**value)
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            return cls(ratio=value)
+        raise ValueError(
+            f"pitome={value!r} is not understood. Pass a ratio (pitome=0.9), a dict (pitome={{'ratio': 0.9}}), a "
+            "PiToMeConfig, or False for the dense model."
+        )
+
+    def to_pitome_dict(self) -> dict[str, Any]:
+        """The fields that are set, as plain data: what goes under `pitome` in a model's `config.json`."""
+        return {name: value for name in _FIELDS if (value := getattr(self, name)) is not None}
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, PiToMeConfig) and self.to_pitome_dict() == other.to_pitome_dict()
+
+    __hash__ = None
+
+
+_FIELDS = (
+    "ratio",
+    "layers",
+    "algorithm",
+    "energy",
+    "metric",
+    "margin",
+    "alpha",
+    "proportional_attention",
+    "unmerge",
+    "preset",
+    "base_model_name_or_path",
+    "format_version",
+)
+
+
+def _unknown_field_message(name: str) -> str:
+    close = difflib.get_close_matches(name, _FIELDS, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    return f"PiToMeConfig has no field {name!r}.{hint} Fields: {', '.join(_FIELDS)}."
+
+
+def _check_version(version: Any) -> bool:
+    """Whether `version` is a newer minor version; refuses what this package cannot read."""
+    try:
+        major, minor = (int(part) for part in str(version).split("."))
+    except ValueError:
+        raise ValueError(f"format_version={version!r}: expected two numbers, such as {FORMAT_VERSION!r}.") from None
+    own_major, own_minor = (int(part) for part in FORMAT_VERSION.split("."))
+    if major > own_major:
+        raise ValueError(
+            f"This PiToMe configuration has format {version}; this optimum_pitome reads up to {own_major}.x. "
+            "Upgrade optimum_pitome: pip install -U optimum_pitome"
+        )
+    return major == own_major and minor > own_minor
+
+
+def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> str | None:
+    if value is None or value in choices:
+        return value
+    close = difflib.get_close_matches(str(value), choices, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    raise ValueError(f"{name}={value!r} is not known. Accepted: {', '.join(map(repr, choices))}.{hint}")
+
+
+def _check_bool(name: str, value: Any) -> bool | None:
+    if value is None or isinstance(value, bool):
+        return value
+    raise ValueError(f"{name}={value!r}: expected True, False, or None for the architecture's default.")
+
+
+def _check_number(name, value, low, high, listable=False, optional=False, open_end=False):
+    interval = f"[{low:g}, {high:g}{')' if open_end else ']'}"
+    accepted = f"a number in {interval}" + (" or a list of them, one per layer" if listable else "")
+    if value is None and optional:
+        return None
+    if isinstance(value, (list, tuple)) and listable:
+        if not value:
+            raise ValueError(f"{name}=[] is empty: expected {accepted}.")
+        return [_check_number(f"{name}[{i}]", item, low, high, open_end=open_end) for i, item in enumerate(value)]
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError(f"{name}={value!r}: expected {accepted}.")
+    value = float(value)
+    if not (low <= value < high if open_end else low <= value <= high):
+        hint = ""
+        if name.startswith("ratio") and value < low:
+            hint = " A layer can merge at most half of its tokens; ratio is the fraction that it keeps."
+        raise ValueError(f"{name}={value:g} is out of range: expected {accepted}.{hint}")
+    return value
+
+
+def _check_layers(layers: Any) -> list[int] | None:
+    if layers is None:
+        return None
+    items = list(layers) if isinstance(layers, (list, tuple, range)) else None
+    if not items or any(isinstance(item, bool) or not isinstance(item, int) for item in items):
+        raise ValueError(
+            f"layers={layers!r}: expected a list of layer indices such as [0, 1, 2], or None for the default."
+        )
+    if len(set(items)) != len(items):
+        raise ValueError(f"layers={layers!r} names a layer twice.")
+    return items

@@ -1,0 +1,35 @@
+# Copyright 2026 The optimum_pitome authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Merging as pure tensor functions. Imports torch and nothing else: not transformers, nothing else of ours."""
+
+from .algorithms import ALGORITHMS, MergeSpec, TokenMasks, match_tokens, register_algorithm
+from .counts import KeepRatio
+from .energy import ENERGIES, pairwise_cosine
+from .plan import MergePlan, gather_tokens, plan_from_pairs
+
+
+__all__ = [
+    "ALGORITHMS",
+    "ENERGIES",
+    "KeepRatio",
+    "MergePlan",
+    "MergeSpec",
+    "TokenMasks",
+    "gather_tokens",
+    "match_tokens",
+    "pairwise_cosine",
+    "plan_from_pairs",
+    "register_algorithm",
+]

@@ -1,0 +1,63 @@
+# Copyright 2026 The optimum_pitome authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""How many tokens a layer removes, in exact arithmetic."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+
+# 10**9 keeps `num_mergeable * numerator` inside int64 for any sequence that fits in memory.
+_MAX_DENOMINATOR = 10**9
+
+
+@dataclass(frozen=True)
+class KeepRatio:
+    """The fraction of its mergeable tokens that a layer keeps, held as the exact fraction that it removes.
+
+    `0.9` means nine tenths, not the binary float next to it: of 10 tokens it removes exactly 1 (a float computation of
+    `10 * (1 - 0.9)` gives 0.99… and would remove none). Ratios are read with nine decimal places.
+
+    Attributes:
+        removed_numerator (`int`): numerator of `1 - ratio`.
+        removed_denominator (`int`): denominator of `1 - ratio`, at most 10**9.
+    """
+
+    removed_numerator: int
+    removed_denominator: int
+
+    @classmethod
+    def from_float(cls, ratio: float) -> KeepRatio:
+        # repr() is the shortest decimal that gives this float back, which is what the user wrote.
+        kept = Fraction(round(Fraction(repr(float(ratio))) * _MAX_DENOMINATOR), _MAX_DENOMINATOR)
+        removed = 1 - kept
+        return cls(removed.numerator, removed.denominator)
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether nothing is ever removed (ratio 1)."""
+        return self.removed_numerator == 0
+
+    def num_removed(self, num_mergeable):
+        """`k = floor(M * (1 - ratio))` (paper, section 3.2).
+
+        Args:
+            num_mergeable (`int`, `torch.SymInt` or integer `torch.Tensor`): M, the mergeable tokens.
+
+        Returns:
+            The same type as `num_mergeable`.
+        """
+        return (num_mergeable * self.removed_numerator) // self.removed_denominator

@@ -1,0 +1,132 @@
+# Copyright 2026 The optimum_pitome authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""A merge plan: which tokens of a layer survive, which are merged into which, and how to apply and undo it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+
+def gather_tokens(tokens: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """Rows of `tokens` `(batch_size, num_tokens, ...)` at `index` `(batch_size, n)`, as `(batch_size, n, ...)`.
+
+    One flat `index_select` copies whole rows; `torch.gather` with an expanded index is ten times slower on a CPU.
+    """
+    batch_size, num_tokens = tokens.shape[:2]
+    offsets = torch.arange(batch_size, device=index.device).unsqueeze(1) * num_tokens
+    rows = tokens.reshape(batch_size * num_tokens, *tokens.shape[2:]).index_select(0, (index + offsets).flatten())
+    return rows.view(batch_size, index.shape[1], *tokens.shape[2:])
+
+
+@dataclass
+class MergePlan:
+    """The matching of one layer. `B` samples, `N` tokens in, `k` removed, `n = N - k` out; indices are int64.
+
+    Attributes:
+        kept (`torch.LongTensor` of shape `(B, n)`):
+            Index of the token that each output slot holds, in the original order (fillers behind the real ones).
+        source (`torch.LongTensor` of shape `(B, k)`): Index of each token that is merged away.
+        destination (`torch.LongTensor` of shape `(B, k)`): Output slot that each source is merged into.
+        assignment (`torch.LongTensor` of shape `(B, N)`): Output slot of every input token: source tracing.
+        source_mask (`torch.BoolTensor` of shape `(B, k)`, *optional*):
+            Which pairs are real: with a padding mask, samples merge fewer than `k` pairs. `None`: all.
+        valid (`torch.BoolTensor` of shape `(B, n)`, *optional*):
+            Which output slots hold a real token. `None`: all.
+    """
+
+    kept: torch.Tensor
+    source: torch.Tensor
+    destination: torch.Tensor
+    assignment: torch.Tensor
+    source_mask: torch.Tensor | None = None
+    valid: torch.Tensor | None = None
+
+    def merge(self, hidden_states: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
+        """The weighted mean of each group of tokens; a token that nothing joins is passed on unchanged, bit for bit.
+
+        Args:
+            hidden_states (`torch.Tensor` of shape `(B, N, dim)`): any floating dtype.
+            weights (`torch.FloatTensor` of shape `(B, N)`, *optional*):
+                Weight of every token in the mean, usually its size. `None`: all equal.
+
+        Returns:
+            `torch.Tensor` of shape `(B, n, dim)` and the dtype of `hidden_states`.
+        """
+        if weights is None:
+            weights = torch.ones(hidden_states.shape[:2], dtype=torch.float32, device=hidden_states.device)
+        totals = self.merge_sizes(weights)
+        # Convex weights: half precision cannot overflow, whatever the sizes; the sum itself runs in float32.
+        kept_weight = gather_tokens(weights, self.kept) / totals
+        source_weight = self._source_weights(weights) / totals.gather(1, self.destination)
+        batch_size, num_kept = self.kept.shape
+        merged = gather_tokens(hidden_states, self.kept).float() * kept_weight.unsqueeze(-1)
+        moved = gather_tokens(hidden_states, self.source).float() * source_weight.unsqueeze(-1)
+        offsets = torch.arange(batch_size, device=self.destination.device).unsqueeze(1) * num_kept
+        flat = merged.flatten(0, 1).index_add(0, (self.destination + offsets).flatten(), moved.flatten(0, 1))
+        return flat.view_as(merged).to(hidden_states.dtype)
+
+    def merge_sizes(self, sizes: torch.Tensor) -> torch.Tensor:
+        """Group totals: `(B, N)` token sizes to `(B, n)`, float32."""
+        return gather_tokens(sizes, self.kept).scatter_add(1, self.destination, self._source_weights(sizes))
+
+    def unmerge(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Back to `N` tokens: each original token gets the vector of its group. `(B, n, ...)` to `(B, N, ...)`."""
+        return gather_tokens(hidden_states, self.assignment)
+
+    def _source_weights(self, weights: torch.Tensor) -> torch.Tensor:
+        source_weights = gather_tokens(weights, self.source)
+        return source_weights if self.source_mask is None else source_weights * self.source_mask
+
+
+def plan_from_pairs(
+    source: torch.Tensor,
+    target: torch.Tensor,
+    num_tokens: int,
+    num_kept: int,
+    source_mask: torch.Tensor | None = None,
+    valid: torch.Tensor | None = None,
+) -> MergePlan:
+    """Builds the plan that merges `source[b, j]` into `target[b, j]` and keeps the rest in its order.
+
+    Args:
+        source, target (`torch.LongTensor` of shape `(B, k)`): token indices; no target is a source.
+        num_tokens (`int`): N.
+        num_kept (`int`): n, the static number of output slots. At least the real tokens that survive in any sample.
+        source_mask (`torch.BoolTensor` of shape `(B, k)`, *optional*): which pairs are real.
+        valid (`torch.BoolTensor` of shape `(B, N)`, *optional*): which input tokens are real (not padding).
+    """
+    batch_size, num_pairs = source.shape
+    position = torch.arange(num_tokens, device=source.device).expand(batch_size, -1)
+    away = torch.ones_like(source) if source_mask is None else source_mask.long()
+    removed = torch.zeros_like(position).scatter_add(1, source, away)
+    kept_valid = None
+    if valid is not None:
+        removed = removed | (~valid).long()
+        num_real = num_tokens - removed.sum(dim=1, keepdim=True)
+        kept_valid = torch.arange(num_kept, device=source.device) < num_real
+    # The keys are unique, so the order needs no stable sort (which does not export).
+    kept = torch.argsort(position + num_tokens * removed, dim=1)[:, :num_kept]
+    slots = torch.arange(num_kept, device=source.device).expand(batch_size, -1)
+    # Pads that found no slot point at the last one: nothing reads them, but an index must exist.
+    assignment = torch.full_like(position, num_kept - 1).scatter(1, kept, slots)
+    destination = assignment.gather(1, target)
+    if source_mask is not None:
+        joined = torch.where(source_mask, destination, assignment.gather(1, source))
+    else:
+        joined = destination
+    assignment = assignment.scatter(1, source, joined)
+    return MergePlan(kept, source, destination, assignment, source_mask, kept_valid)

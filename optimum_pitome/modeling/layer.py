@@ -1,0 +1,78 @@
+# Copyright 2026 The optimum_pitome authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The base of every rewritten layer: the original layer, cut between attention and MLP (paper, section 3.1)."""
+
+from __future__ import annotations
+
+import torch
+
+from ..merging import MergeSpec, match_tokens
+from .state import CALL_KEY, STATE_KEY, AttentionCall, MergeState
+
+
+class MergingLayer:
+    """Mixed in before a transformers layer class, under the **same name** (so that `_no_split_modules`, FSDP policies and
+    output capture still find it), in a module of its own (so that it pickles).
+
+    A family implements the two halves of the layer. They run only where tokens are merged: everywhere else the original
+    forward runs, untouched.
+    """
+
+    #: Position in the encoder. Set when the model is rewritten.
+    pitome_index: int = 0
+    #: What this layer does, for `print(model)`.
+    pitome_spec: MergeSpec | None = None
+
+    def attention_half(self, hidden_states: torch.Tensor, attention_mask, *args, **kwargs) -> torch.Tensor:
+        """The layer up to and including the residual sum behind attention. `(B, n, dim)` to `(B, n, dim)`."""
+        raise NotImplementedError
+
+    def mlp_half(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """The rest of the layer. `(B, n, dim)` to `(B, n, dim)`."""
+        raise NotImplementedError
+
+    def forward(self, hidden_states: torch.Tensor, attention_mask=None, *args, **kwargs) -> torch.Tensor:
+        state: MergeState | None = kwargs.pop(STATE_KEY, None)
+        if state is None:
+            return super().forward(hidden_states, attention_mask, *args, **kwargs)
+        index = self.pitome_index
+        spec = state.specs[index]
+        tokens = state.slots[index].to(hidden_states.device)
+        call = AttentionCall(tokens, spec.proportional_attention)
+        kwargs[CALL_KEY] = call
+        if spec.ratio.is_dense:
+            state.slots[index + 1] = tokens
+            return super().forward(hidden_states, attention_mask, *args, **kwargs)
+        hidden_states = self.attention_half(hidden_states, attention_mask, *args, **kwargs)
+        # The released code's text models compare the mean over the heads, too: their sum differs by a factor only.
+        features = hidden_states if spec.metric == "hidden_states" else call.keys.mean(dim=1)
+        plan = match_tokens(features, spec, tokens.masks())
+        if plan is not None:
+            hidden_states = plan.merge(hidden_states, tokens.sizes if spec.size_weighted else None)
+            tokens = tokens.merged(plan)
+        state.slots[index + 1] = tokens
+        return self.mlp_half(hidden_states)
+
+    def _get_name(self) -> str:
+        return f"PiToMe{super()._get_name()}"
+
+    def extra_repr(self) -> str:
+        spec = self.pitome_spec
+        if spec is None or spec.ratio.is_dense:
+            return "no merging"
+        kept = 1 - spec.ratio.removed_numerator / spec.ratio.removed_denominator
+        return (
+            f"keeps {kept:.4g} of the tokens, algorithm={spec.algorithm}, energy={spec.energy}, metric={spec.metric}"
+        )

@@ -1,0 +1,177 @@
+# Copyright 2026 The optimum_pitome authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The architectures that can be rewritten: a table, one entry per encoder class."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+
+from .layer import MergingLayer
+
+
+#: transformers module that defines the encoder → module of ours that registers it. Imported when a model needs it.
+FAMILIES = {
+    "transformers.models.vit.modeling_vit": "optimum_pitome.families.vit",
+    "transformers.models.deit.modeling_deit": "optimum_pitome.families.vit",
+    "transformers.models.vit_msn.modeling_vit_msn": "optimum_pitome.families.vit",
+    "transformers.models.dinov2.modeling_dinov2": "optimum_pitome.families.dinov2",
+    "transformers.models.dinov2_with_registers.modeling_dinov2_with_registers": "optimum_pitome.families.dinov2",
+}
+
+#: model types of the built-in families, for messages and documentation.
+SUPPORTED_MODEL_TYPES = tuple(sorted(name.split(".")[2] for name in FAMILIES))
+
+
+class UnsupportedArchitectureError(ValueError):
+    """The model has no part that can be rewritten, or a part that changed upstream."""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """How to rewrite one encoder class. Arguments of [`register_architecture`].
+
+    Attributes:
+        encoder_class (`type`): The module whose `forward` runs the layers and passes its `**kwargs` on to each.
+        layer_class (`type`): Subclass of [`MergingLayer`] and of the layer's own class, with the same name.
+        layers (`str`): Where the encoder keeps its layers.
+        attention (`str`): Where a layer keeps the module that calls the attention interface.
+        num_prefix_tokens (`Callable[[config], int]`): Special tokens at the front of the sequence.
+        num_tokens (`Callable[[config], int]`, *optional*): Sequence length for the configured input size (summaries).
+        special_tokens (`Callable[[Mapping], tuple[Tensor | None, int]]`, *optional*):
+            From the encoder's arguments by name, further tokens that never merge (`(B, N)` bool) and the most that a
+            sample can have.
+        defaults (`Mapping[str, Any]`): Fields of `PiToMeConfig` that differ from the package's defaults.
+        official (`Callable[[int, int], Mapping[str, Any]]`, *optional*):
+            What the released code does in layer `i` of `L`: fields of [`~merging.MergeSpec`], and `merges` (`bool`).
+        layer_parameters (`tuple[str, ...]`): Parameters of the layer's original `forward` that this entry was written
+            for. A layer that differs is refused.
+    """
+
+    encoder_class: type[nn.Module]
+    layer_class: type[MergingLayer]
+    layers: str = "layers"
+    attention: str = "attention"
+    num_prefix_tokens: Callable[[Any], int] = lambda config: 1
+    num_tokens: Callable[[Any], int] | None = None
+    special_tokens: Callable[[Mapping[str, Any]], tuple[torch.Tensor | None, int]] | None = None
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    official: Callable[[int, int], Mapping[str, Any]] | None = None
+    layer_parameters: tuple[str, ...] = ("hidden_states", "attention_mask", "kwargs")
+
+    @property
+    def dense_layer_class(self) -> type[nn.Module]:
+        """The layer's own class."""
+        return next(base for base in self.layer_class.__mro__ if not issubclass(base, MergingLayer))
+
+    def __reduce__(self):
+        # By reference, as a class pickles: a rewritten model that is unpickled elsewhere finds that registry's entry.
+        return _architecture_of, (self.encoder_class,)
+
+    def find_layers(self, encoder: nn.Module) -> nn.ModuleList:
+        return encoder.get_submodule(self.layers)
+
+    def find_attention(self, layer: nn.Module) -> nn.Module:
+        return layer.get_submodule(self.attention)
+
+    def check(self) -> None:
+        """Compares the entry with the installed transformers.
+
+        Raises:
+            UnsupportedArchitectureError: if the layer's signature is not the one that this entry was written for.
+        """
+        found = tuple(inspect.signature(self.dense_layer_class.forward).parameters)[1:]
+        if found != self.layer_parameters:
+            raise UnsupportedArchitectureError(
+                f"{self.dense_layer_class.__name__}.forward of transformers {transformers.__version__} takes "
+                f"({', '.join(found)}), but optimum_pitome rewrites it as ({', '.join(self.layer_parameters)}): merging "
+                "there could give wrong results, so the model was left dense. Install a transformers version from the "
+                f"README's table, or a newer optimum_pitome. {supported_message()}"
+            )
+
+
+_ARCHITECTURES: dict[type[nn.Module], Architecture] = {}
+
+
+def register_architecture(
+    encoder_class: type[nn.Module], layer_class: type[MergingLayer], **settings: Any
+) -> Architecture:
+    """Lets models that contain `encoder_class` be rewritten. See [`Architecture`] for the settings.
+
+    Example:
+
+    ```python
+    class MyLayer(MergingLayer, modeling_my.MyLayer):        # the same name as the original
+        def attention_half(self, hidden_states, attention_mask, **kwargs):
+            return hidden_states + self.attention(self.norm1(hidden_states), attention_mask, **kwargs)[0]
+
+        def mlp_half(self, hidden_states):
+            return hidden_states + self.mlp(self.norm2(hidden_states))
+
+
+    register_architecture(modeling_my.MyEncoder, MyLayer, layers="layers", attention="attention")
+    ```
+
+    Raises:
+        ValueError: if the class is registered already, or `layer_class` is not what the rewriting needs.
+    """
+    architecture = Architecture(encoder_class, layer_class, **settings)
+    if encoder_class in _ARCHITECTURES:
+        raise ValueError(f"{encoder_class.__module__}.{encoder_class.__qualname__} is already registered.")
+    if not (isinstance(layer_class, type) and issubclass(layer_class, MergingLayer)):
+        raise ValueError(f"layer_class={layer_class!r}: expected a subclass of MergingLayer and of the layer's class.")
+    if layer_class.__name__ != architecture.dense_layer_class.__name__:
+        raise ValueError(
+            f"{layer_class.__name__} rewrites {architecture.dense_layer_class.__name__}: both need the same name, since "
+            "FSDP policies and device maps find layers by it."
+        )
+    _ARCHITECTURES[encoder_class] = architecture
+    return architecture
+
+
+def find_architecture(module: nn.Module) -> Architecture | None:
+    """The entry for `module`, if it is an encoder that can be rewritten."""
+    return _architecture_of(type(module))
+
+
+def _architecture_of(module_class: type[nn.Module]) -> Architecture | None:
+    for base in module_class.__mro__:
+        family = FAMILIES.get(base.__module__)
+        if family is not None:
+            importlib.import_module(family)
+        if base in _ARCHITECTURES:
+            return _ARCHITECTURES[base]
+    return None
+
+
+def supported_message() -> str:
+    """What can be rewritten, for error messages."""
+    added = sorted(
+        architecture.encoder_class.__name__
+        for architecture in _ARCHITECTURES.values()
+        if architecture.encoder_class.__module__ not in FAMILIES
+    )
+    return (
+        f"Supported model types: {', '.join(SUPPORTED_MODEL_TYPES)}"
+        + (f"; registered here: {', '.join(added)}" if added else "")
+        + ". To add one, see optimum_pitome.register_architecture."
+    )

@@ -1,0 +1,112 @@
+# Copyright 2026 The optimum_pitome authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""From the user's configuration and an architecture to one [`MergeSpec`] per layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..configuration import PiToMeConfig
+from ..merging import KeepRatio, MergeSpec
+from .registry import Architecture
+
+
+#: What measured best on real weights (README, "Which settings"); an architecture's `defaults` go before.
+PACKAGE_DEFAULTS: dict[str, Any] = {
+    "algorithm": "pitome",
+    "energy": "nearest",
+    "metric": "keys",
+    "alpha": 1.0,
+    "proportional_attention": True,
+    "layers": None,
+    "unmerge": True,
+}
+
+
+def resolve_specs(config: PiToMeConfig, architecture: Architecture, num_layers: int) -> tuple[MergeSpec, ...]:
+    """One [`MergeSpec`] per layer; layers that do not merge have ratio 1.
+
+    Raises:
+        ValueError: if a list does not fit the number of layers, or a layer index is out of range.
+    """
+    merging = _merging_layers(config, architecture, num_layers)
+    ratios = _per_layer("ratio", config.ratio, merging, num_layers)
+    margins = _per_layer("margin", config.margin, merging, num_layers)
+    specs = []
+    for index in range(num_layers):
+        settings = {**PACKAGE_DEFAULTS, "margin": 0.9 - 0.9 * index / num_layers, **architecture.defaults}
+        merges = index in merging
+        if config.preset == "official":
+            official = dict(_official(architecture)(index, num_layers))
+            merges = merges and official.pop("merges", True)
+            settings.update(official)
+        chosen = {name: getattr(config, name) for name in ("algorithm", "energy", "metric", "alpha")}
+        chosen["proportional_attention"] = config.proportional_attention
+        chosen["margin"] = margins.get(index)
+        settings.update({name: value for name, value in chosen.items() if value is not None})
+        ratio = KeepRatio.from_float(ratios[index] if merges else 1.0)
+        specs.append(MergeSpec(ratio, **{k: v for k, v in settings.items() if k not in ("layers", "unmerge")}))
+    return tuple(specs)
+
+
+def resolve_unmerge(config: PiToMeConfig, architecture: Architecture) -> bool:
+    """Whether outputs come back at the original length."""
+    if config.unmerge is not None:
+        return config.unmerge
+    return architecture.defaults.get("unmerge", PACKAGE_DEFAULTS["unmerge"])
+
+
+def _official(architecture: Architecture):
+    if architecture.official is None:
+        raise ValueError(
+            f"The released code has no {architecture.encoder_class.__name__}, so preset='official' means nothing here. "
+            "Use PiToMeConfig.paper(...) or the defaults."
+        )
+    return architecture.official
+
+
+def _merging_layers(config: PiToMeConfig, architecture: Architecture, num_layers: int) -> dict[int, int]:
+    """The merging layers, each with its position in the user's list."""
+    layers = config.layers
+    if layers is None:
+        default = architecture.defaults.get("layers")
+        layers = range(num_layers) if default is None else [index for index in default if index < num_layers]
+    for index in layers:
+        if not -num_layers <= index < num_layers:
+            raise ValueError(
+                f"layers={list(layers)!r}: the model has {num_layers} layers, so {index} is out of range (accepted: "
+                f"{-num_layers} to {num_layers - 1})."
+            )
+    merging = {index % num_layers: position for position, index in enumerate(layers)}
+    if len(merging) != len(layers):
+        raise ValueError(f"layers={list(layers)!r} names a layer of this {num_layers}-layer model twice.")
+    return merging
+
+
+def _per_layer(name: str, value: Any, merging: dict[int, int], num_layers: int) -> dict[int, float]:
+    """A field's value for each merging layer; empty where it is not set."""
+    if value is None:
+        return {}
+    if not isinstance(value, list):
+        return dict.fromkeys(merging, value)
+    if len(value) == num_layers:
+        return {index: value[index] for index in merging}
+    if len(value) == len(merging):
+        return {index: value[position] for index, position in merging.items()}
+    raise ValueError(
+        f"{name} has {len(value)} entries, but the model has {num_layers} layers"
+        + (f" ({len(merging)} of them merge)" if len(merging) != num_layers else "")
+        + f". Give one {name} per layer, or a single number."
+    )

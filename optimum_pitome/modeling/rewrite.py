@@ -1,0 +1,246 @@
+# Copyright 2026 The optimum_pitome authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Rewriting models in place: [`apply_pitome`], [`remove_pitome`], [`pitome_disabled`]."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..configuration import PiToMeConfig
+from ..merging import MergeSpec
+from .attention import check_implementation, eager_function, route, unroute
+from .registry import Architecture, UnsupportedArchitectureError, find_architecture, supported_message
+from .resolve import resolve_specs, resolve_unmerge
+from .state import STATE_KEY, MergeState, Tokens
+
+
+TAG = "pitome"
+
+
+@dataclass
+class EncoderRewrite:
+    """What was done to one encoder; lives on it as `encoder.pitome`.
+
+    Attributes:
+        config ([`PiToMeConfig`]): the user's settings.
+        architecture ([`Architecture`]): the registry's entry.
+        specs (`tuple[MergeSpec, ...]`): one per layer.
+        unmerge (`bool`): whether outputs return to the original length.
+        num_prefix_tokens (`int`): special tokens at the front.
+        enabled (`bool`): whether the next forward merges.
+    """
+
+    config: PiToMeConfig
+    architecture: Architecture
+    specs: tuple[MergeSpec, ...]
+    unmerge: bool
+    num_prefix_tokens: int
+    enabled: bool = True
+
+    @property
+    def is_dense(self) -> bool:
+        return all(spec.ratio.is_dense for spec in self.specs)
+
+
+def apply_pitome(model: nn.Module, config: Any) -> nn.Module:
+    """Rewrites `model` in place so that it merges tokens; on a rewritten model, changes the settings.
+
+    The weights, the state dict and the model's class stay as they are. Works before and after `device_map` dispatch.
+
+    Args:
+        model (`torch.nn.Module`): a transformers model, or a module that contains one.
+        config ([`PiToMeConfig`], `dict` or `float`): the settings, or just the ratio.
+
+    Returns:
+        The same model.
+
+    Raises:
+        UnsupportedArchitectureError: if the model has nothing that can be rewritten, or changed upstream.
+        ValueError: if the settings do not fit the model. The model is then as it was.
+    """
+    config = PiToMeConfig.from_value(config)
+    if config is None:
+        return remove_pitome(model)
+    # Everything that can fail comes before the first change.
+    rewrites = [(encoder, _plan(encoder, architecture, config)) for encoder, architecture in _find_encoders(model)]
+    if not rewrites:
+        raise UnsupportedArchitectureError(
+            f"{type(model).__name__} has no encoder that optimum_pitome can rewrite. {supported_message()}"
+        )
+    for encoder, rewrite in rewrites:
+        _install(encoder, rewrite)
+    if hasattr(model, "config"):
+        model.config.pitome = config.to_pitome_dict()
+    if hasattr(model, "add_model_tags") and TAG not in (getattr(model, "model_tags", None) or []):
+        model.add_model_tags([TAG])
+    return model
+
+
+def remove_pitome(model: nn.Module) -> nn.Module:
+    """Makes a rewritten model the dense one again, in place and for good; a dense model is left alone."""
+    for encoder in rewritten_encoders(model):
+        _uninstall(encoder)
+    config = getattr(model, "config", None)
+    if config is not None and hasattr(config, "pitome"):
+        del config.pitome
+    if TAG in (getattr(model, "model_tags", None) or []):
+        model.model_tags = [tag for tag in model.model_tags if tag != TAG]
+    return model
+
+
+@contextlib.contextmanager
+def pitome_disabled(model: nn.Module) -> Iterator[nn.Module]:
+    """Inside the block, `model` computes what the dense model computes. Affects every thread that uses the model."""
+    before = [(encoder.pitome, encoder.pitome.enabled) for encoder in rewritten_encoders(model)]
+    try:
+        for rewrite, _ in before:
+            rewrite.enabled = False
+        yield model
+    finally:
+        for rewrite, enabled in before:
+            rewrite.enabled = enabled
+
+
+def rewritten_encoders(model: nn.Module) -> list[nn.Module]:
+    """The encoders in `model` that are rewritten."""
+    return [module for module in model.modules() if isinstance(vars(module).get("pitome"), EncoderRewrite)]
+
+
+def _find_encoders(model: nn.Module) -> list[tuple[nn.Module, Architecture]]:
+    found = ((module, find_architecture(module)) for module in model.modules())
+    return [(module, architecture) for module, architecture in found if architecture is not None]
+
+
+def _plan(encoder: nn.Module, architecture: Architecture, config: PiToMeConfig) -> EncoderRewrite:
+    """All checks for one encoder; changes nothing."""
+    architecture.check()
+    layers = architecture.find_layers(encoder)
+    for layer in layers:
+        if type(layer) not in (architecture.dense_layer_class, architecture.layer_class):
+            raise UnsupportedArchitectureError(
+                f"A layer of {type(encoder).__name__} is a {type(layer).__module__}.{type(layer).__name__}, not the "
+                f"{architecture.dense_layer_class.__name__} that optimum_pitome rewrites. Call apply_pitome before the "
+                "layers are wrapped or replaced (FSDP, other patches)."
+            )
+        attention = architecture.find_attention(layer)
+        if not hasattr(attention, "config") or eager_function(attention) is None:
+            raise UnsupportedArchitectureError(
+                f"{type(attention).__name__} does not use transformers' attention interface. {supported_message()}"
+            )
+    check_implementation(encoder.config._attn_implementation, type(encoder).__name__)
+    specs = resolve_specs(config, architecture, len(layers))
+    unmerge = resolve_unmerge(config, architecture)
+    return EncoderRewrite(config, architecture, specs, unmerge, architecture.num_prefix_tokens(encoder.config))
+
+
+def _install(encoder: nn.Module, rewrite: EncoderRewrite) -> None:
+    architecture = rewrite.architecture
+    if "pitome" not in vars(encoder):
+        encoder.register_forward_pre_hook(begin_forward, with_kwargs=True)
+        encoder.register_forward_hook(end_forward, with_kwargs=True)
+    encoder.pitome = rewrite
+    for index, layer in enumerate(architecture.find_layers(encoder)):
+        _set_class(layer, architecture.layer_class)
+        layer.pitome_index = index
+        layer.pitome_spec = rewrite.specs[index]
+        route(architecture.find_attention(layer))
+
+
+def _uninstall(encoder: nn.Module) -> None:
+    architecture = encoder.pitome.architecture
+    for hooks in (encoder._forward_pre_hooks, encoder._forward_hooks):
+        for key in [key for key, hook in hooks.items() if hook in (begin_forward, end_forward)]:
+            del hooks[key]
+            for with_kwargs in (encoder._forward_pre_hooks_with_kwargs, encoder._forward_hooks_with_kwargs):
+                with_kwargs.pop(key, None)
+    for layer in architecture.find_layers(encoder):
+        _set_class(layer, architecture.dense_layer_class)
+        del layer.pitome_index, layer.pitome_spec
+        unroute(architecture.find_attention(layer))
+    del encoder.pitome
+
+
+def _set_class(module: nn.Module, new_class: type[nn.Module]) -> None:
+    module.__class__ = new_class
+    # accelerate's dispatch put a wrapper on the instance, which holds on to the forward of the class before.
+    if "_old_forward" in vars(module):
+        module._old_forward = new_class.forward.__get__(module)
+
+
+def _arguments(encoder: nn.Module, args: tuple, kwargs: dict) -> dict[str, Any]:
+    names = list(inspect.signature(type(encoder).forward).parameters)[1:]
+    return {**dict(zip(names, args)), **kwargs}
+
+
+def begin_forward(encoder: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+    """Forward pre-hook of an encoder: starts the forward's [`MergeState`]."""
+    rewrite: EncoderRewrite = encoder.pitome
+    if not rewrite.enabled or rewrite.is_dense:
+        return None
+    check_implementation(encoder.config._attn_implementation, type(encoder).__name__)
+    arguments = _arguments(encoder, args, kwargs)
+    special, max_special = None, 0
+    if rewrite.architecture.special_tokens is not None:
+        special, max_special = rewrite.architecture.special_tokens(arguments)
+    valid, pairwise_mask = _read_mask(arguments.get("attention_mask"))
+    tokens = Tokens(
+        valid=valid,
+        special=special,
+        pairwise_mask=pairwise_mask,
+        num_prefix_tokens=rewrite.num_prefix_tokens,
+        max_special=max_special,
+    )
+    return_dict = arguments.get("return_dict")
+    as_tuple = (encoder.config.return_dict if return_dict is None else return_dict) is False
+    kwargs = {**kwargs, STATE_KEY: MergeState.start(rewrite.specs, tokens, as_tuple)}
+    if as_tuple:
+        kwargs["return_dict"] = True  # the outputs are changed by name below
+    return args, kwargs
+
+
+def end_forward(encoder: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
+    """Forward hook of an encoder: brings the outputs back to the original length where that is wanted."""
+    state: MergeState | None = kwargs.get(STATE_KEY)
+    if state is None:
+        return None
+    if encoder.pitome.unmerge:
+        output.last_hidden_state = state.slots[-1].unmerge(output.last_hidden_state)
+        if output.get("hidden_states") is not None:
+            output.hidden_states = tuple(
+                hidden_state if hidden_state is None else tokens.unmerge(hidden_state)
+                for hidden_state, tokens in zip(output.hidden_states, state.slots)
+            )
+    return output.to_tuple() if state.as_tuple else output
+
+
+def _read_mask(attention_mask: Any) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """A caller's mask as (real tokens `(B, N)`, pattern `(B, heads or 1, N, N)`); either may be `None`."""
+    if attention_mask is None:
+        return None, None
+    if attention_mask.dim() == 2:
+        return attention_mask.bool(), None
+    allowed = attention_mask
+    if allowed.dtype != torch.bool:
+        allowed = allowed > torch.finfo(allowed.dtype).min / 2
+    # A token that no query may look at is padding.
+    valid = allowed.flatten(1, 2).any(dim=1)
+    return valid, attention_mask if attention_mask.shape[-2] > 1 else None

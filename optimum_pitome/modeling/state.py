@@ -1,0 +1,157 @@
+# Copyright 2026 The optimum_pitome authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""What one forward pass knows about its tokens. Nothing here outlives the forward, and nothing is shared between two.
+
+A fresh [`MergeState`] travels as a keyword argument from the encoder through every layer. Layer `i` reads slot `i` and
+writes slot `i + 1`, never its own input, so a layer that runs twice (activation checkpointing) does the same thing twice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from ..merging import MergePlan, MergeSpec, TokenMasks, gather_tokens
+
+
+#: Keyword arguments that carry the state to the layers, and a layer's own record to its attention function.
+STATE_KEY = "pitome_state"
+CALL_KEY = "pitome_call"
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The tokens between two layers: `B` samples, `n` tokens now, `N` at the start. `None` means untouched.
+
+    Attributes:
+        sizes (`torch.FloatTensor` of shape `(B, n)`, *optional*): original tokens in each.
+        valid (`torch.BoolTensor` of shape `(B, n)`, *optional*): real tokens, not padding.
+        special (`torch.BoolTensor` of shape `(B, n)`, *optional*): tokens that never merge, beyond the prefix.
+        pairwise_mask (`torch.Tensor` of shape `(B, heads or 1, n, n)`, *optional*):
+            A caller's own attention pattern (boolean or additive), cut down to the tokens that are left.
+        assignment (`torch.LongTensor` of shape `(B, N)`, *optional*): which token each original one went to.
+        num_prefix_tokens, max_special (`int`): see [`~merging.TokenMasks`].
+    """
+
+    sizes: torch.Tensor | None = None
+    valid: torch.Tensor | None = None
+    special: torch.Tensor | None = None
+    pairwise_mask: torch.Tensor | None = None
+    assignment: torch.Tensor | None = None
+    num_prefix_tokens: int = 0
+    max_special: int = 0
+
+    def masks(self) -> TokenMasks:
+        return TokenMasks(self.num_prefix_tokens, self.valid, self.special, self.max_special)
+
+    def merged(self, plan: MergePlan) -> Tokens:
+        """The tokens behind `plan`."""
+        sizes = self.sizes
+        if sizes is None:
+            sizes = torch.ones(plan.assignment.shape, dtype=torch.float32, device=plan.assignment.device)
+        return replace(
+            self,
+            sizes=plan.merge_sizes(sizes),
+            valid=plan.valid,
+            special=None if self.special is None else gather_tokens(self.special, plan.kept),
+            pairwise_mask=None if self.pairwise_mask is None else _take_pairs(self.pairwise_mask, plan.kept),
+            assignment=plan.assignment if self.assignment is None else plan.assignment.gather(1, self.assignment),
+        )
+
+    def to(self, device: torch.device) -> Tokens:
+        """On another device: with `device_map`, layers live on several."""
+        moved = {
+            name: value.to(device)
+            for name, value in vars(self).items()
+            if isinstance(value, torch.Tensor) and value.device != device
+        }
+        return replace(self, **moved) if moved else self
+
+    def unmerge(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """`(B, n, dim)` back to `(B, N, dim)`."""
+        if self.assignment is None:
+            return hidden_states
+        return gather_tokens(hidden_states, self.assignment.to(hidden_states.device))
+
+    def attention_bias(self, dtype: torch.dtype, proportional: bool) -> torch.Tensor | None:
+        """What is added to the attention scores: log sizes of the keys (paper, section 3.2), and the masks.
+
+        Returns:
+            `torch.Tensor` of shape `(B, 1, 1, n)` (`(B, heads, n, n)` with a pairwise mask), or `None`.
+        """
+        bias = None
+        if proportional and self.sizes is not None:
+            bias = self.sizes.log().to(dtype)[:, None, None, :]
+        lowest = torch.finfo(dtype).min
+        if self.valid is not None:
+            padding = torch.zeros_like(self.valid, dtype=dtype).masked_fill(~self.valid, lowest)[:, None, None, :]
+            # Not a sum: log size on top of the lowest number would be infinite in half precision.
+            bias = padding if bias is None else torch.where(self.valid[:, None, None, :], bias, padding)
+        if self.pairwise_mask is not None:
+            bias = 0.0 if bias is None else bias
+            if self.pairwise_mask.dtype == torch.bool:
+                bias = torch.where(self.pairwise_mask, bias, lowest).to(dtype)
+            else:
+                bias = (self.pairwise_mask.float() + bias).clamp(min=lowest).to(dtype)
+        return bias
+
+
+def _take_pairs(mask: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
+    """Rows and columns `kept` `(B, n)` of `mask` `(B, heads, N, N)`."""
+    mask = mask.expand(kept.shape[0], -1, -1, -1)
+    index = kept[:, None, :, None].expand(-1, mask.shape[1], -1, mask.shape[3])
+    mask = mask.gather(2, index)
+    return mask.gather(3, kept[:, None, None, :].expand(-1, mask.shape[1], mask.shape[2], -1))
+
+
+@dataclass
+class MergeState:
+    """One forward of one encoder.
+
+    Attributes:
+        specs (`tuple[MergeSpec, ...]`): one per layer.
+        slots (`list[Tokens]`): `slots[i]` is what layer `i` receives; `slots[-1]` leaves the encoder.
+        as_tuple (`bool`): the caller asked for a plain tuple.
+    """
+
+    specs: tuple[MergeSpec, ...]
+    slots: list[Tokens | None] = field(default_factory=list)
+    as_tuple: bool = False
+
+    @classmethod
+    def start(cls, specs: tuple[MergeSpec, ...], tokens: Tokens, as_tuple: bool = False) -> MergeState:
+        return cls(specs, [tokens] + [None] * len(specs), as_tuple)
+
+
+@dataclass
+class AttentionCall:
+    """One layer's record for its attention function: the tokens going in, the keys coming out.
+
+    Attributes:
+        tokens ([`Tokens`]): the tokens attended to.
+        proportional (`bool`): whether log sizes count.
+        keys (`torch.Tensor` of shape `(B, heads, n, head_dim)`, *optional*): set by the attention function.
+    """
+
+    tokens: Tokens
+    proportional: bool
+    keys: torch.Tensor | None = None
+
+    def attention_mask(self, attention_mask: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
+        """The mask to use: the caller's as long as nothing merged, ours from then on."""
+        if self.tokens.sizes is None:
+            return attention_mask
+        return self.tokens.attention_bias(dtype, self.proportional)

@@ -1,0 +1,80 @@
+# Copyright 2026 The optimum_pitome authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""One tiny model per class that the package supports. The tests in `tests/families` run over all of them.
+
+A new family adds a module here with a list `CASES`; a meta-test checks that every registered architecture has one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Case:
+    """
+    Attributes:
+        model_class: the transformers class.
+        config: makes a tiny configuration.
+        inputs: makes inputs for a batch of the given size (called with `batch_size`), without labels.
+        prepare: changes the fresh model (optional), for weights that would hide an error at their initial value.
+    """
+
+    model_class: type[nn.Module]
+    config: Callable[[], Any]
+    inputs: Callable[[int], dict[str, torch.Tensor]]
+    prepare: Callable[[nn.Module], None] | None = None
+
+    @property
+    def id(self) -> str:
+        return self.model_class.__name__
+
+    def build(self, attn_implementation: str = "sdpa", dtype: torch.dtype = torch.float32) -> nn.Module:
+        """A fresh model with seeded weights, in eval mode."""
+        torch.manual_seed(0)
+        model = self.model_class._from_config(self.config(), attn_implementation=attn_implementation)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                # The usual initialisation is so small that every token looks alike.
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+        if self.prepare is not None:
+            self.prepare(model)
+        return model.to(dtype).eval()
+
+
+def outputs_of(output: Any) -> dict[str, torch.Tensor]:
+    """Every tensor of a model's output, by name; tuples of tensors are numbered."""
+    found = {}
+    for name, value in output.items():
+        if isinstance(value, torch.Tensor):
+            found[name] = value
+        elif isinstance(value, (tuple, list)):
+            found.update({f"{name}.{i}": item for i, item in enumerate(value) if isinstance(item, torch.Tensor)})
+        elif hasattr(value, "items"):
+            found.update({f"{name}.{key}": item for key, item in outputs_of(value).items()})
+    return found
+
+
+def all_cases() -> list[Case]:
+    import importlib
+    import pkgutil
+
+    names = sorted(module.name for module in pkgutil.iter_modules(__path__))
+    return [case for name in names for case in importlib.import_module(f"{__name__}.{name}").CASES]
