@@ -23,11 +23,11 @@ from .state import CALL_KEY, STATE_KEY, AttentionCall, MergeState
 
 
 class MergingLayer:
-    """Mixed in before a transformers layer class, under the **same name** (so that `_no_split_modules`, FSDP policies and
-    output capture still find it), in a module of its own (so that it pickles).
+    """Mixed in before a transformers layer class, under the **same name** (so that `_no_split_modules`, FSDP policies
+    and output capture still find it), in a module of its own (so that it pickles).
 
-    A family implements the two halves of the layer. They run only where tokens are merged: everywhere else the original
-    forward runs, untouched.
+    A family implements the two halves of the layer. They run only where tokens are merged: everywhere else the
+    original forward runs, untouched.
     """
 
     #: Position in the encoder. Set when the model is rewritten.

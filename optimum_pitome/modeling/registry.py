@@ -103,9 +103,9 @@ class Architecture:
         if found != self.layer_parameters:
             raise UnsupportedArchitectureError(
                 f"{self.dense_layer_class.__name__}.forward of transformers {transformers.__version__} takes "
-                f"({', '.join(found)}), but optimum_pitome rewrites it as ({', '.join(self.layer_parameters)}): merging "
-                "there could give wrong results, so the model was left dense. Install a transformers version from the "
-                f"README's table, or a newer optimum_pitome. {supported_message()}"
+                f"({', '.join(found)}), but optimum_pitome rewrites it as ({', '.join(self.layer_parameters)}). Merging "
+                "there could give wrong results, so the model was left dense. Install a transformers version from "
+                f"the README's table, or a newer optimum_pitome. {supported_message()}"
             )
 
 
@@ -141,8 +141,8 @@ def register_architecture(
         raise ValueError(f"layer_class={layer_class!r}: expected a subclass of MergingLayer and of the layer's class.")
     if layer_class.__name__ != architecture.dense_layer_class.__name__:
         raise ValueError(
-            f"{layer_class.__name__} rewrites {architecture.dense_layer_class.__name__}: both need the same name, since "
-            "FSDP policies and device maps find layers by it."
+            f"{layer_class.__name__} rewrites {architecture.dense_layer_class.__name__}: both need the same name, "
+            "since FSDP policies and device maps find layers by it."
         )
     _ARCHITECTURES[encoder_class] = architecture
     return architecture

@@ -71,8 +71,8 @@ def resolve_unmerge(config: PiToMeConfig, architecture: Architecture) -> bool:
 def _official(architecture: Architecture):
     if architecture.official is None:
         raise ValueError(
-            f"The released code has no {architecture.encoder_class.__name__}, so preset='official' means nothing here. "
-            "Use PiToMeConfig.paper(...) or the defaults."
+            f"The released code has no {architecture.encoder_class.__name__}, so preset='official' means nothing "
+            "here. Use PiToMeConfig.paper(...) or the defaults."
         )
     return architecture.official
 

@@ -138,8 +138,8 @@ def _plan(encoder: nn.Module, architecture: Architecture, config: PiToMeConfig) 
         if type(layer) not in (architecture.dense_layer_class, architecture.layer_class):
             raise UnsupportedArchitectureError(
                 f"A layer of {type(encoder).__name__} is a {type(layer).__module__}.{type(layer).__name__}, not the "
-                f"{architecture.dense_layer_class.__name__} that optimum_pitome rewrites. Call apply_pitome before the "
-                "layers are wrapped or replaced (FSDP, other patches)."
+                f"{architecture.dense_layer_class.__name__} that optimum_pitome rewrites. Call apply_pitome before "
+                "the layers are wrapped or replaced (FSDP, other patches)."
             )
         attention = architecture.find_attention(layer)
         if not hasattr(attention, "config") or eager_function(attention) is None:

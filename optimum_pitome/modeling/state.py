@@ -15,7 +15,7 @@
 """What one forward pass knows about its tokens. Nothing here outlives the forward, and nothing is shared between two.
 
 A fresh [`MergeState`] travels as a keyword argument from the encoder through every layer. Layer `i` reads slot `i` and
-writes slot `i + 1`, never its own input, so a layer that runs twice (activation checkpointing) does the same thing twice.
+writes slot `i + 1`, never its own input, so a layer that runs twice (activation checkpointing) does the same twice.
 """
 
 from __future__ import annotations
