@@ -104,8 +104,8 @@ class Architecture:
             raise UnsupportedArchitectureError(
                 f"{self.dense_layer_class.__name__}.forward of transformers {transformers.__version__} takes "
                 f"({', '.join(found)}), but optimum_pitome rewrites it as ({', '.join(self.layer_parameters)}). "
-                "Merging there could give wrong results, so the model was left dense. Install a transformers version from "
-                f"the README's table, or a newer optimum_pitome. {supported_message()}"
+                "Merging there could give wrong results, so the model was left dense. Install a transformers version "
+                f"from the README's table, or a newer optimum_pitome. {supported_message()}"
             )
 
 
