@@ -28,6 +28,7 @@ _EXPORTS = {
     "apply_pitome": ".modeling.rewrite",
     "remove_pitome": ".modeling.rewrite",
     "pitome_disabled": ".modeling.rewrite",
+    "pitome_summary": ".analysis",
     "register_architecture": ".modeling.registry",
     "MergingLayer": ".modeling.layer",
     "UnsupportedArchitectureError": ".modeling.registry",
@@ -50,6 +51,7 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
+    from .analysis import pitome_summary
     from .configuration import PiToMeConfig
     from .merging import register_algorithm
     from .modeling.layer import MergingLayer

@@ -1,0 +1,104 @@
+# Copyright 2026 The optimum_pitome authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+import pytest
+import torch
+from transformers import AutoModelForImageClassification, ViTConfig, ViTForImageClassification
+from zoo import all_cases
+
+from optimum_pitome import PiToMeConfig, apply_pitome, pitome_summary
+
+
+# hidden size, layers, image, patch → the GFLOPs of the paper at each ratio, tokens left at .9
+RATIOS = (1.0, 0.975, 0.95, 0.925, 0.9)
+PAPER = {
+    "DeiT-S": ((384, 12, 224, 16), (4.54, 4.00, 3.48, 3.07, 2.70), 60),
+    "DeiT-B": ((768, 12, 224, 16), (17.45, 15.44, 13.48, 11.91, 10.50), 60),
+    "MAE-L": ((1024, 24, 224, 16), (61.4, 47.95, 37.15, 29.84, 24.38), 21),
+    "MAE-H": ((1280, 32, 224, 14), (167.1, 119.3, 86.2, 65.4, 52.2), 15),
+}
+
+
+def on_meta(hidden_size, num_layers, image_size, patch_size):
+    config = ViTConfig(
+        hidden_size=hidden_size,
+        num_hidden_layers=num_layers,
+        num_attention_heads=hidden_size // 64,
+        intermediate_size=4 * hidden_size,
+        image_size=image_size,
+        patch_size=patch_size,
+    )
+    with torch.device("meta"):
+        return AutoModelForImageClassification.from_config(config)
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_the_papers_table(name):
+    shape, gflops, tokens_left = PAPER[name]
+    model = on_meta(*shape)
+    for ratio, expected in zip(RATIOS, gflops):
+        summary = pitome_summary(apply_pitome(model, PiToMeConfig.paper(ratio=ratio)), count="paper")
+        assert summary.gflops_merged == pytest.approx(expected, rel=0.01)
+        assert summary.gflops_dense == pytest.approx(gflops[0], rel=0.01)
+    assert summary.tokens[-1] == tokens_left
+
+
+def test_the_exact_count_by_hand():
+    config = ViTConfig(
+        hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24, image_size=8, patch_size=2
+    )
+    model = apply_pitome(ViTForImageClassification(config), PiToMeConfig(ratio=0.75))
+    first, second = pitome_summary(model).layers
+    # 16 patches and CLS; a quarter of the 16 goes, then a quarter of the 12
+    assert (first.tokens_in, first.tokens_out, second.tokens_in, second.tokens_out) == (17, 13, 13, 10)
+    attention = 4 * 8 * 8
+    assert first.gflops_dense * 1e9 == pytest.approx(17 * attention + 2 * 17**2 * 8 + 17 * 2 * 8 * 24)
+    assert second.gflops_merged * 1e9 == pytest.approx(13 * attention + 2 * 13**2 * 8 + 10 * 2 * 8 * 24)
+    # head mean and norm, similarity and energy, candidates, weighted mean
+    assert first.gflops_merge_step * 1e9 == pytest.approx(16 * 8 + 16 * 4 + 16 * 16 * 5 + 4 * 4 * 4 + 16 * 8)
+
+
+@pytest.mark.parametrize("case", all_cases(), ids=lambda case: case.id)
+def test_counted_tokens_are_the_ones_that_run(case):
+    model, inputs = apply_pitome(case.build(), 0.8), case.inputs(1)
+    seen = []
+    encoder = next(module for module in model.modules() if "pitome" in vars(module))
+    for layer in encoder.pitome.architecture.find_layers(encoder):
+        layer.register_forward_hook(lambda module, args, output: seen.append((args[0].shape[1], output.shape[1])))
+    with torch.no_grad():
+        model(**inputs)
+    summary = pitome_summary(model, num_tokens=seen[0][0])
+    assert [(layer.tokens_in, layer.tokens_out) for layer in summary.encoders[0].layers] == seen
+
+
+def test_it_prints_a_table():
+    text = str(pitome_summary(apply_pitome(on_meta(384, 12, 224, 16), 0.9)))
+    assert "197 -> 178" in text and "fewer operations" in text and len(text.splitlines()) == 16
+
+
+def test_it_says_when_merging_does_not_pay():
+    model = ViTForImageClassification(ViTConfig(hidden_size=8, num_attention_heads=1, intermediate_size=1))
+    apply_pitome(model, PiToMeConfig(ratio=0.99, metric="hidden_states", layers=[11]))
+    assert "costs more operations than it saves" in str(pitome_summary(model))
+
+
+def test_errors():
+    model = on_meta(64, 2, 32, 16)
+    with pytest.raises(ValueError, match="is dense. Rewrite it first"):
+        pitome_summary(model)
+    apply_pitome(model, 0.9)
+    with pytest.raises(ValueError, match="count='papers' is not known. Accepted: 'exact', 'paper'"):
+        pitome_summary(model, count="papers")
+    with pytest.raises(ValueError, match="num_tokens=0"):
+        pitome_summary(model, num_tokens=0)
