@@ -17,7 +17,10 @@
 from __future__ import annotations
 
 import importlib
+from types import ModuleType
 from typing import TYPE_CHECKING
+
+from ._import_hooks import when_imported
 
 
 __version__ = "0.1.0"
@@ -25,6 +28,7 @@ __version__ = "0.1.0"
 #: Public name → module. Imported on first use: `import optimum_pitome` stays light (no torch).
 _EXPORTS = {
     "PiToMeConfig": ".configuration",
+    "PiToMeModel": ".recipes",
     "apply_pitome": ".modeling.rewrite",
     "remove_pitome": ".modeling.rewrite",
     "pitome_disabled": ".modeling.rewrite",
@@ -39,11 +43,32 @@ __all__ = ["__version__", *_EXPORTS]
 
 
 def __getattr__(name: str):
+    if name.startswith("PiToMe") and name not in _EXPORTS:  # task variants: PiToMeForImageClassification, ...
+        variants = importlib.import_module(".recipes", __name__).VARIANTS
+        if name in variants:
+            return variants[name]
     if name not in _EXPORTS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(_EXPORTS[name], __name__), name)
     globals()[name] = value
     return value
+
+
+def _install(modeling_utils: ModuleType) -> None:
+    importlib.import_module(".loading", __name__).install(modeling_utils)
+
+
+def _register_config(configuration_auto: ModuleType) -> None:
+    importlib.import_module(".configuration", __name__).register(configuration_auto)
+
+
+def _register_models(modeling_auto: ModuleType) -> None:
+    importlib.import_module(".recipes", __name__)
+
+
+when_imported("transformers.modeling_utils", _install)
+when_imported("transformers.models.auto.configuration_auto", _register_config)
+when_imported("transformers.models.auto.modeling_auto", _register_models)
 
 
 def __dir__() -> list[str]:
@@ -57,3 +82,4 @@ if TYPE_CHECKING:
     from .modeling.layer import MergingLayer
     from .modeling.registry import UnsupportedArchitectureError, register_architecture
     from .modeling.rewrite import apply_pitome, pitome_disabled, remove_pitome
+    from .recipes import PiToMeModel

@@ -18,6 +18,8 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
+from types import ModuleType
 from typing import Any
 
 from transformers import PreTrainedConfig
@@ -161,6 +163,19 @@ class PiToMeConfig(PreTrainedConfig):
             "PiToMeConfig, or False for the dense model."
         )
 
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
+        """Writes `config.json`; for a recipe also a model card, unless the folder has one."""
+        super().save_pretrained(save_directory, **kwargs)
+        if self.base_model_name_or_path:
+            from .cards import write_recipe_card
+
+            write_recipe_card(self, save_directory)
+
+    def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
+        """Uploads the recipe, tagged `pitome`. Takes what `PreTrainedConfig.push_to_hub` takes."""
+        kwargs["tags"] = [*(kwargs.get("tags") or []), "pitome"]
+        return super().push_to_hub(repo_id, **kwargs)
+
     def to_pitome_dict(self) -> dict[str, Any]:
         """The fields that are set, as plain data: what goes under `pitome` in a model's `config.json`."""
         return {name: value for name in _FIELDS if (value := getattr(self, name)) is not None}
@@ -253,3 +268,8 @@ def _check_layers(layers: Any) -> list[int] | None:
     if len(set(items)) != len(items):
         raise ValueError(f"layers={layers!r} names a layer twice.")
     return items
+
+
+def register(configuration_auto: ModuleType) -> None:
+    """Teaches `AutoConfig` the recipes; called when its module has been imported."""
+    configuration_auto.AutoConfig.register(PiToMeConfig.model_type, PiToMeConfig, exist_ok=True)

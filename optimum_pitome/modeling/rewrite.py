@@ -89,7 +89,9 @@ def apply_pitome(model: nn.Module, config: Any) -> nn.Module:
     for encoder, rewrite in rewrites:
         _install(encoder, rewrite)
     if hasattr(model, "config"):
-        model.config.pitome = config.to_pitome_dict()
+        settings = config.to_pitome_dict()
+        settings.pop("base_model_name_or_path", None)  # a recipe names the model; the model holds its own weights
+        model.config.pitome = settings
     if hasattr(model, "add_model_tags") and TAG not in (getattr(model, "model_tags", None) or []):
         model.add_model_tags([TAG])
     return model
@@ -142,7 +144,15 @@ def _plan(encoder: nn.Module, architecture: Architecture, config: PiToMeConfig) 
                 "the layers are wrapped or replaced (FSDP, other patches)."
             )
         attention = architecture.find_attention(layer)
-        if not hasattr(attention, "config") or eager_function(attention) is None:
+        expected = (architecture.dense_attention_class, architecture.attention_class)
+        if architecture.attention_class is not None and type(attention) not in expected:
+            raise UnsupportedArchitectureError(
+                f"The attention of a layer of {type(encoder).__name__} is a {type(attention).__module__}."
+                f"{type(attention).__name__}, not the {architecture.attention_class.__name__} that optimum_pitome "
+                "replaces. Call apply_pitome before other patches."
+            )
+        uses_interface = architecture.attention_class is not None or eager_function(attention) is not None
+        if not hasattr(attention, "config") or not uses_interface:
             raise UnsupportedArchitectureError(
                 f"{type(attention).__name__} does not use transformers' attention interface. {supported_message()}"
             )
@@ -157,26 +167,40 @@ def _install(encoder: nn.Module, rewrite: EncoderRewrite) -> None:
     if "pitome" not in vars(encoder):
         encoder.register_forward_pre_hook(begin_forward, with_kwargs=True)
         encoder.register_forward_hook(end_forward, with_kwargs=True)
+        if architecture.full_length_at is not None:
+            encoder.get_submodule(architecture.full_length_at).register_forward_hook(restore_length, with_kwargs=True)
     encoder.pitome = rewrite
     for index, layer in enumerate(architecture.find_layers(encoder)):
         _set_class(layer, architecture.layer_class)
         layer.pitome_index = index
         layer.pitome_spec = rewrite.specs[index]
-        route(architecture.find_attention(layer))
+        attention = architecture.find_attention(layer)
+        if architecture.attention_class is not None:
+            _set_class(attention, architecture.attention_class)
+        route(attention)
 
 
 def _uninstall(encoder: nn.Module) -> None:
     architecture = encoder.pitome.architecture
-    for hooks in (encoder._forward_pre_hooks, encoder._forward_hooks):
-        for key in [key for key, hook in hooks.items() if hook in (begin_forward, end_forward)]:
-            del hooks[key]
-            for with_kwargs in (encoder._forward_pre_hooks_with_kwargs, encoder._forward_hooks_with_kwargs):
-                with_kwargs.pop(key, None)
+    _remove_hooks(encoder)
+    if architecture.full_length_at is not None:
+        _remove_hooks(encoder.get_submodule(architecture.full_length_at))
     for layer in architecture.find_layers(encoder):
         _set_class(layer, architecture.dense_layer_class)
         del layer.pitome_index, layer.pitome_spec
-        unroute(architecture.find_attention(layer))
+        attention = architecture.find_attention(layer)
+        unroute(attention)
+        if architecture.attention_class is not None:
+            _set_class(attention, architecture.dense_attention_class)
     del encoder.pitome
+
+
+def _remove_hooks(module: nn.Module) -> None:
+    for hooks in (module._forward_pre_hooks, module._forward_hooks):
+        for key in [key for key, hook in hooks.items() if hook in (begin_forward, end_forward, restore_length)]:
+            del hooks[key]
+            for with_kwargs in (module._forward_pre_hooks_with_kwargs, module._forward_hooks_with_kwargs):
+                with_kwargs.pop(key, None)
 
 
 def _set_class(module: nn.Module, new_class: type[nn.Module]) -> None:
@@ -222,14 +246,26 @@ def end_forward(encoder: nn.Module, args: tuple, kwargs: dict, output: Any) -> A
     state: MergeState | None = kwargs.get(STATE_KEY)
     if state is None:
         return None
+    full_length = encoder.pitome.architecture.full_length_at is not None
+    if full_length and not encoder.pitome.unmerge:
+        output.last_hidden_state = state.slots[-1].compress(output.last_hidden_state)
     if encoder.pitome.unmerge:
-        output.last_hidden_state = state.slots[-1].unmerge(output.last_hidden_state)
+        if not full_length:
+            output.last_hidden_state = state.slots[-1].unmerge(output.last_hidden_state)
         if output.get("hidden_states") is not None:
             output.hidden_states = tuple(
                 hidden_state if hidden_state is None else tokens.unmerge(hidden_state)
                 for hidden_state, tokens in zip(output.hidden_states, state.slots)
             )
     return output.to_tuple() if state.as_tuple else output
+
+
+def restore_length(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
+    """Forward hook of `Architecture.full_length_at`: the original length, for what follows inside the encoder."""
+    state: MergeState | None = kwargs.get(STATE_KEY)
+    if state is not None:
+        output.last_hidden_state = state.slots[-1].unmerge(output.last_hidden_state)
+    return output
 
 
 def _read_mask(attention_mask: Any) -> tuple[torch.Tensor | None, torch.Tensor | None]:

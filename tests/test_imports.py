@@ -1,0 +1,84 @@
+# Copyright 2026 The optimum_pitome authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""What importing the package does, and does not do."""
+
+import subprocess
+import sys
+
+import pytest
+
+import optimum_pitome
+
+
+FROM_TRANSFORMERS = "from transformers import AutoModel, AutoConfig, ViTConfig, ViTModel"
+
+
+def run(script):
+    return subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
+
+
+def test_importing_is_light():
+    assert (
+        run(
+            "import sys, optimum_pitome\n"
+            "print(sorted({'torch', 'transformers', 'numpy'} & {name.split('.')[0] for name in sys.modules}))"
+        ).strip()
+        == "[]"
+    )
+
+
+@pytest.mark.parametrize(
+    "imports",
+    [
+        f"import optimum_pitome; {FROM_TRANSFORMERS}",
+        f"{FROM_TRANSFORMERS}; import optimum_pitome",
+        f"import transformers.modeling_utils, optimum_pitome; {FROM_TRANSFORMERS}",
+        f"from optimum_pitome import PiToMeConfig; {FROM_TRANSFORMERS}",
+    ],
+)
+def test_any_order_of_imports_works(imports):
+    script = (
+        "config = ViTConfig(hidden_size=8, num_hidden_layers=2, num_attention_heads=1, intermediate_size=8)\n"
+        "for model in (AutoModel.from_config(config, pitome=0.9), ViTModel._from_config(config, pitome=0.9)):\n"
+        "    print(type(model.layers[0]).__module__, type(AutoConfig.for_model('pitome')).__name__)\n"
+    )
+    assert run(f"{imports}\n{script}").split() == ["optimum_pitome.families.vit", "PiToMeConfig"] * 2
+
+
+def test_public_names():
+    for name in optimum_pitome.__all__:
+        assert getattr(optimum_pitome, name) is not None
+    assert set(optimum_pitome.__all__) <= set(dir(optimum_pitome))
+    with pytest.raises(AttributeError, match="no attribute 'apply_pitomes'"):
+        optimum_pitome.apply_pitomes
+
+
+def test_wrapping_twice_is_wrapping_once():
+    from transformers import PreTrainedModel, modeling_utils
+
+    from optimum_pitome.loading import install
+
+    before = PreTrainedModel.from_pretrained.__func__
+    install(modeling_utils)
+    assert PreTrainedModel.from_pretrained.__func__ is before
+
+
+def test_a_transformers_without_the_methods_is_refused():
+    from types import SimpleNamespace
+
+    from optimum_pitome.loading import install
+
+    with pytest.raises(RuntimeError, match="PreTrainedModel has no from_pretrained, _from_config, save_pretrained"):
+        install(SimpleNamespace(PreTrainedModel=type("PreTrainedModel", (), {})))

@@ -1,0 +1,80 @@
+# Copyright 2026 The optimum_pitome authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Recipes: settings without weights."""
+
+import json
+
+import pytest
+import torch
+from test_loading import checkpoint, ratio_of  # noqa: F401
+from transformers import AutoConfig, AutoModel, AutoModelForImageClassification, ViTForImageClassification, ViTModel
+from transformers.models.auto import modeling_auto
+
+import optimum_pitome
+from optimum_pitome import PiToMeConfig, PiToMeModel
+
+
+@pytest.fixture
+def recipe(checkpoint, tmp_path):  # noqa: F811
+    PiToMeConfig(ratio=0.8, base_model_name_or_path=str(checkpoint)).save_pretrained(tmp_path / "recipe")
+    return tmp_path / "recipe"
+
+
+def test_it_is_small_and_holds_no_weights(recipe):
+    assert sorted(path.name for path in recipe.iterdir()) == ["README.md", "config.json"]
+    assert (recipe / "config.json").stat().st_size < 1024
+    assert json.loads((recipe / "config.json").read_text())["model_type"] == "pitome"
+    assert "- pitome" in (recipe / "README.md").read_text()
+
+
+def test_autoconfig_reads_it(recipe, checkpoint):  # noqa: F811
+    config = AutoConfig.from_pretrained(recipe)
+    assert config == PiToMeConfig(ratio=0.8, base_model_name_or_path=str(checkpoint))
+
+
+def test_auto_classes_load_what_it_names(recipe):
+    model = AutoModelForImageClassification.from_pretrained(recipe)
+    assert type(model) is ViTForImageClassification and ratio_of(model) == 0.8
+    assert "base_model_name_or_path" not in model.config.pitome
+    assert type(AutoModel.from_pretrained(recipe)) is ViTModel
+    assert ratio_of(AutoModelForImageClassification.from_pretrained(recipe, pitome=0.9)) == 0.9
+    assert ratio_of(AutoModelForImageClassification.from_pretrained(recipe, pitome=False)) is None
+    assert AutoModel.from_pretrained(recipe, dtype=torch.float16).dtype == torch.float16
+
+
+def test_from_config(recipe):
+    assert ratio_of(AutoModelForImageClassification.from_config(AutoConfig.from_pretrained(recipe))) == 0.8
+
+
+def test_the_classes_themselves(recipe):
+    assert ratio_of(optimum_pitome.PiToMeForImageClassification.from_pretrained(recipe)) == 0.8
+    assert ratio_of(PiToMeModel.from_pretrained(recipe)) == 0.8
+    with pytest.raises(TypeError, match="is not a model: it loads one"):
+        PiToMeModel(PiToMeConfig())
+
+
+def test_every_auto_class_has_a_variant():
+    auto_classes = [value for name, value in vars(modeling_auto).items() if name.startswith("AutoModelFor")]
+    assert len(auto_classes) > 20
+    assert all(PiToMeConfig in auto_class._model_mapping for auto_class in auto_classes)
+
+
+def test_errors(tmp_path):
+    PiToMeConfig(ratio=0.8).save_pretrained(tmp_path / "nameless")
+    with pytest.raises(ValueError, match="names no model. Set base_model_name_or_path"):
+        AutoModel.from_pretrained(tmp_path / "nameless")
+    PiToMeConfig(ratio=0.8, base_model_name_or_path=str(tmp_path / "loop")).save_pretrained(tmp_path / "loop")
+    with pytest.raises(ValueError, match="names itself"):
+        AutoModel.from_pretrained(tmp_path / "loop")
