@@ -25,7 +25,7 @@ from .vit import num_patches, official_deit
 
 
 class _Dinov2Layer(MergingLayer):
-    def attention_half(self, hidden_states, attention_mask, **kwargs):
+    def attention_half(self, hidden_states, attention_mask=None, **kwargs):
         attention_output, _ = self.attention(self.norm1(hidden_states), attention_mask=attention_mask, **kwargs)
         return self.drop_path(self.layer_scale1(attention_output)) + hidden_states
 

@@ -25,7 +25,7 @@ from ..modeling.registry import register_architecture
 
 
 class _ViTLayer(MergingLayer):
-    def attention_half(self, hidden_states, attention_mask, **kwargs):
+    def attention_half(self, hidden_states, attention_mask=None, **kwargs):
         attention_output, _ = self.attention(self.layernorm_before(hidden_states), attention_mask, **kwargs)
         return self.dropout(attention_output) + hidden_states
 

@@ -69,9 +69,35 @@ def pitome_attention_forward(
     return attend(module, query, key, value, attention_mask, **kwargs)
 
 
+class MergingAttention:
+    """Mixed in before an attention class that does not use the attention interface, or keeps its keyword arguments from
+    it; under the **same name**, like [`MergingLayer`]. A family writes `forward` with the parameters of the original
+    and calls [`~MergingAttention.attend`] in it."""
+
+    def attend(self, query, key, value, attention_mask, kwargs, **settings):
+        """Attention as the module is set to.
+
+        Args:
+            query, key, value (`torch.Tensor` of shape `(B, heads, n, head_dim)`).
+            attention_mask (`torch.Tensor`, *optional*): the layer's mask.
+            kwargs (`dict`): the keyword arguments of `forward`; the layer's record is among them.
+            settings: scaling, dropout, as the attention interface takes them.
+
+        Returns:
+            The output `(B, n, heads, head_dim)` and, with `eager`, the weights `(B, heads, n, n)`.
+        """
+        if CALL_KEY in kwargs:
+            settings[CALL_KEY] = kwargs[CALL_KEY]
+        return pitome_attention_forward(self, query, key, value, attention_mask, **settings)
+
+
 def eager_function(module: nn.Module):
     """The `eager_attention_forward` beside the definition of `module`, which is what its model calls for `eager`."""
-    return sys.modules[type(module).__module__].eager_attention_forward
+    for module_class in type(module).__mro__:
+        function = getattr(sys.modules[module_class.__module__], "eager_attention_forward", None)
+        if function is not None:
+            return function
+    return None
 
 
 def route(module: nn.Module) -> None:

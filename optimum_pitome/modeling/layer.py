@@ -35,18 +35,20 @@ class MergingLayer:
     #: What this layer does, for `print(model)`.
     pitome_spec: MergeSpec | None = None
 
-    def attention_half(self, hidden_states: torch.Tensor, attention_mask, *args, **kwargs) -> torch.Tensor:
-        """The layer up to and including the residual sum behind attention. `(B, n, dim)` to `(B, n, dim)`."""
+    def attention_half(self, hidden_states: torch.Tensor, *args, **kwargs) -> torch.Tensor:
+        """The layer up to and including the residual sum behind attention. `(B, n, dim)` to `(B, n, dim)`.
+
+        Takes the arguments of the layer's own `forward`."""
         raise NotImplementedError
 
     def mlp_half(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """The rest of the layer. `(B, n, dim)` to `(B, n, dim)`."""
         raise NotImplementedError
 
-    def forward(self, hidden_states: torch.Tensor, attention_mask=None, *args, **kwargs) -> torch.Tensor:
+    def forward(self, hidden_states: torch.Tensor, *args, **kwargs) -> torch.Tensor:
         state: MergeState | None = kwargs.pop(STATE_KEY, None)
         if state is None:
-            return super().forward(hidden_states, attention_mask, *args, **kwargs)
+            return super().forward(hidden_states, *args, **kwargs)
         index = self.pitome_index
         spec = state.specs[index]
         tokens = state.slots[index].to(hidden_states.device)
@@ -54,8 +56,15 @@ class MergingLayer:
         kwargs[CALL_KEY] = call
         if spec.ratio.is_dense:
             state.slots[index + 1] = tokens
-            return super().forward(hidden_states, attention_mask, *args, **kwargs)
-        hidden_states = self.attention_half(hidden_states, attention_mask, *args, **kwargs)
+            return super().forward(hidden_states, *args, **kwargs)
+        hidden_states = self.attention_half(hidden_states, *args, **kwargs)
+        if call.keys is None:
+            # Sizes would be ignored without a word.
+            raise RuntimeError(
+                f"The attention of {type(self).__name__} did not pass its keyword arguments on to the attention "
+                "function, so that token sizes never reached it. If the family is yours, give register_architecture "
+                "an attention_class."
+            )
         # The released code's text models compare the mean over the heads, too: their sum differs by a factor only.
         features = hidden_states if spec.metric == "hidden_states" else call.keys.mean(dim=1)
         plan = match_tokens(features, spec, tokens.masks())

@@ -26,6 +26,7 @@ import torch
 import transformers
 from torch import nn
 
+from .attention import MergingAttention
 from .layer import MergingLayer
 
 
@@ -36,6 +37,8 @@ FAMILIES = {
     "transformers.models.vit_msn.modeling_vit_msn": "optimum_pitome.families.vit",
     "transformers.models.dinov2.modeling_dinov2": "optimum_pitome.families.dinov2",
     "transformers.models.dinov2_with_registers.modeling_dinov2_with_registers": "optimum_pitome.families.dinov2",
+    "transformers.models.clip.modeling_clip": "optimum_pitome.families.clip",
+    "transformers.models.siglip.modeling_siglip": "optimum_pitome.families.siglip",
 }
 
 #: model types of the built-in families, for messages and documentation.
@@ -55,11 +58,17 @@ class Architecture:
         layer_class (`type`): Subclass of [`MergingLayer`] and of the layer's own class, with the same name.
         layers (`str`): Where the encoder keeps its layers.
         attention (`str`): Where a layer keeps the module that calls the attention interface.
+        attention_class (`type`, *optional*):
+            Where that module must be replaced: subclass of [`MergingAttention`] and of its own class, with the same
+            name and the same parameters of `forward`.
         num_prefix_tokens (`Callable[[config], int]`): Special tokens at the front of the sequence.
         num_tokens (`Callable[[config], int]`, *optional*): Sequence length for the configured input size (summaries).
         special_tokens (`Callable[[Mapping], tuple[Tensor | None, int]]`, *optional*):
             From the encoder's arguments by name, further tokens that never merge (`(B, N)` bool) and the most that a
             sample can have.
+        full_length_at (`str`, *optional*):
+            A sub-module of the encoder, behind the last layer, whose output returns to the original length whatever
+            `unmerge` says: what follows inside the encoder (a pooling head) must see each token's weight.
         defaults (`Mapping[str, Any]`): Fields of `PiToMeConfig` that differ from the package's defaults.
         official (`Callable[[int, int], Mapping[str, Any]]`, *optional*):
             What the released code does in layer `i` of `L`: fields of [`~merging.MergeSpec`], and `merges` (`bool`).
@@ -71,9 +80,11 @@ class Architecture:
     layer_class: type[MergingLayer]
     layers: str = "layers"
     attention: str = "attention"
+    attention_class: type[MergingAttention] | None = None
     num_prefix_tokens: Callable[[Any], int] = lambda config: 1
     num_tokens: Callable[[Any], int] | None = None
     special_tokens: Callable[[Mapping[str, Any]], tuple[torch.Tensor | None, int]] | None = None
+    full_length_at: str | None = None
     defaults: Mapping[str, Any] = field(default_factory=dict)
     official: Callable[[int, int], Mapping[str, Any]] | None = None
     layer_parameters: tuple[str, ...] = ("hidden_states", "attention_mask", "kwargs")
@@ -82,6 +93,13 @@ class Architecture:
     def dense_layer_class(self) -> type[nn.Module]:
         """The layer's own class."""
         return next(base for base in self.layer_class.__mro__ if not issubclass(base, MergingLayer))
+
+    @property
+    def dense_attention_class(self) -> type[nn.Module] | None:
+        """The own class of an attention module that is replaced."""
+        if self.attention_class is None:
+            return None
+        return next(base for base in self.attention_class.__mro__ if not issubclass(base, MergingAttention))
 
     def __reduce__(self):
         # By reference, as a class pickles: a rewritten model that is unpickled elsewhere finds that registry's entry.
@@ -97,16 +115,26 @@ class Architecture:
         """Compares the entry with the installed transformers.
 
         Raises:
-            UnsupportedArchitectureError: if the layer's signature is not the one that this entry was written for.
+            UnsupportedArchitectureError: if a signature is not the one that this entry was written for.
         """
-        found = tuple(inspect.signature(self.dense_layer_class.forward).parameters)[1:]
-        if found != self.layer_parameters:
-            raise UnsupportedArchitectureError(
-                f"{self.dense_layer_class.__name__}.forward of transformers {transformers.__version__} takes "
-                f"({', '.join(found)}), but optimum_pitome rewrites it as ({', '.join(self.layer_parameters)}). "
-                "Merging there could give wrong results, so the model was left dense. Install a transformers version "
-                f"from the README's table, or a newer optimum_pitome. {supported_message()}"
-            )
+        _check_parameters(self.dense_layer_class, self.layer_parameters)
+        if self.attention_class is not None:
+            _check_parameters(self.dense_attention_class, _parameters(self.attention_class))
+
+
+def _parameters(module_class: type) -> tuple[str, ...]:
+    return tuple(inspect.signature(module_class.forward).parameters)[1:]
+
+
+def _check_parameters(dense_class: type[nn.Module], expected: tuple[str, ...]) -> None:
+    found = _parameters(dense_class)
+    if found != expected:
+        raise UnsupportedArchitectureError(
+            f"{dense_class.__name__}.forward of transformers {transformers.__version__} takes "
+            f"({', '.join(found)}), but optimum_pitome rewrites it as ({', '.join(expected)}). "
+            "Merging there could give wrong results, so the model was left dense. Install a transformers version "
+            f"from the README's table, or a newer optimum_pitome. {supported_message()}"
+        )
 
 
 _ARCHITECTURES: dict[type[nn.Module], Architecture] = {}

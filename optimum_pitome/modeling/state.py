@@ -86,6 +86,16 @@ class Tokens:
             return hidden_states
         return gather_tokens(hidden_states, self.assignment.to(hidden_states.device))
 
+    def compress(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Undoes [`~Tokens.unmerge`]: `(B, N, dim)`, equal within each group, to `(B, n, dim)`."""
+        if self.assignment is None:
+            return hidden_states
+        assignment = self.assignment.to(hidden_states.device)
+        position = torch.arange(assignment.shape[1], device=assignment.device).expand_as(assignment)
+        # Any token of a group will do, so it does not matter which of them is written last.
+        member = position.new_zeros(self.sizes.shape).scatter(1, assignment, position)
+        return gather_tokens(hidden_states, member)
+
     def attention_bias(self, dtype: torch.dtype, proportional: bool) -> torch.Tensor | None:
         """What is added to the attention scores: log sizes of the keys (paper, section 3.2), and the masks.
 

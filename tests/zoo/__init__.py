@@ -34,6 +34,7 @@ class Case:
         model_class: the transformers class.
         config: makes a tiny configuration.
         inputs: makes inputs for a batch of the given size (called with `batch_size`), without labels.
+        across_samples: outputs that compare the samples of a batch with one another (contrastive logits).
         prepare: changes the fresh model (optional), for weights that would hide an error at their initial value.
     """
 
@@ -41,6 +42,7 @@ class Case:
     config: Callable[[], Any]
     inputs: Callable[[int], dict[str, torch.Tensor]]
     prepare: Callable[[nn.Module], None] | None = None
+    across_samples: tuple[str, ...] = ()
 
     @property
     def id(self) -> str:

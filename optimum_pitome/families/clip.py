@@ -1,0 +1,58 @@
+# Copyright 2026 The optimum_pitome authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""CLIP's vision tower. The text tower shares its encoder and layer classes, but it is causal and pools at EOS."""
+
+from __future__ import annotations
+
+from transformers.models.clip import modeling_clip
+
+from ..modeling.layer import MergingLayer
+from ..modeling.registry import register_architecture
+from .vit import num_patches
+
+
+class CLIPStyleLayer(MergingLayer):
+    """Pre-norm layers with the sub-modules of CLIP, which SigLIP, BLIP and BLIP-2 kept."""
+
+    def attention_half(self, hidden_states, *args, **kwargs):
+        attention_output, _ = self.self_attn(self.layer_norm1(hidden_states), *args, **kwargs)
+        return hidden_states + attention_output
+
+    def mlp_half(self, hidden_states):
+        return hidden_states + self.mlp(self.layer_norm2(hidden_states))
+
+
+class CLIPEncoderLayer(CLIPStyleLayer, modeling_clip.CLIPEncoderLayer):
+    pass
+
+
+def official_clip(index: int, num_layers: int) -> dict:
+    """CLIP in the released code: hidden states behind the attention, no proportional attention."""
+    return {
+        "energy": "elu",
+        "metric": "hidden_states",
+        "margin": 0.95 - 0.95 * index / num_layers,
+        "proportional_attention": False,
+    }
+
+
+register_architecture(
+    modeling_clip.CLIPVisionModel,
+    CLIPEncoderLayer,
+    layers="encoder.layers",
+    attention="self_attn",
+    num_tokens=lambda config: 1 + num_patches(config),
+    official=official_clip,
+)
