@@ -31,10 +31,12 @@ logger = logging.get_logger(__name__)
 #: Version of the fields below. Minor: fields were added. Major: the meaning of a field changed.
 FORMAT_VERSION = "1.0"
 
-ALGORITHMS = ("pitome", "pitome_unprotected")
+ALGORITHMS = ("pitome", "pitome_unprotected", "tome", "random")
 ENERGIES = ("paper", "elu", "gaussian", "nearest")
 METRICS = ("keys", "hidden_states")
 PRESETS = ("official",)
+#: Parts of composite models, as the built-in families name them.
+PARTS = ("vision", "text")
 
 #: What a matching that halves the tokens at most can keep.
 MIN_RATIO = 0.5
@@ -68,8 +70,9 @@ class PiToMeConfig(PreTrainedConfig):
         layers (`list[int]`, *optional*):
             Indices of the layers that merge; negative ones count from the end.
         algorithm (`str`, *optional*, defaults to `"pitome"`):
-            How tokens are matched: `"pitome"`, or `"pitome_unprotected"` (the energy-ordered matching that the
-            released code of the paper uses in some layers: any token may merge).
+            How tokens are matched: `"pitome"`, `"pitome_unprotected"` (the energy-ordered matching that the released
+            code of the paper uses in some layers: any token may merge), `"tome"` (alternating positions), or
+            `"random"` (drops tokens unseen: the floor that the others must clear).
         energy (`str`, *optional*):
             `"paper"` (equation 4), `"elu"`, `"gaussian"` (the released code's), or `"nearest"` (similarity to the
             nearest other token).
@@ -82,6 +85,10 @@ class PiToMeConfig(PreTrainedConfig):
             Return outputs at the original length, each token with its group's vector. `False`: the short sequence.
         preset (`str`, *optional*):
             `"official"`: fields left at `None` do what the released code of the paper does for the architecture.
+        parts (`dict[str, float | dict | PiToMeConfig]`, *optional*):
+            Which parts of a model merge, and how: `{"vision": 0.9, "text": {"ratio": 0.8}}`. What a part leaves open
+            comes from the fields above; parts that are not named stay dense. `None`: in a model that has a vision
+            part only that one merges.
         base_model_name_or_path (`str`, *optional*):
             Makes this configuration a recipe: a repository without weights that loads that model, rewritten.
         format_version (`str`): Version of this format.
@@ -104,6 +111,7 @@ class PiToMeConfig(PreTrainedConfig):
         proportional_attention: bool | None = None,
         unmerge: bool | None = None,
         preset: str | None = None,
+        parts: dict[str, Any] | None = None,
         base_model_name_or_path: str | None = None,
         format_version: str = FORMAT_VERSION,
         **kwargs: Any,
@@ -128,6 +136,7 @@ class PiToMeConfig(PreTrainedConfig):
         self.proportional_attention = _check_bool("proportional_attention", proportional_attention)
         self.unmerge = _check_bool("unmerge", unmerge)
         self.preset = _check_choice("preset", preset, PRESETS)
+        self.parts = _check_parts(parts)
         if base_model_name_or_path is not None and not isinstance(base_model_name_or_path, str):
             raise ValueError(
                 f"base_model_name_or_path={base_model_name_or_path!r}: expected a Hub id or a local path, as a string."
@@ -155,13 +164,23 @@ class PiToMeConfig(PreTrainedConfig):
         if isinstance(value, cls):
             return value
         if isinstance(value, dict):
-            return cls(**value)
+            names_parts = any(key in PARTS for key in value) and not any(key in _FIELDS for key in value)
+            return cls(parts=value) if names_parts else cls(**value)
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             return cls(ratio=value)
         raise ValueError(
-            f"pitome={value!r} is not understood. Pass a ratio (pitome=0.9), a dict (pitome={{'ratio': 0.9}}), a "
-            "PiToMeConfig, or False for the dense model."
+            f"pitome={value!r} is not understood. Pass a ratio (pitome=0.9), a dict (pitome={{'ratio': 0.9}}, or "
+            "by part {{'vision': 0.9}}), a PiToMeConfig, or False for the dense model."
         )
+
+    def for_part(self, name: str) -> PiToMeConfig | None:
+        """The settings of the part `name` of a model; `None` where it stays dense."""
+        if self.parts is None:
+            return self
+        if name not in self.parts:
+            return None
+        shared = {key: value for key, value in self.to_pitome_dict().items() if key not in _NOT_OF_A_PART}
+        return type(self)(**{**shared, **self.parts[name]})
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
         """Writes `config.json`; for a recipe also a model card, unless the folder has one."""
@@ -197,9 +216,14 @@ _FIELDS = (
     "proportional_attention",
     "unmerge",
     "preset",
+    "parts",
     "base_model_name_or_path",
     "format_version",
 )
+
+
+#: Fields that say nothing about a single part.
+_NOT_OF_A_PART = ("parts", "base_model_name_or_path", "format_version")
 
 
 def _unknown_field_message(name: str) -> str:
@@ -273,3 +297,27 @@ def _check_layers(layers: Any) -> list[int] | None:
 def register(configuration_auto: ModuleType) -> None:
     """Teaches `AutoConfig` the recipes; called when its module has been imported."""
     configuration_auto.AutoConfig.register(PiToMeConfig.model_type, PiToMeConfig, exist_ok=True)
+
+
+def _check_parts(parts: Any) -> dict[str, dict[str, Any]] | None:
+    if parts is None:
+        return None
+    accepted = "a dict from part to settings, such as {'vision': 0.9, 'text': {'ratio': 0.8}}"
+    if not isinstance(parts, dict) or not parts or not all(isinstance(name, str) for name in parts):
+        raise ValueError(f"parts={parts!r}: expected {accepted}, or None for the default.")
+    checked = {}
+    for name, value in parts.items():
+        try:
+            settings = PiToMeConfig.from_value(value)
+        except ValueError as error:
+            raise ValueError(f"parts[{name!r}]: {error}") from None
+        if settings is None:
+            continue
+        if settings.parts is not None or settings.base_model_name_or_path is not None:
+            raise ValueError(f"parts[{name!r}] has parts or a base model of its own: expected {accepted}.")
+        # Only what the user wrote: the rest comes from the fields that all parts share.
+        given = value if isinstance(value, dict) else settings.to_pitome_dict()
+        checked[name] = {key: getattr(settings, key) for key in given if key not in _NOT_OF_A_PART}
+    if not checked:
+        raise ValueError(f"parts={parts!r} leaves every part dense: expected {accepted}, or None for the default.")
+    return checked

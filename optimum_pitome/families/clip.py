@@ -19,7 +19,7 @@ from __future__ import annotations
 from transformers.models.clip import modeling_clip
 
 from ..modeling.layer import MergingLayer
-from ..modeling.registry import register_architecture
+from ..modeling.registry import refuse_architecture, register_architecture
 from .vit import num_patches
 
 
@@ -55,4 +55,9 @@ register_architecture(
     attention="self_attn",
     num_tokens=lambda config: 1 + num_patches(config),
     official=official_clip,
+)
+refuse_architecture(
+    modeling_clip.CLIPTextModel,
+    part="text",
+    reason="CLIP's text tower is causal and pools at the position of the EOS token, which merging would move",
 )

@@ -19,7 +19,7 @@ from __future__ import annotations
 from transformers.models.siglip import modeling_siglip
 
 from ..modeling.attention import MergingAttention
-from ..modeling.registry import register_architecture
+from ..modeling.registry import refuse_architecture, register_architecture
 from .clip import CLIPStyleLayer
 from .vit import num_patches
 
@@ -56,4 +56,9 @@ register_architecture(
     num_tokens=num_patches,
     # The pooling head weighs tokens by attention and knows no sizes: it must see every original token.
     full_length_at="encoder",
+)
+refuse_architecture(
+    modeling_siglip.SiglipTextModel,
+    part="text",
+    reason="SigLIP's text tower pools at the last position, which merging would move",
 )

@@ -70,9 +70,9 @@ def pitome_attention_forward(
 
 
 class MergingAttention:
-    """Mixed in before an attention class that does not use the attention interface, or keeps its keyword arguments from
-    it; under the **same name**, like [`MergingLayer`]. A family writes `forward` with the parameters of the original
-    and calls [`~MergingAttention.attend`] in it."""
+    """Mixed in before an attention class that does not use the attention interface, or keeps its keyword arguments
+    from it; under the **same name**, like [`MergingLayer`]. A family writes `forward` with the parameters of the
+    original and calls [`~MergingAttention.attend`] in it."""
 
     def attend(self, query, key, value, attention_mask, kwargs, **settings):
         """Attention as the module is set to.

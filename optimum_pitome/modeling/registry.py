@@ -66,6 +66,9 @@ class Architecture:
         special_tokens (`Callable[[Mapping], tuple[Tensor | None, int]]`, *optional*):
             From the encoder's arguments by name, further tokens that never merge (`(B, N)` bool) and the most that a
             sample can have.
+        part (`str`): What `PiToMeConfig.parts` calls this encoder in a composite model.
+        refuses (`Callable[[nn.Module], str | None]`, *optional*):
+            Why an encoder of this class cannot merge (a decoder, say); `None` where it can.
         full_length_at (`str`, *optional*):
             A sub-module of the encoder, behind the last layer, whose output returns to the original length whatever
             `unmerge` says: what follows inside the encoder (a pooling head) must see each token's weight.
@@ -84,6 +87,8 @@ class Architecture:
     num_prefix_tokens: Callable[[Any], int] = lambda config: 1
     num_tokens: Callable[[Any], int] | None = None
     special_tokens: Callable[[Mapping[str, Any]], tuple[torch.Tensor | None, int]] | None = None
+    part: str = "vision"
+    refuses: Callable[[nn.Module], str | None] | None = None
     full_length_at: str | None = None
     defaults: Mapping[str, Any] = field(default_factory=dict)
     official: Callable[[int, int], Mapping[str, Any]] | None = None
@@ -174,6 +179,31 @@ def register_architecture(
         )
     _ARCHITECTURES[encoder_class] = architecture
     return architecture
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A part that cannot merge: its name in `PiToMeConfig.parts`, and the reason as the end of a sentence."""
+
+    part: str
+    reason: str
+
+
+_REFUSALS: dict[type[nn.Module], Refusal] = {}
+
+
+def refuse_architecture(encoder_class: type[nn.Module], part: str, reason: str) -> None:
+    """Records why `encoder_class` cannot merge: `reason` ends the sentence "The part ... cannot merge: "."""
+    _REFUSALS[encoder_class] = Refusal(part, reason)
+
+
+def find_refusal(module: nn.Module) -> Refusal | None:
+    """Why `module` cannot merge, if that is known."""
+    architecture = find_architecture(module)
+    if architecture is not None:
+        reason = None if architecture.refuses is None else architecture.refuses(module)
+        return None if reason is None else Refusal(architecture.part, reason)
+    return next((_REFUSALS[base] for base in type(module).__mro__ if base in _REFUSALS), None)
 
 
 def find_architecture(module: nn.Module) -> Architecture | None:

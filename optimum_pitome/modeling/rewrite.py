@@ -28,7 +28,8 @@ from torch import nn
 from ..configuration import PiToMeConfig
 from ..merging import MergeSpec
 from .attention import check_implementation, eager_function, route, unroute
-from .registry import Architecture, UnsupportedArchitectureError, find_architecture, supported_message
+from .parts import select_encoders
+from .registry import Architecture, UnsupportedArchitectureError, supported_message
 from .resolve import resolve_specs, resolve_unmerge
 from .state import STATE_KEY, MergeState, Tokens
 
@@ -81,11 +82,11 @@ def apply_pitome(model: nn.Module, config: Any) -> nn.Module:
     if config is None:
         return remove_pitome(model)
     # Everything that can fail comes before the first change.
-    rewrites = [(encoder, _plan(encoder, architecture, config)) for encoder, architecture in _find_encoders(model)]
-    if not rewrites:
-        raise UnsupportedArchitectureError(
-            f"{type(model).__name__} has no encoder that optimum_pitome can rewrite. {supported_message()}"
-        )
+    rewrites = [(encoder, _plan(encoder, *settings)) for encoder, *settings in select_encoders(model, config)]
+    chosen = [encoder for encoder, _ in rewrites]
+    for encoder in rewritten_encoders(model):
+        if not any(encoder is other for other in chosen):
+            _uninstall(encoder)
     for encoder, rewrite in rewrites:
         _install(encoder, rewrite)
     if hasattr(model, "config"):
@@ -125,11 +126,6 @@ def pitome_disabled(model: nn.Module) -> Iterator[nn.Module]:
 def rewritten_encoders(model: nn.Module) -> list[nn.Module]:
     """The encoders in `model` that are rewritten."""
     return [module for module in model.modules() if isinstance(vars(module).get("pitome"), EncoderRewrite)]
-
-
-def _find_encoders(model: nn.Module) -> list[tuple[nn.Module, Architecture]]:
-    found = ((module, find_architecture(module)) for module in model.modules())
-    return [(module, architecture) for module, architecture in found if architecture is not None]
 
 
 def _plan(encoder: nn.Module, architecture: Architecture, config: PiToMeConfig) -> EncoderRewrite:

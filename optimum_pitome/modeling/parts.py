@@ -1,0 +1,61 @@
+# Copyright 2026 The optimum_pitome authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Which encoders of a model are meant: composite models have several parts, and the settings may address each."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from ..configuration import PiToMeConfig
+from .registry import Architecture, UnsupportedArchitectureError, find_architecture, find_refusal, supported_message
+
+
+def select_encoders(model: nn.Module, config: PiToMeConfig) -> list[tuple[nn.Module, Architecture, PiToMeConfig]]:
+    """The encoders that `config` addresses, each with its registry entry and its own settings.
+
+    Raises:
+        UnsupportedArchitectureError: if nothing in the model can be rewritten.
+        ValueError: if `config.parts` names a part that the model does not have, or that cannot merge.
+    """
+    encoders: list[tuple[nn.Module, Architecture]] = []
+    refusals: dict[str, str] = {}
+    for module in model.modules():
+        refusal = find_refusal(module)
+        if refusal is not None:
+            refusals.setdefault(refusal.part, refusal.reason)
+        elif (architecture := find_architecture(module)) is not None:
+            encoders.append((module, architecture))
+    if not encoders:
+        reasons = "".join(f" Its {part} part cannot merge: {reason}." for part, reason in refusals.items())
+        raise UnsupportedArchitectureError(
+            f"{type(model).__name__} has no encoder that optimum_pitome can rewrite.{reasons} {supported_message()}"
+        )
+    available = sorted({architecture.part for _, architecture in encoders})
+    for part in config.parts or ():
+        if part in available:
+            continue
+        accepted = f"Parts of this model that can merge: {', '.join(map(repr, available))}."
+        if part in refusals:
+            raise ValueError(f"The part {part!r} of {type(model).__name__} cannot merge: {refusals[part]}. {accepted}")
+        raise ValueError(f"{type(model).__name__} has no part {part!r}. {accepted}")
+    default = "vision" if "vision" in available else None
+    selected = []
+    for encoder, architecture in encoders:
+        settings = config.for_part(architecture.part)
+        if config.parts is None and default is not None and architecture.part != default:
+            settings = None
+        if settings is not None:
+            selected.append((encoder, architecture, settings))
+    return selected

@@ -1,0 +1,114 @@
+# Copyright 2026 The optimum_pitome authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""What is special about vision-language models: parts, pooling heads, cross-attention."""
+
+import json
+
+import pytest
+import torch
+from transformers import CLIPModel, CLIPVisionModel, SiglipModel, SiglipVisionModel
+from zoo import vision_language
+
+from optimum_pitome import PiToMeConfig, UnsupportedArchitectureError, apply_pitome
+from optimum_pitome.modeling.rewrite import rewritten_encoders
+
+
+def build(model_class, **kwargs):
+    case = next(case for case in vision_language.CASES if case.model_class is model_class)
+    return case.build(**kwargs), case.inputs(2)
+
+
+def test_only_the_vision_part_of_clip_merges():
+    model, inputs = build(CLIPModel)
+    with torch.no_grad():
+        dense = model(**inputs)
+        merged = apply_pitome(model, 0.8)(**inputs)
+    assert [type(encoder) for encoder in rewritten_encoders(model)] == [CLIPVisionModel]
+    assert torch.equal(merged.text_embeds, dense.text_embeds)
+    assert not torch.allclose(merged.image_embeds, dense.image_embeds)
+
+
+@pytest.mark.parametrize("model_class", [CLIPModel, SiglipModel])
+def test_text_towers_are_refused_with_the_reason(model_class):
+    model, _ = build(model_class)
+    with pytest.raises(ValueError, match="The part 'text' of .* cannot merge: .* pools at the .*'vision'"):
+        apply_pitome(model, {"vision": 0.9, "text": 0.9})
+    assert rewritten_encoders(model) == [] and not hasattr(model.config, "pitome")
+    with pytest.raises(UnsupportedArchitectureError, match="pools at the"):
+        apply_pitome(model.text_model, 0.9)
+
+
+def test_an_unknown_part_is_refused():
+    model, _ = build(CLIPModel)
+    with pytest.raises(
+        ValueError, match="CLIPModel has no part 'image'. Parts of this model that can merge: 'vision'"
+    ):
+        apply_pitome(model, {"vision": 0.9, "image": 0.9})
+
+
+def test_parts_round_trip_through_config_json(tmp_path):
+    model, inputs = build(CLIPModel)
+    apply_pitome(model, PiToMeConfig(metric="hidden_states", parts={"vision": {"ratio": 0.8, "layers": [0, 1]}}))
+    model.save_pretrained(tmp_path)
+    written = json.loads((tmp_path / "config.json").read_text())["pitome"]
+    assert written["parts"] == {"vision": {"ratio": 0.8, "layers": [0, 1]}}
+    again = CLIPModel.from_pretrained(tmp_path).eval()
+    assert again.config.pitome == model.config.pitome
+    specs = rewritten_encoders(again)[0].pitome.specs
+    assert [spec.ratio.is_dense for spec in specs] == [False, False, True, True]
+    assert all(spec.metric == "hidden_states" for spec in specs)
+    with torch.no_grad():
+        torch.testing.assert_close(again(**inputs).image_embeds, model(**inputs).image_embeds)
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({}, "parts={}"),
+        ({"vision": 2.0}, r"parts\['vision'\]: ratio=2"),
+        ({"vision": {"rato": 0.9}}, "did you mean 'ratio'"),
+        ({"vision": {"parts": {"vision": 0.9}}}, "parts or a base model of its own"),
+        ({"vision": False}, "leaves every part dense"),
+    ],
+)
+def test_parts_are_validated(parts, message):
+    with pytest.raises(ValueError, match=f"(?i){message}"):
+        PiToMeConfig(parts=parts)
+
+
+@pytest.mark.parametrize("unmerge", [True, False])
+def test_the_pooling_head_of_siglip_weighs_tokens_by_their_size(unmerge):
+    model, inputs = build(SiglipVisionModel)
+    apply_pitome(model, {"ratio": 0.8, "unmerge": unmerge})
+    with torch.no_grad():
+        output = model(**inputs, output_hidden_states=True)
+        short = apply_pitome(model, {"ratio": 0.8, "unmerge": False})(**inputs).last_hidden_state
+        state = {}
+        hook = model.encoder.layers[-1].register_forward_pre_hook(
+            lambda module, args, kwargs: state.update(slots=kwargs["pitome_state"].slots), with_kwargs=True
+        )
+        model(**inputs)
+    hook.remove()
+    tokens = state["slots"][-1]
+    num_kept = 64 - 12 - 10 - 8 - 6
+    assert short.shape[1] == num_kept and output.last_hidden_state.shape[1] == (64 if unmerge else num_kept)
+    assert [states.shape[1] for states in output.hidden_states][::4] == ([64, 64] if unmerge else [64, num_kept])
+    # Attention pooling with log sizes as the bias, by hand.
+    head = model.head
+    with torch.no_grad():
+        bias = tokens.sizes.log()[:, None, :].repeat_interleave(head.attention.num_heads, dim=0)
+        pooled = head.attention(head.probe.repeat(2, 1, 1), short, short, attn_mask=bias)[0]
+        pooled = (pooled + head.mlp(head.layernorm(pooled)))[:, 0]
+    torch.testing.assert_close(output.pooler_output, pooled, atol=1e-5, rtol=1e-4)
