@@ -14,7 +14,8 @@
 
 """Merging as pure tensor functions. Imports torch and nothing else: not transformers, nothing else of ours."""
 
-from .algorithms import ALGORITHMS, MergeSpec, TokenMasks, match_tokens, register_algorithm
+from .algorithms import ALGORITHMS, match_tokens, register_algorithm
+from .candidates import Candidates, MergeSpec, TokenMasks, rank_by_energy
 from .counts import KeepRatio
 from .energy import ENERGIES, pairwise_cosine
 from .plan import MergePlan, gather_tokens, plan_from_pairs
@@ -23,6 +24,7 @@ from .plan import MergePlan, gather_tokens, plan_from_pairs
 __all__ = [
     "ALGORITHMS",
     "ENERGIES",
+    "Candidates",
     "KeepRatio",
     "MergePlan",
     "MergeSpec",
@@ -31,5 +33,6 @@ __all__ = [
     "match_tokens",
     "pairwise_cosine",
     "plan_from_pairs",
+    "rank_by_energy",
     "register_algorithm",
 ]

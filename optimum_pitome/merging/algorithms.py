@@ -21,65 +21,11 @@ data.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 
-from .counts import KeepRatio
-from .energy import ENERGIES, pairwise_cosine
-from .plan import MergePlan, gather_tokens, plan_from_pairs
-
-
-@dataclass(frozen=True)
-class MergeSpec:
-    """What one layer does. Resolved from the user's configuration and the architecture before any forward runs.
-
-    Attributes:
-        ratio (`KeepRatio`): fraction of the mergeable tokens that stay.
-        algorithm (`str`): key of `ALGORITHMS`.
-        energy (`str`): key of `ENERGIES`.
-        metric (`str`): `"keys"` (mean over the heads) or `"hidden_states"` (after attention).
-        margin, alpha (`float`): parameters of the energy.
-        proportional_attention (`bool`): whether attention adds the log size of the keys.
-        size_weighted (`bool`): whether a token's weight in a mean is its size, or 1.
-    """
-
-    ratio: KeepRatio
-    algorithm: str = "pitome"
-    energy: str = "nearest"
-    metric: str = "keys"
-    margin: float = 0.9
-    alpha: float = 1.0
-    proportional_attention: bool = True
-    size_weighted: bool = True
-
-
-@dataclass(frozen=True)
-class TokenMasks:
-    """Which tokens may merge.
-
-    Attributes:
-        num_prefix_tokens (`int`): tokens at the front that never merge (CLS, distillation, registers).
-        valid (`torch.BoolTensor` of shape `(B, N)`, *optional*): real tokens, not padding. `None`: all.
-        special (`torch.BoolTensor` of shape `(B, N)`, *optional*): further tokens that never merge, per sample.
-        max_special (`int`): no sample has more special tokens than this. Keeps the output length static.
-    """
-
-    num_prefix_tokens: int = 0
-    valid: torch.Tensor | None = None
-    special: torch.Tensor | None = None
-    max_special: int = 0
-
-    def mergeable(self) -> torch.Tensor | None:
-        """`(B, N)` bool, or `None` where the prefix says it all."""
-        if self.valid is None and self.special is None:
-            return None
-        reference = self.valid if self.valid is not None else self.special
-        mergeable = torch.arange(reference.shape[1], device=reference.device) >= self.num_prefix_tokens
-        mergeable = mergeable.expand_as(reference)
-        if self.valid is not None:
-            mergeable = mergeable & self.valid
-        return mergeable if self.special is None else mergeable & ~self.special
+from .candidates import LAST, NEVER, Candidates, MergeSpec, TokenMasks, rank_by_energy
+from .plan import MergePlan
 
 
 MatchFunction = Callable[[torch.Tensor, MergeSpec, TokenMasks], "MergePlan | None"]
@@ -120,49 +66,98 @@ def match_tokens(features: torch.Tensor, spec: MergeSpec, masks: TokenMasks | No
 def match_pitome(features: torch.Tensor, spec: MergeSpec, masks: TokenMasks) -> MergePlan | None:
     """PiToMe (paper, section 3.2): of the `2k` tokens of highest energy, the even ranks each join the odd rank they
     resemble most; all others are protected."""
-    prefix, num_tokens = masks.num_prefix_tokens, features.shape[1]
-    num_pairs = spec.ratio.num_removed(num_tokens - prefix)
-    if num_pairs == 0:
+    candidates = Candidates.read(features, spec, masks)
+    if candidates is None:
         return None
-    features = features[:, prefix:]
-    mergeable = masks.mergeable()
-    if mergeable is not None:
-        mergeable = mergeable[:, prefix:]
-    energy = ENERGIES[spec.energy](pairwise_cosine(features), mergeable, spec.margin, spec.alpha)
-    candidates = rank_by_energy(energy, mergeable, 2 * num_pairs)
-    source, pool = candidates[:, 0::2], candidates[:, 1::2]
-
-    similarity = pairwise_cosine(gather_tokens(features, source), gather_tokens(features, pool))
-    source_mask = None
-    if mergeable is not None:
-        pairs_of_sample = spec.ratio.num_removed(mergeable.sum(dim=1, keepdim=True))
-        source_mask = torch.arange(num_pairs, device=features.device) < pairs_of_sample
-        similarity = similarity.masked_fill(~source_mask.unsqueeze(1), -2.0)
-    target = pool.gather(1, similarity.argmax(dim=-1))
-    # Samples with fewer special tokens than `max_special` merge more: the length must fit the one with the most.
-    num_kept = num_tokens - spec.ratio.num_removed(max(num_tokens - prefix - masks.max_special, 0))
-    valid = masks.valid
-    if valid is None and mergeable is not None:
-        valid = torch.ones_like(masks.special)
-    return plan_from_pairs(source + prefix, target + prefix, num_tokens, num_kept, source_mask, valid)
+    ranked = rank_by_energy(candidates.energy(spec), candidates.mergeable, 2 * candidates.num_pairs)
+    source, pool = ranked[:, 0::2], ranked[:, 1::2]
+    similarity = candidates.similarity(source, pool)
+    source_mask = candidates.pair_mask()
+    if source_mask is not None:
+        similarity = similarity.masked_fill(~source_mask.unsqueeze(1), NEVER)
+    return candidates.plan(source, pool.gather(1, similarity.argmax(dim=-1)), source_mask)
 
 
-def rank_by_energy(energy: torch.Tensor, mergeable: torch.Tensor | None, num_candidates: int) -> torch.Tensor:
-    """The tokens of highest energy, in order; equal energies in the order of the tokens.
+@register_algorithm("pitome_unprotected")
+def match_pitome_unprotected(features: torch.Tensor, spec: MergeSpec, masks: TokenMasks) -> MergePlan | None:
+    """Energy-ordered matching, "PiToMe without protection": all tokens ranked by energy, even ranks against odd ranks,
+    and the `k` best-matched pairs merge."""
+    candidates = Candidates.read(features, spec, masks)
+    if candidates is None:
+        return None
+    num_mergeable = candidates.features.shape[1]
+    return _merge_best_pairs(candidates, rank_by_energy(candidates.energy(spec), candidates.mergeable, num_mergeable))
+
+
+@register_algorithm("tome")
+def match_tome(features: torch.Tensor, spec: MergeSpec, masks: TokenMasks) -> MergePlan | None:
+    """ToMe (2210.09461): even positions against odd positions, and the `k` best-matched pairs merge.
+
+    Positions count the prefix and, behind it, the sample's mergeable tokens, so padding does not shift the parity.
+    """
+    candidates = Candidates.read(features, spec, masks)
+    if candidates is None:
+        return None
+    order = torch.argsort(candidates.position_key(), dim=1)
+    return _merge_best_pairs(candidates, order, even_first=masks.num_prefix_tokens % 2 == 0)
+
+
+@register_algorithm("random")
+def match_random(features: torch.Tensor, spec: MergeSpec, masks: TokenMasks) -> MergePlan | None:
+    """Drops `k` tokens without looking at them: the floor that every other algorithm must clear.
+
+    Which ones is a hash of a token's position among the sample's mergeable tokens and of their number: the same in
+    every run, thread, batch and padding, different from layer to layer, with no random state to keep. What is dropped
+    leaves the sizes, too. [`MergePlan.unmerge`] gives a dropped token the vector of the mergeable token that stays
+    nearest to it in the sequence.
+    """
+    candidates = Candidates.read(features, spec, masks)
+    if candidates is None:
+        return None
+    num_mergeable = candidates.features.shape[1]
+    rank = candidates.rank()
+    key = _hash_positions(rank, candidates.count()) * num_mergeable + rank
+    if candidates.mergeable is not None:
+        key = key.masked_fill(~candidates.mergeable, LAST)
+    order = key.topk(num_mergeable, dim=1).indices
+    source, stays = order[:, : candidates.num_pairs], order
+    # Twice the distance, plus one behind the token: no ties, so no argmin that depends on the device.
+    offset = stays.unsqueeze(1) - source.unsqueeze(2)
+    distance = 2 * offset.abs() + (offset > 0)
+    slot = torch.arange(num_mergeable, device=features.device)
+    gone = slot < candidates.pairs_of_sample()
+    if candidates.mergeable is not None:
+        gone = gone | (slot >= candidates.count())
+    nearest = distance.masked_fill(gone.unsqueeze(1), torch.iinfo(torch.int64).max).argmin(dim=-1)
+    return candidates.plan(source, stays.gather(1, nearest), candidates.pair_mask(), prune=True)
+
+
+def _merge_best_pairs(candidates: Candidates, order: torch.Tensor, even_first: bool = True) -> MergePlan:
+    """Bipartite matching: every second token of `order` proposes the most similar of the others; the `k` best merge.
 
     Args:
-        energy (`torch.FloatTensor` of shape `(B, N)`): scores.
-        mergeable (`torch.BoolTensor` of shape `(B, N)`, *optional*): the others rank last.
-        num_candidates (`int`): how many to return.
-
-    Returns:
-        `torch.LongTensor` of shape `(B, num_candidates)`.
+        order (`torch.LongTensor` of shape `(B, M)`): all tokens, those that may not merge last.
+        even_first (`bool`): whether entries 0, 2, … propose, or 1, 3, ….
     """
-    num_tokens = energy.shape[1]
-    # Unique integer keys (energy in steps of 2**-22, then position): ties cannot depend on the sort, the batch or the
-    # device, and no stable sort is needed, which would not export.
-    position = torch.arange(num_tokens, device=energy.device)
-    key = (energy * 2.0**22).round().long() * num_tokens + (num_tokens - 1 - position)
-    if mergeable is not None:
-        key = key.masked_fill(~mergeable, torch.iinfo(torch.int64).min // 2)
-    return key.topk(num_candidates, dim=1).indices
+    proposing, accepting = (0, 1) if even_first else (1, 0)
+    source, pool = order[:, proposing::2], order[:, accepting::2]
+    similarity = candidates.similarity(source, pool)
+    mergeable = None
+    if candidates.mergeable is not None:
+        takes_part = torch.arange(order.shape[1], device=order.device) < candidates.count()
+        mergeable = takes_part[:, proposing::2]
+        similarity = similarity.masked_fill(~takes_part[:, accepting::2].unsqueeze(1), NEVER)
+    best, target = similarity.max(dim=-1)
+    chosen = rank_by_energy(best, mergeable, candidates.num_pairs)
+    target = pool.gather(1, target).gather(1, chosen)
+    return candidates.plan(source.gather(1, chosen), target, candidates.pair_mask())
+
+
+def _hash_positions(position: torch.Tensor, salt: torch.Tensor) -> torch.Tensor:
+    """Pseudo-random integers below 2**31 from integers; products stay inside int64, and every operation exports."""
+    modulus = 2**31 - 1
+    value = (position * 48271 + salt * 69621 + 1013904223) % modulus
+    for _ in range(3):
+        value = (value * value + 12345) % modulus
+        value = (value * 16807 + position * 630360016 + salt * 742938285) % modulus
+    return value

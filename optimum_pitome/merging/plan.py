@@ -46,6 +46,7 @@ class MergePlan:
             Which pairs are real: with a padding mask, samples merge fewer than `k` pairs. `None`: all.
         valid (`torch.BoolTensor` of shape `(B, n)`, *optional*):
             Which output slots hold a real token. `None`: all.
+        prune (`bool`): the sources are dropped, not merged: vectors and sizes of their destinations stay.
     """
 
     kept: torch.Tensor
@@ -54,6 +55,7 @@ class MergePlan:
     assignment: torch.Tensor
     source_mask: torch.Tensor | None = None
     valid: torch.Tensor | None = None
+    prune: bool = False
 
     def merge(self, hidden_states: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
         """The weighted mean of each group of tokens; a token that nothing joins is passed on unchanged, bit for bit.
@@ -66,21 +68,26 @@ class MergePlan:
         Returns:
             `torch.Tensor` of shape `(B, n, dim)` and the dtype of `hidden_states`.
         """
+        if self.prune:
+            return gather_tokens(hidden_states, self.kept)
         if weights is None:
             weights = torch.ones(hidden_states.shape[:2], dtype=torch.float32, device=hidden_states.device)
         totals = self.merge_sizes(weights)
-        # Convex weights: half precision cannot overflow, whatever the sizes; the sum itself runs in float32.
+        # Convex weights: half precision cannot overflow, whatever the sizes; the sum itself runs in float32 at least.
+        accumulate = torch.promote_types(hidden_states.dtype, torch.float32)
         kept_weight = gather_tokens(weights, self.kept) / totals
         source_weight = self._source_weights(weights) / totals.gather(1, self.destination)
         batch_size, num_kept = self.kept.shape
-        merged = gather_tokens(hidden_states, self.kept).float() * kept_weight.unsqueeze(-1)
-        moved = gather_tokens(hidden_states, self.source).float() * source_weight.unsqueeze(-1)
+        merged = gather_tokens(hidden_states, self.kept).to(accumulate) * kept_weight.unsqueeze(-1)
+        moved = gather_tokens(hidden_states, self.source).to(accumulate) * source_weight.unsqueeze(-1)
         offsets = torch.arange(batch_size, device=self.destination.device).unsqueeze(1) * num_kept
         flat = merged.flatten(0, 1).index_add(0, (self.destination + offsets).flatten(), moved.flatten(0, 1))
         return flat.view_as(merged).to(hidden_states.dtype)
 
     def merge_sizes(self, sizes: torch.Tensor) -> torch.Tensor:
         """Group totals: `(B, N)` token sizes to `(B, n)`, float32."""
+        if self.prune:
+            return gather_tokens(sizes, self.kept)
         return gather_tokens(sizes, self.kept).scatter_add(1, self.destination, self._source_weights(sizes))
 
     def unmerge(self, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -99,6 +106,7 @@ def plan_from_pairs(
     num_kept: int,
     source_mask: torch.Tensor | None = None,
     valid: torch.Tensor | None = None,
+    prune: bool = False,
 ) -> MergePlan:
     """Builds the plan that merges `source[b, j]` into `target[b, j]` and keeps the rest in its order.
 
@@ -108,10 +116,11 @@ def plan_from_pairs(
         num_kept (`int`): n, the static number of output slots. At least the real tokens that survive in any sample.
         source_mask (`torch.BoolTensor` of shape `(B, k)`, *optional*): which pairs are real.
         valid (`torch.BoolTensor` of shape `(B, N)`, *optional*): which input tokens are real (not padding).
+        prune (`bool`): see [`MergePlan`].
     """
     batch_size, num_pairs = source.shape
     position = torch.arange(num_tokens, device=source.device).expand(batch_size, -1)
-    away = torch.ones_like(source) if source_mask is None else source_mask.long()
+    away = torch.ones_like(source) if source_mask is None else source_mask.long().expand_as(source)
     removed = torch.zeros_like(position).scatter_add(1, source, away)
     kept_valid = None
     if valid is not None:
@@ -129,4 +138,4 @@ def plan_from_pairs(
     else:
         joined = destination
     assignment = assignment.scatter(1, source, joined)
-    return MergePlan(kept, source, destination, assignment, source_mask, kept_valid)
+    return MergePlan(kept, source, destination, assignment, source_mask, kept_valid, prune)

@@ -1,0 +1,184 @@
+# Copyright 2026 The optimum_pitome authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""What matching algorithms are given, and what they start from: a layer's settings, masks, energies and ranks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from .counts import KeepRatio
+from .energy import ENERGIES, pairwise_cosine
+from .plan import MergePlan, gather_tokens, plan_from_pairs
+
+
+#: Below every cosine, and below every ranking key.
+NEVER = -2.0
+LAST = torch.iinfo(torch.int64).min // 2
+
+
+@dataclass(frozen=True)
+class MergeSpec:
+    """What one layer does. Resolved from the user's configuration and the architecture before any forward runs.
+
+    Attributes:
+        ratio (`KeepRatio`): fraction of the mergeable tokens that stay.
+        algorithm (`str`): key of `ALGORITHMS`.
+        energy (`str`): key of `ENERGIES`.
+        metric (`str`): `"keys"` (mean over the heads) or `"hidden_states"` (after attention).
+        margin, alpha (`float`): parameters of the energy.
+        proportional_attention (`bool`): whether attention adds the log size of the keys.
+        size_weighted (`bool`): whether a token's weight in a mean is its size, or 1.
+        after (`str`): where in the layer tokens merge: behind its `"attention"`, or behind the whole `"layer"`.
+    """
+
+    ratio: KeepRatio
+    algorithm: str = "pitome"
+    energy: str = "nearest"
+    metric: str = "keys"
+    margin: float = 0.9
+    alpha: float = 1.0
+    proportional_attention: bool = True
+    size_weighted: bool = True
+    after: str = "attention"
+
+
+@dataclass(frozen=True)
+class TokenMasks:
+    """Which tokens may merge.
+
+    Attributes:
+        num_prefix_tokens (`int`): tokens at the front that never merge (CLS, distillation, registers).
+        valid (`torch.BoolTensor` of shape `(B, N)`, *optional*): real tokens, not padding. `None`: all.
+        special (`torch.BoolTensor` of shape `(B, N)`, *optional*): further tokens that never merge, per sample.
+        max_special (`int`): no sample has more special tokens than this. Keeps the output length static.
+    """
+
+    num_prefix_tokens: int = 0
+    valid: torch.Tensor | None = None
+    special: torch.Tensor | None = None
+    max_special: int = 0
+
+    def mergeable(self) -> torch.Tensor | None:
+        """`(B, N)` bool, or `None` where the prefix says it all."""
+        if self.valid is None and self.special is None:
+            return None
+        reference = self.valid if self.valid is not None else self.special
+        mergeable = torch.arange(reference.shape[1], device=reference.device) >= self.num_prefix_tokens
+        mergeable = mergeable.expand_as(reference)
+        if self.valid is not None:
+            mergeable = mergeable & self.valid
+        return mergeable if self.special is None else mergeable & ~self.special
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What every algorithm starts from: `B` samples, `M` tokens behind the prefix. Indices here count from there.
+
+    Attributes:
+        features (`torch.Tensor` of shape `(B, M, dim)`): what is compared.
+        mergeable (`torch.BoolTensor` of shape `(B, M)`, *optional*): tokens that may merge. `None`: all.
+        num_pairs (`int`): k of a sample in which all `M` tokens may merge, at least 1.
+        spec, masks: as the algorithm got them.
+    """
+
+    features: torch.Tensor
+    mergeable: torch.Tensor | None
+    num_pairs: int
+    spec: MergeSpec
+    masks: TokenMasks
+
+    @classmethod
+    def read(cls, features: torch.Tensor, spec: MergeSpec, masks: TokenMasks) -> Candidates | None:
+        """`None` where the ratio leaves nothing to merge."""
+        prefix = masks.num_prefix_tokens
+        num_pairs = spec.ratio.num_removed(features.shape[1] - prefix)
+        if num_pairs <= 0:
+            return None
+        mergeable = masks.mergeable()
+        return cls(features[:, prefix:], None if mergeable is None else mergeable[:, prefix:], num_pairs, spec, masks)
+
+    def energy(self, spec: MergeSpec) -> torch.Tensor:
+        """`(B, M)`, float32."""
+        return ENERGIES[spec.energy](pairwise_cosine(self.features), self.mergeable, spec.margin, spec.alpha)
+
+    def similarity(self, source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Cosines between the tokens at `source` `(B, a)` and at `target` `(B, b)`: `(B, a, b)`."""
+        return pairwise_cosine(gather_tokens(self.features, source), gather_tokens(self.features, target))
+
+    def rank(self) -> torch.Tensor:
+        """Position of each token among the sample's mergeable tokens, `(B, M)`."""
+        batch_size, num_tokens = self.features.shape[:2]
+        if self.mergeable is None:
+            return torch.arange(num_tokens, device=self.features.device).expand(batch_size, -1)
+        return self.mergeable.long().cumsum(dim=1) - 1
+
+    def count(self) -> torch.Tensor:
+        """The sample's mergeable tokens, `(B, 1)`."""
+        if self.mergeable is None:
+            batch_size, num_tokens = self.features.shape[:2]
+            return torch.full((batch_size, 1), num_tokens, device=self.features.device)
+        return self.mergeable.sum(dim=1, keepdim=True)
+
+    def position_key(self) -> torch.Tensor:
+        """Sorts the mergeable tokens to the front, in their order, `(B, M)`. No two are equal."""
+        batch_size, num_tokens = self.features.shape[:2]
+        position = torch.arange(num_tokens, device=self.features.device).expand(batch_size, -1)
+        return position if self.mergeable is None else position + num_tokens * (~self.mergeable).long()
+
+    def pairs_of_sample(self) -> torch.Tensor:
+        """k of each sample, `(B, 1)`."""
+        return self.spec.ratio.num_removed(self.count())
+
+    def pair_mask(self) -> torch.Tensor | None:
+        """Which of `num_pairs` pairs, the best first, a sample merges: `(B, k)` bool, or `None` for all."""
+        if self.mergeable is None:
+            return None
+        return torch.arange(self.num_pairs, device=self.features.device) < self.pairs_of_sample()
+
+    def plan(
+        self, source: torch.Tensor, target: torch.Tensor, source_mask: torch.Tensor | None, prune: bool = False
+    ) -> MergePlan:
+        masks, prefix = self.masks, self.masks.num_prefix_tokens
+        num_tokens = prefix + self.features.shape[1]
+        # Samples with fewer special tokens than `max_special` merge more: the length must fit the one with the most.
+        fewest = self.features.shape[1] - masks.max_special
+        num_kept = num_tokens - self.spec.ratio.num_removed(torch.sym_max(fewest, 0))
+        valid = masks.valid
+        if valid is None and self.mergeable is not None:
+            valid = torch.ones_like(masks.special)
+        return plan_from_pairs(source + prefix, target + prefix, num_tokens, num_kept, source_mask, valid, prune)
+
+
+def rank_by_energy(energy: torch.Tensor, mergeable: torch.Tensor | None, num_candidates: int) -> torch.Tensor:
+    """The tokens of highest energy, in order; equal energies in the order of the tokens.
+
+    Args:
+        energy (`torch.FloatTensor` of shape `(B, N)`): scores.
+        mergeable (`torch.BoolTensor` of shape `(B, N)`, *optional*): the others rank last.
+        num_candidates (`int`): how many to return.
+
+    Returns:
+        `torch.LongTensor` of shape `(B, num_candidates)`.
+    """
+    num_tokens = energy.shape[1]
+    # Unique integer keys (energy in steps of 2**-22, then position): ties cannot depend on the sort, the batch or the
+    # device, and no stable sort is needed, which would not export.
+    position = torch.arange(num_tokens, device=energy.device)
+    key = (energy * 2.0**22).round().long() * num_tokens + (num_tokens - 1 - position)
+    if mergeable is not None:
+        key = key.masked_fill(~mergeable, LAST)
+    return key.topk(num_candidates, dim=1).indices
