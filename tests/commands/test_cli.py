@@ -1,0 +1,89 @@
+# Copyright 2026 The optimum_pitome authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The command line, as a user calls it."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from zoo.vit import vit_config
+
+from optimum_pitome import PiToMeConfig
+
+
+OPTIMUM_CLI = shutil.which("optimum-cli", path=str(Path(sys.executable).parent))
+
+
+def optimum_cli(*args, code=0):
+    done = subprocess.run([OPTIMUM_CLI, *map(str, args)], capture_output=True, text=True)
+    assert done.returncode == code, done.stderr
+    return done.stdout if code == 0 else done.stderr
+
+
+@pytest.fixture
+def folder(tmp_path):
+    vit_config().save_pretrained(tmp_path)
+    return tmp_path
+
+
+def test_the_plugin_is_found_and_stays_light():
+    assert "summary" in optimum_cli("pitome", "--help")
+    script = (
+        "import sys, importlib\n"
+        "importlib.import_module('optimum.commands.register.register_pitome')\n"
+        "print('torch' in sys.modules, 'transformers' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    assert done.stdout.split() == ["False", "False"]
+
+
+def test_summary_needs_no_weights(folder):
+    text = optimum_cli("pitome", "summary", folder, "--ratio", "0.9")
+    assert "65 -> 59" in text and "65 -> 45" in text and "fewer operations" in text
+    assert optimum_cli("pitome", "summary", folder) == text
+
+
+def test_summary_options(folder):
+    text = optimum_cli("pitome", "summary", folder, "--ratio", "0.9,1,1,0.5", "--num-tokens", 101, "--count", "paper")
+    assert "101 -> 91" in text and "91 -> 46" in text and "paper count" in text
+    assert "65 -> 33" in optimum_cli("pitome", "summary", folder, "--pitome-config", '{"ratio": 0.5, "layers": [3]}')
+    assert "65 -> 59" in optimum_cli("pitome", "summary", folder, "--layers", "2")
+
+
+def test_summary_of_a_recipe_and_of_a_rewritten_model(folder, tmp_path):
+    config = vit_config()
+    config.pitome = {"ratio": 0.5, "layers": [0]}
+    config.save_pretrained(tmp_path / "merged")
+    assert "65 -> 33" in optimum_cli("pitome", "summary", tmp_path / "merged")
+    PiToMeConfig(ratio=0.75, layers=[0], base_model_name_or_path=str(folder)).save_pretrained(tmp_path / "recipe")
+    assert "65 -> 49" in optimum_cli("pitome", "summary", tmp_path / "recipe")
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--ratio", "0.4"], "ratio=0.4 is out of range"),
+        (["--ratio", "x"], "--ratio x: expected a number"),
+        (["--layers", "9"], "layers=[9]: the model has 4 layers"),
+        (["--algorithm", "pitone"], "Did you mean 'pitome'?"),
+        (["--pitome-config", "{"], "is not JSON"),
+        (["--count", "flops"], "Accepted: 'exact', 'paper'"),
+    ],
+)
+def test_summary_errors(folder, options, message):
+    error = optimum_cli("pitome", "summary", folder, *options, code=2)
+    assert message in error and "Traceback" not in error
