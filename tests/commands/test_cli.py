@@ -20,18 +20,28 @@ import sys
 from pathlib import Path
 
 import pytest
+from optimum.commands.optimum_cli import main
 from zoo.vit import vit_config
 
 from optimum_pitome import PiToMeConfig
 
 
-OPTIMUM_CLI = shutil.which("optimum-cli", path=str(Path(sys.executable).parent))
+@pytest.fixture
+def optimum_cli(monkeypatch, capsys):
+    """Runs a command line in this process; returns what it wrote."""
 
+    def run(*args, code=0):
+        monkeypatch.setattr(sys, "argv", ["optimum-cli", *map(str, args)])
+        try:
+            main()
+            found = 0
+        except SystemExit as stop:
+            found = stop.code or 0
+        output = capsys.readouterr()
+        assert found == code, output.err
+        return output.out if code == 0 else output.err
 
-def optimum_cli(*args, code=0):
-    done = subprocess.run([OPTIMUM_CLI, *map(str, args)], capture_output=True, text=True)
-    assert done.returncode == code, done.stderr
-    return done.stdout if code == 0 else done.stderr
+    return run
 
 
 @pytest.fixture
@@ -41,7 +51,8 @@ def folder(tmp_path):
 
 
 def test_the_plugin_is_found_and_stays_light():
-    assert "summary" in optimum_cli("pitome", "--help")
+    command = [shutil.which("optimum-cli", path=str(Path(sys.executable).parent)), "pitome", "--help"]
+    assert "summary" in subprocess.run(command, check=True, capture_output=True, text=True).stdout
     script = (
         "import sys, importlib\n"
         "importlib.import_module('optimum.commands.register.register_pitome')\n"
@@ -51,20 +62,20 @@ def test_the_plugin_is_found_and_stays_light():
     assert done.stdout.split() == ["False", "False"]
 
 
-def test_summary_needs_no_weights(folder):
+def test_summary_needs_no_weights(optimum_cli, folder):
     text = optimum_cli("pitome", "summary", folder, "--ratio", "0.9")
     assert "65 -> 59" in text and "65 -> 45" in text and "fewer operations" in text
     assert optimum_cli("pitome", "summary", folder) == text
 
 
-def test_summary_options(folder):
+def test_summary_options(optimum_cli, folder):
     text = optimum_cli("pitome", "summary", folder, "--ratio", "0.9,1,1,0.5", "--num-tokens", 101, "--count", "paper")
     assert "101 -> 91" in text and "91 -> 46" in text and "paper count" in text
     assert "65 -> 33" in optimum_cli("pitome", "summary", folder, "--pitome-config", '{"ratio": 0.5, "layers": [3]}')
     assert "65 -> 59" in optimum_cli("pitome", "summary", folder, "--layers", "2")
 
 
-def test_summary_of_a_recipe_and_of_a_rewritten_model(folder, tmp_path):
+def test_summary_of_a_recipe_and_of_a_rewritten_model(optimum_cli, folder, tmp_path):
     config = vit_config()
     config.pitome = {"ratio": 0.5, "layers": [0]}
     config.save_pretrained(tmp_path / "merged")
@@ -84,6 +95,6 @@ def test_summary_of_a_recipe_and_of_a_rewritten_model(folder, tmp_path):
         (["--count", "flops"], "Accepted: 'exact', 'paper'"),
     ],
 )
-def test_summary_errors(folder, options, message):
+def test_summary_errors(optimum_cli, folder, options, message):
     error = optimum_cli("pitome", "summary", folder, *options, code=2)
     assert message in error and "Traceback" not in error

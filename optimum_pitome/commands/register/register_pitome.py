@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Registers `optimum-cli pitome`. Imported at every call of `optimum-cli`, so it imports argparse's friends and no more."""
+"""Registers `optimum-cli pitome`. Imported at every call of `optimum-cli`, so it imports nothing heavy."""
 
 from optimum.commands.base import BaseOptimumCLICommand, CommandInfo
 
