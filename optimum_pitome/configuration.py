@@ -31,7 +31,7 @@ logger = logging.get_logger(__name__)
 #: Version of the fields below. Minor: fields were added. Major: the meaning of a field changed.
 FORMAT_VERSION = "1.0"
 
-ALGORITHMS = ("pitome", "pitome_unprotected", "tome", "random")
+ALGORITHMS = ("pitome", "pitome_unprotected", "pitome_halves", "tome", "random")
 ENERGIES = ("paper", "elu", "gaussian", "nearest")
 METRICS = ("keys", "hidden_states")
 PRESETS = ("official",)

@@ -78,6 +78,27 @@ def match_pitome(features: torch.Tensor, spec: MergeSpec, masks: TokenMasks) -> 
     return candidates.plan(source, pool.gather(1, similarity.argmax(dim=-1)), source_mask)
 
 
+@register_algorithm("pitome_halves")
+def match_pitome_halves(features: torch.Tensor, spec: MergeSpec, masks: TokenMasks) -> MergePlan | None:
+    """PiToMe as the released code has it for text: of the `2k` tokens of highest energy, each of the upper half joins
+    the one of the lower half that it resembles most."""
+    candidates = Candidates.read(features, spec, masks)
+    if candidates is None:
+        return None
+    num_pairs = candidates.num_pairs
+    ranked = rank_by_energy(candidates.energy(spec), candidates.mergeable, 2 * num_pairs)
+    source, pool = ranked[:, :num_pairs], ranked[:, num_pairs:]
+    source_mask = candidates.pair_mask()
+    if source_mask is not None:
+        # The halves meet at each sample's own k.
+        lower = candidates.pairs_of_sample() + torch.arange(num_pairs, device=features.device)
+        pool = ranked.gather(1, lower)
+    similarity = candidates.similarity(source, pool)
+    if source_mask is not None:
+        similarity = similarity.masked_fill(~source_mask.unsqueeze(1), NEVER)
+    return candidates.plan(source, pool.gather(1, similarity.argmax(dim=-1)), source_mask)
+
+
 @register_algorithm("pitome_unprotected")
 def match_pitome_unprotected(features: torch.Tensor, spec: MergeSpec, masks: TokenMasks) -> MergePlan | None:
     """Energy-ordered matching, "PiToMe without protection": all tokens ranked by energy, even ranks against odd ranks,

@@ -130,7 +130,7 @@ def plan_from_pairs(
     # The keys are unique, so the order needs no stable sort (which does not export).
     kept = torch.argsort(position + num_tokens * removed, dim=1)[:, :num_kept]
     slots = torch.arange(num_kept, device=source.device).expand(batch_size, -1)
-    # Pads that found no slot point at the last one: nothing reads them, but an index must exist.
+    # Pads that found no slot need an index, too.
     assignment = torch.full_like(position, num_kept - 1).scatter(1, kept, slots)
     destination = assignment.gather(1, target)
     if source_mask is not None:
@@ -138,4 +138,7 @@ def plan_from_pairs(
     else:
         joined = destination
     assignment = assignment.scatter(1, source, joined)
+    if valid is not None:
+        # Pads read the first real token (CLS): heads that look at position 0 find it there under padding on the left.
+        assignment = assignment.masked_fill(~valid, 0)
     return MergePlan(kept, source, destination, assignment, source_mask, kept_valid, prune)

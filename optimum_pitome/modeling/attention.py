@@ -44,6 +44,7 @@ def pitome_attention_forward(
     key: torch.Tensor,
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
+    implementation: str | None = None,
     **kwargs,
 ):
     """An attention function as transformers calls it; see the module's docstring.
@@ -51,12 +52,13 @@ def pitome_attention_forward(
     Args:
         query, key, value (`torch.Tensor` of shape `(B, heads, n, head_dim)`).
         attention_mask (`torch.Tensor`, *optional*): the model's mask, for its original number of tokens.
+        implementation (`str`, *optional*): what to delegate to; the module's setting by default.
 
     Returns:
         The output `(B, n, heads, head_dim)` and, with `eager`, the weights `(B, heads, n, n)`.
     """
     call: AttentionCall | None = kwargs.pop(CALL_KEY, None)
-    implementation = module.pitome_config._attn_implementation or "eager"
+    implementation = implementation or module.pitome_config._attn_implementation or "eager"
     if implementation not in DELEGATES:
         # Log sizes are a bias per key, which flash kernels do not take: SDPA computes the same attention.
         implementation = "sdpa"
@@ -65,6 +67,10 @@ def pitome_attention_forward(
     if call is not None:
         call.keys = key
         attention_mask = call.attention_mask(attention_mask, query.dtype)
+        if implementation == "eager" and attention_mask is not None and attention_mask.dtype == torch.bool:
+            # Eager adds the mask to the scores, so a caller's boolean one would only shift them by one.
+            allowed, lowest = attention_mask, torch.finfo(query.dtype).min
+            attention_mask = torch.zeros_like(allowed, dtype=query.dtype).masked_fill(~allowed, lowest)
     attend = eager_function(module) if implementation == "eager" else ALL_ATTENTION_FUNCTIONS[implementation]
     return attend(module, query, key, value, attention_mask, **kwargs)
 
@@ -81,7 +87,7 @@ class MergingAttention:
             query, key, value (`torch.Tensor` of shape `(B, heads, n, head_dim)`).
             attention_mask (`torch.Tensor`, *optional*): the layer's mask.
             kwargs (`dict`): the keyword arguments of `forward`; the layer's record is among them.
-            settings: scaling, dropout, as the attention interface takes them.
+            settings: scaling, dropout, as the attention interface takes them; `implementation`.
 
         Returns:
             The output `(B, n, heads, head_dim)` and, with `eager`, the weights `(B, heads, n, n)`.

@@ -52,12 +52,18 @@ class MergingLayer:
         index = self.pitome_index
         spec = state.specs[index]
         tokens = state.slots[index].to(hidden_states.device)
+        if not state.runs(index):
+            state.slots[index + 1] = tokens
+            return hidden_states
         call = AttentionCall(tokens, spec.proportional_attention)
         kwargs[CALL_KEY] = call
         if spec.ratio.is_dense:
             state.slots[index + 1] = tokens
             return super().forward(hidden_states, *args, **kwargs)
-        hidden_states = self.attention_half(hidden_states, *args, **kwargs)
+        if spec.after == "layer":
+            hidden_states = super().forward(hidden_states, *args, **kwargs)
+        else:
+            hidden_states = self.attention_half(hidden_states, *args, **kwargs)
         if call.keys is None:
             # Sizes would be ignored without a word.
             raise RuntimeError(
@@ -72,7 +78,7 @@ class MergingLayer:
             hidden_states = plan.merge(hidden_states, tokens.sizes if spec.size_weighted else None)
             tokens = tokens.merged(plan)
         state.slots[index + 1] = tokens
-        return self.mlp_half(hidden_states)
+        return hidden_states if spec.after == "layer" else self.mlp_half(hidden_states)
 
     def _get_name(self) -> str:
         return f"PiToMe{super()._get_name()}"

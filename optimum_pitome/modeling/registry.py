@@ -39,6 +39,20 @@ FAMILIES = {
     "transformers.models.dinov2_with_registers.modeling_dinov2_with_registers": "optimum_pitome.families.dinov2",
     "transformers.models.clip.modeling_clip": "optimum_pitome.families.clip",
     "transformers.models.siglip.modeling_siglip": "optimum_pitome.families.siglip",
+    "transformers.models.blip.modeling_blip": "optimum_pitome.families.blip",
+    "transformers.models.blip_2.modeling_blip_2": "optimum_pitome.families.blip2",
+    "transformers.models.instructblip.modeling_instructblip": "optimum_pitome.families.blip2",
+    "transformers.models.bert.modeling_bert": "optimum_pitome.families.bert",
+    "transformers.models.electra.modeling_electra": "optimum_pitome.families.bert",
+    "transformers.models.ernie.modeling_ernie": "optimum_pitome.families.bert",
+    "transformers.models.roberta.modeling_roberta": "optimum_pitome.families.roberta",
+    "transformers.models.xlm_roberta.modeling_xlm_roberta": "optimum_pitome.families.roberta",
+    "transformers.models.xlm_roberta_xl.modeling_xlm_roberta_xl": "optimum_pitome.families.roberta",
+    "transformers.models.camembert.modeling_camembert": "optimum_pitome.families.roberta",
+    "transformers.models.data2vec.modeling_data2vec_text": "optimum_pitome.families.roberta",
+    "transformers.models.roberta_prelayernorm.modeling_roberta_prelayernorm": "optimum_pitome.families.roberta",
+    "transformers.models.distilbert.modeling_distilbert": "optimum_pitome.families.distilbert",
+    "transformers.models.mpnet.modeling_mpnet": "optimum_pitome.families.mpnet",
 }
 
 #: model types of the built-in families, for messages and documentation.
@@ -61,6 +75,12 @@ class Architecture:
         attention_class (`type`, *optional*):
             Where that module must be replaced: subclass of [`MergingAttention`] and of its own class, with the same
             name and the same parameters of `forward`.
+        attention_interface (`bool`):
+            Whether attention goes through the interface. `False`: the layer class reads the token sizes by itself.
+        track_positions (`bool`): Whether layers need the original positions of the tokens (`Tokens.positions`).
+        adds_sdpa (`bool`):
+            Whether `attention_class` brings SDPA to a model that transformers runs eagerly only. Rewriting then
+            switches it on; `encoder.set_attn_implementation("eager")` switches it off.
         num_prefix_tokens (`Callable[[config], int]`): Special tokens at the front of the sequence.
         num_tokens (`Callable[[config], int]`, *optional*): Sequence length for the configured input size (summaries).
         special_tokens (`Callable[[Mapping], tuple[Tensor | None, int]]`, *optional*):
@@ -84,6 +104,9 @@ class Architecture:
     layers: str = "layers"
     attention: str = "attention"
     attention_class: type[MergingAttention] | None = None
+    adds_sdpa: bool = False
+    attention_interface: bool = True
+    track_positions: bool = False
     num_prefix_tokens: Callable[[Any], int] = lambda config: 1
     num_tokens: Callable[[Any], int] | None = None
     special_tokens: Callable[[Mapping[str, Any]], tuple[torch.Tensor | None, int]] | None = None

@@ -22,16 +22,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
 
 from ..configuration import PiToMeConfig
 from ..merging import MergeSpec
 from .attention import check_implementation, eager_function, route, unroute
+from .hosts import adapt_architectures, find_hosts
 from .parts import select_encoders
 from .registry import Architecture, UnsupportedArchitectureError, supported_message
 from .resolve import resolve_specs, resolve_unmerge
-from .state import STATE_KEY, MergeState, Tokens
+from .state import SELECTION_KEY, STATE_KEY, MergeState, Tokens, read_mask
 
 
 TAG = "pitome"
@@ -82,13 +82,17 @@ def apply_pitome(model: nn.Module, config: Any) -> nn.Module:
     if config is None:
         return remove_pitome(model)
     # Everything that can fail comes before the first change.
-    rewrites = [(encoder, _plan(encoder, *settings)) for encoder, *settings in select_encoders(model, config)]
+    encoders = adapt_architectures(model, select_encoders(model, config))
+    rewrites = [(encoder, _plan(encoder, *settings)) for encoder, *settings in encoders]
     chosen = [encoder for encoder, _ in rewrites]
     for encoder in rewritten_encoders(model):
         if not any(encoder is other for other in chosen):
             _uninstall(encoder)
     for encoder, rewrite in rewrites:
         _install(encoder, rewrite)
+    for module, host in find_hosts(model):
+        host.install(module)
+    _forget_settings(model)
     if hasattr(model, "config"):
         settings = config.to_pitome_dict()
         settings.pop("base_model_name_or_path", None)  # a recipe names the model; the model holds its own weights
@@ -102,12 +106,20 @@ def remove_pitome(model: nn.Module) -> nn.Module:
     """Makes a rewritten model the dense one again, in place and for good; a dense model is left alone."""
     for encoder in rewritten_encoders(model):
         _uninstall(encoder)
-    config = getattr(model, "config", None)
-    if config is not None and hasattr(config, "pitome"):
-        del config.pitome
+    for module, host in find_hosts(model):
+        host.uninstall(module)
+    _forget_settings(model)
     if TAG in (getattr(model, "model_tags", None) or []):
         model.model_tags = [tag for tag in model.model_tags if tag != TAG]
     return model
+
+
+def _forget_settings(model: nn.Module) -> None:
+    """Takes `pitome` out of the configurations of `model` and of the models it is made of."""
+    for module in model.modules():
+        config = vars(module).get("config")
+        if hasattr(config, "pitome"):
+            del config.pitome
 
 
 @contextlib.contextmanager
@@ -148,7 +160,7 @@ def _plan(encoder: nn.Module, architecture: Architecture, config: PiToMeConfig) 
                 "replaces. Call apply_pitome before other patches."
             )
         uses_interface = architecture.attention_class is not None or eager_function(attention) is not None
-        if not hasattr(attention, "config") or not uses_interface:
+        if architecture.attention_interface and not (hasattr(attention, "config") and uses_interface):
             raise UnsupportedArchitectureError(
                 f"{type(attention).__name__} does not use transformers' attention interface. {supported_message()}"
             )
@@ -165,6 +177,9 @@ def _install(encoder: nn.Module, rewrite: EncoderRewrite) -> None:
         encoder.register_forward_hook(end_forward, with_kwargs=True)
         if architecture.full_length_at is not None:
             encoder.get_submodule(architecture.full_length_at).register_forward_hook(restore_length, with_kwargs=True)
+        if architecture.adds_sdpa:
+            encoder._supports_sdpa = True
+            encoder.config._attn_implementation = "sdpa"
     encoder.pitome = rewrite
     for index, layer in enumerate(architecture.find_layers(encoder)):
         _set_class(layer, architecture.layer_class)
@@ -173,7 +188,8 @@ def _install(encoder: nn.Module, rewrite: EncoderRewrite) -> None:
         attention = architecture.find_attention(layer)
         if architecture.attention_class is not None:
             _set_class(attention, architecture.attention_class)
-        route(attention)
+        if architecture.attention_interface:
+            route(attention)
 
 
 def _uninstall(encoder: nn.Module) -> None:
@@ -181,6 +197,9 @@ def _uninstall(encoder: nn.Module) -> None:
     _remove_hooks(encoder)
     if architecture.full_length_at is not None:
         _remove_hooks(encoder.get_submodule(architecture.full_length_at))
+    if architecture.adds_sdpa:
+        del encoder._supports_sdpa
+        encoder.config._attn_implementation = "eager"
     for layer in architecture.find_layers(encoder):
         _set_class(layer, architecture.dense_layer_class)
         del layer.pitome_index, layer.pitome_spec
@@ -221,17 +240,23 @@ def begin_forward(encoder: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple,
     special, max_special = None, 0
     if rewrite.architecture.special_tokens is not None:
         special, max_special = rewrite.architecture.special_tokens(arguments)
-    valid, pairwise_mask = _read_mask(arguments.get("attention_mask"))
+    valid, pairwise_mask = read_mask(arguments.get("attention_mask"))
+    if valid is not None and special is not None:
+        valid = valid.expand_as(special)  # a 4D mask may be one for the whole batch
     tokens = Tokens(
         valid=valid,
         special=special,
         pairwise_mask=pairwise_mask,
+        track_positions=rewrite.architecture.track_positions,
         num_prefix_tokens=rewrite.num_prefix_tokens,
         max_special=max_special,
     )
     return_dict = arguments.get("return_dict")
     as_tuple = (encoder.config.return_dict if return_dict is None else return_dict) is False
-    kwargs = {**kwargs, STATE_KEY: MergeState.start(rewrite.specs, tokens, as_tuple)}
+    state = MergeState.start(rewrite.specs, tokens, as_tuple)
+    state.selection = kwargs.get(SELECTION_KEY)
+    kwargs = {name: value for name, value in kwargs.items() if name != SELECTION_KEY}
+    kwargs[STATE_KEY] = state
     if as_tuple:
         kwargs["return_dict"] = True  # the outputs are changed by name below
     return args, kwargs
@@ -253,6 +278,8 @@ def end_forward(encoder: nn.Module, args: tuple, kwargs: dict, output: Any) -> A
                 hidden_state if hidden_state is None else tokens.unmerge(hidden_state)
                 for hidden_state, tokens in zip(output.hidden_states, state.slots)
             )
+    elif state.selection is not None and output.get("hidden_states") is not None:
+        output.hidden_states = state.select(output.hidden_states)
     return output.to_tuple() if state.as_tuple else output
 
 
@@ -262,17 +289,3 @@ def restore_length(module: nn.Module, args: tuple, kwargs: dict, output: Any) ->
     if state is not None:
         output.last_hidden_state = state.slots[-1].unmerge(output.last_hidden_state)
     return output
-
-
-def _read_mask(attention_mask: Any) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """A caller's mask as (real tokens `(B, N)`, pattern `(B, heads or 1, N, N)`); either may be `None`."""
-    if attention_mask is None:
-        return None, None
-    if attention_mask.dim() == 2:
-        return attention_mask.bool(), None
-    allowed = attention_mask
-    if allowed.dtype != torch.bool:
-        allowed = allowed > torch.finfo(allowed.dtype).min / 2
-    # A token that no query may look at is padding.
-    valid = allowed.flatten(1, 2).any(dim=1)
-    return valid, attention_mask if attention_mask.shape[-2] > 1 else None

@@ -30,6 +30,11 @@ from ..merging import MergePlan, MergeSpec, TokenMasks, gather_tokens
 #: Keyword arguments that carry the state to the layers, and a layer's own record to its attention function.
 STATE_KEY = "pitome_state"
 CALL_KEY = "pitome_call"
+#: Keyword argument in which the caller of an encoder says which hidden states it will read.
+SELECTION_KEY = "pitome_selection"
+
+#: A score that is lowered by this much weighs nothing in a softmax, in any dtype.
+MASKED_BELOW = -9999.0
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,9 @@ class Tokens:
         pairwise_mask (`torch.Tensor` of shape `(B, heads or 1, n, n)`, *optional*):
             A caller's own attention pattern (boolean or additive), cut down to the tokens that are left.
         assignment (`torch.LongTensor` of shape `(B, N)`, *optional*): which token each original one went to.
+        positions (`torch.LongTensor` of shape `(B, n)`, *optional*):
+            Original position of each (of the token that survived), for architectures that track it.
+        track_positions (`bool`): whether `positions` are kept.
         num_prefix_tokens, max_special (`int`): see [`~merging.TokenMasks`].
     """
 
@@ -51,6 +59,8 @@ class Tokens:
     special: torch.Tensor | None = None
     pairwise_mask: torch.Tensor | None = None
     assignment: torch.Tensor | None = None
+    positions: torch.Tensor | None = None
+    track_positions: bool = False
     num_prefix_tokens: int = 0
     max_special: int = 0
 
@@ -67,9 +77,15 @@ class Tokens:
             sizes=plan.merge_sizes(sizes),
             valid=plan.valid,
             special=None if self.special is None else gather_tokens(self.special, plan.kept),
-            pairwise_mask=None if self.pairwise_mask is None else _take_pairs(self.pairwise_mask, plan.kept),
+            pairwise_mask=None if self.pairwise_mask is None else take_pairs(self.pairwise_mask, plan.kept),
             assignment=plan.assignment if self.assignment is None else plan.assignment.gather(1, self.assignment),
+            positions=self._positions_behind(plan),
         )
+
+    def _positions_behind(self, plan: MergePlan) -> torch.Tensor | None:
+        if not self.track_positions:
+            return None
+        return plan.kept if self.positions is None else self.positions.gather(1, plan.kept)
 
     def to(self, device: torch.device) -> Tokens:
         """On another device: with `device_map`, layers live on several."""
@@ -96,6 +112,27 @@ class Tokens:
         member = position.new_zeros(self.sizes.shape).scatter(1, assignment, position)
         return gather_tokens(hidden_states, member)
 
+    def merged_into(self, later: Tokens, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Brings `hidden_states` `(B, n, dim)` of these tokens to the tokens of a later layer: each group's mean.
+
+        Every later token is a union of these, so the mean over its original tokens is the size-weighted mean here.
+        """
+        if later.assignment is None or later.assignment is self.assignment:
+            return hidden_states
+        device = hidden_states.device
+        group, sizes = later.assignment.to(device), later.sizes.to(device)
+        weights = 1.0 / sizes.gather(1, group)
+        if self.assignment is not None:
+            # The group of a token is that of any original token in it.
+            group = torch.zeros_like(self.sizes, dtype=torch.long, device=device).scatter(
+                1, self.assignment.to(device), group
+            )
+            weights = self.sizes.to(device) / sizes.gather(1, group)
+        index = group + torch.arange(len(group), device=device).unsqueeze(1) * sizes.shape[1]
+        totals = hidden_states.new_zeros((sizes.numel(), hidden_states.shape[-1]), dtype=torch.float32)
+        totals = totals.index_add(0, index.flatten(), (hidden_states.float() * weights.unsqueeze(-1)).flatten(0, 1))
+        return totals.view(*sizes.shape, -1).to(hidden_states.dtype)
+
     def attention_bias(self, dtype: torch.dtype, proportional: bool) -> torch.Tensor | None:
         """What is added to the attention scores: log sizes of the keys (paper, section 3.2), and the masks.
 
@@ -119,12 +156,49 @@ class Tokens:
         return bias
 
 
-def _take_pairs(mask: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
+def take_pairs(mask: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
     """Rows and columns `kept` `(B, n)` of `mask` `(B, heads, N, N)`."""
     mask = mask.expand(kept.shape[0], -1, -1, -1)
     index = kept[:, None, :, None].expand(-1, mask.shape[1], -1, mask.shape[3])
     mask = mask.gather(2, index)
     return mask.gather(3, kept[:, None, None, :].expand(-1, mask.shape[1], mask.shape[2], -1))
+
+
+def read_mask(attention_mask: torch.Tensor | None) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """A caller's mask as (real tokens `(B, N)`, pattern `(B, heads or 1, N, N)`); either may be `None`.
+
+    Args:
+        attention_mask (`torch.Tensor`, *optional*):
+            `(B, N)`, or `(B, [heads or 1,] N or 1, N)` boolean or additive. Never modified.
+    """
+    if attention_mask is None:
+        return None, None
+    if attention_mask.dim() == 2:
+        return attention_mask.bool(), None
+    if attention_mask.dim() == 3:
+        attention_mask = attention_mask.unsqueeze(1)
+    # Additive masks say "no" with the lowest number of some dtype, with -inf, or with -1e4 (the classic of BERT).
+    allowed = attention_mask > MASKED_BELOW if attention_mask.is_floating_point() else attention_mask.bool()
+    # A token that no query may look at is padding.
+    valid = allowed.flatten(1, 2).any(dim=1)
+    return valid, attention_mask if attention_mask.shape[-2] > 1 else None
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The hidden states that the caller of an encoder reads: layers behind the last of them need not run.
+
+    Attributes:
+        indices (`tuple[int, ...]`): into `hidden_states`, not negative: `i` is what layer `i` receives.
+        run_all (`bool`): whether all layers run nevertheless, since the caller returns every hidden state.
+    """
+
+    indices: tuple[int, ...]
+    run_all: bool = False
+
+    @property
+    def last(self) -> int:
+        return max(self.indices)
 
 
 @dataclass
@@ -135,15 +209,37 @@ class MergeState:
         specs (`tuple[MergeSpec, ...]`): one per layer.
         slots (`list[Tokens]`): `slots[i]` is what layer `i` receives; `slots[-1]` leaves the encoder.
         as_tuple (`bool`): the caller asked for a plain tuple.
+        selection ([`Selection`], *optional*): the hidden states that will be read. `None`: any of them.
     """
 
     specs: tuple[MergeSpec, ...]
     slots: list[Tokens | None] = field(default_factory=list)
     as_tuple: bool = False
+    selection: Selection | None = None
 
     @classmethod
     def start(cls, specs: tuple[MergeSpec, ...], tokens: Tokens, as_tuple: bool = False) -> MergeState:
         return cls(specs, [tokens] + [None] * len(specs), as_tuple)
+
+    def runs(self, index: int) -> bool:
+        """Whether anything that layer `index` computes is read."""
+        return self.selection is None or self.selection.run_all or index < self.selection.last
+
+    def select(self, hidden_states: tuple) -> tuple:
+        """The selected `hidden_states`, all brought to the tokens of the last of them; the others as they are.
+
+        Hidden states behind a layer that did not run are `None`.
+        """
+        selection = self.selection
+        last = self.slots[selection.last]
+        selected = []
+        for index, hidden_state in enumerate(hidden_states):
+            if index > selection.last and not selection.run_all:
+                hidden_state = None
+            elif hidden_state is not None and index in selection.indices:
+                hidden_state = self.slots[index].merged_into(last, hidden_state)
+            selected.append(hidden_state)
+        return tuple(selected)
 
 
 @dataclass

@@ -35,6 +35,8 @@ class Case:
         config: makes a tiny configuration.
         inputs: makes inputs for a batch of the given size (called with `batch_size`), without labels.
         across_samples: outputs that compare the samples of a batch with one another (contrastive logits).
+        eager_only: the class supports no other attention implementation.
+        eager_only: transformers has no SDPA for it, and the rewriting adds it.
         prepare: changes the fresh model (optional), for weights that would hide an error at their initial value.
     """
 
@@ -43,6 +45,8 @@ class Case:
     inputs: Callable[[int], dict[str, torch.Tensor]]
     prepare: Callable[[nn.Module], None] | None = None
     across_samples: tuple[str, ...] = ()
+    eager_only: bool = False
+    eager_only: bool = False
 
     @property
     def id(self) -> str:
@@ -51,6 +55,9 @@ class Case:
     def build(self, attn_implementation: str = "sdpa", dtype: torch.dtype = torch.float32) -> nn.Module:
         """A fresh model with seeded weights, in eval mode."""
         torch.manual_seed(0)
+        attn_implementation = "eager" if self.eager_only else attn_implementation
+        if self.eager_only:
+            attn_implementation = "eager"
         model = self.model_class._from_config(self.config(), attn_implementation=attn_implementation)
         with torch.no_grad():
             for parameter in model.parameters():

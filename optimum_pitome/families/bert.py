@@ -1,0 +1,79 @@
+# Copyright 2026 The optimum_pitome authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""BERT, ELECTRA and ERNIE."""
+
+from __future__ import annotations
+
+from transformers.models.bert import modeling_bert
+from transformers.models.electra import modeling_electra
+from transformers.models.ernie import modeling_ernie
+from transformers.pytorch_utils import apply_chunking_to_forward
+
+from ..modeling.layer import MergingLayer
+from ..modeling.registry import register_architecture
+from .text import SETTINGS
+
+
+class BertStyleLayer(MergingLayer):
+    """Layers with BERT's sub-modules and arguments, whether the norm comes before or behind the residual sum."""
+
+    def attention_half(
+        self,
+        hidden_states,
+        attention_mask=None,
+        encoder_hidden_states=None,
+        encoder_attention_mask=None,
+        past_key_values=None,
+        **kwargs,
+    ):
+        # The last three belong to decoders, which are refused.
+        return self.attention(hidden_states, attention_mask, **kwargs)[0]
+
+    def mlp_half(self, hidden_states):
+        return apply_chunking_to_forward(
+            self.feed_forward_chunk, self.chunk_size_feed_forward, self.seq_len_dim, hidden_states
+        )
+
+
+class BertLayer(BertStyleLayer, modeling_bert.BertLayer):
+    pass
+
+
+class ElectraLayer(BertStyleLayer, modeling_electra.ElectraLayer):
+    pass
+
+
+class ErnieLayer(BertStyleLayer, modeling_ernie.ErnieLayer):
+    pass
+
+
+BERT_SETTINGS = {
+    **SETTINGS,
+    "layers": "encoder.layer",
+    "attention": "attention.self",
+    "num_tokens": lambda config: config.max_position_embeddings,
+    "layer_parameters": (
+        "hidden_states",
+        "attention_mask",
+        "encoder_hidden_states",
+        "encoder_attention_mask",
+        "past_key_values",
+        "kwargs",
+    ),
+}
+
+register_architecture(modeling_bert.BertModel, BertLayer, **BERT_SETTINGS)
+register_architecture(modeling_electra.ElectraModel, ElectraLayer, **BERT_SETTINGS)
+register_architecture(modeling_ernie.ErnieModel, ErnieLayer, **BERT_SETTINGS)

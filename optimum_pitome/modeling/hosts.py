@@ -1,0 +1,79 @@
+# Copyright 2026 The optimum_pitome authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Models around an encoder that have to change with it: merged tokens must disappear from more than the encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from .registry import Architecture
+
+
+@dataclass(frozen=True)
+class Host:
+    """What rewriting the encoders inside `model_class` means for the model itself.
+
+    Attributes:
+        model_class (`type`): The class of the model. Subclasses count.
+        install, uninstall (`Callable[[nn.Module], None]`): Put hooks on the model, and take them off; idempotent.
+        adapt (`Callable[[nn.Module, Architecture, PiToMeConfig], Architecture]`, *optional*):
+            The entry to use for an encoder in `encoders`, from the model, the encoder's own entry and the settings;
+            refuses settings that the model cannot follow.
+        encoders (`str`, *optional*): The sub-module whose encoders `adapt` concerns.
+    """
+
+    model_class: type[nn.Module]
+    install: Callable[[nn.Module], None]
+    uninstall: Callable[[nn.Module], None]
+    adapt: Callable[[nn.Module, Architecture, Any], Architecture] | None = None
+    encoders: str = ""
+
+
+_HOSTS: dict[type[nn.Module], Host] = {}
+
+
+def register_host(host: Host) -> Host:
+    """Adds `host`; refuses a class that has one."""
+    if host.model_class in _HOSTS:
+        raise ValueError(f"{host.model_class.__module__}.{host.model_class.__qualname__} is already registered.")
+    _HOSTS[host.model_class] = host
+    return host
+
+
+def find_hosts(model: nn.Module) -> list[tuple[nn.Module, Host]]:
+    """The hosts in `model`. Families register theirs when [`~registry.find_architecture`] has seen the module."""
+    found = []
+    for module in model.modules():
+        host = next((_HOSTS[base] for base in type(module).__mro__ if base in _HOSTS), None)
+        if host is not None:
+            found.append((module, host))
+    return found
+
+
+def adapt_architectures(model: nn.Module, encoders: list[tuple]) -> list[tuple]:
+    """`encoders` (encoder, registry entry, settings) with the entries that their hosts want for them."""
+    for module, host in find_hosts(model):
+        if host.adapt is None:
+            continue
+        inside = set(module.get_submodule(host.encoders).modules())
+        encoders = [
+            (encoder, host.adapt(module, architecture, config) if encoder in inside else architecture, config)
+            for encoder, architecture, config in encoders
+        ]
+    return encoders
