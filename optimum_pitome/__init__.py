@@ -32,6 +32,7 @@ _EXPORTS = {
     "apply_pitome": ".modeling.rewrite",
     "remove_pitome": ".modeling.rewrite",
     "pitome_disabled": ".modeling.rewrite",
+    "num_image_tokens": ".families.llava",
     "pitome_summary": ".analysis",
     "register_architecture": ".modeling.registry",
     "MergingLayer": ".modeling.layer",
@@ -79,6 +80,7 @@ if TYPE_CHECKING:
     from .analysis import pitome_summary
     from .configuration import PiToMeConfig
     from .merging import register_algorithm
+    from .families.llava import num_image_tokens
     from .modeling.layer import MergingLayer
     from .modeling.registry import UnsupportedArchitectureError, register_architecture
     from .modeling.rewrite import apply_pitome, pitome_disabled, remove_pitome

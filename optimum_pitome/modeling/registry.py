@@ -39,6 +39,11 @@ FAMILIES = {
     "transformers.models.dinov2_with_registers.modeling_dinov2_with_registers": "optimum_pitome.families.dinov2",
     "transformers.models.clip.modeling_clip": "optimum_pitome.families.clip",
     "transformers.models.siglip.modeling_siglip": "optimum_pitome.families.siglip",
+    "transformers.models.llava.modeling_llava": "optimum_pitome.families.llava",
+    "transformers.models.vipllava.modeling_vipllava": "optimum_pitome.families.llava",
+    "transformers.models.llava_next.modeling_llava_next": "optimum_pitome.families.llava",
+    "transformers.models.llava_next_video.modeling_llava_next_video": "optimum_pitome.families.llava",
+    "transformers.models.llava_onevision.modeling_llava_onevision": "optimum_pitome.families.llava",
     "transformers.models.blip.modeling_blip": "optimum_pitome.families.blip",
     "transformers.models.blip_2.modeling_blip_2": "optimum_pitome.families.blip2",
     "transformers.models.instructblip.modeling_instructblip": "optimum_pitome.families.blip2",
@@ -78,9 +83,6 @@ class Architecture:
         attention_interface (`bool`):
             Whether attention goes through the interface. `False`: the layer class reads the token sizes by itself.
         track_positions (`bool`): Whether layers need the original positions of the tokens (`Tokens.positions`).
-        adds_sdpa (`bool`):
-            Whether `attention_class` brings SDPA to a model that transformers runs eagerly only. Rewriting then
-            switches it on; `encoder.set_attn_implementation("eager")` switches it off.
         num_prefix_tokens (`Callable[[config], int]`): Special tokens at the front of the sequence.
         num_tokens (`Callable[[config], int]`, *optional*): Sequence length for the configured input size (summaries).
         special_tokens (`Callable[[Mapping], tuple[Tensor | None, int]]`, *optional*):
@@ -104,7 +106,6 @@ class Architecture:
     layers: str = "layers"
     attention: str = "attention"
     attention_class: type[MergingAttention] | None = None
-    adds_sdpa: bool = False
     attention_interface: bool = True
     track_positions: bool = False
     num_prefix_tokens: Callable[[Any], int] = lambda config: 1

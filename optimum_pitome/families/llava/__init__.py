@@ -1,0 +1,149 @@
+# Copyright 2026 The optimum_pitome authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""LLaVA and its relatives: tokens merged in the vision tower disappear from the prompt of the language model, too.
+
+`prompt.py` shortens the inputs of a forward, `generation.py` those of `generate`, `counts.py` says by how much.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+from transformers.models.clip import modeling_clip
+from transformers.models.llava import modeling_llava
+from transformers.models.vipllava import modeling_vipllava
+
+from ...configuration import PiToMeConfig
+from ...modeling.hosts import Host, register_host
+from ...modeling.registry import Architecture, UnsupportedArchitectureError
+from ...modeling.state import SELECTION_KEY, Selection
+from .counts import FEATURE_LAYER_NAMES, active_tower, feature_layers, num_image_tokens
+from .generation import generate_with_short_prompt
+from .prompt import shorten_inputs
+
+
+#: Layers of the released code's CLIP tower that match as ToMe does; those behind match as PiToMe does.
+_TOME_LAYERS = 13
+
+
+def official_llava(index: int, num_layers: int) -> dict:
+    """LLaVA's CLIP tower in the released code (paper.md's table): merged behind each whole layer, without sizes."""
+    return {
+        "algorithm": "tome" if index < _TOME_LAYERS else "pitome",
+        "energy": "elu",
+        "metric": "hidden_states",
+        "margin": 0.9 - 0.9 * index / num_layers,
+        "proportional_attention": False,
+        "size_weighted": False,
+        "after": "layer",
+    }
+
+
+def adapt_tower(model: nn.Module, architecture: Architecture, config: PiToMeConfig) -> Architecture:
+    """A tower's entry inside LLaVA: what leaves it is the short sequence."""
+    settings: dict[str, Any] = {"defaults": {**architecture.defaults, "unmerge": False}}
+    if architecture.encoder_class is modeling_clip.CLIPVisionModel:
+        settings["official"] = official_llava
+    return replace(architecture, **settings)
+
+
+def adapt_grid_tower(model: nn.Module, architecture: Architecture, config: PiToMeConfig) -> Architecture:
+    """A tower's entry inside a model that lays its features out on a grid.
+
+    Raises:
+        UnsupportedArchitectureError: unless the tower returns every token.
+    """
+    ratios = config.ratio if isinstance(config.ratio, list) else [config.ratio]
+    if config.unmerge is not True and any(ratio < 1.0 for ratio in ratios):
+        raise UnsupportedArchitectureError(
+            f"{type(model).__name__} lays the features of each image tile out on the tile's fixed grid, cuts off the "
+            "padding row by row and puts a newline token behind each row, so the tower must return one feature per "
+            "patch and visual tokens cannot disappear from the prompt. Pass unmerge=True, as in "
+            "PiToMeConfig(ratio=0.9, unmerge=True), to merge inside the tower only: it gets faster, the prompt keeps "
+            "its length."
+        )
+    return architecture
+
+
+def shorten_forward(model: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+    """Forward pre-hook of a LLaVA, with and without its language modeling head."""
+    names = list(inspect.signature(type(model).forward).parameters)[1:]
+    arguments = {**dict(zip(names, args)), **kwargs}
+    if arguments.get("pixel_values") is None and not arguments.get("mm_encoder_outputs"):
+        return None  # text only, or a step of decoding
+    shortened = shorten_inputs(getattr(model, "model", model), arguments)
+    return None if shortened is None else ((), shortened)
+
+
+def install(model: nn.Module) -> None:
+    if shorten_forward not in model._forward_pre_hooks.values():
+        model.register_forward_pre_hook(shorten_forward, with_kwargs=True, prepend=True)
+
+
+def uninstall(model: nn.Module) -> None:
+    for key in [key for key, hook in model._forward_pre_hooks.items() if hook is shorten_forward]:
+        del model._forward_pre_hooks[key]
+        model._forward_pre_hooks_with_kwargs.pop(key, None)
+
+
+def _nothing(model: nn.Module) -> None:
+    pass
+
+
+def _select_features(get_features):
+    """Wraps `get_image_features` of a class: a rewritten tower learns which of its hidden states will be read.
+
+    A wrap of the class and not of an instance: it survives `deepcopy` and pickling, and costs other models one look.
+    """
+    parameters = inspect.signature(get_features)
+
+    @functools.wraps(get_features)
+    def wrapper(self, *args, **kwargs):
+        if active_tower(self) is not None:
+            arguments = parameters.bind(self, *args, **kwargs).arguments
+            arguments = {**arguments.get("kwargs", {}), **arguments}
+            given = next((arguments[name] for name in FEATURE_LAYER_NAMES if arguments.get(name) is not None), None)
+            output_all = arguments.get("output_hidden_states") is True
+            kwargs[SELECTION_KEY] = Selection(feature_layers(self.config, given), output_all)
+        return get_features(self, *args, **kwargs)
+
+    return wrapper
+
+
+def _register(module, base_name: str, head_name: str) -> None:
+    base, head = getattr(module, base_name), getattr(module, head_name)
+    base.get_image_features = _select_features(base.get_image_features)
+    head.generate = generate_with_short_prompt(head.generate)
+    register_host(Host(base, install, uninstall, adapt_tower, "vision_tower"))
+    register_host(Host(head, install, uninstall))
+
+
+_register(modeling_llava, "LlavaModel", "LlavaForConditionalGeneration")
+_register(modeling_vipllava, "VipLlavaModel", "VipLlavaForConditionalGeneration")
+
+for _family, _name in (
+    ("llava_next", "LlavaNextModel"),
+    ("llava_next_video", "LlavaNextVideoModel"),
+    ("llava_onevision", "LlavaOnevisionModel"),
+):
+    _module = importlib.import_module(f"transformers.models.{_family}.modeling_{_family}")
+    _class = getattr(_module, _name)
+    _class.get_image_features = _select_features(_class.get_image_features)
+    register_host(Host(_class, _nothing, _nothing, adapt_grid_tower, "vision_tower"))

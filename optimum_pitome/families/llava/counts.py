@@ -1,0 +1,141 @@
+# Copyright 2026 The optimum_pitome authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""How many tokens an image takes in the prompt of a LLaVA, before and behind merging."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModel, PreTrainedConfig
+
+from ...configuration import PiToMeConfig
+from ...merging import MergeSpec
+from ...modeling.registry import Architecture, UnsupportedArchitectureError, find_architecture, supported_message
+from ...modeling.resolve import resolve_specs
+from ...modeling.rewrite import EncoderRewrite, rewritten_encoders
+
+
+#: Names of the argument and of the configuration's field; VipLLaVA had the plural before transformers 5.23.
+FEATURE_LAYER_NAMES = ("vision_feature_layer", "vision_feature_layers")
+
+
+def feature_layers(config: PreTrainedConfig, given: int | Sequence[int] | None = None) -> tuple[int, ...]:
+    """The hidden states of the tower that the projector reads, as indices that are not negative.
+
+    Args:
+        config: the LLaVA's configuration.
+        given (`int` or `list[int]`, *optional*): what the caller of the forward passed instead.
+
+    Raises:
+        ValueError: if the tower has no such hidden state.
+    """
+    if given is None:
+        given = next(getattr(config, name) for name in FEATURE_LAYER_NAMES if hasattr(config, name))
+    count = config.vision_config.num_hidden_layers + 1
+    layers = [given] if isinstance(given, int) else list(given)
+    for layer in layers:
+        if not -count <= layer < count:
+            raise ValueError(
+                f"vision_feature_layer={given!r}: the tower has {count} hidden states, so {layer} is out of range "
+                f"(accepted: {-count} to {count - 1})."
+            )
+    return tuple(layer % count for layer in layers)
+
+
+def active_tower(model: nn.Module) -> EncoderRewrite | None:
+    """The rewrite of the vision tower of `model`, where the next forward merges."""
+    for encoder in rewritten_encoders(model.vision_tower):
+        if encoder.pitome.enabled and not encoder.pitome.is_dense:
+            return encoder.pitome
+    return None
+
+
+def count_features(
+    config: PreTrainedConfig,
+    architecture: Architecture,
+    specs: tuple[MergeSpec, ...],
+    image_size: int | Sequence[int] | None = None,
+    layers: int | Sequence[int] | None = None,
+    strategy: str | None = None,
+) -> int:
+    """Features per image that reach the projector; `specs` of ratio 1 (or none) give the dense model's number."""
+    vision_config = config.vision_config
+    tokens = architecture.num_tokens(vision_config)
+    prefix = architecture.num_prefix_tokens(vision_config)
+    if image_size is not None:
+        patch = vision_config.patch_size
+        height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+        tokens = prefix + (height // patch) * (width // patch)
+    for spec in specs[: max(feature_layers(config, layers))]:
+        tokens -= spec.ratio.num_removed(tokens - prefix)
+    # VipLLaVA knows no strategy: it always drops the first token.
+    strategy = strategy or getattr(config, "vision_feature_select_strategy", "default")
+    return tokens - 1 if strategy == "default" else tokens
+
+
+def num_image_tokens(model: Any, image_size: int | Sequence[int] | None = None) -> int:
+    """Tokens that one image takes in the prompt of a LLaVA or VipLLaVA: as many `<image>` placeholders are enough.
+
+    Serving engines that reserve prompt space up front, and processors that write the short prompt themselves, need it.
+
+    Args:
+        model (`PreTrainedModel` or `PreTrainedConfig`):
+            The model, rewritten or dense, or its configuration, whose `pitome` entry then counts.
+        image_size (`int` or `(height, width)`, *optional*): in pixels; defaults to the configured size.
+
+    Raises:
+        UnsupportedArchitectureError: if the vision tower cannot be rewritten, so that nothing is known about it.
+        ValueError: if `model` is not a LLaVA.
+    """
+    config = model if isinstance(model, PreTrainedConfig) else getattr(model, "config", None)
+    if getattr(config, "model_type", None) not in ("llava", "vipllava"):
+        raise ValueError(
+            f"num_image_tokens needs a LLaVA or VipLLaVA model or configuration, not {type(model).__name__} "
+            f"(model_type={getattr(config, 'model_type', None)!r})."
+        )
+    if isinstance(model, nn.Module):
+        model = getattr(model, "model", model)
+        architecture, rewrite = tower_architecture(model.vision_tower), active_tower(model)
+        specs = () if rewrite is None or rewrite.unmerge else rewrite.specs
+        return count_features(config, architecture, specs, image_size)
+    architecture = tower_architecture(_empty_tower(config.vision_config))
+    settings = PiToMeConfig.from_value(getattr(config, "pitome", None))
+    settings = None if settings is None else settings.for_part(architecture.part)
+    if settings is None or settings.unmerge:
+        return count_features(config, architecture, (), image_size)
+    from . import adapt_tower
+
+    specs = resolve_specs(settings, adapt_tower(None, architecture, settings), config.vision_config.num_hidden_layers)
+    return count_features(config, architecture, specs, image_size)
+
+
+def tower_architecture(tower: nn.Module) -> Architecture:
+    """The registry's entry for the encoder in a vision tower."""
+    for module in tower.modules():
+        if (architecture := find_architecture(module)) is not None:
+            return architecture
+    raise UnsupportedArchitectureError(f"{type(tower).__name__} cannot be rewritten. {supported_message()}")
+
+
+def _empty_tower(vision_config: PreTrainedConfig) -> nn.Module:
+    """A tower of one layer without weights: enough to see what it is made of."""
+    vision_config = copy.deepcopy(vision_config)
+    vision_config.num_hidden_layers = 1
+    with torch.device("meta"):
+        return AutoModel.from_config(vision_config)
