@@ -94,6 +94,8 @@ class MergingAttention:
         """
         if CALL_KEY in kwargs:
             settings[CALL_KEY] = kwargs[CALL_KEY]
+        # SDPA would take a module that does not say so for causal.
+        settings.setdefault("is_causal", False)
         return pitome_attention_forward(self, query, key, value, attention_mask, **settings)
 
 

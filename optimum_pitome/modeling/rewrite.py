@@ -177,9 +177,6 @@ def _install(encoder: nn.Module, rewrite: EncoderRewrite) -> None:
         encoder.register_forward_hook(end_forward, with_kwargs=True)
         if architecture.full_length_at is not None:
             encoder.get_submodule(architecture.full_length_at).register_forward_hook(restore_length, with_kwargs=True)
-        if architecture.adds_sdpa:
-            encoder._supports_sdpa = True
-            encoder.config._attn_implementation = "sdpa"
     encoder.pitome = rewrite
     for index, layer in enumerate(architecture.find_layers(encoder)):
         _set_class(layer, architecture.layer_class)
@@ -197,9 +194,6 @@ def _uninstall(encoder: nn.Module) -> None:
     _remove_hooks(encoder)
     if architecture.full_length_at is not None:
         _remove_hooks(encoder.get_submodule(architecture.full_length_at))
-    if architecture.adds_sdpa:
-        del encoder._supports_sdpa
-        encoder.config._attn_implementation = "eager"
     for layer in architecture.find_layers(encoder):
         _set_class(layer, architecture.dense_layer_class)
         del layer.pitome_index, layer.pitome_spec

@@ -44,7 +44,7 @@ def test_ratio_one_is_the_dense_model(case, attn_implementation):
     model, inputs = case.build(attn_implementation), case.inputs(2)
     dense = run(model, inputs)
     apply_pitome(model, 1.0)
-    assert largest_difference(run(model, inputs), dense) == 0.0
+    assert largest_difference(run(model, inputs), dense) <= case.tolerance
 
 
 @implementations
@@ -59,7 +59,7 @@ def test_merging_changes_the_output_and_can_be_undone(case, attn_implementation)
     assert largest_difference(merged, dense) > 1e-6
     assert type(model) is model_class and list(model.state_dict()) == keys
     with pitome_disabled(model):
-        assert largest_difference(run(model, inputs), dense) == 0.0
+        assert largest_difference(run(model, inputs), dense) <= case.tolerance
     assert largest_difference(run(model, inputs), merged) == 0.0
     remove_pitome(model)
     assert largest_difference(run(model, inputs), dense) == 0.0

@@ -18,6 +18,7 @@ import json
 
 import pytest
 import torch
+import transformers
 from transformers import CLIPModel, CLIPVisionModel, SiglipModel, SiglipVisionModel
 from zoo import vision_language
 
@@ -112,3 +113,27 @@ def test_the_pooling_head_of_siglip_weighs_tokens_by_their_size(unmerge):
         pooled = head.attention(head.probe.repeat(2, 1, 1), short, short, attn_mask=bias)[0]
         pooled = (pooled + head.mlp(head.layernorm(pooled)))[:, 0]
     torch.testing.assert_close(output.pooler_output, pooled, atol=1e-5, rtol=1e-4)
+
+
+BLIP = [
+    "BlipVisionModel",
+    "BlipForImageTextRetrieval",
+    "BlipForQuestionAnswering",
+    "BlipForConditionalGeneration",
+]
+
+
+@pytest.mark.parametrize("name", BLIP)
+def test_attention_weights_of_blip(name):
+    model, inputs = build(getattr(transformers, name))
+    with torch.no_grad():
+        dense = model(**inputs, output_attentions=True)
+        apply_pitome(model, 1.0)
+        rewritten = model(**inputs, output_attentions=True)
+        for before, after in zip(dense.attentions, rewritten.attentions, strict=True):
+            assert torch.equal(before, after)
+        assert torch.equal(dense.last_hidden_state, rewritten.last_hidden_state)
+        merged = apply_pitome(model, 0.8)(**inputs, output_attentions=True)
+        torch.testing.assert_close(merged.last_hidden_state, model(**inputs).last_hidden_state, atol=1e-5, rtol=0)
+    assert [weights.shape[-1] for weights in merged.attentions] == [65, 53, 43, 35]
+    assert all(torch.allclose(weights.sum(-1), torch.ones(())) for weights in merged.attentions)

@@ -1,0 +1,87 @@
+# Copyright 2026 The optimum_pitome authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""BLIP's vision tower. Its attention is eager only in transformers, with one projection for queries, keys, values."""
+
+from __future__ import annotations
+
+import torch
+from transformers.models.blip import modeling_blip
+
+from ..modeling.attention import MergingAttention
+from ..modeling.registry import register_architecture
+from .clip import CLIPStyleLayer
+from .vit import num_patches
+
+
+def eager_attention_forward(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
+    """BLIP's own arithmetic (no float32 softmax), as an attention function."""
+    scores = torch.matmul(query, key.transpose(-1, -2)) * scaling
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    weights = torch.nn.functional.softmax(scores, dim=-1)
+    weights = torch.nn.functional.dropout(weights, p=dropout, training=module.training)
+    return torch.matmul(weights, value).permute(0, 2, 1, 3), weights
+
+
+class BlipAttention(MergingAttention, modeling_blip.BlipAttention):
+    """Proportional attention, and SDPA unless the weights are asked for.
+
+    The `eager` in the configuration is all that transformers has for BLIP, not a choice. With `output_attentions` the
+    arithmetic is BLIP's own, to the last bit.
+    """
+
+    def forward(self, hidden_states, **kwargs):
+        batch_size, num_tokens, _ = hidden_states.shape
+        qkv = self.qkv(hidden_states).reshape(batch_size, num_tokens, 3, self.num_heads, self.head_dim)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)
+        asks_for_weights = kwargs.get("output_attentions") or self.pitome_config.output_attentions
+        attention_output, attention_weights = self.attend(
+            query,
+            key,
+            value,
+            None,
+            kwargs,
+            implementation="eager" if asks_for_weights else "sdpa",
+            scaling=self.scale,
+            dropout=self.dropout.p if self.training else 0.0,
+        )
+        return self.projection(attention_output.reshape(hidden_states.shape)), attention_weights
+
+
+class BlipEncoderLayer(CLIPStyleLayer, modeling_blip.BlipEncoderLayer):
+    pass
+
+
+def official_blip(index: int, num_layers: int) -> dict:
+    """BLIP in the released code: hidden states behind the attention, all layers but the last."""
+    return {
+        "energy": "elu",
+        "metric": "hidden_states",
+        "margin": 0.9 - 0.9 * index / num_layers,
+        "proportional_attention": False,
+        "merges": index < num_layers - 1,
+    }
+
+
+register_architecture(
+    modeling_blip.BlipVisionModel,
+    BlipEncoderLayer,
+    layers="encoder.layers",
+    attention="self_attn",
+    attention_class=BlipAttention,
+    num_tokens=lambda config: 1 + num_patches(config),
+    official=official_blip,
+    layer_parameters=("hidden_states", "kwargs"),
+)

@@ -1,0 +1,54 @@
+# Copyright 2026 The optimum_pitome authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The vision towers (EVA-g) of BLIP-2 and InstructBLIP, which are the same under two names."""
+
+from __future__ import annotations
+
+from transformers.models.blip_2 import modeling_blip_2
+from transformers.models.instructblip import modeling_instructblip
+
+from ..modeling.registry import register_architecture
+from .clip import CLIPStyleLayer
+from .vit import num_patches
+
+
+class Blip2EncoderLayer(CLIPStyleLayer, modeling_blip_2.Blip2EncoderLayer):
+    pass
+
+
+class InstructBlipEncoderLayer(CLIPStyleLayer, modeling_instructblip.InstructBlipEncoderLayer):
+    pass
+
+
+def official_blip2(index: int, num_layers: int) -> dict:
+    """BLIP-2 in the released code: keys, a narrow range of margins, proportional attention."""
+    return {
+        "energy": "elu",
+        "metric": "keys",
+        "margin": 0.75 - 0.4 * index / num_layers,
+        "proportional_attention": True,
+    }
+
+
+_SETTINGS = {
+    "layers": "encoder.layers",
+    "attention": "self_attn",
+    "num_tokens": lambda config: 1 + num_patches(config),
+    "official": official_blip2,
+    "layer_parameters": ("hidden_states", "kwargs"),
+}
+
+register_architecture(modeling_blip_2.Blip2VisionModel, Blip2EncoderLayer, **_SETTINGS)
+register_architecture(modeling_instructblip.InstructBlipVisionModel, InstructBlipEncoderLayer, **_SETTINGS)
