@@ -109,7 +109,10 @@ class Candidates:
         if num_pairs <= 0:
             return None
         mergeable = masks.mergeable()
-        return cls(features[:, prefix:], None if mergeable is None else mergeable[:, prefix:], num_pairs, spec, masks)
+        if mergeable is not None:
+            # One mask may stand for the whole batch.
+            mergeable = mergeable[:, prefix:].expand(features.shape[0], -1)
+        return cls(features[:, prefix:], mergeable, num_pairs, spec, masks)
 
     def energy(self, spec: MergeSpec) -> torch.Tensor:
         """`(B, M)`, float32."""

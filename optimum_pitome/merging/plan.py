@@ -120,7 +120,7 @@ def plan_from_pairs(
     """
     batch_size, num_pairs = source.shape
     position = torch.arange(num_tokens, device=source.device).expand(batch_size, -1)
-    away = torch.ones_like(source) if source_mask is None else source_mask.long().expand_as(source)
+    away = torch.ones_like(source) if source_mask is None else source_mask.long()
     removed = torch.zeros_like(position).scatter_add(1, source, away)
     kept_valid = None
     if valid is not None:

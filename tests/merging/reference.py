@@ -1,0 +1,159 @@
+# Copyright 2026 The optimum_pitome authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The merging core once more: slow, obvious, one sample and one token at a time, in float64, from the paper alone.
+
+`Decisions` notes how close each discrete choice was. A test that compares with the package, which computes in float32,
+rejects examples with a near tie instead of loosening what it asserts.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from decimal import Decimal
+
+import numpy as np
+
+
+@dataclass
+class Decisions:
+    """The smallest gap between what was chosen and what was not. Exact ties go by position and do not count."""
+
+    closest: float = math.inf
+
+    def note(self, gap: float) -> None:
+        if gap > 0:
+            self.closest = min(self.closest, gap)
+
+
+@dataclass
+class Merge:
+    """What happens to one sample: token indices of the original sequence.
+
+    Attributes:
+        pairs: (source, target) of each token that goes.
+        kept: real tokens that stay, ascending.
+    """
+
+    pairs: list[tuple[int, int]]
+    kept: list[int]
+    decisions: Decisions = field(default_factory=Decisions)
+
+    def group_of(self, token: int) -> int:
+        """The kept token that `token` went to."""
+        return dict(self.pairs).get(token, token)
+
+
+def num_removed(num_mergeable: int, ratio: str) -> int:
+    """k = floor(M - M r), the ratio being the decimal that the user wrote."""
+    return int((num_mergeable * (1 - Decimal(ratio))).to_integral_value(rounding="ROUND_FLOOR"))
+
+
+def cosine(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.dot(a, b) / (max(np.linalg.norm(a), 1e-12) * max(np.linalg.norm(b), 1e-12)))
+
+
+def energy_term(name: str, x: float, margin: float, alpha: float) -> float:
+    if name == "paper":  # equation 4
+        return x if x >= margin else alpha * (math.exp(x - margin) - 1)
+    if name == "elu":
+        return x - margin if x >= margin else alpha * (math.exp(x - margin) - 1)
+    sigma = 1 - margin
+    return math.exp(-(((1 - x) / sigma) ** 2) / 2) / (sigma * math.sqrt(2 * math.pi))
+
+
+def energies(name: str, features: np.ndarray, margin: float, alpha: float, decisions: Decisions) -> list[float]:
+    """One score per token of `features` `(M, dim)`: only tokens that may merge."""
+    scores = []
+    for i in range(len(features)):
+        cosines = [cosine(features[min(i, j)], features[max(i, j)]) for j in range(len(features))]
+        if name == "nearest":
+            scores.append(max((cosines[j] for j in range(len(features)) if j != i), default=-2.0))
+        else:
+            if name == "paper":  # it jumps at the margin
+                for x in cosines:
+                    decisions.note(abs(x - margin))
+            scores.append(sum(energy_term(name, x, margin, alpha) for x in cosines) / len(features))
+    return scores
+
+
+def ranking(scores: list[float], decisions: Decisions, num_ranked: int) -> list[int]:
+    """Indices by descending score, equal scores by position; the first `num_ranked` must be beyond doubt."""
+    order = sorted(range(len(scores)), key=lambda i: (-scores[i], i))
+    for upper, lower in list(zip(order, order[1:]))[:num_ranked]:
+        decisions.note(scores[upper] - scores[lower])
+    return order
+
+
+def most_similar(feature: np.ndarray, others: list[int], features: np.ndarray, decisions: Decisions):
+    cosines = sorted(((cosine(feature, features[j]), -position) for position, j in enumerate(others)), reverse=True)
+    if len(cosines) > 1:
+        decisions.note(cosines[0][0] - cosines[1][0])
+    return cosines[0][0], others[-cosines[0][1]]
+
+
+def match(algorithm, features, ratio, energy, margin=0.5, alpha=1.0, num_prefix=0, special=(), valid=None) -> Merge:
+    """Matches the tokens of one sample.
+
+    Args:
+        features: `(N, dim)`, padding included.
+        ratio: a decimal, as a string.
+        special: indices of further tokens that never merge.
+        valid: `N` booleans, real tokens. `None`: all.
+    """
+    features = np.asarray(features, dtype=np.float64)
+    real = [i for i in range(len(features)) if valid is None or valid[i]]
+    mergeable = [i for i in real if i >= num_prefix and i not in special]
+    k = num_removed(len(mergeable), ratio)
+    decisions = Decisions()
+    pairs = []
+    if k > 0 and algorithm.startswith("pitome"):
+        scores = energies(energy, features[mergeable], margin, alpha, decisions)
+        needed = len(mergeable) if algorithm == "pitome_unprotected" else 2 * k
+        order = [mergeable[i] for i in ranking(scores, decisions, needed)][:needed]
+        proposers, accepters = (order[:k], order[k:]) if algorithm == "pitome_halves" else (order[0::2], order[1::2])
+    elif k > 0:
+        # Alternating positions, the prefix counted, padding and special tokens not: even ones propose.
+        proposers = [token for place, token in enumerate(mergeable) if (place + num_prefix) % 2 == 0]
+        accepters = [token for place, token in enumerate(mergeable) if (place + num_prefix) % 2 == 1]
+    if k > 0:
+        proposals = [(a, *most_similar(features[a], accepters, features, decisions)) for a in proposers]
+        best = ranking([score for _, score, _ in proposals], decisions, k)[:k]
+        if algorithm in ("pitome", "pitome_halves"):
+            assert len(proposals) == k
+        pairs = [(proposals[i][0], proposals[i][2]) for i in best]
+    gone = {source for source, _ in pairs}
+    return Merge(pairs, [i for i in real if i not in gone], decisions)
+
+
+def merged(merge: Merge, hidden_states: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Size-weighted means and sizes of the groups, in the order of `merge.kept`."""
+    means, totals = [], []
+    for token in merge.kept:
+        members = [token] + [source for source, target in merge.pairs if target == token]
+        total = sum(sizes[i] for i in members)
+        means.append(sum(sizes[i] * hidden_states[i].astype(np.float64) for i in members) / total)
+        totals.append(total)
+    return np.array(means), np.array(totals)
+
+
+def proportional_attention(query, key, value, sizes, real) -> np.ndarray:
+    """softmax(q k / sqrt(d) + log s) v over the real keys, one head: `(n, d)` each."""
+    rows = []
+    for q in query.astype(np.float64):
+        scores = np.array([q @ k / math.sqrt(len(q)) + math.log(s) for k, s in zip(key.astype(np.float64), sizes)])
+        weights = np.where(real, np.exp(scores - scores[real].max()), 0.0)
+        rows.append((weights / weights.sum()) @ value.astype(np.float64))
+    return np.array(rows)

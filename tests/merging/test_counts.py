@@ -1,0 +1,75 @@
+# Copyright 2026 The optimum_pitome authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""How many tokens go: exact decimal arithmetic."""
+
+from decimal import Decimal
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from merging.reference import num_removed
+
+from optimum_pitome.merging import KeepRatio
+
+
+@pytest.mark.parametrize(
+    ("num_mergeable", "ratio", "removed"),
+    [
+        (10, 0.9, 1),
+        (196, 0.9, 19),
+        (100, 0.95, 5),
+        (40, 0.975, 1),
+        (39, 0.975, 0),
+        (3, 0.7, 0),
+        (7, 0.5, 3),
+        (9, 1.0, 0),
+    ],
+)
+def test_counts_by_hand(num_mergeable, ratio, removed):
+    assert KeepRatio.from_float(ratio).num_removed(num_mergeable) == removed
+
+
+@given(st.integers(0, 10**6), st.integers(0, 500_000))
+def test_counts_are_exact_for_every_decimal(num_mergeable, millionths):
+    ratio = 1 - Decimal(millionths) / 10**6
+    assert KeepRatio.from_float(float(ratio)).num_removed(num_mergeable) == num_removed(num_mergeable, str(ratio))
+
+
+def test_tensors_and_integers_agree():
+    numbers = torch.arange(3000)
+    for ratio in (0.9, 0.85, 1 / 3 + 0.5, 0.925):
+        keep = KeepRatio.from_float(ratio)
+        assert keep.num_removed(numbers).tolist() == [keep.num_removed(number) for number in numbers.tolist()]
+
+
+#: The column "tokens left at .9 (with CLS)" of the paper's table: patches, other tokens, layers, tokens left.
+TOKENS_LEFT = {
+    "DeiT-S and DeiT-B/16-224": (196, 1, 12, 60),
+    "MAE-L/16-224": (196, 1, 24, 21),
+    "MAE-H/14-224": (256, 1, 32, 15),
+    "CLIP-L/14-336": (576, 1, 24, 50),
+    "BLIP-B/16-384": (576, 1, 12, 167),
+    "EVA-g/14-364": (676, 1, 39, 17),
+}
+
+
+@pytest.mark.parametrize("name", TOKENS_LEFT)
+def test_tokens_left_of_the_paper(name):
+    patches, others, num_layers, left = TOKENS_LEFT[name]
+    keep = KeepRatio.from_float(0.9)
+    for _ in range(num_layers):
+        patches -= keep.num_removed(patches)
+    assert patches + others == left

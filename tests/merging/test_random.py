@@ -1,0 +1,68 @@
+# Copyright 2026 The optimum_pitome authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Random pruning: drops what the hash says, and behaves like chance."""
+
+import pytest
+import torch
+
+from optimum_pitome.merging import KeepRatio, MergeSpec, TokenMasks, match_tokens
+
+
+def drop(num_tokens, ratio, masks=None, batch_size=1):
+    features = torch.randn(batch_size, num_tokens, 2)
+    return match_tokens(features, MergeSpec(KeepRatio.from_float(ratio), algorithm="random"), masks)
+
+
+def test_every_sample_every_run_and_every_value_drop_the_same():
+    plan = drop(50, 0.8, TokenMasks(1), batch_size=3)
+    torch.manual_seed(5)
+    again = drop(50, 0.8, TokenMasks(1))
+    assert torch.equal(plan.kept, again.kept.expand(3, -1))
+
+
+def test_the_drops_look_like_chance():
+    """Over 400 lengths, each position goes about as often, alone of its neighbours and of the length before."""
+    gone = torch.zeros(400, 50)
+    for row, length in enumerate(range(50, 450)):
+        source = drop(length, 0.8).source[0]
+        gone[row, source[source < 50]] = 1
+    # Binomial with p = 0.2: the mean of 400 has a standard deviation of 0.02, of 20000 products with mean 0.04 0.0014.
+    assert (gone.mean(dim=0) - 0.2).abs().max() < 4 * 0.02
+    assert abs((gone[:, 1:] * gone[:, :-1]).mean().item() - 0.04) < 4 * 0.0014
+    assert abs((gone[1:] * gone[:-1]).mean().item() - 0.04) < 4 * 0.0014
+
+
+def test_what_is_dropped_is_gone():
+    plan = drop(30, 0.6, TokenMasks(1))
+    hidden_states, sizes = torch.randn(1, 30, 4), torch.rand(1, 30)
+    assert torch.equal(plan.merge(hidden_states, sizes), hidden_states[:, plan.kept[0]])
+    assert torch.equal(plan.merge_sizes(sizes), sizes[:, plan.kept[0]])
+
+
+@pytest.mark.parametrize("side", ["none", "left", "right"])
+def test_unmerge_takes_the_nearest_survivor_in_the_sequence(side):
+    position = torch.arange(24)[None]
+    valid = {"none": None, "left": position >= 4, "right": position < 20}[side]
+    special = position == 12
+    plan = drop(24, 0.6, TokenMasks(5, valid, special, 1))
+    count = 24 if plan.valid is None else int(plan.valid[0].sum())
+    mergeable = (TokenMasks(5, valid, special, 1).mergeable())[0].tolist()
+    kept = plan.kept[0, :count].tolist()
+    candidates = [token for token in kept if mergeable[token]]
+    dropped = [token for token in range(24) if mergeable[token] and token not in kept]
+    assert len(dropped) == KeepRatio.from_float(0.6).num_removed(sum(mergeable))
+    for token in dropped:
+        nearest = min(candidates, key=lambda other: (abs(other - token), other))
+        assert kept[plan.assignment[0, token]] == nearest
