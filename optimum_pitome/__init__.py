@@ -79,8 +79,8 @@ def __dir__() -> list[str]:
 if TYPE_CHECKING:
     from .analysis import pitome_summary
     from .configuration import PiToMeConfig
-    from .merging import register_algorithm
     from .families.llava import num_image_tokens
+    from .merging import register_algorithm
     from .modeling.layer import MergingLayer
     from .modeling.registry import UnsupportedArchitectureError, register_architecture
     from .modeling.rewrite import apply_pitome, pitome_disabled, remove_pitome
