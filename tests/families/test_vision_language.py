@@ -19,11 +19,20 @@ import json
 import pytest
 import torch
 import transformers
-from transformers import CLIPModel, CLIPVisionModel, SiglipModel, SiglipVisionModel
+from transformers import Blip2VisionModel, BlipVisionModel, CLIPModel, CLIPVisionModel, SiglipModel, SiglipVisionModel
 from zoo import vision_language
 
-from optimum_pitome import PiToMeConfig, UnsupportedArchitectureError, apply_pitome
+from optimum_pitome import PiToMeConfig, UnsupportedArchitectureError, apply_pitome, pitome_summary
 from optimum_pitome.modeling.rewrite import rewritten_encoders
+
+
+#: Vision tower, its published shape, GFLOPs of the paper at each ratio, tokens left at .9 with CLS.
+RATIOS = (1.0, 0.975, 0.95, 0.925, 0.9)
+PAPER = {
+    "CLIP-L/14-336": (CLIPVisionModel, (1024, 24, 16, 4096, 336, 14), (190.6, 143.4, 110.5, 87.7, 71.4), 50),
+    "BLIP-B/16-384": (BlipVisionModel, (768, 12, 12, 3072, 384, 16), (55.14, 47.73, 41.49, 36.28, 32.02), 167),
+    "EVA-g/14-364": (Blip2VisionModel, (1408, 39, 16, 6144, 364, 14), (678.45, 434.7, 297.7, 218.6, 169.9), 17),
+}
 
 
 def build(model_class, **kwargs):
@@ -137,3 +146,22 @@ def test_attention_weights_of_blip(name):
         torch.testing.assert_close(merged.last_hidden_state, model(**inputs).last_hidden_state, atol=1e-5, rtol=0)
     assert [weights.shape[-1] for weights in merged.attentions] == [65, 53, 43, 35]
     assert all(torch.allclose(weights.sum(-1), torch.ones(())) for weights in merged.attentions)
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_the_papers_table(name):
+    model_class, shape, gflops, tokens_left = PAPER[name]
+    names = (
+        "hidden_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "intermediate_size",
+        "image_size",
+        "patch_size",
+    )
+    with torch.device("meta"):
+        model = model_class._from_config(model_class.config_class(**dict(zip(names, shape))))
+    for ratio, expected in zip(RATIOS, gflops):
+        summary = pitome_summary(apply_pitome(model, PiToMeConfig.paper(ratio=ratio)), count="paper")
+        assert summary.gflops_merged == pytest.approx(expected, rel=0.01)
+    assert summary.gflops_dense == pytest.approx(gflops[0], rel=0.01) and summary.tokens[-1] == tokens_left
