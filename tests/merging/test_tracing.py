@@ -64,12 +64,11 @@ def test_no_energy_reads_a_value(energy):
         module(*(mode.from_tensor(value) for value in real))
 
 
-@pytest.mark.parametrize("masks", ["none", "both"])
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize(("algorithm", "masks"), [("pitome", "none"), *((name, "both") for name in ALGORITHMS)])
 def test_export_with_any_batch_and_length(algorithm, masks):
     module = Merge(algorithm=algorithm, masks=masks)
-    batch, length = torch.export.Dim("batch", min=1, max=64), torch.export.Dim("length", min=10, max=4096)
-    shapes = [{0: batch, 1: length}] * 4
+    # A named dimension must be proven to keep its range, which the solver cannot do through a floor division.
+    shapes = [{0: torch.export.Dim("batch", min=1, max=64), 1: torch.export.Dim.DYNAMIC}] * 4
     program = torch.export.export(module, inputs(), dynamic_shapes=shapes).module()
     for sizes in ((2, 16), (3, 29), (1, 64)):
         arguments = inputs(*sizes)
