@@ -55,8 +55,11 @@ def test_merging_changes_the_output_and_can_be_undone(case, attn_implementation)
     dense = run(model, inputs)
     assert apply_pitome(model, 0.8) is model
     merged = run(model, inputs)
-    assert {name: value.shape for name, value in merged.items()} == {k: v.shape for k, v in dense.items()}
-    assert largest_difference(merged, dense) > 1e-6
+    if case.shortens:
+        assert merged["logits"].shape[1] < dense["logits"].shape[1]
+    else:
+        assert {name: value.shape for name, value in merged.items()} == {k: v.shape for k, v in dense.items()}
+        assert largest_difference(merged, dense) > 1e-6
     assert type(model) is model_class and list(model.state_dict()) == keys
     with pitome_disabled(model):
         assert largest_difference(run(model, inputs), dense) <= case.tolerance
@@ -75,6 +78,9 @@ def test_a_sample_does_not_depend_on_its_batch(case, attn_implementation):
     alone = run(model, {name: value[1:2] for name, value in inputs.items()})
     for name in case.across_samples:
         together[name] = together[name][:, 1:2]
+    for name in case.flat:
+        if together[name].dim() == alone[name].dim() == 2:
+            together[name], alone[name] = together[name].unflatten(0, (3, -1)), alone[name].unsqueeze(0)
     assert largest_difference({name: value[1:2] for name, value in together.items()}, alone) < 1e-5
 
 

@@ -37,6 +37,8 @@ class Case:
         across_samples: outputs that compare the samples of a batch with one another (contrastive logits).
         eager_only: the class supports no other attention implementation.
         eager_only: transformers has no SDPA for it, and the rewriting adds it.
+        flat: outputs that hold the samples one behind the other, without a dimension for them.
+        shortens: its sequences lose the merged tokens, whatever it is asked for.
         prepare: changes the fresh model (optional), for weights that would hide an error at their initial value.
     """
 
@@ -45,6 +47,8 @@ class Case:
     inputs: Callable[[int], dict[str, torch.Tensor]]
     prepare: Callable[[nn.Module], None] | None = None
     across_samples: tuple[str, ...] = ()
+    flat: tuple[str, ...] = ()
+    shortens: bool = False
     eager_only: bool = False
     eager_only: bool = False
 
