@@ -1,0 +1,119 @@
+# Copyright 2026 The optimum_pitome authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Dense against merged, timed side by side: [`DenseMergedTimer`]."""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from ..modeling.rewrite import pitome_disabled
+
+
+Output = TypeVar("Output")
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Medians over the rounds of a [`DenseMergedTimer`].
+
+    Attributes:
+        dense_ms, merged_ms (`float`): milliseconds of one forward without and with merging.
+        speedup (`float`): dense over merged time; the median of the ratios inside the rounds.
+        speedup_low, speedup_high (`float`): quartiles of those ratios.
+        rounds (`int`): how often each was timed.
+    """
+
+    dense_ms: float
+    merged_ms: float
+    speedup: float
+    speedup_low: float
+    speedup_high: float
+    rounds: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.dense_ms:.4g} ms dense, {self.merged_ms:.4g} ms merged: {self.speedup:.2f}x "
+            f"(quartiles {self.speedup_low:.2f} to {self.speedup_high:.2f}, {self.rounds} rounds)"
+        )
+
+
+class DenseMergedTimer:
+    """Times the dense and the merged forward of one rewritten model, alternating in one process.
+
+    A machine that slows down or is shared slows both, and which of the two goes first changes from round to round;
+    the medians forgive what hits one of them. The first round is preceded by `warmup` rounds that do not count.
+
+    Example:
+
+    ```python
+    timer = DenseMergedTimer(model)
+    for _ in range(20):
+        timer.run(lambda: model(**inputs))
+    print(timer.result())
+    ```
+    """
+
+    def __init__(self, model: nn.Module, warmup: int = 1):
+        self._model, self._warmup = model, warmup
+        self._seconds: dict[str, list[float]] = {"dense": [], "merged": []}
+
+    def run(self, forward: Callable[[], Output]) -> tuple[Output, Output]:
+        """One round. Returns what `forward` returned dense and merged; no gradients are recorded."""
+        outputs = {}
+        with torch.no_grad():
+            for _ in range(self._warmup):
+                self._timed("dense", forward)
+                self._timed("merged", forward)
+            self._warmup = 0
+            order = ("dense", "merged") if len(self._seconds["dense"]) % 2 == 0 else ("merged", "dense")
+            for which in order:
+                outputs[which], seconds = self._timed(which, forward)
+                self._seconds[which].append(seconds)
+        return outputs["dense"], outputs["merged"]
+
+    def result(self) -> Timing:
+        """The medians so far.
+
+        Raises:
+            ValueError: if nothing was timed.
+        """
+        dense, merged = self._seconds["dense"], self._seconds["merged"]
+        if not dense:
+            raise ValueError("Nothing was timed: call run() first.")
+        ratios = [first / second for first, second in zip(dense, merged)]
+        low, _, high = statistics.quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else ratios * 3
+        medians = (statistics.median(dense) * 1e3, statistics.median(merged) * 1e3, statistics.median(ratios))
+        return Timing(*medians, low, high, len(ratios))
+
+    def _timed(self, which: str, forward: Callable[[], Output]) -> tuple[Output, float]:
+        with pitome_disabled(self._model) if which == "dense" else contextlib.nullcontext():
+            self._synchronize()
+            start = time.perf_counter()
+            output = forward()
+            self._synchronize()
+            return output, time.perf_counter() - start
+
+    def _synchronize(self) -> None:
+        # An accelerator runs behind the host: without this only the launches would be timed.
+        if next(self._model.parameters()).device.type not in ("cpu", "meta"):
+            torch.accelerator.synchronize()
