@@ -20,6 +20,7 @@ Each gives its value with a 95 % confidence interval: a difference of one image 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 
 import datasets
@@ -96,3 +97,65 @@ class Agreement(_Matches):
     """
 
     _name = "agreement"
+
+
+_ARTICLES = frozenset({"a", "an", "the"})
+_NUMBERS = {
+    word: str(number)
+    for number, word in enumerate(
+        ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
+    )
+}
+
+
+def normalize_answer(answer: str) -> str:
+    """An answer as visual question answering compares it: lower case, no punctuation, no articles, digits."""
+    words = re.sub(r"[^\w\s]", " ", answer.lower().replace("'", "")).split()
+    return " ".join(_NUMBERS.get(word, word) for word in words if word not in _ARTICLES)
+
+
+class VqaAccuracy(evaluate.Metric):
+    """Accuracy of visual question answering (1505.00468): `vqa_accuracy`, `vqa_accuracy_low`, `vqa_accuracy_high`.
+
+    References are the answers of all annotators, one or more per question. An answer counts in full when three of the
+    other annotators gave it: the mean over leaving out one annotator of `min(1, matches / 3)`. With fewer than four
+    annotators all others must agree, and with one the answer must be equal. Answers are compared after
+    [`normalize_answer`].
+
+    Example:
+
+    ```python
+    >>> VqaAccuracy().compute(predictions=["A bag."], references=[["bag"]])["vqa_accuracy"]
+    1.0
+    ```
+    """
+
+    def __init__(self, *args, **kwargs):
+        kwargs.setdefault("keep_in_memory", True)
+        super().__init__(*args, **kwargs)
+
+    def _info(self) -> evaluate.MetricInfo:
+        return evaluate.MetricInfo(
+            description=self.__doc__,
+            citation="",
+            inputs_description="predictions: answers; references: the accepted answers of each question, as a list.",
+            features=datasets.Features(
+                predictions=datasets.Value("string"), references=datasets.Sequence(datasets.Value("string"))
+            ),
+        )
+
+    def _compute(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
+        scores = [_vqa_score(prediction, answers) for prediction, answers in zip(predictions, references)]
+        # Scores lie in [0, 1]: as if the same total had come from right and wrong answers.
+        low, high = wilson_interval(round(sum(scores)), len(scores))
+        return {"vqa_accuracy": sum(scores) / len(scores), "vqa_accuracy_low": low, "vqa_accuracy_high": high}
+
+
+def _vqa_score(prediction: str, answers: Sequence[str]) -> float:
+    if not answers:
+        raise ValueError("A question without answers cannot be scored: references holds an empty list.")
+    matches = [normalize_answer(answer) == normalize_answer(prediction) for answer in answers]
+    if len(answers) == 1:
+        return float(matches[0])
+    needed = min(3, len(answers) - 1)
+    return sum(min(1.0, (sum(matches) - match) / needed) for match in matches) / len(answers)
