@@ -160,14 +160,17 @@ def _merge_best_pairs(candidates: Candidates, order: torch.Tensor, even_first: b
         order (`torch.LongTensor` of shape `(B, M)`): all tokens, those that may not merge last.
         even_first (`bool`): whether entries 0, 2, … propose, or 1, 3, ….
     """
-    proposing, accepting = (0, 1) if even_first else (1, 0)
-    source, pool = order[:, proposing::2], order[:, accepting::2]
+    num_tokens = order.shape[1]
+    # Not slices with a step: export would tie the length to the parity of its example, for their strides.
+    even, odd = (torch.arange(start, num_tokens, 2, device=order.device) for start in (0, 1))
+    proposing, accepting = (even, odd) if even_first else (odd, even)
+    source, pool = order.index_select(1, proposing), order.index_select(1, accepting)
     similarity = candidates.similarity(source, pool)
     mergeable = None
     if candidates.mergeable is not None:
-        takes_part = torch.arange(order.shape[1], device=order.device) < candidates.count()
-        mergeable = takes_part[:, proposing::2]
-        similarity = similarity.masked_fill(~takes_part[:, accepting::2].unsqueeze(1), NEVER)
+        count = candidates.count()
+        mergeable = proposing < count
+        similarity = similarity.masked_fill(~(accepting < count).unsqueeze(1), NEVER)
     best, target = similarity.max(dim=-1)
     chosen = rank_by_energy(best, mergeable, candidates.num_pairs)
     target = pool.gather(1, target).gather(1, chosen)
