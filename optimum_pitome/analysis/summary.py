@@ -178,7 +178,9 @@ def _count_layers(encoder: nn.Module, num_tokens: int | None, count: str) -> tup
     masks = TokenMasks(rewrite.num_prefix_tokens, max_special=_max_special(architecture, num_tokens))
     layers, tokens = [], num_tokens
     for index, (layer, spec) in enumerate(zip(architecture.find_layers(encoder), rewrite.specs)):
-        removed = spec.ratio.num_removed(max(tokens - masks.num_prefix_tokens - masks.max_special, 0))
+        runs = architecture.num_layers_run is None or index < architecture.num_layers_run
+        mergeable = max(tokens - masks.num_prefix_tokens - masks.max_special, 0)
+        removed = spec.ratio.num_removed(mergeable) if runs else 0
         widths = _widths(layer, architecture, config)
         if count == "paper":
             dense = 12 * num_tokens * widths.hidden**2 + 2 * num_tokens**2 * widths.hidden
@@ -188,7 +190,7 @@ def _count_layers(encoder: nn.Module, num_tokens: int | None, count: str) -> tup
             dense = widths.operations(num_tokens, num_tokens)
             merged = widths.operations(tokens, tokens - removed)
             step = _merge_step(spec, tokens - masks.num_prefix_tokens, removed, widths) if removed else 0
-        numbers = (dense / 1e9, merged / 1e9, step / 1e9)
+        numbers = (dense / 1e9, merged / 1e9 if runs else 0.0, step / 1e9)
         layers.append(LayerSummary(index, tokens, tokens - removed, *numbers))
         tokens -= removed
     return tuple(layers)

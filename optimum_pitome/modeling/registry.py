@@ -88,6 +88,8 @@ class Architecture:
         special_tokens (`Callable[[Mapping], tuple[Tensor | None, int]]`, *optional*):
             From the encoder's arguments by name, further tokens that never merge (`(B, N)` bool) and the most that a
             sample can have.
+        num_layers_run (`int`, *optional*):
+            Layers that run when the encoder serves its model; nothing reads what those behind compute. `None`: all.
         part (`str`): What `PiToMeConfig.parts` calls this encoder in a composite model.
         refuses (`Callable[[nn.Module], str | None]`, *optional*):
             Why an encoder of this class cannot merge (a decoder, say); `None` where it can.
@@ -111,6 +113,7 @@ class Architecture:
     num_prefix_tokens: Callable[[Any], int] = lambda config: 1
     num_tokens: Callable[[Any], int] | None = None
     special_tokens: Callable[[Mapping[str, Any]], tuple[torch.Tensor | None, int]] | None = None
+    num_layers_run: int | None = None
     part: str = "vision"
     refuses: Callable[[nn.Module], str | None] | None = None
     full_length_at: str | None = None

@@ -58,7 +58,10 @@ def official_llava(index: int, num_layers: int) -> dict:
 
 def adapt_tower(model: nn.Module, architecture: Architecture, config: PiToMeConfig) -> Architecture:
     """A tower's entry inside LLaVA: what leaves it is the short sequence."""
-    settings: dict[str, Any] = {"defaults": {**architecture.defaults, "unmerge": False}}
+    settings: dict[str, Any] = {
+        "defaults": {**architecture.defaults, "unmerge": False},
+        "num_layers_run": max(feature_layers(model.config)),
+    }
     if architecture.encoder_class is modeling_clip.CLIPVisionModel:
         settings["official"] = official_llava
     return replace(architecture, **settings)
