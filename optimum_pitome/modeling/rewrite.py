@@ -145,7 +145,8 @@ def _plan(encoder: nn.Module, architecture: Architecture, config: PiToMeConfig) 
     architecture.check()
     layers = architecture.find_layers(encoder)
     for layer in layers:
-        if type(layer) not in (architecture.dense_layer_class, architecture.layer_class):
+        # FSDP2 gives layers a class of its own: below ours the settings can still change, over a dense one nothing can.
+        if type(layer) is not architecture.dense_layer_class and not isinstance(layer, architecture.layer_class):
             raise UnsupportedArchitectureError(
                 f"A layer of {type(encoder).__name__} is a {type(layer).__module__}.{type(layer).__name__}, not the "
                 f"{architecture.dense_layer_class.__name__} that optimum_pitome rewrites. Call apply_pitome before "
@@ -179,7 +180,8 @@ def _install(encoder: nn.Module, rewrite: EncoderRewrite) -> None:
             encoder.get_submodule(architecture.full_length_at).register_forward_hook(restore_length, with_kwargs=True)
     encoder.pitome = rewrite
     for index, layer in enumerate(architecture.find_layers(encoder)):
-        _set_class(layer, architecture.layer_class)
+        if not isinstance(layer, architecture.layer_class):
+            _set_class(layer, architecture.layer_class)
         layer.pitome_index = index
         layer.pitome_spec = rewrite.specs[index]
         attention = architecture.find_attention(layer)
