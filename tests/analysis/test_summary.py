@@ -75,7 +75,11 @@ def test_counted_tokens_are_the_ones_that_run(case):
     seen = []
     encoder = next(module for module in model.modules() if "pitome" in vars(module))
     for layer in encoder.pitome.architecture.find_layers(encoder):
-        layer.register_forward_hook(lambda module, args, output: seen.append((args[0].shape[1], output.shape[1])))
+        layer.register_forward_hook(
+            lambda module, args, output: seen.append(
+                (args[0].shape[1], (output[0] if isinstance(output, tuple) else output).shape[1])
+            )
+        )
     with torch.no_grad():
         model(**inputs)
     summary = pitome_summary(model, num_tokens=seen[0][0])
