@@ -1,0 +1,170 @@
+# Copyright 2026 The optimum_pitome authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Labelled pictures from a package, a hub or a folder, and a linear head trained on dense features: for examples."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from datasets import ClassLabel, Dataset, Image, load_dataset
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+from transformers import AutoConfig, AutoModelForImageClassification
+
+
+#: Data sets of `real_assets`: name → (function, settings, share of the pictures that train a head).
+BUILT_IN = {
+    "stamps": ("stamps", {"num_categories": 8}, 0.28),
+    "textiles": ("textiles", {}, 0.5),
+    "fashion_mnist": ("fashion_mnist", {}, 0.5),
+}
+SEED = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Pictures:
+    """Columns `image` (PIL) and `label` (`ClassLabel`). `train` is there only where a head is to be trained."""
+
+    test: Dataset
+    train: Dataset | None
+
+    @property
+    def names(self) -> list[str]:
+        return self.test.features["label"].names
+
+
+def load_labelled_pictures(name: str, split: str | None, train_head: bool, max_samples: int | None) -> Pictures:
+    """Reads a data set. Where it has one split only and a head is to be trained, a fixed, stratified part trains it.
+
+    Args:
+        name (`str`): a key of `BUILT_IN`, a hub id, or a folder with one sub-folder per class (`imagefolder`).
+        split (`str`, *optional*): the split to evaluate.
+        train_head (`bool`): whether a training part is wanted.
+        max_samples (`int`, *optional*): cuts the evaluated part, in a fixed random order.
+
+    Raises:
+        ValueError: if the split does not exist, or there are no columns with pictures and class labels.
+    """
+    train_share = 0.5
+    if name in BUILT_IN:
+        import real_assets
+
+        function, settings, train_share = BUILT_IN[name]
+        splits = {"all": getattr(real_assets, function)(**settings)}
+    elif Path(name).is_dir():
+        splits = load_dataset("imagefolder", data_dir=name)
+    else:
+        splits = load_dataset(name)
+    if split is None:
+        split = next((known for known in ("test", "validation") if known in splits), next(iter(splits)))
+    if split not in splits:
+        raise ValueError(f"--split {split}: {name} has no such split. It has: {', '.join(splits)}.")
+    test = _standard_columns(splits[split], name)
+    train = None
+    if train_head and split != "train" and "train" in splits:
+        train = _standard_columns(splits["train"], name)
+    elif train_head:
+        parts = test.train_test_split(train_size=train_share, seed=SEED, stratify_by_column="label")
+        train, test = parts["train"], parts["test"]
+    if max_samples is not None and max_samples < len(test):
+        test = test.shuffle(seed=SEED).select(range(max_samples))
+    return Pictures(test, train)
+
+
+def _standard_columns(dataset: Dataset, name: str) -> Dataset:
+    image = [column for column, feature in dataset.features.items() if isinstance(feature, Image)]
+    label = [column for column, feature in dataset.features.items() if isinstance(feature, ClassLabel)]
+    if not image or not label:
+        raise ValueError(
+            f"{name} has no column of pictures with one of class labels; its columns: {dict(dataset.features)}. For a "
+            "folder, put the pictures of each class into a sub-folder with the name of the class."
+        )
+    dataset = dataset.select_columns([image[0], label[0]])
+    return dataset.rename_columns({old: new for old, new in ((image[0], "image"), (label[0], "label")) if old != new})
+
+
+def model_labels(pictures: Pictures, config) -> Pictures:
+    """Labels as the model numbers them: by name where all names are known to it, else by number.
+
+    Raises:
+        ValueError: if the model has fewer classes than the data, under other names.
+    """
+    by_name = {str(label).lower(): int(index) for index, label in config.id2label.items()}
+    if all(name.lower() in by_name for name in pictures.names):
+        numbers = [by_name[name.lower()] for name in pictures.names]
+    elif pictures.test.features["label"].num_classes == config.num_labels:
+        numbers = list(range(config.num_labels))
+    else:
+        raise ValueError(
+            f"The model has {config.num_labels} classes ({', '.join(list(by_name)[:3])}, ...), the data set "
+            f"{len(pictures.names)} ({', '.join(pictures.names[:3])}, ...), and their names do not match. Pass "
+            "--train-head to train a head for these classes, or a model that was trained for them."
+        )
+    labels = [numbers[label] for label in pictures.test["label"]]
+    return Pictures(pictures.test.add_column("labels", labels), pictures.train)
+
+
+def collate(processor) -> Callable[[list[dict]], dict[str, torch.Tensor]]:
+    """For a `DataLoader`: decodes and normalises a batch."""
+
+    def collate_rows(rows: list[dict]) -> dict[str, torch.Tensor]:
+        batch = processor([row["image"].convert("RGB") for row in rows], return_tensors="pt")
+        labels = torch.tensor([row.get("labels", row["label"]) for row in rows])
+        return {"pixel_values": batch["pixel_values"], "labels": labels}
+
+    return collate_rows
+
+
+@torch.inference_mode()
+def train_head(directory, processor, pictures: Pictures, accelerator: Accelerator, batch_size: int):
+    """An ordinary image classifier: the backbone in `directory`, and a logistic regression on its dense features.
+
+    The features are what the classifier reads (its input is watched), so this works wherever the head is
+    one linear layer. Every process fits the same head on everybody's features.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
+    names = dict(enumerate(pictures.names))
+    config = AutoConfig.from_pretrained(directory, num_labels=len(names), id2label=names)
+    config.label2id = {name: index for index, name in names.items()}
+    model = AutoModelForImageClassification.from_pretrained(
+        directory, config=config, pitome=False, ignore_mismatched_sizes=True
+    ).eval()
+    seen: list[torch.Tensor] = []
+    watch = model.classifier.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    model = accelerator.prepare_model(model, evaluation_mode=True)
+    loader = accelerator.prepare(DataLoader(pictures.train, batch_size, collate_fn=collate(processor)))
+    features, labels = [], []
+    for batch in tqdm(loader, "dense features", unit="batch", disable=not accelerator.is_main_process):
+        model(pixel_values=batch["pixel_values"])
+        inputs, targets = accelerator.gather_for_metrics((seen.pop().float(), batch["labels"]))
+        features.append(inputs.cpu())
+        labels.append(targets.cpu())
+    watch.remove()
+    model = accelerator.unwrap_model(model)
+    scaler = StandardScaler()
+    regression = LogisticRegression(C=0.1, max_iter=1000)
+    regression.fit(scaler.fit_transform(torch.cat(features).numpy()), torch.cat(labels).numpy())
+    # The standardisation is linear, too: it goes into the weights.
+    weight = torch.tensor(regression.coef_ / scaler.scale_)
+    bias = torch.tensor(regression.intercept_) - weight @ torch.tensor(scaler.mean_).to(weight)
+    model.classifier.weight.copy_(weight)
+    model.classifier.bias.copy_(bias)
+    return model
