@@ -3,7 +3,6 @@ PYTHON ?= python3
 VENV := .venv
 FLOOR := .venv-floor
 BIN := $(VENV)/bin
-FLOOR_TRANSFORMERS := 5.13.0
 # Two test processes with one thread each do more than one with two.
 PYTEST := -n 2 -q --durations=10
 
@@ -42,11 +41,10 @@ $(VENV)/installed: setup.cfg pyproject.toml constraints.txt
 	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev]"
 	touch $@
 
-$(FLOOR)/installed: setup.cfg pyproject.toml constraints.txt
+$(FLOOR)/installed: setup.cfg pyproject.toml constraints-floor.txt
 	$(PYTHON) -m venv $(FLOOR)
-	grep -v -i '^transformers==' constraints.txt > $(FLOOR)/constraints.txt
-	$(FLOOR)/bin/python -m pip install -q -c $(FLOOR)/constraints.txt torch
-	$(FLOOR)/bin/python -m pip install -q -c $(FLOOR)/constraints.txt transformers==$(FLOOR_TRANSFORMERS) -e ".[test,demo]"
+	$(FLOOR)/bin/python -m pip install -q -c constraints-floor.txt torch
+	$(FLOOR)/bin/python -m pip install -q -c constraints-floor.txt -e ".[test,demo]"
 	touch $@
 
 clean:
