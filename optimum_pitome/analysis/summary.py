@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass, field
 
 import torch
@@ -199,8 +200,11 @@ def _count_layers(encoder: nn.Module, num_tokens: int | None, count: str) -> tup
 def _max_special(architecture: Architecture, num_tokens: int) -> int:
     if architecture.special_tokens is None:
         return 0
-    ids = torch.ones(1, num_tokens, dtype=torch.long)
-    return architecture.special_tokens({"input_ids": ids, "attention_mask": ids})[1]
+    ones = torch.ones(1, num_tokens, dtype=torch.long)
+    # Encoders that get no token ids know fewer special tokens.
+    takes_ids = "input_ids" in inspect.signature(architecture.encoder_class.forward).parameters
+    inputs = {"input_ids": ones} if takes_ids else {"hidden_states": ones.unsqueeze(-1)}
+    return architecture.special_tokens({**inputs, "attention_mask": ones})[1]
 
 
 @dataclass(frozen=True)
