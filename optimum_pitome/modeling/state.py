@@ -45,7 +45,7 @@ class Tokens:
         sizes (`torch.FloatTensor` of shape `(B, n)`, *optional*): original tokens in each.
         valid (`torch.BoolTensor` of shape `(B, n)`, *optional*): real tokens, not padding.
         special (`torch.BoolTensor` of shape `(B, n)`, *optional*): tokens that never merge, beyond the prefix.
-        pairwise_mask (`torch.Tensor` of shape `(B, heads or 1, n, n)`, *optional*):
+        pairwise_mask (`torch.Tensor` of shape `(B, heads or 1, n or 1, n)`, *optional*):
             A caller's own attention pattern (boolean or additive), cut down to the tokens that are left.
         assignment (`torch.LongTensor` of shape `(B, N)`, *optional*): which token each original one went to.
         positions (`torch.LongTensor` of shape `(B, n)`, *optional*):
@@ -157,15 +157,15 @@ class Tokens:
 
 
 def take_pairs(mask: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
-    """Rows and columns `kept` `(B, n)` of `mask` `(B, heads, N, N)`."""
+    """Rows and columns `kept` `(B, n)` of `mask` `(B, heads, N, N)`, or columns of `(B, heads, 1, N)`."""
     mask = mask.expand(kept.shape[0], -1, -1, -1)
-    index = kept[:, None, :, None].expand(-1, mask.shape[1], -1, mask.shape[3])
-    mask = mask.gather(2, index)
+    if mask.shape[2] > 1:
+        mask = mask.gather(2, kept[:, None, :, None].expand(-1, mask.shape[1], -1, mask.shape[3]))
     return mask.gather(3, kept[:, None, None, :].expand(-1, mask.shape[1], mask.shape[2], -1))
 
 
 def read_mask(attention_mask: torch.Tensor | None) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """A caller's mask as (real tokens `(B, N)`, pattern `(B, heads or 1, N, N)`); either may be `None`.
+    """A caller's mask as (real tokens `(B, N)`, pattern `(B, heads or 1, N or 1, N)`); either may be `None`.
 
     Args:
         attention_mask (`torch.Tensor`, *optional*):
@@ -181,7 +181,9 @@ def read_mask(attention_mask: torch.Tensor | None) -> tuple[torch.Tensor | None,
     allowed = attention_mask > MASKED_BELOW if attention_mask.is_floating_point() else attention_mask.bool()
     # A token that no query may look at is padding.
     valid = allowed.flatten(1, 2).any(dim=1)
-    return valid, attention_mask if attention_mask.shape[-2] > 1 else None
+    # An additive mask may hold a bias, not only "yes" and "no".
+    says_more = attention_mask.shape[-2] > 1 or attention_mask.is_floating_point()
+    return valid, attention_mask if says_more else None
 
 
 @dataclass(frozen=True)
