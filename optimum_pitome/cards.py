@@ -12,19 +12,30 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Model cards: what a rewritten model or a recipe says about itself."""
+"""Model cards: what a rewritten model or a recipe says about itself, and whose card may be rewritten.
+
+The results of evaluations live in the card's metadata (`model-index`); the tables in its text are made from there.
+"""
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
 import os
+import re
+from dataclasses import dataclass, field
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import ModelCard, ModelCardData
+import yaml
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 from transformers.utils import logging
 
+from .analysis.results import Evaluation, known_evaluations
+from .card_results import eval_results, merged_results, tables
 from .configuration import PiToMeConfig
 
 
@@ -32,87 +43,162 @@ logger = logging.get_logger(__name__)
 
 TAG = "pitome"
 
-_TEMPLATE = """---
-{{ card_data }}
----
-
-# {{ title }}
-{% if recipe %}
-A recipe: settings without weights. It loads the model that it names and makes it merge redundant tokens
-{% else %}
-This model merges redundant tokens between attention and MLP; its weights are those of the dense model
-{% endif %}
-([PiToMe](https://arxiv.org/abs/2405.16148), with the package `optimum_pitome`).
-
-```python
-import optimum_pitome
-from transformers import {{ auto_class }}
-
-model = {{ auto_class }}.from_pretrained(repository)                # merges tokens
-model = {{ auto_class }}.from_pretrained(repository, pitome=False)  # the dense model
-```
-{% if not recipe %}
-Without `optimum_pitome` it loads as the ordinary dense model.
-{% endif %}
-## Settings
-
-```json
-{{ settings }}
-```
-{% if summary %}
-## Tokens and operations
-
-`pitome_summary(model)`:
-
-```
-{{ summary }}
-```
-{% endif %}"""
+#: Last line of the cards written here. While the code fits the rest of the card, nobody has edited it.
+_SEAL = "<!-- optimum_pitome {}: this card was generated. It is written anew until you edit it; then it is yours. -->"
+_SEAL_PATTERN = re.compile(_SEAL.replace("{}", "([0-9a-f]{16})"))
+_SETTINGS_PATTERN = re.compile(r"^## Settings\n\n```json\n(.*?)\n```$", re.DOTALL | re.MULTILINE)
 
 
-def write_card(model: Any, directory: str | os.PathLike) -> Path | None:
-    """Writes `README.md` for a rewritten model into `directory`, unless there is one (which somebody wrote by hand).
+@dataclass
+class _Content:
+    """What goes into a card."""
+
+    title: str
+    auto_class: str
+    settings: dict[str, Any]
+    recipe: bool
+    base_model: str | None = None
+    repository: str | None = None
+    summary: str = ""
+    task: str | None = None
+    results: list[EvalResult] = field(default_factory=list)
+    tags: list[str] = field(default_factory=lambda: [TAG])
+
+    def render(self) -> ModelCard:
+        data = ModelCardData(
+            library_name="transformers",
+            tags=self.tags,
+            base_model=self.base_model,
+            pipeline_tag=self.task,
+            eval_results=self.results or None,
+            model_name=(self.repository or self.title) if self.results else None,
+        )
+        card = ModelCard.from_template(
+            data,
+            template_str=resources.files(__package__).joinpath("templates/model_card.md").read_text(encoding="utf-8"),
+            title=self.title,
+            auto_class=self.auto_class,
+            repository=json.dumps(self.repository) if self.repository else "repository",
+            settings=json.dumps(self.settings, indent=2),
+            evaluations=tables(self.results),
+            summary=self.summary,
+            recipe=self.recipe,
+        )
+        text = re.sub(r"\n{3,}", "\n\n", card.text).strip("\n")
+        return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}\n\n{_SEAL.format(_fingerprint(card))}\n")
+
+
+def write_card(
+    model: Any,
+    directory: str | os.PathLike,
+    repository: str | None = None,
+    evaluations: list[Evaluation] | None = None,
+) -> Path | None:
+    """Writes `README.md` for a rewritten model into `directory`, or brings it up to date. What somebody wrote stays.
+
+    Args:
+        model: a rewritten model.
+        directory (`str` or `os.PathLike`): a folder, or the file itself (`.md`).
+        repository (`str`, *optional*): Hub id that the card is for.
+        evaluations (`list[Evaluation]`, *optional*): defaults to what is known to hold for the model.
 
     Returns:
-        `pathlib.Path`, or `None` if a card was there.
+        `pathlib.Path`, or `None` if there is a card that somebody wrote or edited, or that is up to date.
     """
-    path = Path(directory) / "README.md"
-    if path.exists():
-        return None
     from .analysis import pitome_summary
 
-    config = PiToMeConfig.from_value(model.config.pitome)
     try:
         summary = str(pitome_summary(model))
     except ValueError as error:  # no default sequence length: a card without the table is still a card
         logger.info(f"The model card has no summary: {error}")
         summary = ""
-    title = f"{type(model).__name__} with merged tokens"
-    _card(config, model.config.name_or_path, title, _auto_class(model), summary).save(path)
-    return path
-
-
-def write_recipe_card(config: PiToMeConfig, directory: str | os.PathLike) -> Path | None:
-    """Writes `README.md` for a recipe into `directory`, unless there is one."""
-    path = Path(directory) / "README.md"
-    if path.exists():
-        return None
-    base = config.base_model_name_or_path
-    _card(config, base, f"PiToMe recipe for {_hub_id(base) or Path(base).name}", "AutoModel", recipe=True).save(path)
-    return path
-
-
-def _card(config, base_model, title, auto_class, summary="", recipe=False) -> ModelCard:
-    data = ModelCardData(library_name="transformers", tags=[TAG], base_model=_hub_id(base_model))
-    return ModelCard.from_template(
-        data,
-        template_str=_TEMPLATE,
-        title=title,
-        auto_class=auto_class,
-        settings=json.dumps(config.to_pitome_dict(), indent=2),
+    content = _Content(
+        title=repository or f"{type(model).__name__} with merged tokens",
+        auto_class=_auto_class(model),
+        settings=PiToMeConfig.from_value(model.config.pitome).to_pitome_dict(),
+        recipe=False,
+        base_model=_hub_id(model.config.name_or_path),
+        repository=repository,
         summary=summary,
-        recipe=recipe,
     )
+    return _save(content, directory, known_evaluations(model) if evaluations is None else evaluations)
+
+
+def write_recipe_card(
+    config: PiToMeConfig,
+    directory: str | os.PathLike,
+    repository: str | None = None,
+    evaluations: list[Evaluation] | None = None,
+    auto_class: str = "AutoModel",
+) -> Path | None:
+    """Writes `README.md` for a recipe into `directory`, or brings it up to date; as [`write_card`]."""
+    base = config.base_model_name_or_path
+    content = _Content(
+        title=repository or f"PiToMe recipe for {_hub_id(base) or Path(base).name}",
+        auto_class=auto_class,
+        settings=config.to_pitome_dict(),
+        recipe=True,
+        base_model=_hub_id(base),
+        repository=repository,
+    )
+    return _save(content, directory, evaluations or [])
+
+
+def is_generated(card: ModelCard) -> bool:
+    """Whether nobody has edited `card`: it is one of ours, or what transformers makes when it pushes."""
+    seal = _SEAL_PATTERN.search(card.text)
+    if seal is not None:
+        return seal.group(1) == _fingerprint(card)
+    before, after = _generic_card()
+    text = card.text.strip()
+    return text.startswith(before) and text.endswith(after)
+
+
+def _save(content: _Content, directory: str | os.PathLike, evaluations: list[Evaluation]) -> Path | None:
+    path = Path(directory) if str(directory).endswith(".md") else Path(directory) / "README.md"
+    evaluations = [evaluation for evaluation in evaluations if {"task", "dataset"} <= evaluation.source.keys()]
+    for evaluation in evaluations:
+        content.results = merged_results(content.results, eval_results(evaluation))
+        content.task = evaluation.source["task"]
+    if content.base_model == content.repository:  # loaded from where it goes
+        content.base_model = None
+    if path.exists() and path.read_text(encoding="utf-8").strip():
+        old = _read(path)
+        if old is None or not is_generated(old):
+            return None
+        settings = _SETTINGS_PATTERN.search(old.text)
+        if settings is not None and json.loads(settings.group(1)) == content.settings:
+            if not evaluations:
+                return None
+            content.results = merged_results(old.data.eval_results or [], content.results)
+        content.tags = list(dict.fromkeys([*(old.data.tags or []), *content.tags]))
+        content.base_model = content.base_model or old.data.base_model
+    content.render().save(path)
+    return path
+
+
+def _read(path: Path) -> ModelCard | None:
+    """The card, unless it has no metadata that can be read: then it is not one of ours."""
+    text = path.read_text(encoding="utf-8")
+    try:
+        return ModelCard(text) if text.startswith("---") else None
+    except (ValueError, yaml.YAMLError):
+        return None
+
+
+def _fingerprint(card: ModelCard) -> str:
+    """Changes with any edit but not with blank lines, nor with the tags, which transformers adds to when it pushes."""
+    data = {name: value for name, value in card.data.to_dict().items() if name != "tags"}
+    lines = [line.rstrip() for line in _SEAL_PATTERN.sub("", card.text).splitlines() if line.strip()]
+    return hashlib.sha256(json.dumps([data, lines], sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+@functools.cache
+def _generic_card() -> tuple[str, str]:
+    """The text around the description in the card that transformers pushes where there is none."""
+    text = ModelCard.from_template(ModelCardData(), model_description="DESCRIPTION").text
+    before, _, after = text.strip().partition("DESCRIPTION")
+    return before, after
 
 
 def _auto_class(model: Any) -> str:

@@ -195,6 +195,14 @@ class PiToMeConfig(PreTrainedConfig):
         kwargs["tags"] = [*(kwargs.get("tags") or []), "pitome"]
         return super().push_to_hub(repo_id, **kwargs)
 
+    def _upload_modified_files(self, working_dir: str | os.PathLike, repo_id: str, *args: Any, **kwargs: Any) -> Any:
+        # The last step of `push_to_hub`: by now transformers has put the repository's card there, or a blank one.
+        if self.base_model_name_or_path:
+            from .cards import write_recipe_card
+
+            write_recipe_card(self, working_dir, repository=repo_id)
+        return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
+
     def to_pitome_dict(self) -> dict[str, Any]:
         """The fields that are set, as plain data: what goes under `pitome` in a model's `config.json`."""
         return {name: value for name in _FIELDS if (value := getattr(self, name)) is not None}

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The load hook: `from_pretrained(..., pitome=...)`, `from_config`, and the card on save.
+"""The load hook: `from_pretrained(..., pitome=...)`, `from_config`, and the card on save and on push.
 
 Wraps four methods of `PreTrainedModel`, which auto classes, direct classes, `pipeline` and `Trainer` all pass through.
 """
@@ -25,7 +25,7 @@ from typing import Any
 
 
 _UNSET = object()
-_WRAPPED = ("from_pretrained", "_from_config", "save_pretrained")
+_WRAPPED = ("from_pretrained", "_from_config", "save_pretrained", "_upload_modified_files")
 
 
 def install(modeling_utils: ModuleType) -> None:
@@ -35,7 +35,7 @@ def install(modeling_utils: ModuleType) -> None:
         RuntimeError: if this transformers has no such methods.
     """
     model_class = modeling_utils.PreTrainedModel
-    missing = [name for name in _WRAPPED if name not in vars(model_class)]
+    missing = [name for name in _WRAPPED if not hasattr(model_class, name)]
     if missing:
         raise RuntimeError(
             f"optimum_pitome does not fit this transformers: PreTrainedModel has no {', '.join(missing)}. Install a "
@@ -46,6 +46,7 @@ def install(modeling_utils: ModuleType) -> None:
     _wrap_from_pretrained(model_class)
     _wrap_from_config(model_class)
     _wrap_save_pretrained(model_class)
+    _wrap_upload(model_class)
 
 
 def _wrap_from_pretrained(model_class: type) -> None:
@@ -91,6 +92,21 @@ def _wrap_save_pretrained(model_class: type) -> None:
         return result
 
     model_class.save_pretrained = save_pretrained
+
+
+def _wrap_upload(model_class: type) -> None:
+    # The last step of `push_to_hub`: by now transformers has put the repository's card there, or a blank one.
+    original = model_class._upload_modified_files
+
+    @functools.wraps(original)
+    def _upload_modified_files(self, working_dir, repo_id, *args, **kwargs):
+        if getattr(getattr(self, "config", None), "pitome", None) is not None:
+            from .cards import write_card
+
+            write_card(self, working_dir, repository=repo_id)
+        return original(self, working_dir, repo_id, *args, **kwargs)
+
+    model_class._upload_modified_files = _upload_modified_files
 
 
 def _check(value: Any) -> None:

@@ -19,7 +19,6 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -28,68 +27,12 @@ from transformers.utils import logging
 
 from ..metrics import Accuracy, Agreement
 from ..modeling.rewrite import rewritten_encoders
+from .results import Evaluation, remember
 from .summary import pitome_summary
-from .timing import DenseMergedTimer, Timing
+from .timing import DenseMergedTimer
 
 
 logger = logging.get_logger(__name__)
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """A classifier dense and merged, on the same samples. `print` shows the table.
-
-    Attributes:
-        dense, merged (`dict[str, float]`): `accuracy`, and its 95 % interval `accuracy_low`, `accuracy_high`; shares.
-        agreement (`dict[str, float]`): share of the answers that are the dense model's, with its interval.
-        gflops_dense, gflops_merged (`float`):
-            10**9 operations of the encoder per sample (multiply-add = 1), the mean over the samples at their own
-            lengths; merged includes the merge step.
-        timing ([`Timing`]): of the model's forward on one batch, without loading and preprocessing.
-        num_samples, batch_size (`int`): what was evaluated.
-        hardware (`str`): device, dtype and threads of the timing.
-        source (`dict[str, str]`): what the caller tells about it: `task`, `dataset`, `config`, `split`, `command`.
-    """
-
-    dense: dict[str, float]
-    merged: dict[str, float]
-    agreement: dict[str, float]
-    gflops_dense: float
-    gflops_merged: float
-    timing: Timing
-    num_samples: int
-    batch_size: int
-    hardware: str
-    source: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def flops_ratio(self) -> float:
-        """How many times fewer operations the merged encoder needs."""
-        return self.gflops_dense / self.gflops_merged
-
-    def rows(self) -> list[tuple[str, str, str]]:
-        """The table: what, dense, merged."""
-        return [
-            ("accuracy, %", _percent(self.dense, "accuracy"), _percent(self.merged, "accuracy")),
-            ("same answer as dense, %", "", _percent(self.agreement, "agreement")),
-            ("GFLOPs per sample", f"{self.gflops_dense:.4g}", f"{self.gflops_merged:.4g}"),
-            (f"ms per batch of {self.batch_size}", f"{self.timing.dense_ms:.4g}", f"{self.timing.merged_ms:.4g}"),
-        ]
-
-    def gains(self) -> str:
-        """Operations and measured speed in one sentence."""
-        return (
-            f"{self.flops_ratio:.2f}x fewer operations; measured {self.timing.speedup:.2f}x as fast "
-            f"(quartiles {self.timing.speedup_low:.2f} to {self.timing.speedup_high:.2f} over {self.timing.rounds} "
-            f"batches, dense and merged alternating; {self.hardware})."
-        )
-
-    def __str__(self) -> str:
-        lines = [f"{self.num_samples} samples; 95 % intervals in brackets"]
-        row = "{:<24}  {:>20}  {:>20}"
-        lines.append(row.format("", "dense", "merged").rstrip())
-        lines.extend(row.format(*cells) for cells in self.rows())
-        return "\n".join([*lines, self.gains()])
 
 
 def evaluate_classifier(
@@ -100,6 +43,8 @@ def evaluate_classifier(
     source: Mapping[str, str] | None = None,
 ) -> Evaluation:
     """Runs a rewritten classifier dense and merged over labelled batches.
+
+    The model's card carries the result from then on, until its weights or its settings change.
 
     Args:
         model (`torch.nn.Module`): a rewritten model whose output has `logits` of shape `(batch, classes)`.
@@ -139,7 +84,7 @@ def evaluate_classifier(
         model.train(was_training)
     if not lengths:
         raise ValueError("There is nothing to evaluate: `batches` is empty.")
-    return Evaluation(
+    evaluation = Evaluation(
         **{name: metric.compute() for name, metric in metrics.items()},
         **_operations(model, lengths),
         timing=timer.result(),
@@ -148,6 +93,8 @@ def evaluate_classifier(
         hardware=_hardware(device, dtype),
         source=dict(source or {}),
     )
+    remember(model, evaluation)
+    return evaluation
 
 
 class _SequenceLength:
@@ -189,8 +136,3 @@ def _hardware(device: torch.device, dtype: torch.dtype) -> str:
     else:
         where = device.type
     return f"{where}, {str(dtype).removeprefix('torch.')}"
-
-
-def _percent(values: Mapping[str, float], name: str) -> str:
-    value, low, high = (100 * values[key] for key in (name, f"{name}_low", f"{name}_high"))
-    return f"{value:.2f} [{low:.1f}, {high:.1f}]"
