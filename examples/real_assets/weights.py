@@ -22,7 +22,14 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 from torch import nn
-from transformers import BertConfig, BitImageProcessorPil, BlipVisionConfig, Dinov2Config, ViTConfig
+from transformers import (
+    BertConfig,
+    BitImageProcessorPil,
+    BlipVisionConfig,
+    Dinov2Config,
+    ViTConfig,
+    ViTImageProcessorPil,
+)
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling
 
 from .store import made_once, package_path
@@ -51,7 +58,11 @@ def dinov2_small() -> Path:
     def make(directory: Path) -> None:
         config = Dinov2Config(**_SIZES, image_size=518, mlp_ratio=4, use_mask_token=False)
         _save(directory, _dinov2_weights(), config, "Dinov2Model")
-        _image_processor(224).save_pretrained(directory)
+        # DINOv2's own: shortest edge to 256, then the centre.
+        processor = BitImageProcessorPil(
+            size={"shortest_edge": 256}, image_mean=IMAGENET_DEFAULT_MEAN, image_std=IMAGENET_DEFAULT_STD
+        )
+        processor.save_pretrained(directory)
 
     return made_once("dinov2-small", make)
 
@@ -170,14 +181,15 @@ def _save(directory: Path, weights: dict[str, torch.Tensor], config, architectur
     save_file({name: w.contiguous() for name, w in weights.items()}, directory / "model.safetensors", {"format": "pt"})
 
 
-def _image_processor(image_size: int) -> BitImageProcessorPil:
-    """DINOv2's own: shortest edge to 8/7 of the crop, bicubic, the centre, ImageNet statistics. Needs PIL only."""
-    return BitImageProcessorPil(
-        size={"shortest_edge": image_size * 8 // 7},
-        crop_size={"height": image_size, "width": image_size},
+def _image_processor(image_size: int) -> ViTImageProcessorPil:
+    """The whole picture, resized to a square as ViT's and BLIP's own processors do, with DINOv2's statistics and its
+    bicubic filter. Needs PIL only."""
+    return ViTImageProcessorPil(
+        size={"height": image_size, "width": image_size},
         resample=PILImageResampling.BICUBIC,
         image_mean=IMAGENET_DEFAULT_MEAN,
         image_std=IMAGENET_DEFAULT_STD,
+        do_convert_rgb=True,
     )
 
 
