@@ -111,6 +111,8 @@ def remove_pitome(model: nn.Module) -> nn.Module:
     _forget_settings(model)
     if TAG in (getattr(model, "model_tags", None) or []):
         model.model_tags = [tag for tag in model.model_tags if tag != TAG]
+        if not model.model_tags:
+            del model.model_tags  # back to the class's own
     return model
 
 
@@ -145,7 +147,7 @@ def _plan(encoder: nn.Module, architecture: Architecture, config: PiToMeConfig) 
     architecture.check()
     layers = architecture.find_layers(encoder)
     for layer in layers:
-        # FSDP2 gives layers a class of its own: below ours the settings can still change, over a dense one nothing can.
+        # FSDP2 gives layers a class of its own. Over ours the settings can still change.
         if type(layer) is not architecture.dense_layer_class and not isinstance(layer, architecture.layer_class):
             raise UnsupportedArchitectureError(
                 f"A layer of {type(encoder).__name__} is a {type(layer).__module__}.{type(layer).__name__}, not the "

@@ -81,6 +81,6 @@ def snapshot(model):
 
 def assert_same_state(model, before):
     after = snapshot(model)
-    assert after.keys() == before.keys()
+    assert after.keys() == before.keys(), after.keys() ^ before.keys()
     changed = [key for key in before if after[key] is not before[key] and after[key] != before[key]]
     assert not changed, changed

@@ -1,0 +1,335 @@
+# Copyright 2026 The optimum_pitome authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Rewriting, re-configuring and undoing; which layers merge; architectures added, changed and unknown."""
+
+import sys
+import types
+
+import pytest
+import torch
+from modeling.helpers import VISION, assert_same_state, build, difference, images, run, snapshot
+from torch import nn
+from transformers import GPT2Config, GPT2Model, PreTrainedConfig, ViTConfig, ViTModel
+from transformers.models.vit import modeling_vit
+
+from optimum_pitome import (
+    MergingLayer,
+    PiToMeConfig,
+    UnsupportedArchitectureError,
+    apply_pitome,
+    pitome_disabled,
+    register_architecture,
+    remove_pitome,
+)
+from optimum_pitome.modeling import registry
+from optimum_pitome.modeling.rewrite import rewritten_encoders
+
+
+def ratios(model):
+    specs = rewritten_encoders(model)[0].pitome.specs
+    return [round(1 - spec.ratio.removed_numerator / spec.ratio.removed_denominator, 6) for spec in specs]
+
+
+@pytest.mark.parametrize("name", VISION)
+def test_removing_restores_everything(name):
+    model = build(name)
+    before, names = snapshot(model), [key for key, _ in model.named_modules()]
+    for config in (0.8, PiToMeConfig.paper(0.7), PiToMeConfig.official(0.9, layers=[1])):
+        apply_pitome(model, config)
+        run(model)
+        with pitome_disabled(model):
+            run(model)
+    assert snapshot(model) != before
+    remove_pitome(model)
+    assert_same_state(model, before)
+    assert [key for key, _ in model.named_modules()] == names
+    assert_same_state(remove_pitome(model), before)  # on a dense model: nothing
+
+
+def test_removing_through_apply():
+    model = build()
+    before = snapshot(model)
+    for nothing in (None, False):
+        assert apply_pitome(apply_pitome(model, 0.8), nothing) is model
+        assert_same_state(model, before)
+
+
+def test_hooks_of_others_survive():
+    model, calls = build(), []
+    model.register_forward_pre_hook(lambda *_: calls.append("before"))
+    model.register_forward_hook(lambda *_: calls.append("after"))
+    before = snapshot(model)
+    apply_pitome(model, 0.8)
+    run(model)
+    assert calls == ["before", "after"]
+    assert_same_state(remove_pitome(model), before)
+
+
+@pytest.mark.parametrize("name", VISION)
+def test_applying_again_is_a_fresh_apply(name):
+    model = build(name)
+    for config in (0.8, 0.8, PiToMeConfig.official(0.7), {"ratio": 0.9, "layers": [0, -1]}, 1.0, PiToMeConfig.paper()):
+        again, fresh = apply_pitome(model, config), apply_pitome(build(name), config)
+        assert difference(run(again), run(fresh)) == 0.0
+        assert again.config.pitome == fresh.config.pitome
+        assert repr(again) == repr(fresh)
+        assert len(rewritten_encoders(again)) == 1
+        encoder = rewritten_encoders(again)[0]
+        assert len(encoder._forward_hooks) == len(encoder._forward_pre_hooks) == 1
+
+
+def test_disabled_is_dense_and_comes_back_after_an_error():
+    model = build()
+    dense = run(model)
+    merged = run(apply_pitome(model, 0.8))
+    with pytest.raises(KeyError), pitome_disabled(model):
+        assert difference(run(model), dense) == 0.0
+        with pitome_disabled(model):
+            assert difference(run(model), dense) == 0.0
+        assert difference(run(model), dense) == 0.0
+        raise KeyError
+    assert difference(run(model), merged) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"ratio": 0.9}, [0.9] * 4),
+        ({"ratio": 0.9, "layers": [1, 3]}, [1, 0.9, 1, 0.9]),
+        ({"ratio": 0.9, "layers": [-1, 0]}, [0.9, 1, 1, 0.9]),
+        ({"ratio": [0.6, 0.7, 0.8, 0.9]}, [0.6, 0.7, 0.8, 0.9]),
+        ({"ratio": [0.6, 0.7, 0.8, 0.9], "layers": [0, 2]}, [0.6, 1, 0.8, 1]),
+        ({"ratio": [0.6, 0.7], "layers": [-1, 0]}, [0.7, 1, 1, 0.6]),
+        ({"ratio": [1.0, 0.5, 1, 0.95]}, [1, 0.5, 1, 0.95]),
+    ],
+)
+def test_layers_and_ratios(settings, expected):
+    model = apply_pitome(build("ViTModel", "eager"), settings)
+    assert ratios(model) == expected
+    output = run(model, output_attentions=True)
+    patches, lengths = 64, []
+    for ratio in expected:
+        lengths.append(patches + 1)
+        patches -= int(round(1e6 * patches * (1 - ratio)) // 1e6)
+    assert [output[f"attentions.{i}"].shape[-1] for i in range(4)] == lengths
+
+
+def test_margins_per_layer():
+    specs = rewritten_encoders(apply_pitome(build(), 0.9))[0].pitome.specs
+    assert [spec.margin for spec in specs] == pytest.approx([0.9, 0.675, 0.45, 0.225])  # equation 4: 0.9 - 0.9 i / L
+    model = apply_pitome(build(), PiToMeConfig(0.9, layers=[2, 0], margin=[0.1, 0.2]))
+    specs = rewritten_encoders(model)[0].pitome.specs
+    assert (specs[0].margin, specs[2].margin) == (0.2, 0.1)
+
+
+def test_the_presets():
+    paper = rewritten_encoders(apply_pitome(build(), PiToMeConfig.paper(0.9)))[0].pitome.specs
+    assert {(spec.algorithm, spec.energy, spec.metric, spec.alpha) for spec in paper} == {
+        ("pitome", "paper", "keys", 1)
+    }
+    assert all(spec.proportional_attention for spec in paper)
+    official = rewritten_encoders(apply_pitome(build(), PiToMeConfig.official(0.9)))[0].pitome.specs
+    # timm DeiT: ELU, margin .75 - .75 i/L, the first half without protection, no proportional attention.
+    assert [spec.algorithm for spec in official] == ["pitome_unprotected"] * 2 + ["pitome"] * 2
+    assert [spec.margin for spec in official] == pytest.approx([0.75, 0.5625, 0.375, 0.1875])
+    assert not any(spec.proportional_attention for spec in official) and official[0].energy == "elu"
+    # What the user says goes before the preset.
+    mixed = apply_pitome(build(), PiToMeConfig.official(0.9, energy="gaussian", proportional_attention=True))
+    assert {(spec.energy, spec.proportional_attention) for spec in rewritten_encoders(mixed)[0].pitome.specs} == {
+        ("gaussian", True)
+    }
+
+
+@pytest.mark.parametrize("algorithm", ["pitome", "pitome_unprotected", "pitome_halves", "tome", "random"])
+@pytest.mark.parametrize("metric", ["keys", "hidden_states"])
+def test_every_algorithm_runs_in_a_model(algorithm, metric):
+    model = apply_pitome(build(), PiToMeConfig(0.8, algorithm=algorithm, metric=metric, layers=[0, 2]))
+    output = run(model)["last_hidden_state"]
+    assert output.shape == (2, 65, 32) and output.isfinite().all()
+    torch.testing.assert_close(run(model, images()[1:])["last_hidden_state"], output[1:], atol=1e-5, rtol=1e-5)
+
+
+def test_the_rewriting_shows():
+    model = apply_pitome(build(), PiToMeConfig(0.9, layers=[0]))
+    text = repr(model)
+    assert "PiToMeViTLayer" in text
+    assert "keeps 0.9 of the tokens, algorithm=pitome" in text and "no merging" in text
+    assert type(model.layers[0]).__name__ == "ViTLayer"  # what FSDP policies and device maps look for
+    assert "PiToMe" not in repr(remove_pitome(model))
+
+
+# --- a family of the user's own -------------------------------------------------------------------------------------
+
+
+class UserAttention(modeling_vit.ViTAttention):
+    pass
+
+
+class UserLayer(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(config.hidden_size), nn.LayerNorm(config.hidden_size)
+        self.attn = UserAttention(config)
+        self.mlp = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, hidden_states, attention_mask=None, **kwargs):
+        hidden_states = hidden_states + self.attn(self.norm1(hidden_states), attention_mask, **kwargs)[0]
+        return hidden_states + self.mlp(self.norm2(hidden_states))
+
+
+class UserEncoder(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.blocks = nn.ModuleList([UserLayer(config) for _ in range(3)])
+
+    def forward(self, hidden_states, attention_mask=None, **kwargs):
+        for block in self.blocks:
+            hidden_states = block(hidden_states, attention_mask, **kwargs)
+        return modeling_vit.BaseModelOutputWithPooling(last_hidden_state=hidden_states)
+
+
+@pytest.fixture
+def clean_registry(monkeypatch):
+    monkeypatch.setattr(registry, "_ARCHITECTURES", dict(registry._ARCHITECTURES))
+
+
+def merging_user_layer():
+    class UserMergingLayer(MergingLayer, UserLayer):
+        def attention_half(self, hidden_states, attention_mask=None, **kwargs):
+            return hidden_states + self.attn(self.norm1(hidden_states), attention_mask, **kwargs)[0]
+
+        def mlp_half(self, hidden_states):
+            return hidden_states + self.mlp(self.norm2(hidden_states))
+
+    UserMergingLayer.__name__ = "UserLayer"
+    return UserMergingLayer
+
+
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+def test_registering_an_architecture(clean_registry, implementation):
+    config = ViTConfig(hidden_size=16, num_attention_heads=2, attn_implementation=implementation)
+    encoder, hidden_states = UserEncoder(config).eval(), torch.randn(2, 21, 16)
+    with pytest.raises(UnsupportedArchitectureError, match="UserEncoder"):
+        apply_pitome(encoder, 0.8)
+    register_architecture(UserEncoder, merging_user_layer(), layers="blocks", attention="attn")
+    before, dense = snapshot(encoder), encoder(hidden_states).last_hidden_state
+    assert torch.equal(apply_pitome(encoder, 1.0)(hidden_states).last_hidden_state, dense)
+    short = apply_pitome(encoder, PiToMeConfig(0.8, unmerge=False))(hidden_states).last_hidden_state
+    assert short.shape == (2, 1 + 11, 16)  # 20 -> 16 -> 13 -> 11, and then CLS
+    assert apply_pitome(encoder, 0.8)(hidden_states).last_hidden_state.shape == dense.shape
+    assert_same_state(remove_pitome(encoder), before)
+    assert torch.equal(encoder(hidden_states).last_hidden_state, dense)
+
+
+def test_registering_what_cannot_work(clean_registry):
+    with pytest.raises(ValueError, match="ViTModel is already registered"):
+        apply_pitome(build(), 0.9)
+        register_architecture(ViTModel, merging_user_layer())
+    with pytest.raises(ValueError, match="expected a subclass of MergingLayer"):
+        register_architecture(UserEncoder, UserLayer)
+    with pytest.raises(ValueError, match="Other rewrites UserLayer: both need the same name"):
+        register_architecture(UserEncoder, type("Other", (MergingLayer, UserLayer), {}))
+    assert UserEncoder not in registry._ARCHITECTURES
+
+
+def test_a_layer_that_keeps_its_arguments_to_itself_is_refused(clean_registry):
+    """The state must arrive: otherwise sizes would be ignored without a word."""
+    layer_class = merging_user_layer()
+    layer_class.attention_half = lambda self, hidden_states, attention_mask=None, **kwargs: (
+        hidden_states + self.attn(self.norm1(hidden_states), attention_mask)[0]
+    )
+    register_architecture(UserEncoder, layer_class, layers="blocks", attention="attn")
+    encoder = apply_pitome(
+        UserEncoder(ViTConfig(hidden_size=16, num_attention_heads=2, attn_implementation="sdpa")), 0.8
+    )
+    with pytest.raises(RuntimeError, match="did not pass its keyword arguments"):
+        encoder(torch.randn(2, 21, 16))
+
+
+# --- what is refused ------------------------------------------------------------------------------------------------
+
+
+def test_a_changed_signature_is_refused(monkeypatch):
+    model = build()
+    before, dense = snapshot(model), run(model)
+
+    def forward(self, hidden_states, attention_mask=None, layer_head_mask=None, **kwargs):
+        raise AssertionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(modeling_vit.ViTLayer, "forward", forward)
+        with pytest.raises(UnsupportedArchitectureError) as error:
+            apply_pitome(model, 0.9)
+    for part in ("ViTLayer.forward", "layer_head_mask", "newer optimum_pitome", "register_architecture", "left dense"):
+        assert part in str(error.value)
+    assert_same_state(model, before)
+    assert difference(run(model), dense) == 0.0
+
+
+def test_an_unknown_architecture_is_refused():
+    model = GPT2Model(GPT2Config(n_embd=8, n_layer=1, n_head=1, vocab_size=10))
+    before = snapshot(model)
+    with pytest.raises(UnsupportedArchitectureError) as error:
+        apply_pitome(model, 0.9)
+    for part in ("GPT2Model", "vit", "dinov2", "register_architecture"):
+        assert part in str(error.value)
+    assert_same_state(model, before)
+    with pytest.raises(UnsupportedArchitectureError, match="Linear"):
+        apply_pitome(nn.Linear(2, 2), 0.9)
+
+
+def test_replaced_layers_are_refused():
+    model = build()
+    model.layers[2] = nn.Identity()
+    before = snapshot(model)
+    with pytest.raises(UnsupportedArchitectureError, match="Identity.*before the layers are wrapped or replaced"):
+        apply_pitome(model, 0.9)
+    assert_same_state(model, before)
+
+
+def test_attention_without_the_interface_is_refused(monkeypatch):
+    class Attention(nn.Module):
+        pass
+
+    Attention.__module__ = "somewhere"
+    monkeypatch.setitem(sys.modules, "somewhere", types.ModuleType("somewhere"))
+    model = build()
+    model.layers[2].attention = Attention()
+    before = snapshot(model)
+    with pytest.raises(UnsupportedArchitectureError, match="Attention does not use transformers' attention interface"):
+        apply_pitome(model, 0.9)
+    assert_same_state(model, before)
+
+
+def test_a_module_that_contains_a_model():
+    class Wrapper(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.vit = build()
+            self.head = nn.Linear(32, 3)
+
+    wrapper = Wrapper()
+    dense = run(wrapper.vit)
+    assert apply_pitome(wrapper, 0.8) is wrapper and not hasattr(wrapper, "config")
+    assert difference(run(wrapper.vit), run(apply_pitome(build(), 0.8))) == 0.0
+    assert difference(run(remove_pitome(wrapper).vit), dense) == 0.0
+
+
+def test_the_configuration_of_a_model_stays_plain_data():
+    model = apply_pitome(build(), PiToMeConfig(0.8, layers=[0, -1]))
+    assert not isinstance(model.config.pitome, PreTrainedConfig)
+    assert model.config.pitome["ratio"] == 0.8 and model.config.pitome["layers"] == [0, -1]
+    assert '"pitome"' in model.config.to_json_string()
