@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -38,6 +39,10 @@ _EXPORTS = {
     "MergingLayer": ".modeling.layer",
     "UnsupportedArchitectureError": ".modeling.registry",
     "register_algorithm": ".merging",
+    "PiToMeCallback": ".training.callback",
+    "RatioSchedule": ".training.schedule",
+    "RatioScheduler": ".training.schedule",
+    "DenseDistillation": ".training.distillation",
 }
 
 __all__ = ["__version__", *_EXPORTS]
@@ -67,9 +72,18 @@ def _register_models(modeling_auto: ModuleType) -> None:
     importlib.import_module(".recipes", __name__)
 
 
+def _register_recipe_processors(function: str, auto_module: ModuleType) -> None:
+    getattr(importlib.import_module(".recipe_processors", __name__), function)(auto_module)
+
+
 when_imported("transformers.modeling_utils", _install)
 when_imported("transformers.models.auto.configuration_auto", _register_config)
 when_imported("transformers.models.auto.modeling_auto", _register_models)
+for _kind in ("image_processing", "tokenization", "processing"):
+    when_imported(
+        f"transformers.models.auto.{_kind}_auto",
+        functools.partial(_register_recipe_processors, f"register_{_kind}"),
+    )
 
 
 def __dir__() -> list[str]:
@@ -85,3 +99,6 @@ if TYPE_CHECKING:
     from .modeling.registry import UnsupportedArchitectureError, register_architecture
     from .modeling.rewrite import apply_pitome, pitome_disabled, remove_pitome
     from .recipes import PiToMeModel
+    from .training.callback import PiToMeCallback
+    from .training.distillation import DenseDistillation
+    from .training.schedule import RatioSchedule, RatioScheduler
