@@ -133,6 +133,9 @@ class Architecture:
             return None
         return next(base for base in self.attention_class.__mro__ if not issubclass(base, MergingAttention))
 
+    def __deepcopy__(self, memo: dict) -> Architecture:
+        return self  # nothing in it changes, and a host may have adapted it
+
     def __reduce__(self):
         # By reference, as a class pickles: a rewritten model that is unpickled elsewhere finds that registry's entry.
         return _architecture_of, (self.encoder_class,)

@@ -22,11 +22,8 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
-from dataclasses import replace
-from typing import Any
 
 from torch import nn
-from transformers.models.clip import modeling_clip
 from transformers.models.llava import modeling_llava
 from transformers.models.vipllava import modeling_vipllava
 
@@ -34,37 +31,14 @@ from ...configuration import PiToMeConfig
 from ...modeling.hosts import Host, register_host
 from ...modeling.registry import Architecture, UnsupportedArchitectureError
 from ...modeling.state import SELECTION_KEY, Selection
-from .counts import FEATURE_LAYER_NAMES, active_tower, feature_layers, num_image_tokens
+from .counts import FEATURE_LAYER_NAMES, active_tower, feature_layers, num_image_tokens, tower_inside_llava
 from .generation import generate_with_short_prompt
 from .prompt import shorten_inputs
 
 
-#: Layers of the released code's CLIP tower that match as ToMe does; those behind match as PiToMe does.
-_TOME_LAYERS = 13
-
-
-def official_llava(index: int, num_layers: int) -> dict:
-    """LLaVA's CLIP tower in the released code (paper.md's table): merged behind each whole layer, without sizes."""
-    return {
-        "algorithm": "tome" if index < _TOME_LAYERS else "pitome",
-        "energy": "elu",
-        "metric": "hidden_states",
-        "margin": 0.9 - 0.9 * index / num_layers,
-        "proportional_attention": False,
-        "size_weighted": False,
-        "after": "layer",
-    }
-
-
 def adapt_tower(model: nn.Module, architecture: Architecture, config: PiToMeConfig) -> Architecture:
-    """A tower's entry inside LLaVA: what leaves it is the short sequence."""
-    settings: dict[str, Any] = {
-        "defaults": {**architecture.defaults, "unmerge": False},
-        "num_layers_run": max(feature_layers(model.config)),
-    }
-    if architecture.encoder_class is modeling_clip.CLIPVisionModel:
-        settings["official"] = official_llava
-    return replace(architecture, **settings)
+    """See [`~optimum_pitome.families.llava.counts.tower_inside_llava`]."""
+    return tower_inside_llava(model.config, architecture)
 
 
 def adapt_grid_tower(model: nn.Module, architecture: Architecture, config: PiToMeConfig) -> Architecture:

@@ -18,11 +18,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import AutoModel, PreTrainedConfig
+from transformers.models.clip import modeling_clip
 
 from ...configuration import PiToMeConfig
 from ...merging import MergeSpec
@@ -33,6 +35,9 @@ from ...modeling.rewrite import EncoderRewrite, rewritten_encoders
 
 #: Names of the argument and of the configuration's field; VipLLaVA had the plural before transformers 5.23.
 FEATURE_LAYER_NAMES = ("vision_feature_layer", "vision_feature_layers")
+
+#: Layers of the released code's CLIP tower that match as ToMe does; those behind match as PiToMe does.
+_TOME_LAYERS = 13
 
 
 def feature_layers(config: PreTrainedConfig, given: int | Sequence[int] | None = None) -> tuple[int, ...]:
@@ -56,6 +61,30 @@ def feature_layers(config: PreTrainedConfig, given: int | Sequence[int] | None =
                 f"(accepted: {-count} to {count - 1})."
             )
     return tuple(layer % count for layer in layers)
+
+
+def official_llava(index: int, num_layers: int) -> dict:
+    """LLaVA's CLIP tower in the released code: merged behind each whole layer, without sizes."""
+    return {
+        "algorithm": "tome" if index < _TOME_LAYERS else "pitome",
+        "energy": "elu",
+        "metric": "hidden_states",
+        "margin": 0.9 - 0.9 * index / num_layers,
+        "proportional_attention": False,
+        "size_weighted": False,
+        "after": "layer",
+    }
+
+
+def tower_inside_llava(config: PreTrainedConfig, architecture: Architecture) -> Architecture:
+    """A tower's entry inside the LLaVA of `config`: what leaves it is the short sequence."""
+    settings: dict[str, Any] = {
+        "defaults": {**architecture.defaults, "unmerge": False},
+        "num_layers_run": max(feature_layers(config)),
+    }
+    if architecture.encoder_class is modeling_clip.CLIPVisionModel:
+        settings["official"] = official_llava
+    return replace(architecture, **settings)
 
 
 def active_tower(model: nn.Module) -> EncoderRewrite | None:
@@ -119,9 +148,8 @@ def num_image_tokens(model: Any, image_size: int | Sequence[int] | None = None) 
     settings = None if settings is None else settings.for_part(architecture.part)
     if settings is None or settings.unmerge:
         return count_features(config, architecture, (), image_size)
-    from . import adapt_tower
-
-    specs = resolve_specs(settings, adapt_tower(None, architecture, settings), config.vision_config.num_hidden_layers)
+    architecture = tower_inside_llava(config, architecture)
+    specs = resolve_specs(settings, architecture, config.vision_config.num_hidden_layers)
     return count_features(config, architecture, specs, image_size)
 
 

@@ -208,7 +208,7 @@ def _count_images(model: nn.Module, rewrite: Any, arguments: dict[str, Any]) -> 
     }
     full = count_features(model.config, rewrite.architecture, (), **settings)
     kept = count_features(model.config, rewrite.architecture, rewrite.specs, **settings)
-    if features is not None:
+    if features is not None:  # computed before, from pixels that are not here: the prompt itself says how many
         return len(features.pooler_output), full, len(features.pooler_output[0])
     return None if pixel_values is None else len(pixel_values), full, kept
 
