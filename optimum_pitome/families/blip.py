@@ -17,9 +17,10 @@
 from __future__ import annotations
 
 import torch
-from transformers.models.blip import modeling_blip
+from transformers.models.blip import modeling_blip, modeling_blip_text
 
 from ..modeling.attention import MergingAttention
+from ..modeling.cross_attention import carry_mark, register_reader
 from ..modeling.registry import register_architecture
 from .clip import CLIPStyleLayer
 from .vit import num_patches
@@ -85,3 +86,25 @@ register_architecture(
     official=official_blip,
     layer_parameters=("hidden_states", "kwargs"),
 )
+
+# What attends to the image drops the mask of the image's tokens on the way to its scores.
+_READER = {"vision": "vision_model", "drops_mask": "crossattention.self"}
+
+register_reader(modeling_blip.BlipForImageTextRetrieval, "text_encoder", **_READER)
+register_reader(modeling_blip.BlipForQuestionAnswering, "text_encoder", **_READER)
+register_reader(modeling_blip.BlipForConditionalGeneration, "text_decoder.bert", **_READER)
+
+
+def _expand_inputs_for_generation(self, expand_size=1, is_encoder_decoder=False, input_ids=None, **model_kwargs):
+    """Beam search copies the image's tokens: the copies keep the mark that says how to shorten them."""
+    states = model_kwargs.get("encoder_hidden_states")
+    expand = super(modeling_blip_text.BlipTextLMHeadModel, self)._expand_inputs_for_generation
+    input_ids, model_kwargs = expand(
+        expand_size=expand_size, is_encoder_decoder=is_encoder_decoder, input_ids=input_ids, **model_kwargs
+    )
+    if states is not None:
+        carry_mark(states, model_kwargs["encoder_hidden_states"], expand_size)
+    return input_ids, model_kwargs
+
+
+modeling_blip_text.BlipTextLMHeadModel._expand_inputs_for_generation = _expand_inputs_for_generation

@@ -19,9 +19,21 @@ from __future__ import annotations
 from transformers.models.blip_2 import modeling_blip_2
 from transformers.models.instructblip import modeling_instructblip
 
+from ..modeling.cross_attention import register_reader
 from ..modeling.registry import register_architecture
 from .clip import CLIPStyleLayer
 from .vit import num_patches
+
+
+#: The models in which the Q-Former attends to the tower's tokens.
+_COMPOSITES = (
+    modeling_blip_2.Blip2Model,
+    modeling_blip_2.Blip2VisionModelWithProjection,
+    modeling_blip_2.Blip2ForConditionalGeneration,
+    modeling_blip_2.Blip2ForImageTextRetrieval,
+    modeling_instructblip.InstructBlipModel,
+    modeling_instructblip.InstructBlipForConditionalGeneration,
+)
 
 
 class Blip2EncoderLayer(CLIPStyleLayer, modeling_blip_2.Blip2EncoderLayer):
@@ -52,3 +64,6 @@ _SETTINGS = {
 
 register_architecture(modeling_blip_2.Blip2VisionModel, Blip2EncoderLayer, **_SETTINGS)
 register_architecture(modeling_instructblip.InstructBlipVisionModel, InstructBlipEncoderLayer, **_SETTINGS)
+
+for _model_class in _COMPOSITES:
+    register_reader(_model_class, "qformer")

@@ -106,11 +106,13 @@ class Tokens:
         """Undoes [`~Tokens.unmerge`]: `(B, N, dim)`, equal within each group, to `(B, n, dim)`."""
         if self.assignment is None:
             return hidden_states
-        assignment = self.assignment.to(hidden_states.device)
-        position = torch.arange(assignment.shape[1], device=assignment.device).expand_as(assignment)
+        return gather_tokens(hidden_states, self.members().to(hidden_states.device))
+
+    def members(self) -> torch.Tensor:
+        """One original token of each: `(B, n)`, int64. Only for tokens that have merged."""
+        position = torch.arange(self.assignment.shape[1], device=self.assignment.device).expand_as(self.assignment)
         # Any token of a group will do, so it does not matter which of them is written last.
-        member = position.new_zeros(self.sizes.shape).scatter(1, assignment, position)
-        return gather_tokens(hidden_states, member)
+        return position.new_zeros(self.sizes.shape).scatter(1, self.assignment, position)
 
     def merged_into(self, later: Tokens, hidden_states: torch.Tensor) -> torch.Tensor:
         """Brings `hidden_states` `(B, n, dim)` of these tokens to the tokens of a later layer: each group's mean.

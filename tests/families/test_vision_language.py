@@ -20,9 +20,10 @@ import pytest
 import torch
 import transformers
 from transformers import Blip2VisionModel, BlipVisionModel, CLIPModel, CLIPVisionModel, SiglipModel, SiglipVisionModel
-from zoo import vision_language
+from zoo import outputs_of, vision_language
 
 from optimum_pitome import PiToMeConfig, UnsupportedArchitectureError, apply_pitome, pitome_summary
+from optimum_pitome.modeling.cross_attention import mark_tokens
 from optimum_pitome.modeling.rewrite import rewritten_encoders
 
 
@@ -165,3 +166,80 @@ def test_the_papers_table(name):
         summary = pitome_summary(apply_pitome(model, PiToMeConfig.paper(ratio=ratio)), count="paper")
         assert summary.gflops_merged == pytest.approx(expected, rel=0.01)
     assert summary.gflops_dense == pytest.approx(gflops[0], rel=0.01) and summary.tokens[-1] == tokens_left
+
+
+READERS = {
+    "BlipForImageTextRetrieval": "text_encoder.encoder.layer.0.crossattention.self",
+    "BlipForQuestionAnswering": "text_encoder.encoder.layer.0.crossattention.self",
+    "BlipForConditionalGeneration": "text_decoder.bert.encoder.layer.0.crossattention.self",
+    "Blip2ForConditionalGeneration": "qformer.encoder.layer.0.crossattention.attention",
+    "Blip2ForImageTextRetrieval": "qformer.encoder.layer.0.crossattention.attention",
+    "InstructBlipForConditionalGeneration": "qformer.encoder.layer.0.crossattention.attention",
+}
+
+
+def run_reading(model, inputs, name):
+    """The outputs, and how many tokens of the image the first cross-attention saw."""
+    seen = []
+    hook = model.get_submodule(READERS[name]).register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(kwargs["encoder_hidden_states"].shape[1]), with_kwargs=True
+    )
+    with torch.no_grad():
+        outputs = outputs_of(model(**inputs))
+    hook.remove()
+    return outputs, seen
+
+
+def forget_mark(model):
+    """Without the mark, text models read every original token."""
+    hooks = model.vision_model._forward_hooks
+    for key in [key for key, hook in hooks.items() if hook is mark_tokens]:
+        del hooks[key], model.vision_model._forward_hooks_with_kwargs[key]
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_cross_attention_reads_merged_tokens_and_loses_nothing(name):
+    model, inputs = build(getattr(transformers, name))
+    apply_pitome(model, 0.8)
+    short, seen = run_reading(model, inputs, name)
+    assert set(seen) == {1 + 64 - 12 - 10 - 8 - 6}
+    forget_mark(model)
+    full, seen = run_reading(model, inputs, name)
+    assert set(seen) == {65}
+    for key in short:
+        torch.testing.assert_close(short[key], full[key], atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_cross_attention_without_unmerging(name):
+    model, inputs = build(getattr(transformers, name))
+    expected, _ = run_reading(apply_pitome(model, 0.8), inputs, name)
+    outputs, seen = run_reading(apply_pitome(model, {"ratio": 0.8, "unmerge": False}), inputs, name)
+    assert set(seen) == {29}
+    for key, value in outputs.items():
+        if value.shape == expected[key].shape:
+            torch.testing.assert_close(value, expected[key], atol=2e-5, rtol=1e-4)
+        else:
+            assert (value.shape[1], expected[key].shape[1]) == (29, 65)
+    unweighted = {"ratio": 0.8, "unmerge": False, "proportional_attention": False}
+    run_reading(apply_pitome(model, unweighted), inputs, name)
+
+
+@pytest.mark.parametrize("name", ["BlipForConditionalGeneration", "BlipForQuestionAnswering"])
+def test_blip_generates_with_beams(name):
+    model, inputs = build(getattr(transformers, name))
+    inputs.pop("decoder_input_ids", None)
+    settings = {"num_beams": 3, "max_new_tokens": 5}
+    dense = model.generate(**inputs, **settings)
+    assert torch.equal(apply_pitome(model, 1.0).generate(**inputs, **settings), dense)
+    apply_pitome(model, 0.8)
+    seen = []
+    text_model = model.get_submodule(READERS[name])
+    text_model.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(kwargs["encoder_hidden_states"].shape[:2]), with_kwargs=True
+    )
+    merged = model.generate(**inputs, **settings)
+    forget_mark(model)
+    assert torch.equal(model.generate(**inputs, **settings), merged) and merged.shape[0] == 2
+    copies = 3 if name == "BlipForConditionalGeneration" else 1
+    assert set(seen) == {(2 * copies, 29), (2 * copies, 65)}
