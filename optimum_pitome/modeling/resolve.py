@@ -50,7 +50,7 @@ def resolve_specs(config: PiToMeConfig, architecture: Architecture, num_layers: 
         merges = index in merging
         if config.preset == "official":
             official = dict(_official(architecture)(index, num_layers))
-            merges = merges and official.pop("merges", True)
+            merges = official.pop("merges", True) and merges
             settings.update(official)
         chosen = {name: getattr(config, name) for name in ("algorithm", "energy", "metric", "alpha")}
         chosen["proportional_attention"] = config.proportional_attention
