@@ -62,14 +62,14 @@ class PiToMeModel:
             selection = {name: kwargs[name] for name in ("revision", "subfolder") if name in kwargs}
             hub = {name: kwargs[name] for name in ("cache_dir", "token", "local_files_only") if name in kwargs}
             config = PiToMeConfig.from_pretrained(pretrained_model_name_or_path, **selection, **hub)
-        base = _base_of(config, str(pretrained_model_name_or_path))
+        base = base_model_of(config, str(pretrained_model_name_or_path))
         kwargs = {name: value for name, value in kwargs.items() if name not in _RECIPE_ARGUMENTS}
         settings = config if pitome is None else pitome
         return cls._auto_class().from_pretrained(base, *model_args, pitome=settings, **kwargs)
 
     @classmethod
     def _from_config(cls, config, pitome=None, **kwargs):
-        base_config = AutoConfig.from_pretrained(_base_of(config, config.name_or_path))
+        base_config = AutoConfig.from_pretrained(base_model_of(config, config.name_or_path))
         return cls._auto_class().from_config(base_config, pitome=config if pitome is None else pitome, **kwargs)
 
     @classmethod
@@ -77,7 +77,12 @@ class PiToMeModel:
         return getattr(modeling_auto, cls._auto_class_name)
 
 
-def _base_of(config: PiToMeConfig, recipe: str) -> str:
+def base_model_of(config: PiToMeConfig, recipe: str) -> str:
+    """The model that a recipe names.
+
+    Raises:
+        ValueError: if it names none, or itself.
+    """
     base = config.base_model_name_or_path
     if not base:
         raise ValueError(
