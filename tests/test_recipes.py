@@ -18,12 +18,31 @@ import json
 
 import pytest
 import torch
+from PIL import Image
 from test_loading import checkpoint, ratio_of  # noqa: F401
-from transformers import AutoConfig, AutoModel, AutoModelForImageClassification, ViTForImageClassification, ViTModel
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForImageClassification,
+    AutoProcessor,
+    AutoTokenizer,
+    BertConfig,
+    BertForSequenceClassification,
+    PreTrainedTokenizerFast,
+    ViTForImageClassification,
+    ViTModel,
+    pipeline,
+)
 from transformers.models.auto import modeling_auto
 
 import optimum_pitome
 from optimum_pitome import PiToMeConfig, PiToMeModel
+
+
+HAS_IMAGE_PROCESSORS = "from_pretrained" in vars(AutoImageProcessor)
 
 
 @pytest.fixture
@@ -78,3 +97,40 @@ def test_errors(tmp_path):
     PiToMeConfig(ratio=0.8, base_model_name_or_path=str(tmp_path / "loop")).save_pretrained(tmp_path / "loop")
     with pytest.raises(ValueError, match="names itself"):
         AutoModel.from_pretrained(tmp_path / "loop")
+
+
+@pytest.fixture
+def text_recipe(tmp_path):
+    vocabulary = {"[UNK]": 0, "[PAD]": 1, "a": 2, "b": 3}
+    backend = Tokenizer(WordLevel(vocabulary, unk_token="[UNK]"))
+    PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]", pad_token="[PAD]").save_pretrained(
+        tmp_path / "text_base"
+    )
+    sizes = {"vocab_size": 4, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    BertForSequenceClassification(BertConfig(**sizes, intermediate_size=32)).save_pretrained(tmp_path / "text_base")
+    PiToMeConfig(ratio=0.5, base_model_name_or_path=str(tmp_path / "text_base")).save_pretrained(
+        tmp_path / "text_recipe"
+    )
+    return tmp_path / "text_recipe"
+
+
+def test_tokenizers_and_processors_are_those_of_the_model(recipe, text_recipe, tmp_path):
+    assert AutoTokenizer.from_pretrained(text_recipe).get_vocab().keys() >= {"a", "b"}
+    assert AutoProcessor.from_pretrained(text_recipe).get_vocab().keys() >= {"a", "b"}
+    assert len(pipeline("text-classification", model=str(text_recipe))("a b a b")) == 1
+    with pytest.raises(ValueError, match="names no model"):
+        PiToMeConfig(ratio=0.8).save_pretrained(tmp_path / "nameless")
+        AutoTokenizer.from_pretrained(tmp_path / "nameless")
+
+
+@pytest.mark.skipif(not HAS_IMAGE_PROCESSORS, reason="this transformers has no AutoImageProcessor without torchvision")
+def test_image_processors_are_those_of_the_model(recipe, text_recipe):
+    for auto_class in (AutoImageProcessor, AutoProcessor):
+        assert auto_class.from_pretrained(recipe).size == {"height": 32, "width": 32}
+    classifier = pipeline("image-classification", model=str(recipe))
+    assert ratio_of(classifier.model) == 0.8
+    assert len(classifier(Image.new("RGB", (40, 40)))) == 3
+    with pytest.raises(OSError, match="Can't load image processor"):
+        AutoImageProcessor.from_pretrained(text_recipe)
+    with pytest.raises(OSError):
+        AutoImageProcessor.from_pretrained(recipe / "nowhere")
