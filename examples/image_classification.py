@@ -22,7 +22,9 @@ Any image classifier and any labelled pictures, from a hub or from disk, with th
 
     python examples/image_classification.py --model google/vit-base-patch16-224 --dataset path/to/imagefolder
 
-On several processes: accelerate launch --num_processes 2 examples/image_classification.py
+On several processes (the flag makes accelerate start them; without GPUs they work on the CPU, over gloo):
+
+    accelerate launch --multi_gpu --num_processes 2 examples/image_classification.py
 """
 
 from __future__ import annotations
@@ -87,7 +89,9 @@ def parse_arguments() -> argparse.Namespace:
         arguments.model = real_assets.dinov2_small_as_vit()
     text = arguments.pitome if arguments.pitome.lstrip().startswith("{") else Path(arguments.pitome).read_text()
     settings = json.loads(text)
-    arguments.configs = {ratio: PiToMeConfig.from_value({**settings, "ratio": ratio}) for ratio in arguments.ratios}
+    arguments.configs = {
+        ratio: PiToMeConfig.from_value({**settings, "ratio": ratio}) for ratio in arguments.ratios if ratio != 1.0
+    }
     return arguments
 
 
@@ -165,7 +169,7 @@ def table(results: list[Result]) -> str:
         dense = result.ratio == 1.0
         accuracy = f"{result.accuracy:.1%} ±{(result.accuracy_high - result.accuracy_low) / 2:.1%}"
         agreement = f"{result.agreement:.1%} ±{(result.agreement_high - result.agreement_low) / 2:.1%}"
-        gflops = f"{result.gflops:.2f} ({results[0].gflops / result.gflops:.2f}x)"
+        gflops = f"{result.gflops:.3g} ({results[0].gflops / result.gflops:.2f}x)"
         speed = f"{result.images_per_second:.1f} ({result.speed_up:.2f}x)"
         name, agreement = ("dense", "") if dense else (f"{result.ratio:g}", agreement)
         lines.append(row.format(name, accuracy, agreement, gflops, result.tokens, speed))
@@ -206,7 +210,8 @@ def draw(results: list[Result], title: str, path: Path) -> None:
 
 def main() -> None:
     arguments = parse_arguments()
-    accelerator = Accelerator()
+    # Said outright, or processes on a machine without GPU would not join (accelerate 1.15).
+    accelerator = Accelerator(cpu=not torch.accelerator.is_available())
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     processor = AutoImageProcessor.from_pretrained(arguments.model)

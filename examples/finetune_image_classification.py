@@ -1,0 +1,125 @@
+# Copyright 2026 The optimum_pitome authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Fine-tunes an image classifier while it merges tokens, with the `Trainer`.
+
+python examples/finetune_image_classification.py --output_dir outputs/finetune --ratio 0.9
+python examples/finetune_image_classification.py --output_dir outputs/dense --ratio 1.0       # to compare with
+python examples/finetune_image_classification.py --output_dir outputs/many --schedule random --ratio_range 0.8 1.0
+accelerate launch --num_processes 2 examples/finetune_image_classification.py ...             # DDP; FSDP2 and
+                                            # DeepSpeed by the configuration files in examples/accelerate_configs
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from datasets import Image
+from finetune_data import load_splits, model_path
+from transformers import AutoImageProcessor, AutoModelForImageClassification, HfArgumentParser, Trainer
+from transformers import TrainingArguments, set_seed
+
+from optimum_pitome import PiToMeCallback, PiToMeConfig
+
+
+@dataclass
+class ScriptArguments:
+    model: str = field(default="dinov2_small", metadata={"help": "Hub id, folder, or dinov2_small (packaged)."})
+    dataset: str = field(default="fashion_mnist", metadata={"help": "Hub id, folder, or fashion_mnist (packaged)."})
+    image_size: int = field(default=112, metadata={"help": "Side of the pictures in pixels."})
+    max_train_samples: int | None = field(default=1000, metadata={"help": "Pictures to train on."})
+    max_eval_samples: int | None = field(default=1000, metadata={"help": "Pictures to evaluate on."})
+    ratio: float = field(default=0.9, metadata={"help": "Fraction of the tokens that each layer keeps in the end."})
+    schedule: str = field(default="linear", metadata={"help": "constant, linear, cosine or random."})
+    ratio_range: list[float] | None = field(default=None, metadata={"help": "Lowest and highest, for random."})
+    eval_ratios: list[float] | None = field(default=None, metadata={"help": "Also evaluate at these ratios."})
+    distill: bool = field(default=False, metadata={"help": "Add the divergence from the dense forward to the loss."})
+
+
+@dataclass
+class Arguments(TrainingArguments):
+    """`TrainingArguments` with other defaults, for a run of minutes on a CPU."""
+
+    output_dir: str | None = field(default="outputs/finetune_image_classification")
+    per_device_train_batch_size: int = field(default=16)
+    per_device_eval_batch_size: int = field(default=50)
+    learning_rate: float = field(default=1e-4)
+    warmup_steps: float = field(default=0.1)
+    num_train_epochs: float = field(default=1.0)
+    logging_steps: float = field(default=5)
+    eval_strategy: str = field(default="epoch")
+    save_strategy: str = field(default="epoch")
+    save_only_model: bool = field(default=True)
+    remove_unused_columns: bool = field(default=False)
+    report_to: str = field(default="none")
+
+
+def main() -> None:
+    script, args = HfArgumentParser((ScriptArguments, Arguments)).parse_args_into_dataclasses()
+    set_seed(args.seed)
+    train, test = load_splits(script.dataset, Image, script.max_train_samples, script.max_eval_samples)
+    names = train.features["label"].names
+    path = model_path(script.model)
+    side = script.image_size
+    processor = AutoImageProcessor.from_pretrained(
+        path, size={"shortest_edge": side * 8 // 7}, crop_size={"height": side, "width": side}
+    )
+    model = AutoModelForImageClassification.from_pretrained(
+        path,
+        id2label=dict(enumerate(names)),
+        label2id={name: index for index, name in enumerate(names)},
+        ignore_mismatched_sizes=True,
+        pitome=PiToMeConfig(ratio=script.ratio),
+    )
+
+    def collate(rows):
+        pictures = [row["input"].convert("RGB") for row in rows]
+        labels = torch.tensor([row["label"] for row in rows])
+        return {"pixel_values": processor(pictures, return_tensors="pt")["pixel_values"], "labels": labels}
+
+    trainer = Trainer(
+        model,
+        args,
+        data_collator=collate,
+        train_dataset=train,
+        eval_dataset=test,
+        processing_class=processor,
+        compute_metrics=lambda output: {"accuracy": float((output.predictions.argmax(-1) == output.label_ids).mean())},
+        callbacks=[
+            PiToMeCallback(
+                schedule=script.schedule,
+                ratio_range=tuple(script.ratio_range) if script.ratio_range else None,
+                eval_ratios=script.eval_ratios,
+                distillation=script.distill,
+                num_tokens=1 + (side // model.config.patch_size) ** 2,
+            )
+        ],
+    )
+    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    trainer.save_model()
+    metrics = next(entry for entry in reversed(trainer.state.log_history) if "eval_accuracy" in entry)
+    ratios = {f"eval_r{ratio:g}_accuracy": ratio for ratio in script.eval_ratios or ()}
+    for entry in trainer.state.log_history:
+        metrics.update({name: value for name, value in entry.items() if name in ratios})
+    runtime = next(entry["train_runtime"] for entry in trainer.state.log_history if "train_runtime" in entry)
+    metrics["train_seconds_per_step"] = runtime / trainer.state.global_step
+    if trainer.is_world_process_zero():
+        (Path(args.output_dir) / "results.json").write_text(json.dumps(metrics, indent=2))
+
+
+if __name__ == "__main__":
+    main()
