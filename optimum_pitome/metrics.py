@@ -159,3 +159,44 @@ def _vqa_score(prediction: str, answers: Sequence[str]) -> float:
         return float(matches[0])
     needed = min(3, len(answers) - 1)
     return sum(min(1.0, (sum(matches) - match) / needed) for match in matches) / len(answers)
+
+
+class Recall(evaluate.Metric):
+    """Share of the queries that find a right answer among their first 1, 5 and 10: `recall@1`, `recall@1_low`,
+    `recall@1_high`, and so on.
+
+    `predictions` are candidates, best first, at least 10 per query (or all there are); `references` are the right
+    ones, one or more per query. Image-text retrieval counts both ways, and Rsum (the paper's figure) is the sum of the
+    six shares in percent.
+
+    Example:
+
+    ```python
+    >>> Recall().compute(predictions=[[2, 0, 1], [1, 2, 0]], references=[[2], [0, 2]])["recall@1"]
+    0.5
+    ```
+    """
+
+    cutoffs = (1, 5, 10)
+
+    def __init__(self, *args, **kwargs):
+        kwargs.setdefault("keep_in_memory", True)
+        super().__init__(*args, **kwargs)
+
+    def _info(self) -> evaluate.MetricInfo:
+        indices = datasets.Sequence(datasets.Value("int64"))
+        return evaluate.MetricInfo(
+            description=self.__doc__,
+            citation="",
+            inputs_description="predictions: ranked candidates per query; references: the right ones per query.",
+            features=datasets.Features(predictions=indices, references=indices),
+        )
+
+    def _compute(self, predictions: Sequence[Sequence[int]], references: Sequence[Sequence[int]]) -> dict[str, float]:
+        values = {}
+        for cutoff in self.cutoffs:
+            found = sum(not set(right).isdisjoint(ranked[:cutoff]) for ranked, right in zip(predictions, references))
+            name = f"recall@{cutoff}"
+            values[name] = found / len(references)
+            values[f"{name}_low"], values[f"{name}_high"] = wilson_interval(found, len(references))
+        return values

@@ -14,7 +14,7 @@
 
 import pytest
 
-from optimum_pitome.metrics import Accuracy, Agreement, wilson_interval
+from optimum_pitome.metrics import Accuracy, Agreement, Recall, wilson_interval
 
 
 def test_accuracy_and_agreement():
@@ -48,3 +48,12 @@ def test_wilson_interval_against_published_values():
 def test_an_impossible_proportion_is_refused(successes, total):
     with pytest.raises(ValueError, match="successes"):
         wilson_interval(successes, total)
+
+
+def test_recall():
+    ranked = [[3, 1, 2, 0, 4, 5, 6, 7, 8, 9, 10], [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]]
+    values = Recall().compute(predictions=ranked, references=[[3, 9], [10]])
+    assert [values[f"recall@{k}"] for k in (1, 5, 10)] == [0.5, 0.5, 0.5]
+    values = Recall().compute(predictions=ranked, references=[[7, 5], [4]])
+    assert [values[f"recall@{k}"] for k in (1, 5, 10)] == [0.0, 0.5, 1.0]
+    assert values["recall@1_low"] == 0.0 and 0.6 < values["recall@1_high"] < 0.7

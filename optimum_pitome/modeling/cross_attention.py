@@ -75,6 +75,16 @@ def carry_mark(hidden_states: torch.Tensor, copy: torch.Tensor, repeats: int) ->
         setattr(copy, name, value.repeat_interleave(repeats, dim=0) if isinstance(value, torch.Tensor) else value)
 
 
+def take_samples(hidden_states: torch.Tensor, index: torch.Tensor | slice) -> torch.Tensor:
+    """`hidden_states[index]` of a rewritten tower, still marked: for pairing images with texts (re-ranking)."""
+    taken = hidden_states[index]
+    if hasattr(hidden_states, _SIZES):
+        for name in (_SIZES, _MEMBER, _PROPORTIONAL):
+            value = getattr(hidden_states, name)
+            setattr(taken, name, value[index] if isinstance(value, torch.Tensor) else value)
+    return taken
+
+
 def read_merged_tokens(reader: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
     """Forward pre-hook of a reader: the short sequence, and log sizes as its mask."""
     hidden_states = kwargs.get("encoder_hidden_states")
