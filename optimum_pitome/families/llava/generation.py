@@ -47,8 +47,8 @@ class _RestoringProcessor(LogitsProcessor):
     def __init__(self, processor: Any, restore: RestoredPrompt):
         self.processor, self.restore = processor, restore
 
-    def __call__(self, input_ids, scores, **kwargs):
-        return self.processor(self.restore(input_ids), scores, **kwargs)
+    def __call__(self, input_ids, scores):
+        return self.processor(self.restore(input_ids), scores)
 
 
 class _RestoringCriteria(StoppingCriteria):

@@ -149,10 +149,12 @@ def plan_inputs(model: nn.Module, arguments: dict[str, Any]) -> ShortPrompt | No
     if rewrite is None or rewrite.unmerge or (input_ids is None and inputs_embeds is None):
         return None
     images, full, kept = _count_images(model, rewrite, arguments)
-    if full == kept:
-        return None
     placeholders = find_placeholders(model, input_ids, inputs_embeds)
     total = int(placeholders.sum())
+    if total and images and arguments.get("pixel_values") is None and total % images == 0:
+        full = total // images  # the image's size is not known, its features are
+    if full == kept:
+        return None
     if images is not None and total == images * kept:
         return None
     if _past_length(arguments):
@@ -208,7 +210,7 @@ def _count_images(model: nn.Module, rewrite: Any, arguments: dict[str, Any]) -> 
     }
     full = count_features(model.config, rewrite.architecture, (), **settings)
     kept = count_features(model.config, rewrite.architecture, rewrite.specs, **settings)
-    if features is not None:  # computed before, from pixels that are not here: the prompt itself says how many
+    if features is not None:
         return len(features.pooler_output), full, len(features.pooler_output[0])
     return None if pixel_values is None else len(pixel_values), full, kept
 
