@@ -16,6 +16,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from zoo import all_cases, outputs_of
 
@@ -45,8 +47,13 @@ VISION = [
 ]
 
 
-def build(name="ViTModel", attn_implementation="sdpa", **settings):
-    return CASES[name].build(attn_implementation, **settings)
+def build(name="ViTModel", attn_implementation="sdpa", num_layers=None, **settings):
+    case = CASES[name]
+    if num_layers is not None:
+        config = case.config()
+        config.num_hidden_layers = num_layers
+        case = replace(case, config=lambda: config)
+    return case.build(attn_implementation, **settings)
 
 
 def images(batch_size=2, seed=1, dtype=torch.float32):
