@@ -16,7 +16,7 @@
 
 Repositories live in memory: commits, branches, tags, git and LFS files, private ones, tokens. As on the Hub a new one
 has a first commit, with `.gitattributes`. Xet is not spoken; clients are started with `HF_HUB_DISABLE_XET=1`.
-`Hub.fail` makes requests fail in the ways a network does.
+`Hub.fail` makes requests fail in the ways a network does; a client asks for that under `/test/fail`, `/test/recover`.
 """
 
 from __future__ import annotations
@@ -103,8 +103,14 @@ class _Handler(Api, BaseHTTPRequestHandler):
     def _handle(self) -> None:
         hub, method = self.hub, self.command
         self.url = urlsplit(self.path)
-        how = hub.failure(method, self.url.path)
         length = int(self.headers.get("Content-Length") or 0)
+        if self.url.path == "/test/fail":
+            hub.fail(**json.loads(self.rfile.read(length)))
+            return self._answer(200, {}, b"", None)
+        if self.url.path == "/test/recover":
+            hub.recover()
+            return self._answer(200, {}, b"", None)
+        how = hub.failure(method, self.url.path)
         if how == "hang up":
             self.rfile.read(length // 2)
             hub.requests.append(f"{method} {self.url.path} hung up")
