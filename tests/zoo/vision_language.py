@@ -73,7 +73,8 @@ def clip_vision_config():
 
 
 def siglip_config():
-    text = {**TEXT, "projection_size": 32}
+    # The zero-shot pipeline pads to 64.
+    text = {**TEXT, "projection_size": 32, "max_position_embeddings": 64}
     return SiglipConfig(text_config=text, vision_config=VISION, num_labels=3)
 
 
