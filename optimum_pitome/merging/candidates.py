@@ -72,6 +72,23 @@ class TokenMasks:
     special: torch.Tensor | None = None
     max_special: int = 0
 
+    def check(self, features: torch.Tensor) -> None:
+        """Compares the masks with `features` `(B, N, dim)`.
+
+        Raises:
+            ValueError: if a mask is for another number of samples or tokens.
+        """
+        batch_size, num_tokens = features.shape[:2]
+        for name, mask in (("attention mask", self.valid), ("mask of special tokens", self.special)):
+            if mask is None:
+                continue
+            if mask.shape[1] != num_tokens or (mask.shape[0] != batch_size and mask.shape[0] != 1):
+                raise ValueError(
+                    f"The {name} is for {mask.shape[0]} samples of {mask.shape[1]} tokens, but there are {batch_size} "
+                    f"samples of {num_tokens} tokens. Give one value for each token, special ones such as CLS "
+                    "included: 1 for a real token, 0 for padding."
+                )
+
     def mergeable(self) -> torch.Tensor | None:
         """`(B, N)` bool, or `None` where the prefix says it all."""
         if self.valid is None and self.special is None:
@@ -108,6 +125,7 @@ class Candidates:
         num_pairs = spec.ratio.num_removed(features.shape[1] - prefix)
         if num_pairs <= 0:
             return None
+        masks.check(features)
         mergeable = masks.mergeable()
         if mergeable is not None:
             # One mask may stand for the whole batch.
@@ -116,7 +134,9 @@ class Candidates:
 
     def energy(self, spec: MergeSpec) -> torch.Tensor:
         """`(B, M)`, float32."""
-        return ENERGIES[spec.energy](pairwise_cosine(self.features), self.mergeable, spec.margin, spec.alpha)
+        energy = ENERGIES[spec.energy](pairwise_cosine(self.features), self.mergeable, spec.margin, spec.alpha)
+        # Ranking reads fixed-point numbers; only the order counts, and a large alpha would leave their range.
+        return energy if spec.alpha <= 1.0 else energy / spec.alpha
 
     def similarity(self, source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Cosines between the tokens at `source` `(B, a)` and at `target` `(B, b)`: `(B, a, b)`."""

@@ -77,7 +77,13 @@ def apply_pitome(model: nn.Module, config: Any) -> nn.Module:
     Raises:
         UnsupportedArchitectureError: if the model has nothing that can be rewritten, or changed upstream.
         ValueError: if the settings do not fit the model. The model is then as it was.
+        TypeError: if `model` is not a module.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"apply_pitome takes a model, got {model!r}. Load one first: AutoModel.from_pretrained(..., pitome=0.9) "
+            "loads and rewrites in one step."
+        )
     config = PiToMeConfig.from_value(config)
     if config is None:
         return remove_pitome(model)

@@ -172,9 +172,19 @@ def read_mask(attention_mask: torch.Tensor | None) -> tuple[torch.Tensor | None,
     Args:
         attention_mask (`torch.Tensor`, *optional*):
             `(B, N)`, or `(B, [heads or 1,] N or 1, N)` boolean or additive. Never modified.
+
+    Raises:
+        ValueError: for anything else.
     """
     if attention_mask is None:
         return None, None
+    if not isinstance(attention_mask, torch.Tensor) or not 2 <= attention_mask.dim() <= 4:
+        is_tensor = isinstance(attention_mask, torch.Tensor)
+        found = f"a tensor of shape {tuple(attention_mask.shape)}" if is_tensor else type(attention_mask).__name__
+        raise ValueError(
+            f"attention_mask is {found}. Merging accepts a tensor of shape (batch, tokens), 1 for a real token and 0 "
+            "for padding, or (batch, 1 or heads, 1 or tokens, tokens), boolean or additive."
+        )
     if attention_mask.dim() == 2:
         return attention_mask.bool(), None
     if attention_mask.dim() == 3:
