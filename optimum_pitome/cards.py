@@ -144,6 +144,15 @@ def write_recipe_card(
     return _save(content, directory, evaluations or [])
 
 
+def may_write(path: str | os.PathLike) -> bool:
+    """Whether there is no card that somebody wrote or edited."""
+    path = _file(path)
+    if not path.exists() or not path.read_text(encoding="utf-8").strip():
+        return True
+    card = _read(path)
+    return card is not None and is_generated(card)
+
+
 def is_generated(card: ModelCard) -> bool:
     """Whether nobody has edited `card`: it is one of ours, or what transformers makes when it pushes."""
     seal = _SEAL_PATTERN.search(card.text)
@@ -155,17 +164,17 @@ def is_generated(card: ModelCard) -> bool:
 
 
 def _save(content: _Content, directory: str | os.PathLike, evaluations: list[Evaluation]) -> Path | None:
-    path = Path(directory) if str(directory).endswith(".md") else Path(directory) / "README.md"
+    path = _file(directory)
     evaluations = [evaluation for evaluation in evaluations if {"task", "dataset"} <= evaluation.source.keys()]
     for evaluation in evaluations:
         content.results = merged_results(content.results, eval_results(evaluation))
         content.task = evaluation.source["task"]
     if content.base_model == content.repository:  # loaded from where it goes
         content.base_model = None
-    if path.exists() and path.read_text(encoding="utf-8").strip():
-        old = _read(path)
-        if old is None or not is_generated(old):
-            return None
+    if not may_write(path):
+        return None
+    old = _read(path) if path.exists() else None
+    if old is not None:
         settings = _SETTINGS_PATTERN.search(old.text)
         if settings is not None and json.loads(settings.group(1)) == content.settings:
             if not evaluations:
@@ -175,6 +184,10 @@ def _save(content: _Content, directory: str | os.PathLike, evaluations: list[Eva
         content.base_model = content.base_model or old.data.base_model
     content.render().save(path)
     return path
+
+
+def _file(path: str | os.PathLike) -> Path:
+    return Path(path) if str(path).endswith(".md") else Path(path) / "README.md"
 
 
 def _read(path: Path) -> ModelCard | None:

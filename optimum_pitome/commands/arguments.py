@@ -39,6 +39,39 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--pitome-config", metavar="JSON", help="Any fields as JSON, or a file with them.")
 
 
+def add_evaluation(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--task", required=True, choices=("image-classification", "text-classification"))
+    data = parser.add_argument_group("data")
+    data.add_argument(
+        "--dataset",
+        required=True,
+        help="Hub id; a folder with one sub-folder of pictures per class, or written by save_to_disk; a csv, tsv, "
+        "json, jsonl or parquet file.",
+    )
+    data.add_argument("--dataset-config", help="Configuration of a data set on the Hub.")
+    data.add_argument("--dataset-revision", help="Revision of a data set on the Hub.")
+    data.add_argument("--split", help="Default: test, validation, or the only one.")
+    data.add_argument(
+        "--max-samples", type=int, help="Evaluate on so many samples, chosen at random but always alike."
+    )
+    data.add_argument(
+        "--input-columns",
+        nargs="+",
+        help="Column of pictures or texts; two for pairs of texts. Default: found by type.",
+    )
+    data.add_argument("--label-column", help="Default: found by type, or by name.")
+    data.add_argument("--max-length", type=int, help="Longest text in tokens. Default: the model's, at most 512.")
+    running = parser.add_argument_group("running")
+    running.add_argument("--batch-size", type=int, default=32)
+    running.add_argument("--device", default="cpu", help="Such as cpu (default) or cuda.")
+    running.add_argument("--dtype", default="auto", help="Such as bfloat16. Default: that of the checkpoint.")
+    parser.add_argument(
+        "--model-card",
+        metavar="PATH",
+        help="Write a model card with the results, and this command line, to a .md file or into a folder.",
+    )
+
+
 def settings_from(args: argparse.Namespace) -> dict[str, Any] | None:
     """The settings of the command line as keyword arguments of `PiToMeConfig`; `None` if there are none.
 

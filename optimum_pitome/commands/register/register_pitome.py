@@ -37,10 +37,30 @@ class PiToMeSummaryCommand(BaseOptimumCLICommand):
         run(self.args, self.parser)
 
 
+class PiToMeEvaluateCommand(BaseOptimumCLICommand):
+    COMMAND = CommandInfo(
+        "evaluate", help="A classifier dense against merged: accuracy, agreement, speed; model cards."
+    )
+
+    @staticmethod
+    def parse_args(parser):
+        from optimum_pitome.commands import arguments
+
+        arguments.add_model(parser)
+        arguments.add_settings(parser)
+        arguments.add_evaluation(parser)
+
+    def run(self):
+        from optimum_pitome.commands.evaluate import run
+
+        run(self.args, self.parser)
+
+
 class PiToMeCommand(BaseOptimumCLICommand):
     COMMAND = CommandInfo("pitome", help="Faster transformers by merging tokens (optimum_pitome).")
-    SUBCOMMANDS = (
-        CommandInfo("summary", help=PiToMeSummaryCommand.COMMAND.help, subcommand_class=PiToMeSummaryCommand),
+    SUBCOMMANDS = tuple(
+        CommandInfo(command.COMMAND.name, help=command.COMMAND.help, subcommand_class=command)
+        for command in (PiToMeSummaryCommand, PiToMeEvaluateCommand)
     )
 
 

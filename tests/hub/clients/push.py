@@ -18,7 +18,7 @@ import sys
 
 import torch
 from common import answer, outputs, pixel_values
-from huggingface_hub import HfApi, ModelCard
+from huggingface_hub import HfApi
 from transformers import Trainer, TrainingArguments, ViTForImageClassification, ViTImageProcessorPil
 from zoo.vit import vit_config
 
@@ -47,7 +47,8 @@ source = {"task": "image-classification", "dataset": "me/noise", "split": "test"
 evaluate_classifier(model, [{"pixel_values": pixel_values(), "labels": torch.tensor([0, 1])}], source=source)
 model.push_to_hub("me/measured")
 HfApi().create_repo("me/handwritten")
-ModelCard("---\nlicense: mit\n---\nWritten by hand.\n").push_to_hub("me/handwritten")
+card = b"---\nlicense: mit\n---\nWritten by hand.\n"
+HfApi().upload_file(path_or_fileobj=card, path_in_repo="README.md", repo_id="me/handwritten")
 model.push_to_hub("me/handwritten")
 
 PiToMeConfig(ratio=0.8, base_model_name_or_path="me/base").push_to_hub("me/recipe")

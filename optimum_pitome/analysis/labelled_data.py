@@ -1,0 +1,172 @@
+# Copyright 2026 The optimum_pitome authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Labelled pictures or texts, from a hub or from disk, as batches for [`evaluate_classifier`]."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+from datasets import ClassLabel, Dataset, load_dataset, load_from_disk
+
+
+#: Seed of the choice where not all samples are taken. Folders of pictures come sorted by class.
+SEED = 0
+
+_FORMATS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+_TEXT_NAMES = ("text", "sentence", "content", "review")
+_LABEL_NAMES = ("label", "labels", "class", "category")
+
+
+def load_labelled(
+    name: str, config: str | None = None, split: str | None = None, revision: str | None = None
+) -> tuple[Dataset, str]:
+    """Reads one split of a data set.
+
+    Args:
+        name (`str`):
+            Hub id; folder (one sub-folder of pictures per class, files that `load_dataset` knows, or what
+            `save_to_disk` wrote); or a file (csv, tsv, json, jsonl, parquet).
+        config (`str`, *optional*): configuration of a data set on the Hub.
+        split (`str`, *optional*): defaults to `test`, `validation`, or the only one.
+        revision (`str`, *optional*): revision on the Hub.
+
+    Returns:
+        `(Dataset, str)`: the split, and its name (`""` for a saved `Dataset`, which has none).
+
+    Raises:
+        ValueError: if there is no such split, or there are several and none was named.
+    """
+    path = Path(name)
+    if (path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists():
+        found = load_from_disk(name)
+    elif path.is_file():
+        if path.suffix not in _FORMATS:
+            raise ValueError(f"{name}: expected a file that ends in {', '.join(_FORMATS)}, a folder, or a Hub id.")
+        separator = {"sep": "\t"} if path.suffix == ".tsv" else {}
+        found = load_dataset(_FORMATS[path.suffix], data_files=name, **separator)
+    elif path.is_dir():
+        found = load_dataset(name)
+    else:
+        found = load_dataset(name, config, revision=revision)
+    if isinstance(found, Dataset):
+        if split is not None:
+            raise ValueError(f"split {split!r}: {name} is a single data set without splits.")
+        return found, ""
+    if split is None:
+        split = next((known for known in ("test", "validation") if known in found), None)
+        split = next(iter(found)) if split is None and len(found) == 1 else split
+    if split not in found:
+        what = "names no split" if split is None else f"split {split!r}"
+        raise ValueError(f"{what}: expected one of {', '.join(found)}, the splits of {name}.")
+    return found[split], split
+
+
+def take(dataset: Dataset, max_samples: int | None) -> Dataset:
+    """At most `max_samples`, chosen at random but always the same ones."""
+    if max_samples is None or max_samples >= len(dataset):
+        return dataset
+    if max_samples < 1:
+        raise ValueError(f"max_samples={max_samples}: expected at least 1.")
+    return dataset.shuffle(seed=SEED).select(range(max_samples))
+
+
+def find_columns(dataset: Dataset, kind: str, inputs: list[str] | None = None, label: str | None = None) -> list[str]:
+    """The columns to read: of `kind` `"image"` or `"text"` (one, or two for pairs of texts), then the label.
+
+    Args:
+        inputs (`list[str]`, *optional*), label (`str`, *optional*): names, where they are not to be guessed.
+
+    Raises:
+        ValueError: if a column does not exist, or cannot be told from the others.
+    """
+    features = dataset.features
+    for column in [*(inputs or []), *([label] if label else [])]:
+        if column not in features:
+            raise ValueError(f"column {column!r} does not exist: expected one of {', '.join(features)}.")
+    if inputs is None:
+        if kind == "image":
+            fitting = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
+        else:
+            texts = [name for name, feature in features.items() if _is_text(feature) and name != label]
+            fitting = [name for name in texts if name in _TEXT_NAMES] or texts
+        inputs = [_only(fitting, f"{kind} column", "--input-columns", features)]
+    if label is None:
+        classes = [name for name, feature in features.items() if isinstance(feature, ClassLabel)]
+        fitting = classes or [name for name in features if name in _LABEL_NAMES and name not in inputs]
+        label = _only(fitting, "label column", "--label-column", features)
+    return [*inputs, label]
+
+
+def class_indices(dataset: Dataset, column: str, config: Any) -> list[int]:
+    """The labels as a model numbers its classes: by name where the model knows the names, else by number.
+
+    Args:
+        column (`str`): class labels, names, or numbers.
+        config (`PreTrainedConfig`): of the model.
+
+    Raises:
+        ValueError: if neither fits.
+    """
+    feature, values = dataset.features[column], dataset[column]
+    known = {str(label).strip().lower(): int(index) for index, label in config.id2label.items()}
+    if isinstance(feature, ClassLabel):
+        names = feature.names
+        values = [names[value] for value in values]
+    elif _is_text(feature):
+        names = sorted(set(values))
+    else:
+        outside = [value for value in values if not 0 <= value < config.num_labels]
+        if outside:
+            raise ValueError(f"label {outside[0]} of the data is not one of the model's {config.num_labels} classes.")
+        return [int(value) for value in values]
+    if all(name.strip().lower() in known for name in names):
+        return [known[value.strip().lower()] for value in values]
+    unnamed = all(label == f"label_{index}" for label, index in known.items())
+    if isinstance(feature, ClassLabel) and unnamed and len(names) == config.num_labels:
+        return [feature.str2int(value) for value in values]
+    raise ValueError(
+        f"The classes of the data ({_some(names)}) are not those of the model ({_some(list(config.id2label.values()))}"
+        "). Use a model that was trained for them, or rename them in the data."
+    )
+
+
+def batches(
+    dataset: Dataset, columns: list[str], labels: list[int], batch_size: int, prepare: Callable[..., dict]
+) -> Iterator[dict[str, torch.Tensor]]:
+    """Batches of what `prepare` makes of the input columns (one list each), with `labels`."""
+    rows = dataset.select_columns(columns)
+    for start in range(0, len(rows), batch_size):
+        part = rows[start : start + batch_size]
+        inputs = prepare(*(part[column] for column in columns))
+        yield {**inputs, "labels": torch.tensor(labels[start : start + batch_size])}
+
+
+def _is_text(feature: Any) -> bool:
+    return getattr(feature, "dtype", None) in ("string", "large_string")
+
+
+def _only(fitting: list[str], what: str, option: str, features: Any) -> str:
+    if len(fitting) != 1:
+        found = f"{', '.join(fitting)} could each be the {what}" if fitting else f"there is no obvious {what}"
+        raise ValueError(f"{found}: name it ({option}). The columns: {', '.join(features)}.")
+    return fitting[0]
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(map(str, names[:4])) + (", ..." if len(names) > 4 else "")

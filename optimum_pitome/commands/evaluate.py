@@ -1,0 +1,122 @@
+# Copyright 2026 The optimum_pitome authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""`optimum-cli pitome evaluate`."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import HfHubHTTPError
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedConfig,
+)
+
+from ..analysis.evaluation import evaluate_classifier
+from ..analysis.labelled_data import batches, class_indices, find_columns, load_labelled, take
+from ..analysis.results import Evaluation
+from ..cards import may_write, write_card, write_recipe_card
+from ..configuration import PiToMeConfig
+from .arguments import settings_from
+
+
+AUTO_CLASSES = {
+    "image-classification": AutoModelForImageClassification,
+    "text-classification": AutoModelForSequenceClassification,
+}
+
+
+def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    try:
+        config, evaluation, model = _evaluate(args)
+        sys.stdout.write(f"{evaluation}\n")
+        if args.model_card is not None:
+            written = _write_card(args, config, evaluation, model)
+            sys.stdout.write(f"Model card: {written}\n")
+    except (ValueError, OSError, ImportError, HfHubHTTPError) as error:
+        parser.error(str(error))
+
+
+def _evaluate(args: argparse.Namespace) -> tuple[PreTrainedConfig, Evaluation, Any]:
+    if args.model_card is not None and not may_write(args.model_card):
+        raise ValueError(
+            f"--model-card {args.model_card}: there is a card that somebody wrote or edited. It is not overwritten: "
+            "name another file."
+        )
+    if args.batch_size < 1:
+        raise ValueError(f"--batch-size {args.batch_size}: expected at least 1.")
+    settings = settings_from(args)
+    config = AutoConfig.from_pretrained(args.model, revision=args.revision)
+    if settings is None and not hasattr(config, "pitome") and not isinstance(config, PiToMeConfig):
+        settings = {}  # the defaults
+    if args.dtype != "auto" and not isinstance(getattr(torch, args.dtype, None), torch.dtype):
+        raise ValueError(f"--dtype {args.dtype}: expected auto, float32, bfloat16 or float16.")
+    keyword = {} if settings is None else {"pitome": settings}
+    dataset, split = load_labelled(args.dataset, args.dataset_config, args.split, args.dataset_revision)
+    dataset = take(dataset, args.max_samples)
+    kind = args.task.partition("-")[0]
+    columns = find_columns(dataset, kind, args.input_columns, args.label_column)
+    model = AUTO_CLASSES[args.task].from_pretrained(args.model, revision=args.revision, dtype=args.dtype, **keyword)
+    labels = class_indices(dataset, columns[-1], model.config)
+    prepare = _prepare_images(args) if kind == "image" else _prepare_texts(args)
+    source = {"task": args.task, "dataset": _name(args.dataset), "config": args.dataset_config, "split": split}
+    source["command"] = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    try:
+        model.to(args.device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device {args.device}: {error}") from None
+    evaluation = evaluate_classifier(
+        model,
+        batches(dataset, columns[:-1], labels, args.batch_size, prepare),
+        total=math.ceil(len(dataset) / args.batch_size),
+        source={name: value for name, value in source.items() if value},
+    )
+    return config, evaluation, model
+
+
+def _prepare_images(args: argparse.Namespace):
+    processor = AutoImageProcessor.from_pretrained(args.model, revision=args.revision)
+    return lambda images: processor([image.convert("RGB") for image in images], return_tensors="pt")
+
+
+def _prepare_texts(args: argparse.Namespace):
+    tokenizer = AutoTokenizer.from_pretrained(args.model, revision=args.revision)
+    length = args.max_length or min(tokenizer.model_max_length, 512)
+    return lambda *texts: tokenizer(*texts, truncation=True, max_length=length, padding=True, return_tensors="pt")
+
+
+def _name(dataset: str) -> str:
+    """What a card calls a data set: a path of this machine says nothing to others."""
+    return Path(dataset).resolve().stem if Path(dataset).exists() else dataset
+
+
+def _write_card(args: argparse.Namespace, config: PreTrainedConfig, evaluation: Evaluation, model: Any) -> Path:
+    known = {"repository": None if Path(args.model).exists() else args.model, "evaluations": [evaluation]}
+    if isinstance(config, PiToMeConfig):
+        auto_class = AUTO_CLASSES[args.task].__name__
+        return write_recipe_card(config, args.model_card, auto_class=auto_class, **known)
+    if not hasattr(config, "pitome"):
+        known["repository"] = None  # what is there is the dense model
+    return write_card(model, args.model_card, **known)
