@@ -35,6 +35,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -204,6 +205,7 @@ def table(results: list[Result]) -> str:
         first = f"{result.time_to_first_token:.0f} ({dense.time_to_first_token / result.time_to_first_token:.2f}x)"
         prefill = f"{result.prefill:.1f} ({dense.prefill / result.prefill:.2f}x)"
         accuracy = f"{result.vqa_accuracy:.1%} ±{(result.vqa_accuracy_high - result.vqa_accuracy_low) / 2:.1%}"
+        accuracy = "" if math.isnan(result.vqa_accuracy) else accuracy
         name = "dense" if result is dense else f"{result.ratio:g}"
         lines.append(
             row.format(

@@ -17,6 +17,8 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import gc
 import statistics
 import threading
 import time
@@ -102,6 +104,13 @@ def measure(model, batch, settings: dict) -> tuple[torch.Tensor, PhaseTimes]:
     return sequences, PhaseTimes(1e3 * (ends[0] - start), 1e3 * prefill, 1e3 * decode, peak[0] / MEGABYTE)
 
 
+def return_freed_memory() -> None:
+    """Back to the system: what an earlier run freed must not hide what the next one needs (glibc keeps it)."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 @contextlib.contextmanager
 def peak_memory(device: torch.device) -> Iterator[list[int]]:
     """Bytes that the block needs at most beyond those in use before: a list with one number, set at the end."""
@@ -113,6 +122,7 @@ def peak_memory(device: torch.device) -> Iterator[list[int]]:
         result[0] = torch.cuda.max_memory_allocated(device) - before
         return
     process, done = psutil.Process(), threading.Event()
+    return_freed_memory()
     before = process.memory_info().rss
 
     def sample() -> None:

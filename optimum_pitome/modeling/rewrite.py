@@ -277,13 +277,8 @@ def end_forward(encoder: nn.Module, args: tuple, kwargs: dict, output: Any) -> A
     if encoder.pitome.unmerge:
         if not full_length:
             output.last_hidden_state = state.slots[-1].unmerge(output.last_hidden_state)
-        if output.get("hidden_states") is not None:
-            output.hidden_states = tuple(
-                hidden_state if hidden_state is None else tokens.unmerge(hidden_state)
-                for hidden_state, tokens in zip(output.hidden_states, state.slots)
-            )
-    elif state.selection is not None and output.get("hidden_states") is not None:
-        output.hidden_states = state.select(output.hidden_states)
+    if output.get("hidden_states") is not None:
+        output.hidden_states = state.hidden_states(output.hidden_states, encoder.pitome.unmerge)
     return output.to_tuple() if state.as_tuple else output
 
 

@@ -239,21 +239,26 @@ class MergeState:
         """Whether anything that layer `index` computes is read."""
         return self.selection is None or self.selection.run_all or index < self.selection.last
 
-    def select(self, hidden_states: tuple) -> tuple:
-        """The selected `hidden_states`, all brought to the tokens of the last of them; the others as they are.
+    def hidden_states(self, captured: tuple, unmerge: bool) -> tuple:
+        """What a caller gets of the `captured` hidden states, one in front of each layer and one behind the last.
 
-        Hidden states behind a layer that did not run are `None`.
+        Args:
+            unmerge (`bool`): at the original length, all of them. Otherwise they keep their own lengths, except those
+                of a [`Selection`], which come with the tokens of the last one of it.
+
+        Returns:
+            As many entries; `None` behind a layer that did not run.
         """
-        selection = self.selection
-        last = self.slots[selection.last]
-        selected = []
-        for index, hidden_state in enumerate(hidden_states):
-            if index > selection.last and not selection.run_all:
+        selection, returned = self.selection, []
+        for index, (hidden_state, tokens) in enumerate(zip(captured, self.slots)):
+            if hidden_state is None or (index > 0 and not self.runs(index - 1)):
                 hidden_state = None
-            elif hidden_state is not None and index in selection.indices:
-                hidden_state = self.slots[index].merged_into(last, hidden_state)
-            selected.append(hidden_state)
-        return tuple(selected)
+            elif unmerge:
+                hidden_state = tokens.unmerge(hidden_state)
+            elif selection is not None and index in selection.indices:
+                hidden_state = tokens.merged_into(self.slots[selection.last], hidden_state)
+            returned.append(hidden_state)
+        return tuple(returned)
 
 
 @dataclass
