@@ -132,11 +132,13 @@ def write_recipe_card(
     auto_class: str = "AutoModel",
 ) -> Path | None:
     """Writes `README.md` for a recipe into `directory`, or brings it up to date; as [`write_card`]."""
-    base = config.base_model_name_or_path
+    base, settings = config.base_model_name_or_path, config.to_pitome_dict()
+    if _hub_id(base) is None:
+        settings.pop("base_model_name_or_path")
     content = _Content(
         title=repository or f"PiToMe recipe for {_hub_id(base) or Path(base).name}",
         auto_class=auto_class,
-        settings=config.to_pitome_dict(),
+        settings=settings,
         recipe=True,
         base_model=_hub_id(base),
         repository=repository,

@@ -20,28 +20,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from optimum.commands.optimum_cli import main
 from zoo.vit import vit_config
 
 from optimum_pitome import PiToMeConfig
-
-
-@pytest.fixture
-def optimum_cli(monkeypatch, capsys):
-    """Runs a command line in this process; returns what it wrote."""
-
-    def run(*args, code=0):
-        monkeypatch.setattr(sys, "argv", ["optimum-cli", *map(str, args)])
-        try:
-            main()
-            found = 0
-        except SystemExit as stop:
-            found = stop.code or 0
-        output = capsys.readouterr()
-        assert found == code, output.err
-        return output.out if code == 0 else output.err
-
-    return run
 
 
 @pytest.fixture

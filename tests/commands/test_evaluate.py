@@ -1,0 +1,150 @@
+# Copyright 2026 The optimum_pitome authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""`optimum-cli pitome evaluate`, on pictures and texts that are made here."""
+
+import json
+import random
+
+import pytest
+import torch
+from datasets import Dataset
+from huggingface_hub import ModelCard
+from PIL import Image
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    PreTrainedTokenizerFast,
+    ViTForImageClassification,
+    ViTImageProcessorPil,
+)
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
+from zoo.vit import vit_config
+
+from optimum_pitome import PiToMeConfig, apply_pitome
+
+
+ANIMALS = ("cat", "dog", "bird")
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    """`pets/` with pictures, `reviews.csv`, and a classifier for each."""
+    folder, generator = tmp_path_factory.mktemp("workplace"), random.Random(0)
+    torch.manual_seed(0)
+    config = vit_config()
+    config.id2label, config.label2id = dict(enumerate(ANIMALS)), {name: i for i, name in enumerate(ANIMALS)}
+    ViTForImageClassification(config).save_pretrained(folder / "vit")
+    ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder / "vit")
+    for animal in ANIMALS:
+        (folder / "pets" / "test" / animal).mkdir(parents=True)
+        for index in range(4):
+            Image.effect_noise((40, 40), 20 + 20 * index).save(folder / "pets" / "test" / animal / f"{index}.png")
+    words = "abcdefgh"
+    tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0, "[PAD]": 1, **{w: i + 2 for i, w in enumerate(words)}}))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]", pad_token="[PAD]").save_pretrained(
+        folder / "bert"
+    )
+    names = {"id2label": {0: "bad", 1: "good"}, "label2id": {"bad": 0, "good": 1}}
+    sizes = {"vocab_size": 10, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    BertForSequenceClassification(BertConfig(**sizes, intermediate_size=32, **names)).save_pretrained(folder / "bert")
+    texts = [" ".join(generator.choices(words, k=4 + index)) for index in range(12)]
+    rows = [f"{text},{'good' if index % 2 else 'bad'}" for index, text in enumerate(texts)]
+    (folder / "reviews.csv").write_text("\n".join(["text,label", *rows]))
+    columns = {"first": texts, "second": texts[::-1], "label": [index % 2 for index in range(12)]}
+    Dataset.from_dict(columns).save_to_disk(folder / "pairs")
+    return folder
+
+
+@pytest.fixture
+def evaluate(optimum_cli, workplace, monkeypatch):
+    """Runs the command in the workplace, a few samples at a time."""
+    monkeypatch.chdir(workplace)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", workplace / "cache")
+
+    def run(*args, **kwargs):
+        return optimum_cli("pitome", "evaluate", *args, "--batch-size", 4, **kwargs)
+
+    return run
+
+
+@pytest.mark.skipif("from_pretrained" not in vars(AutoImageProcessor), reason="no AutoImageProcessor here")
+def test_pictures_and_the_card(evaluate, tmp_path):
+    card_file = tmp_path / "card.md"
+    command = ["vit", "--task", "image-classification", "--dataset", "pets", "--ratio", "0.8"]
+    text = evaluate(*command, "--model-card", card_file)
+    assert "12 samples" in text and "same answer as dense" in text and "fewer operations" in text
+    card = ModelCard.load(card_file)
+    assert card.data.pipeline_tag == "image-classification" and card.data.base_model is None
+    results = {(result.metric_type, result.metric_config): result for result in card.data.eval_results}
+    accuracy = results["accuracy", "merged"]
+    assert (accuracy.dataset_type, accuracy.dataset_split) == ("pets", "test")
+    assert f"optimum-cli pitome evaluate {' '.join(command)}" in accuracy.dataset_args["command"]
+    assert accuracy.dataset_args["command"] in card.text and "Image classification on pets / test" in card.text
+    dense, merged = (f"{100 * results['accuracy', which].metric_value:.2f} [" for which in ("dense", "merged"))
+    assert dense in card.text and merged in card.text and dense in text and merged in text
+    # The same again replaces the results, other data adds to them, somebody's words are left alone.
+    evaluate(*command, "--max-samples", 8, "--model-card", card_file)
+    again = ModelCard.load(card_file).data.eval_results
+    assert len(again) == len(results) and again[0].dataset_args["num_samples"] == 8
+    evaluate(*command[:3], "--dataset", "pets/test", "--ratio", 0.8, "--model-card", card_file)
+    assert len(ModelCard.load(card_file).data.eval_results) == 2 * len(results)
+    card_file.write_text(card_file.read_text() + "\nSomebody's words.\n")
+    before = card_file.read_text()
+    error = evaluate(*command, "--model-card", card_file, code=2)
+    assert "there is a card that somebody wrote or edited" in error and card_file.read_text() == before
+
+
+def test_texts_and_the_card_of_a_recipe(evaluate, workplace, tmp_path):
+    PiToMeConfig(ratio=0.6, base_model_name_or_path=str(workplace / "bert")).save_pretrained(tmp_path)
+    evaluate(tmp_path, "--task", "text-classification", "--dataset", "reviews.csv", "--model-card", tmp_path)
+    card = ModelCard.load(tmp_path / "README.md")
+    assert "A recipe: settings without weights" in card.text and "Text classification on reviews / train" in card.text
+    assert "AutoModelForSequenceClassification" in card.text and '"ratio": 0.6' in card.text
+    values = {(r.metric_type, r.metric_config): r.metric_value for r in card.data.eval_results}
+    assert values["gflops", "merged"] < values["gflops", "dense"]
+
+
+def test_pairs_of_texts_and_a_rewritten_checkpoint(evaluate, tmp_path):
+    model = apply_pitome(BertForSequenceClassification.from_pretrained("bert"), {"ratio": 0.5, "layers": [0]})
+    model.save_pretrained(tmp_path)
+    PreTrainedTokenizerFast.from_pretrained("bert").save_pretrained(tmp_path)
+    options = ["--task", "text-classification", "--dataset", "pairs", "--input-columns", "first", "second"]
+    assert "12 samples" in evaluate(tmp_path, *options, "--model-card", tmp_path, "--max-length", 16)
+    card = ModelCard.load(tmp_path / "README.md")
+    settings = json.loads(card.text.partition("```json")[2].partition("```")[0])
+    assert settings["layers"] == [0] and "pairs, 12 samples" in card.text
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--dataset", "reviews.csv", "--split", "nope"], "split 'nope': expected one of train"),
+        (["--dataset", "pairs"], "first, second could each be the text column: name it (--input-columns)"),
+        (["--dataset", "pairs", "--split", "test"], "a single data set without splits"),
+        (["--dataset", "pairs", "--label-column", "x"], "column 'x' does not exist: expected one of first, second"),
+        (["--dataset", "bert/vocab.txt"], "expected a file that ends in .csv"),
+        (["--dataset", "reviews.csv", "--ratio", "0.2"], "ratio=0.2 is out of range"),
+        (["--dataset", "reviews.csv", "--dtype", "float7"], "--dtype float7: expected auto"),
+        (["--dataset", "reviews.csv", "--device", "nowhere"], "--device nowhere"),
+        (["--dataset", "reviews.csv", "--max-samples", "0"], "max_samples=0: expected at least 1"),
+        (["--dataset", "reviews.csv", "--label-column", "text"], ") are not those of the model (bad, good)"),
+    ],
+)
+def test_errors(evaluate, workplace, options, message):
+    (workplace / "bert" / "vocab.txt").touch()
+    error = evaluate("bert", "--task", "text-classification", *options, code=2)
+    assert message in error and "Traceback" not in error
