@@ -21,16 +21,11 @@ import numpy as np
 import pytest
 import torch
 from families.test_llava import build, logits
-from PIL import Image
-from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
-    CLIPImageProcessorPil,
     DynamicCache,
     LlavaForConditionalGeneration,
-    LlavaProcessor,
     LogitsProcessor,
     MaxLengthCriteria,
-    PreTrainedTokenizerFast,
     StoppingCriteria,
     TextIteratorStreamer,
     TextStreamer,
@@ -39,13 +34,13 @@ from transformers import (
     pipeline,
 )
 from zoo.llava import (
-    IMAGE_SIZE,
     IMAGE_TOKEN,
     NUM_PATCHES,
-    PATCH_SIZE,
     image,
     inputs,
     llava_config,
+    make_processor,
+    picture,
     prompt,
     vipllava_config,
 )
@@ -55,7 +50,6 @@ from optimum_pitome import apply_pitome, num_image_tokens
 
 KEPT = 34
 SETTINGS = {"max_new_tokens": 4, "do_sample": False, "eos_token_id": None}
-WORDS = ["<pad>", "<s>", "</s>", *(f"w{index}" for index in range(3, IMAGE_TOKEN)), "<image>"]
 
 
 def short(batch):
@@ -217,34 +211,7 @@ def test_features_computed_before():
 
 @pytest.fixture
 def processor():
-    vocabulary = {word: index for index, word in enumerate(WORDS)}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="</s>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="<pad>",
-        bos_token="<s>",
-        eos_token="</s>",
-        additional_special_tokens=["<image>"],
-        padding_side="left",
-    )
-    image_processor = CLIPImageProcessorPil(
-        size={"shortest_edge": IMAGE_SIZE}, crop_size={"height": IMAGE_SIZE, "width": IMAGE_SIZE}
-    )
-    return LlavaProcessor(
-        image_processor,
-        tokenizer,
-        patch_size=PATCH_SIZE,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-        chat_template="{% for message in messages %}{% for part in message['content'] %}"
-        "{% if part['type'] == 'image' %}<image> {% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endfor %}",
-    )
-
-
-def picture(seed=0):
-    pixels = np.random.default_rng(seed).integers(0, 255, (40, 40, 3), dtype=np.uint8)
-    return Image.fromarray(pixels)
+    return make_processor()
 
 
 def test_streaming(processor):

@@ -16,8 +16,12 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
+from PIL import Image as PILImage
+from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
+    CLIPImageProcessorPil,
     CLIPVisionConfig,
     Dinov2Config,
     LlamaConfig,
@@ -27,6 +31,8 @@ from transformers import (
     LlavaNextForConditionalGeneration,
     LlavaOnevisionConfig,
     LlavaOnevisionForConditionalGeneration,
+    LlavaProcessor,
+    PreTrainedTokenizerFast,
     SiglipVisionConfig,
     VipLlavaConfig,
     VipLlavaForConditionalGeneration,
@@ -119,6 +125,36 @@ def prompt(num_images: int = 1, num_placeholders: int = NUM_PATCHES, text: int =
 def inputs(batch_size: int) -> dict[str, torch.Tensor]:
     ids = torch.tensor([prompt()] * batch_size)
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": image(batch_size)}
+
+
+def make_processor() -> LlavaProcessor:
+    """Words `w3` to `w98`, 32-pixel pictures, prompts padded on the left as `generate` needs them."""
+    words = ["<pad>", "<s>", "</s>", *(f"w{index}" for index in range(3, IMAGE_TOKEN)), "<image>"]
+    backend = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="</s>"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        additional_special_tokens=["<image>"],
+        padding_side="left",
+    )
+    size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
+    return LlavaProcessor(
+        CLIPImageProcessorPil(size={"shortest_edge": IMAGE_SIZE}, crop_size=size),
+        tokenizer,
+        patch_size=PATCH_SIZE,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template="{% for message in messages %}{% for part in message['content'] %}"
+        "{% if part['type'] == 'image' %}<image> {% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endfor %}",
+    )
+
+
+def picture(seed: int = 0) -> PILImage.Image:
+    pixels = np.random.default_rng(seed).integers(0, 255, (40, 40, 3), dtype=np.uint8)
+    return PILImage.fromarray(pixels)
 
 
 CASES = [
