@@ -12,10 +12,9 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Labelled pictures and texts with a training and a test part, from a package or a hub: for the fine-tuning examples."""
+"""Labelled pictures and texts with a training and a test part, from a package or a hub, for fine-tuning."""
 
 from __future__ import annotations
-
 
 from datasets import ClassLabel, Dataset, DatasetDict, Image, Value, load_dataset
 

@@ -30,8 +30,14 @@ from pathlib import Path
 import torch
 from datasets import Image
 from finetune_data import load_splits, model_path
-from transformers import AutoImageProcessor, AutoModelForImageClassification, HfArgumentParser, Trainer
-from transformers import TrainingArguments, set_seed
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    HfArgumentParser,
+    Trainer,
+    TrainingArguments,
+    set_seed,
+)
 
 from optimum_pitome import PiToMeCallback, PiToMeConfig
 

@@ -14,9 +14,9 @@
 
 """Weights of a checkpoint that the `Trainer` resumes from.
 
-transformers 5 saves renamed modules (ViT, DINOv2, ...) under their old names, and translates them in `from_pretrained`.
-`Trainer` reads the file without translating: resuming, and loading the best model at the end, then leave the weights as
-they are, with a warning. (So in 5.13 to 5.23, without this package, too.)
+transformers 5 saves renamed modules (ViT, DINOv2, ...) under their old names and translates them in `from_pretrained`.
+`Trainer` reads the file without translating: resuming, and loading the best model at the end, then leave the weights
+as they are, with a warning. (So in 5.13 to 5.23, without this package, too.)
 """
 
 from __future__ import annotations
