@@ -25,7 +25,7 @@ import transformers
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from zoo import all_cases  # noqa: E402
+from zoo import all_cases, every_case  # noqa: E402
 
 from optimum_pitome import apply_pitome  # noqa: E402
 from optimum_pitome.modeling import registry  # noqa: E402
@@ -67,6 +67,10 @@ def with_table(text: str) -> str:
 
 
 def test_the_readme_lists_what_is_tested():
+    if len(all_cases()) < len(every_case()):  # an older transformers: the table may list more
+        text = README.read_text()
+        assert all(f"`{case.model_class.__name__}`" in text for case in every_case())
+        return
     assert with_table(README.read_text()) == README.read_text(), "run: python tests/test_readme.py"
 
 
@@ -78,7 +82,7 @@ def test_every_registered_architecture_has_a_tiny_model():
         for architecture in registry._ARCHITECTURES.values()
         if architecture.layer_class.__module__.startswith("optimum_pitome.families")
     }
-    tested = {type(module) for case in all_cases() for module in case.build().modules()}
+    tested = {type(module) for case in every_case() for module in case.build().modules()}
     assert built_in <= tested
 
 

@@ -21,29 +21,15 @@ from dataclasses import replace
 import torch
 from zoo import all_cases, outputs_of
 
-from optimum_pitome.modeling.registry import UnsupportedArchitectureError, find_architecture
-
 
 CASES = {case.id: case for case in all_cases()}
-
-
-def is_supported(name: str) -> bool:
-    """Whether the installed transformers is one that this model can be rewritten in."""
-    for module in CASES[name].build().modules():
-        architecture = find_architecture(module)
-        if architecture is not None:
-            try:
-                architecture.check()
-            except UnsupportedArchitectureError:
-                return False
-    return True
 
 
 #: One of each kind of encoder of the ViT family: the encoder is the model itself, or a part of it; with registers.
 VISION = [
     name
     for name in ("ViTForImageClassification", "DeiTModel", "Dinov2ForImageClassification", "Dinov2WithRegistersModel")
-    if is_supported(name)
+    if name in CASES
 ]
 
 

@@ -19,11 +19,15 @@ A new family adds a module here with a list `CASES`; a meta-test checks that eve
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import transformers
+from packaging.version import Version
 from torch import nn
 
 
@@ -35,11 +39,12 @@ class Case:
         config: makes a tiny configuration.
         inputs: makes inputs for a batch of the given size (called with `batch_size`), without labels.
         across_samples: outputs that compare the samples of a batch with one another (contrastive logits).
-        eager_only: the class supports no other attention implementation.
         eager_only: transformers has no SDPA for it, and the rewriting adds it.
         flat: outputs that hold the samples one behind the other, without a dimension for them.
         shortens: its sequences lose the merged tokens, whatever it is asked for.
         prepare: changes the fresh model (optional), for weights that would hide an error at their initial value.
+        runs_since: the first transformers release in which the dense model itself works.
+        supported_since: the first in which it can be rewritten; before, it is refused.
     """
 
     model_class: type[nn.Module]
@@ -50,7 +55,8 @@ class Case:
     flat: tuple[str, ...] = ()
     shortens: bool = False
     eager_only: bool = False
-    eager_only: bool = False
+    runs_since: str = "5.0"
+    supported_since: str = "5.0"
 
     @property
     def tolerance(self) -> float:
@@ -65,8 +71,6 @@ class Case:
         """A fresh model with seeded weights, in eval mode."""
         torch.manual_seed(0)
         attn_implementation = "eager" if self.eager_only else attn_implementation
-        if self.eager_only:
-            attn_implementation = "eager"
         model = self.model_class._from_config(self.config(), attn_implementation=attn_implementation)
         with torch.no_grad():
             for parameter in model.parameters():
@@ -90,9 +94,23 @@ def outputs_of(output: Any) -> dict[str, torch.Tensor]:
     return found
 
 
-def all_cases() -> list[Case]:
-    import importlib
-    import pkgutil
-
+def every_case() -> list[Case]:
+    """Whatever the installed transformers can do with them."""
     names = sorted(module.name for module in pkgutil.iter_modules(__path__))
     return [case for name in names for case in importlib.import_module(f"{__name__}.{name}").CASES]
+
+
+def all_cases() -> list[Case]:
+    """Those that the installed transformers can run, rewritten."""
+    return [case for case in every_case() if _is_installed(case.runs_since) and _is_installed(case.supported_since)]
+
+
+def refused_cases() -> list[Case]:
+    """Those that the installed transformers is too old for."""
+    return [
+        case for case in every_case() if _is_installed(case.runs_since) and not _is_installed(case.supported_since)
+    ]
+
+
+def _is_installed(release: str) -> bool:
+    return Version(transformers.__version__) >= Version(release)
