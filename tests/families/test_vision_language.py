@@ -243,3 +243,30 @@ def test_blip_generates_with_beams(name):
     assert torch.equal(model.generate(**inputs, **settings), merged) and merged.shape[0] == 2
     copies = 3 if name == "BlipForConditionalGeneration" else 1
     assert set(seen) == {(2 * copies, 29), (2 * copies, 65)}
+
+
+def test_both_parts_of_a_dual_encoder():
+    model, inputs = build(transformers.VisionTextDualEncoderModel)
+
+    def names():
+        return sorted(type(encoder).__name__ for encoder in rewritten_encoders(model))
+
+    apply_pitome(model, 0.8)
+    assert names() == ["ViTModel"]
+    apply_pitome(model, {"vision": 0.8, "text": {"ratio": 0.7, "layers": [0]}})
+    assert names() == ["BertModel", "ViTModel"]
+    with torch.no_grad():
+        both = model(**inputs)
+        apply_pitome(model, {"text": {"ratio": 0.7, "layers": [0]}})
+        text = model(**inputs)
+    assert names() == ["BertModel"]
+    torch.testing.assert_close(both.text_embeds, text.text_embeds)
+    assert not torch.allclose(both.image_embeds, text.image_embeds)
+
+
+def test_a_decoder_is_no_part():
+    model, inputs = build(transformers.VisionEncoderDecoderModel)
+    apply_pitome(model, 0.8)
+    assert [type(encoder).__name__ for encoder in rewritten_encoders(model)] == ["ViTModel"]
+    with pytest.raises(ValueError, match="The part 'text' of VisionEncoderDecoderModel cannot merge"):
+        apply_pitome(model, {"text": 0.9})
