@@ -118,18 +118,21 @@ class Tokens:
         """Brings `hidden_states` `(B, n, dim)` of these tokens to the tokens of a later layer: each group's mean.
 
         Every later token is a union of these, so the mean over its original tokens is the size-weighted mean here.
+        What was pruned counts with the token that [`~Tokens.unmerge`] puts in its place.
         """
         if later.assignment is None or later.assignment is self.assignment:
             return hidden_states
         device = hidden_states.device
         group, sizes = later.assignment.to(device), later.sizes.to(device)
-        weights = 1.0 / sizes.gather(1, group)
+        weights = torch.ones_like(group, dtype=sizes.dtype)
         if self.assignment is not None:
             # The group of a token is that of any original token in it.
             group = torch.zeros_like(self.sizes, dtype=torch.long, device=device).scatter(
                 1, self.assignment.to(device), group
             )
-            weights = self.sizes.to(device) / sizes.gather(1, group)
+            weights = self.sizes.to(device)
+        # Not the later sizes: pruned tokens have left them.
+        weights = weights / torch.zeros_like(sizes).scatter_add(1, group, weights).gather(1, group)
         index = group + torch.arange(len(group), device=device).unsqueeze(1) * sizes.shape[1]
         totals = hidden_states.new_zeros((sizes.numel(), hidden_states.shape[-1]), dtype=torch.float32)
         totals = totals.index_add(0, index.flatten(), (hidden_states.float() * weights.unsqueeze(-1)).flatten(0, 1))
