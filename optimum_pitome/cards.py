@@ -93,6 +93,7 @@ def write_card(
     directory: str | os.PathLike,
     repository: str | None = None,
     evaluations: list[Evaluation] | None = None,
+    name: str | None = None,
 ) -> Path | None:
     """Writes `README.md` for a rewritten model into `directory`, or brings it up to date. What somebody wrote stays.
 
@@ -101,6 +102,7 @@ def write_card(
         directory (`str` or `os.PathLike`): a folder, or the file itself (`.md`).
         repository (`str`, *optional*): Hub id that the card is for.
         evaluations (`list[Evaluation]`, *optional*): defaults to what is known to hold for the model.
+        name (`str`, *optional*): what the title calls the model; defaults to `repository`, else to its class.
 
     Returns:
         `pathlib.Path`, or `None` if there is a card that somebody wrote or edited, or that is up to date.
@@ -113,7 +115,7 @@ def write_card(
         logger.info(f"The model card has no summary: {error}")
         summary = ""
     content = _Content(
-        title=repository or f"{type(model).__name__} with merged tokens",
+        title=repository or f"{name or type(model).__name__} with merged tokens",
         auto_class=_auto_class(model),
         settings=PiToMeConfig.from_value(model.config.pitome).to_pitome_dict(),
         recipe=False,

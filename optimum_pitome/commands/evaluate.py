@@ -119,4 +119,4 @@ def _write_card(args: argparse.Namespace, config: PreTrainedConfig, evaluation: 
         return write_recipe_card(config, args.model_card, auto_class=auto_class, **known)
     if not hasattr(config, "pitome"):
         known["repository"] = None  # what is there is the dense model
-    return write_card(model, args.model_card, **known)
+    return write_card(model, args.model_card, name=Path(args.model).name, **known)

@@ -56,11 +56,28 @@ class PiToMeEvaluateCommand(BaseOptimumCLICommand):
         run(self.args, self.parser)
 
 
+class PiToMeBenchmarkCommand(BaseOptimumCLICommand):
+    COMMAND = CommandInfo("benchmark", help="Latency dense and merged, on random inputs. Reads no weights.")
+
+    @staticmethod
+    def parse_args(parser):
+        from optimum_pitome.commands import arguments
+
+        arguments.add_model(parser)
+        arguments.add_settings(parser)
+        arguments.add_benchmark(parser)
+
+    def run(self):
+        from optimum_pitome.commands.benchmark import run
+
+        run(self.args, self.parser)
+
+
 class PiToMeCommand(BaseOptimumCLICommand):
     COMMAND = CommandInfo("pitome", help="Faster transformers by merging tokens (optimum_pitome).")
     SUBCOMMANDS = tuple(
         CommandInfo(command.COMMAND.name, help=command.COMMAND.help, subcommand_class=command)
-        for command in (PiToMeSummaryCommand, PiToMeEvaluateCommand)
+        for command in (PiToMeSummaryCommand, PiToMeEvaluateCommand, PiToMeBenchmarkCommand)
     )
 
 

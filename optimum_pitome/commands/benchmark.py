@@ -1,0 +1,89 @@
+# Copyright 2026 The optimum_pitome authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""`optimum-cli pitome benchmark`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+import torch
+from transformers import AutoConfig, AutoModel
+from transformers.utils import logging
+
+from ..analysis import pitome_summary
+from ..analysis.timing import DenseMergedTimer
+from ..configuration import PiToMeConfig
+from .arguments import settings_from
+
+
+def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    try:
+        _benchmark(args)
+    except (ValueError, OSError, ImportError) as error:
+        parser.error(str(error))
+
+
+def _benchmark(args: argparse.Namespace) -> None:
+    if args.rounds < 1 or args.warmup < 0 or min(args.batch_size) < 1:
+        raise ValueError("--rounds and --batch-size start at 1, --warmup at 0.")
+    if not isinstance(getattr(torch, args.dtype, None), torch.dtype):
+        raise ValueError(f"--dtype {args.dtype}: expected float32, bfloat16 or float16.")
+    settings = settings_from(args)
+    config = AutoConfig.from_pretrained(args.model, revision=args.revision)
+    if settings is None and not hasattr(config, "pitome") and not isinstance(config, PiToMeConfig):
+        settings = {}  # the defaults
+    keyword = {} if settings is None else {"pitome": settings}
+    torch.manual_seed(0)
+    # How long a forward takes does not depend on the weights: none are read.
+    model = AutoModel.from_config(config, dtype=getattr(torch, args.dtype), **keyword).eval()
+    inputs = {size: _inputs(model, size, args.num_tokens) for size in args.batch_size}
+    # What the model really gets: an image's tokens follow from its size.
+    summary = pitome_summary(model, num_tokens=args.num_tokens)
+    try:
+        model.to(args.device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device {args.device}: {error}") from None
+    sys.stdout.write(
+        f"{type(model).__name__}, {summary.tokens[0]} tokens, {args.dtype} on {model.device}"
+        f"{', compiled' if args.compile else ''}; {summary.flops_ratio:.2f}x fewer operations with merging\n"
+    )
+    row = "{:>5}  {:>10}  {:>10}  {:>8}  {}\n"
+    sys.stdout.write(row.format("batch", "dense, ms", "merged, ms", "speed-up", "quartiles"))
+    forward = torch.compile(model) if args.compile else model
+    for size in args.batch_size:
+        batch = {name: tensor.to(model.device) for name, tensor in inputs[size].items()}
+        timer = DenseMergedTimer(model, args.warmup)
+        for _ in logging.tqdm(range(args.rounds), desc=f"batch of {size}", leave=False):
+            timer.run(lambda: forward(**batch))
+        timing = timer.result()
+        numbers = (f"{timing.dense_ms:.4g}", f"{timing.merged_ms:.4g}", f"{timing.speedup:.2f}x")
+        sys.stdout.write(row.format(size, *numbers, f"{timing.speedup_low:.2f} to {timing.speedup_high:.2f}"))
+
+
+def _inputs(model: torch.nn.Module, batch_size: int, num_tokens: int | None) -> dict[str, torch.Tensor]:
+    """Random inputs of the configured size."""
+    if model.main_input_name == "pixel_values":
+        if num_tokens is not None:
+            raise ValueError("--num-tokens is for texts: an image's tokens follow from the model's image size.")
+        size = model.config.image_size
+        height, width = (size, size) if isinstance(size, int) else size
+        pixels = torch.randn(batch_size, model.config.num_channels, height, width)
+        return {"pixel_values": pixels.to(model.dtype)}
+    if model.main_input_name != "input_ids" or not hasattr(model.config, "max_position_embeddings"):
+        raise ValueError(f"{type(model).__name__} takes more than images or texts: there is no benchmark for it.")
+    length = num_tokens or model.config.max_position_embeddings
+    ids = torch.randint(5, model.config.vocab_size, (batch_size, length))
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
