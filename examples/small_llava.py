@@ -228,8 +228,8 @@ def encode_questions(processor, rows: list[list[tuple[str, str]]], num_patches: 
 def drop_patches(features: torch.Tensor, rng: random.Random) -> torch.Tensor:
     """A random part of the patches in their order, at least one in six; all of them every fourth time.
 
-    A language model of real size has read prompts of every length. This one would know the positions of a single number
-    of image tokens by heart, and any other number would throw it off, whatever the tokens hold.
+    A language model of real size has read prompts of every length. This one would know the positions of a single
+    number of image tokens by heart, and any other number would throw it off, whatever the tokens hold.
     """
     num_patches = features.shape[1]
     if rng.random() < 0.25:
