@@ -71,6 +71,7 @@ class Result:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="hub id or path of an image classifier (default: DINOv2-small, new head)")
+    parser.add_argument("--num-layers", type=int, default=12, help="of DINOv2-small, where no --model is given")
     parser.add_argument("--dataset", default="stamps", help="stamps, textiles, fashion_mnist, a hub id, or a folder")
     parser.add_argument("--split", help="split to evaluate (default: test, validation, or what there is)")
     parser.add_argument("--train-head", action="store_true", help="train a new linear head on dense features")
@@ -86,7 +87,7 @@ def parse_arguments() -> argparse.Namespace:
     if arguments.model is None:
         import real_assets
 
-        arguments.model = real_assets.dinov2_small_as_vit()
+        arguments.model = real_assets.dinov2_small_as_vit(num_layers=arguments.num_layers)
     text = arguments.pitome if arguments.pitome.lstrip().startswith("{") else Path(arguments.pitome).read_text()
     settings = json.loads(text)
     arguments.configs = {

@@ -72,6 +72,14 @@ def test_vit_and_blip_are_dinov2(dinov2, photos, image_size):
 
 
 @torch.no_grad()
+def test_the_first_layers_of_dinov2(dinov2, photos):
+    model = load(ViTModel, real_assets.dinov2_small_as_vit(112, num_layers=2), add_pooling_layer=False)
+    pixels = pixel_values(real_assets.dinov2_small_as_vit(112), photos[:1]["image"])
+    expected = dinov2.layernorm(dinov2(pixels, output_hidden_states=True).hidden_states[2])
+    assert (model(pixels).last_hidden_state - expected).abs().max() < 1e-4
+
+
+@torch.no_grad()
 def test_dinov2_computes_what_the_shipped_onnx_model_computes(dinov2, photos):
     import onnx
     import onnxruntime

@@ -67,9 +67,15 @@ def dinov2_small() -> Path:
     return made_once("dinov2-small", make)
 
 
-def dinov2_small_as_vit(image_size: int = 224) -> Path:
+def dinov2_small_as_vit(image_size: int = 224, num_layers: int = 12) -> Path:
     """The same network as `ViTModel`, exactly: each LayerScale folded into the linear layer before it, the position
-    table interpolated to `image_size` the way `Dinov2Model` does. Without pooler."""
+    table interpolated to `image_size` the way `Dinov2Model` does. Without pooler.
+
+    Args:
+        image_size (`int`): side of the pictures in pixels.
+        num_layers (`int`): the first so many layers. The last two were tuned for saliency: behind ten, the features
+            tell more about what is in the picture.
+    """
 
     def make(directory: Path) -> None:
         weights = {
@@ -78,12 +84,15 @@ def dinov2_small_as_vit(image_size: int = 224) -> Path:
             .replace("mlp.fc1", "intermediate.dense")
             .replace("mlp.fc2", "output.dense"): weight
             for name, weight in _folded(_dinov2_weights(), image_size).items()
+            if not (name.startswith("encoder.layer.") and int(name.split(".")[2]) >= num_layers)
         }
-        config = ViTConfig(**_SIZES, image_size=image_size, intermediate_size=4 * _SIZES["hidden_size"])
+        sizes = {**_SIZES, "num_hidden_layers": num_layers, "intermediate_size": 4 * _SIZES["hidden_size"]}
+        config = ViTConfig(**sizes, image_size=image_size)
         _save(directory, weights, config, "ViTModel")
         _image_processor(image_size).save_pretrained(directory)
 
-    return made_once(f"dinov2-small-vit-{image_size}", make)
+    suffix = "" if num_layers == _SIZES["num_hidden_layers"] else f"-{num_layers}-layers"
+    return made_once(f"dinov2-small-vit-{image_size}{suffix}", make)
 
 
 def dinov2_small_as_blip_vision(image_size: int = 224) -> Path:
