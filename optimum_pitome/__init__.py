@@ -43,6 +43,8 @@ _EXPORTS = {
     "RatioSchedule": ".training.schedule",
     "RatioScheduler": ".training.schedule",
     "DenseDistillation": ".training.distillation",
+    "RatioLearner": ".training.relaxation",
+    "tune_ratios": ".training.tuning",
 }
 
 __all__ = ["__version__", *_EXPORTS]
@@ -101,4 +103,6 @@ if TYPE_CHECKING:
     from .recipes import PiToMeModel
     from .training.callback import PiToMeCallback
     from .training.distillation import DenseDistillation
+    from .training.relaxation import RatioLearner
     from .training.schedule import RatioSchedule, RatioScheduler
+    from .training.tuning import tune_ratios
