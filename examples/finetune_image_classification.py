@@ -115,14 +115,11 @@ def main() -> None:
             )
         ],
     )
-    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    result = trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     trainer.save_model()
-    metrics = next(entry for entry in reversed(trainer.state.log_history) if "eval_accuracy" in entry)
-    ratios = {f"eval_r{ratio:g}_accuracy": ratio for ratio in script.eval_ratios or ()}
+    metrics = {"train_seconds_per_step": result.metrics["train_runtime"] / trainer.state.global_step}
     for entry in trainer.state.log_history:
-        metrics.update({name: value for name, value in entry.items() if name in ratios})
-    runtime = next(entry["train_runtime"] for entry in trainer.state.log_history if "train_runtime" in entry)
-    metrics["train_seconds_per_step"] = runtime / trainer.state.global_step
+        metrics.update({name: value for name, value in entry.items() if name.endswith("_accuracy")})
     if trainer.is_world_process_zero():
         (Path(args.output_dir) / "results.json").write_text(json.dumps(metrics, indent=2))
 
