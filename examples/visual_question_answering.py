@@ -18,7 +18,8 @@ Without a hub: train a small LLaVA (DINOv2-small tower, four-layer Llama) on que
 then measure it on held-out pictures. Takes some ten minutes on two idle cores; --model reuses what it saved.
 
     python examples/visual_question_answering.py --train outputs/small_llava
-    python examples/visual_question_answering.py --model outputs/small_llava --ratios 0.95 0.9 0.85
+    python examples/visual_question_answering.py --model outputs/small_llava --ratios 0.57 0.5 \
+        --pitome '{"layers": [8, 9]}'
 
 Any LLaVA and any data set with pictures, questions and answers:
 
