@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Visual question answering with a LLaVA, dense against merged: accuracy, and the times of each phase.
+r"""Visual question answering with a LLaVA, dense against merged: accuracy, and the times of each phase.
 
 Without a hub: train a small LLaVA (DINOv2-small tower, four-layer Llama) on questions about Fashion-MNIST and stamps,
 then measure it on held-out pictures. Takes some ten minutes on two idle cores; --model reuses what it saved.
