@@ -25,9 +25,9 @@ from transformers import AutoImageProcessor, AutoTokenizer, VisionTextDualEncode
 
 
 PROJECTION_DIM = 256
-STEPS, LEARNING_RATE, WEIGHT_DECAY = 400, 1e-3, 0.1
+STEPS, LEARNING_RATE, WEIGHT_DECAY = 200, 1e-3, 0.1
 #: Noise on the standardised features, in standard deviations: a few hundred pictures overfit at once.
-NOISE = 0.3
+NOISE = 1.0
 
 
 def train_dual_encoder(data: CaptionedPictures, directory: Path, batch_size: int = 16) -> Path:
@@ -48,7 +48,7 @@ def train_dual_encoder(data: CaptionedPictures, directory: Path, batch_size: int
     image_processor, tokenizer = AutoImageProcessor.from_pretrained(vision), AutoTokenizer.from_pretrained(text)
     pictures = _features(
         lambda rows: model.vision_model(
-            **image_processor([row["image"].convert("RGB") for row in rows], return_tensors="pt")
+            **image_processor([image.convert("RGB") for image in rows["image"]], return_tensors="pt")
         ),
         [data.pictures[start : start + batch_size] for start in range(0, len(data.pictures), batch_size)],
         "pictures",
@@ -64,7 +64,7 @@ def train_dual_encoder(data: CaptionedPictures, directory: Path, batch_size: int
     return directory
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def _features(forward, batches, name: str) -> torch.Tensor:
     return torch.cat([forward(batch).pooler_output for batch in tqdm(batches, f"features of {name}", unit="batch")])
 
