@@ -53,6 +53,7 @@ class ScriptArguments:
     schedule: str = field(default="linear", metadata={"help": "constant, linear, cosine or random."})
     ratio_range: list[float] | None = field(default=None, metadata={"help": "Lowest and highest, for random."})
     eval_ratios: list[float] | None = field(default=None, metadata={"help": "Also evaluate at these ratios."})
+    head_learning_rate: float = field(default=2e-3, metadata={"help": "Learning rate of the new head."})
     distill: bool = field(default=False, metadata={"help": "Add the divergence from the dense forward to the loss."})
 
 
@@ -61,9 +62,9 @@ class Arguments(TrainingArguments):
     """`TrainingArguments` with other defaults, for a run of minutes on a CPU."""
 
     output_dir: str | None = field(default="outputs/finetune_image_classification")
-    per_device_train_batch_size: int = field(default=16)
+    per_device_train_batch_size: int = field(default=8)
     per_device_eval_batch_size: int = field(default=50)
-    learning_rate: float = field(default=1e-4)
+    learning_rate: float = field(default=2e-5)
     warmup_steps: float = field(default=0.1)
     num_train_epochs: float = field(default=1.0)
     logging_steps: float = field(default=5)
@@ -97,9 +98,13 @@ def main() -> None:
         labels = torch.tensor([row["label"] for row in rows])
         return {"pixel_values": processor(pictures, return_tensors="pt")["pixel_values"], "labels": labels}
 
+    head = list(model.get_submodule("classifier").parameters())
+    body = [parameter for parameter in model.parameters() if all(parameter is not other for other in head)]
+    groups = [{"params": body, "lr": args.learning_rate}, {"params": head, "lr": script.head_learning_rate}]
     trainer = Trainer(
         model,
         args,
+        optimizers=(torch.optim.AdamW(groups, weight_decay=0.01), None),
         data_collator=collate,
         train_dataset=train,
         eval_dataset=test,

@@ -25,7 +25,7 @@ import pytest
 import torch
 from PIL import Image
 from training.distributed_worker import LAYER, run_loop, run_trainer
-from training.tiny import Pictures, tiny_vit
+from training.tiny import Pictures, needs_image_processors, tiny_vit
 from transformers import AutoModelForImageClassification, BitImageProcessorPil
 
 from optimum_pitome import PiToMeConfig, RatioScheduler, apply_pitome
@@ -90,6 +90,7 @@ def folders(tmp_path_factory):
     return root
 
 
+@needs_image_processors
 def test_example_loop_on_one_and_two_processes(folders, tmp_path):
     options = {"model": folders / "model", "dataset": folders / "data", "image_size": 32, "ratio": 0.8}
     options |= {"batch_size": 8, "gradient_accumulation_steps": 2, "num_epochs": 2, "learning_rate": 1e-3}

@@ -25,7 +25,7 @@ import torch
 from datasets import ClassLabel, Dataset, Features, Image, Value
 from finetune_data import load_splits
 from PIL import Image as PILImage
-from training.tiny import tiny_vit
+from training.tiny import needs_image_processors, tiny_vit
 from transformers import AutoModelForSequenceClassification, BertForSequenceClassification, BitImageProcessorPil
 from zoo.text import bert_config
 
@@ -47,6 +47,7 @@ def save_splits(folder, columns, features, size):
         Dataset.from_dict(columns(size), features).to_parquet(folder / "data" / f"{split}.parquet")
 
 
+@needs_image_processors
 def test_images(tmp_path, monkeypatch):
     generator = np.random.default_rng(0)
 

@@ -14,10 +14,17 @@
 
 """A tiny classifier and a task that it can learn, for the tests of training."""
 
+import pytest
 import torch
 from torch.utils.data import Dataset
-from transformers import Trainer, TrainingArguments, ViTForImageClassification
+from transformers import AutoImageProcessor, Trainer, TrainingArguments, ViTForImageClassification
 from zoo.vit import vit_config
+
+
+needs_image_processors = pytest.mark.skipif(
+    "from_pretrained" not in vars(AutoImageProcessor),
+    reason="this transformers has no AutoImageProcessor without torchvision",
+)
 
 
 class Pictures(Dataset):
