@@ -168,3 +168,16 @@ def test_learned_ratios_stay_on_the_budget_and_follow_the_gradient():
     assert 1.3 <= pitome_summary(model).flops_ratio < 1.4
     with pytest.raises(RuntimeError, match="comes after loss.backward"):
         learner.step()
+
+
+@pytest.mark.real
+def test_relaxation_of_real_weights():
+    """Sizes, energies and long chains of merges as they really are: still the merging model at the grid points."""
+    import real_assets
+    from transformers import Dinov2Model
+
+    model = Dinov2Model.from_pretrained(real_assets.dinov2_small(), pitome=0.9).eval()
+    pixels = torch.nn.functional.interpolate(Pictures(2).pixels, size=112)
+    ratios = [0.9, 0.85, 0.95, 0.9, 1.0, 0.9, 0.85, 0.9, 0.95, 0.8, 0.9, 0.9]
+    relaxed, real = relaxed_and_real(model, {"pixel_values": pixels}, ratios)
+    assert (relaxed - real).abs().max() < 1e-3 * real.abs().max()
