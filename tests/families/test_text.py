@@ -81,8 +81,8 @@ def put_together(sentences, extra, left, form):
 @pytest.mark.parametrize("attn_implementation", ["eager", "sdpa"])
 @pytest.mark.parametrize("name", MODELS)
 def test_a_sample_is_the_same_in_every_batch(name, attn_implementation):
-    """Random batches: alone without a mask, or among others, in any order, padded left or right by any amount, with the
-    mask in any form."""
+    """Random batches: alone without a mask, or among others, in any order, padded left or right by any amount, with
+    the mask in any form."""
     model = apply_pitome(case_of(name).build(attn_implementation), {"ratio": 0.7})
     takes_positions = name.startswith(("Bert", "DistilBert", "Electra"))
 
