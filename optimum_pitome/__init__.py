@@ -44,6 +44,7 @@ _EXPORTS = {
     "RatioScheduler": ".training.schedule",
     "DenseDistillation": ".training.distillation",
     "RatioLearner": ".training.relaxation",
+    "RatioLearningCallback": ".training.learning",
     "tune_ratios": ".training.tuning",
 }
 
@@ -103,6 +104,7 @@ if TYPE_CHECKING:
     from .recipes import PiToMeModel
     from .training.callback import PiToMeCallback
     from .training.distillation import DenseDistillation
+    from .training.learning import RatioLearningCallback
     from .training.relaxation import RatioLearner
     from .training.schedule import RatioSchedule, RatioScheduler
     from .training.tuning import tune_ratios

@@ -22,13 +22,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, Trainer, TrainerCallback
+from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, speed_metrics
 from transformers.utils import logging
 
 from ..analysis import pitome_summary
 from ..configuration import PiToMeConfig
 from ..modeling.rewrite import apply_pitome, rewritten_encoders
+from .attach import AttachedCallback
 from .card import add_settings
 from .distillation import DenseDistillation
 from .resume import repair_loading
@@ -38,7 +39,7 @@ from .schedule import RatioSchedule, RatioScheduler, unwrap, with_ratio
 logger = logging.get_logger(__name__)
 
 
-class PiToMeCallback(TrainerCallback):
+class PiToMeCallback(AttachedCallback):
     """Fine-tunes a model while it merges tokens.
 
     ```python
@@ -99,36 +100,21 @@ class PiToMeCallback(TrainerCallback):
             PiToMeConfig(ratio=self.eval_ratios)
         self.distillation = DenseDistillation() if distillation is True else distillation or None
         self.num_tokens = num_tokens
-        self.trainer: Trainer | None = None
         self.scheduler: RatioScheduler | None = None
         self._step_config: PiToMeConfig | None = None
         self._savings: dict[str, dict[str, float]] = {}
 
-    def attach(self, trainer: Trainer) -> None:
-        """Ties the callback to its trainer. `Trainer` does this by itself for the callbacks that it is given."""
-        if self.trainer is trainer:
-            return
-        self.trainer = trainer
+    def on_attach(self, trainer: Trainer) -> None:
         if self.config is not None and trainer.model is not None:
             # Before anything wraps the model: over FSDP's wrapping it could not be rewritten.
             apply_pitome(unwrap(trainer.model), self.config)
-        callbacks = trainer.callback_handler.callbacks
-        if self in callbacks:
-            # Reporting integrations come before a user's callbacks: they would miss what this one adds to the logs.
-            # The first callback decides when to log, evaluate and save.
-            callbacks.remove(self)
-            callbacks.insert(min(1, len(callbacks)), self)
         if self.distillation is not None:
             _distill(trainer, self.distillation)
         repair_loading(trainer)
         trainer.create_model_card = functools.partial(self._create_model_card, trainer.create_model_card)
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
-        if self.trainer is None:
-            raise ValueError(
-                "PiToMeCallback does not know its Trainer. Pass it as Trainer(callbacks=[callback]), or call "
-                "callback.attach(trainer)."
-            )
+        self.check_attached()
         schedule = self._make_schedule(args.seed)
         self.scheduler = RatioScheduler(model, self.config, num_training_steps=state.max_steps, schedule=schedule)
         for ratio in self.eval_ratios:
@@ -255,26 +241,3 @@ def _warn_of_recompilations(schedule: RatioSchedule, target: PiToMeConfig, num_s
             f"evaluation; behind the first {limit} torch runs uncompiled. Use fewer levels or eval_ratios, or set "
             f"torch._dynamo.config.recompile_limit = {expected}."
         )
-
-
-def _attach_callbacks(trainer_class: type[Trainer]) -> None:
-    """Makes trainers introduce themselves: transformers gives callbacks the model and the metrics, but no trainer."""
-
-    def wrap(name):
-        original = vars(trainer_class)[name]
-
-        @functools.wraps(original)
-        def method(self, *args, **kwargs):
-            result = original(self, *args, **kwargs)
-            for callback in list(self.callback_handler.callbacks):
-                if isinstance(callback, PiToMeCallback):
-                    callback.attach(self)
-            return result
-
-        setattr(trainer_class, name, method)
-
-    wrap("__init__")
-    wrap("add_callback")
-
-
-_attach_callbacks(Trainer)

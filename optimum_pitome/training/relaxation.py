@@ -121,12 +121,15 @@ class RatioLearner:
         self._count = _SmoothCount(self.encoder, self.budget)
         self._target = self._count(start).item()
         self._tokens: list[Tokens | None] = [None] * (len(start) + 1)
+        self.resume()
+
+    def resume(self) -> None:
+        """Relaxes the model (again)."""
         relaxed = list(self.rewrite.specs)
         for place, index in enumerate(self.budget.layers):
-            settings = {name: value for name, value in vars(relaxed[index]).items() if name != "algorithm"}
-            relaxed[index] = _RelaxedSpec(
-                **settings, algorithm=_RELAXED, own=relaxed[index], learner=self, place=place
-            )
+            own = self.rewrite.specs[index]
+            settings = {name: value for name, value in vars(own).items() if name != "algorithm"}
+            relaxed[index] = _RelaxedSpec(**settings, algorithm=_RELAXED, own=own, learner=self, place=place)
         self.encoder.pitome = replace(self.rewrite, specs=tuple(relaxed))
 
     def step(self) -> None:
@@ -134,6 +137,9 @@ class RatioLearner:
         gradient = self.ratios.grad
         if gradient is None:
             raise RuntimeError("RatioLearner.step() comes after loss.backward(), and the forward must merge.")
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.all_reduce(gradient)
+            gradient /= torch.distributed.get_world_size()
         cost = torch.autograd.grad(self._count(self.ratios), self.ratios)[0]
         # Along the budget only: how far across it, the projection below decides.
         gradient.sub_(cost * (gradient @ cost) / (cost @ cost))
@@ -142,12 +148,21 @@ class RatioLearner:
         self._project()
 
     def finish(self) -> PiToMeConfig:
-        """Ends the relaxation; the model merges with the learned ratios, within the budget."""
-        self.encoder.pitome = self.rewrite
+        """Ends the relaxation, for good or until `resume`: the model merges with the learned ratios."""
         removed = (1 - self.ratios.detach()).tolist()
         config = self.budget.config(self.budget.scaled(removed))
         apply_pitome(self.model, config)
         return config
+
+    def state_dict(self) -> dict:
+        """What a resumed run needs to go on exactly."""
+        return {"ratios": self.ratios.detach().cpu(), "optimizer": self.optimizer.state_dict()}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict) -> None:
+        """Takes up a `state_dict`."""
+        self.ratios.copy_(state["ratios"])
+        self.optimizer.load_state_dict(state["optimizer"])
 
     @torch.no_grad()
     def _project(self) -> None:

@@ -68,7 +68,7 @@ class RatioSchedule:
         if self.kind not in SCHEDULES:
             raise ValueError(f"schedule={self.kind!r} is not known. Accepted: {', '.join(map(repr, SCHEDULES))}.")
         for name in ("start", "end"):
-            _check_moment(name, getattr(self, name))
+            check_moment(name, getattr(self, name))
         if type(self.start) is type(self.end) and self.start > self.end:
             raise ValueError(f"start={self.start} lies behind end={self.end}.")
         if isinstance(self.levels, bool) or not isinstance(self.levels, int) or self.levels < 1:
@@ -79,7 +79,7 @@ class RatioSchedule:
                 "schedule='stepped', milestones={0.0: 0.95, 0.5: 0.9} holds 0.95 for the first half, then 0.9."
             )
         for moment, ratio in (self.milestones or {}).items():
-            _check_moment("milestones", moment)
+            check_moment("milestones", moment)
             PiToMeConfig(ratio=ratio)
         if (self.kind == "random") != (self.ratio_range is not None):
             raise ValueError(
@@ -97,8 +97,8 @@ class RatioSchedule:
         if self.kind == "constant":
             return target
         if self.kind == "stepped":
-            reached = [moment for moment in self.milestones if _steps(moment, num_steps) <= step]
-            latest = max(reached, key=lambda moment: _steps(moment, num_steps), default=None)
+            reached = [moment for moment in self.milestones if moment_to_step(moment, num_steps) <= step]
+            latest = max(reached, key=lambda moment: moment_to_step(moment, num_steps), default=None)
             return with_ratio(target, 1.0 if latest is None else self.milestones[latest])
         if self.kind == "random":
             return with_ratio(target, self._draw(step))
@@ -106,7 +106,7 @@ class RatioSchedule:
 
     def _strength(self, step: int, num_steps: int) -> float:
         """From 0 (nothing merges) to 1 (the target)."""
-        start, end = _steps(self.start, num_steps), _steps(self.end, num_steps)
+        start, end = moment_to_step(self.start, num_steps), moment_to_step(self.end, num_steps)
         if step >= end:
             return 1.0
         if step <= start:
@@ -258,7 +258,8 @@ def unwrap(model: nn.Module) -> nn.Module:
         model = inner
 
 
-def _check_moment(name: str, value: Any) -> None:
+def check_moment(name: str, value: Any) -> None:
+    """Refuses what [`moment_to_step`] cannot read."""
     accepted = "a fraction of the training steps (a float in [0, 1]) or a number of steps (an int)"
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ValueError(f"{name}={value!r}: expected {accepted}.")
@@ -266,5 +267,6 @@ def _check_moment(name: str, value: Any) -> None:
         raise ValueError(f"{name}={value!r} is out of range: expected {accepted}.")
 
 
-def _steps(moment: float | int, num_steps: int) -> int:
+def moment_to_step(moment: float | int, num_steps: int) -> int:
+    """A fraction of `num_steps` (a float), or a step (an int), as a step."""
     return moment if isinstance(moment, int) else round(moment * num_steps)

@@ -14,14 +14,24 @@
 
 """Ratios per layer: the budget, the search, and the relaxation."""
 
+import json
+
 import pytest
 import torch
-from training.tiny import Pictures, tiny_vit
+from training.tiny import Pictures, history, make_trainer, tiny_vit
 from transformers import ViTModel
 from zoo.text import bert_config, text_inputs
 from zoo.vit import vit_config
 
-from optimum_pitome import PiToMeConfig, RatioLearner, apply_pitome, pitome_disabled, pitome_summary, tune_ratios
+from optimum_pitome import (
+    PiToMeConfig,
+    RatioLearner,
+    RatioLearningCallback,
+    apply_pitome,
+    pitome_disabled,
+    pitome_summary,
+    tune_ratios,
+)
 from optimum_pitome.training.budget import FlopsBudget
 from optimum_pitome.training.tuning import feature_distance
 
@@ -181,3 +191,34 @@ def test_relaxation_of_real_weights():
     ratios = [0.9, 0.85, 0.95, 0.9, 1.0, 0.9, 0.85, 0.9, 0.95, 0.8, 0.9, 0.9]
     relaxed, real = relaxed_and_real(model, {"pixel_values": pixels}, ratios)
     assert (relaxed - real).abs().max() < 1e-3 * real.abs().max()
+
+
+def learning_trainer(folder, **settings):
+    model = apply_pitome(lively(tiny_vit()), 0.9)
+    return make_trainer(folder, RatioLearningCallback(1.3, learning_rate=0.02), model=model, **settings)
+
+
+def test_learning_with_the_trainer_and_resuming(tmp_path):
+    saving = {"save_strategy": "steps", "save_steps": 2, "gradient_accumulation_steps": 2, "num_train_epochs": 2}
+    whole = learning_trainer(tmp_path / "whole", **saving)
+    whole.train()
+    ratios = history(whole, "pitome_ratio_1")
+    assert len(ratios) == 8 and len(set(ratios[:4])) == 4 and len(set(ratios[3:])) == 1  # learns in the first half
+    config = json.loads((tmp_path / "whole" / "checkpoint-8" / "config.json").read_text())["pitome"]
+    assert config == whole.model.config.pitome and len(config["ratio"]) == 4
+    early = json.loads((tmp_path / "whole" / "checkpoint-2" / "config.json").read_text())["pitome"]
+    assert early["ratio"] != config["ratio"] and pitome_summary(apply_pitome(tiny_vit(), early)).flops_ratio >= 1.3
+    for step in (2, 6):
+        resumed = learning_trainer(tmp_path / f"resumed{step}", **saving)
+        resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{step}"))
+        assert history(resumed, "loss") == history(whole, "loss")
+        assert resumed.model.config.pitome == whole.model.config.pitome
+
+
+def test_learning_callback_errors(tmp_path):
+    with pytest.raises(ValueError, match="end=2.0 is out of range"):
+        RatioLearningCallback(1.3, end=2.0)
+    with pytest.raises(ValueError, match="does not know its Trainer"):
+        RatioLearningCallback(1.3).on_train_begin(None, None, None)
+    with pytest.raises(ValueError, match="learn first, compile later"):
+        learning_trainer(tmp_path, torch_compile=True).train()
