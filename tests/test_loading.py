@@ -174,7 +174,7 @@ def test_the_card_on_save(checkpoint, tmp_path):
     assert (tmp_path / "merged" / "README.md").read_text() == "mine"
     remove_pitome(model)
     model.save_pretrained(tmp_path / "dense")
-    assert model.model_tags == [] and not (tmp_path / "dense" / "README.md").exists()
+    assert not model.model_tags and not (tmp_path / "dense" / "README.md").exists()
 
 
 def test_tags_do_not_leak_to_other_models(checkpoint):

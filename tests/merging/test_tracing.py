@@ -18,7 +18,8 @@ import pytest
 import torch
 from torch._subclasses import FakeTensorMode
 
-from optimum_pitome.merging import ALGORITHMS, ENERGIES, KeepRatio, MergeSpec, TokenMasks, match_tokens
+from optimum_pitome.configuration import ALGORITHMS
+from optimum_pitome.merging import ENERGIES, KeepRatio, MergeSpec, TokenMasks, match_tokens
 
 
 class Merge(torch.nn.Module):
