@@ -9,7 +9,7 @@ PYTEST := -n 2 -q --durations=10
 .PHONY: demo test test-fast test-floor quality style assets clean
 
 demo: $(VENV)/installed
-	bash examples/fetch_assets.sh $(abspath $(BIN)/python) pip
+	bash examples/fetch_assets.sh $(abspath $(BIN)/python)
 	$(BIN)/python examples/image_classification.py --output-dir outputs/image_classification
 
 test: $(VENV)/installed assets
