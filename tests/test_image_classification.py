@@ -28,6 +28,9 @@ from PIL import Image
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
 
 
+# Not on the floor: its AutoImageProcessor needs torchvision, which has no build for CPUs.
+pytestmark = pytest.mark.slow
+
 EXAMPLE = Path(image_classification.__file__)
 NAMES = ("dots", "stripes", "plain")
 

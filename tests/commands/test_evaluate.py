@@ -30,7 +30,6 @@ from transformers import (
     ViTForImageClassification,
     ViTImageProcessorPil,
 )
-from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from zoo.vit import vit_config
 
 from optimum_pitome import PiToMeConfig, apply_pitome
@@ -81,7 +80,7 @@ def evaluate(optimum_cli, workplace, monkeypatch):
     return run
 
 
-@pytest.mark.skipif("from_pretrained" not in vars(AutoImageProcessor), reason="no AutoImageProcessor here")
+@pytest.mark.slow  # the floor has no AutoImageProcessor without torchvision
 def test_pictures_and_the_card(evaluate, tmp_path):
     card_file = tmp_path / "card.md"
     command = ["vit", "--task", "image-classification", "--dataset", "pets", "--ratio", "0.8"]
