@@ -22,9 +22,9 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from common import fit_head, label_numbers
 from datasets import ClassLabel, Dataset, Image, load_dataset
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 from transformers import AutoConfig, AutoModelForImageClassification
 
 
@@ -105,17 +105,7 @@ def model_labels(pictures: Pictures, config) -> Pictures:
     Raises:
         ValueError: if the model has fewer classes than the data, under other names.
     """
-    by_name = {str(label).lower(): int(index) for index, label in config.id2label.items()}
-    if all(name.lower() in by_name for name in pictures.names):
-        numbers = [by_name[name.lower()] for name in pictures.names]
-    elif pictures.test.features["label"].num_classes == config.num_labels:
-        numbers = list(range(config.num_labels))
-    else:
-        raise ValueError(
-            f"The model has {config.num_labels} classes ({', '.join(list(by_name)[:3])}, ...), the data set "
-            f"{len(pictures.names)} ({', '.join(pictures.names[:3])}, ...), and their names do not match. Pass "
-            "--train-head to train a head for these classes, or a model that was trained for them."
-        )
+    numbers = label_numbers(pictures.names, config)
     labels = [numbers[label] for label in pictures.test["label"]]
     return Pictures(pictures.test.add_column("labels", labels), pictures.train)
 
@@ -131,40 +121,18 @@ def collate(processor) -> Callable[[list[dict]], dict[str, torch.Tensor]]:
     return collate_rows
 
 
-@torch.inference_mode()
 def train_head(directory, processor, pictures: Pictures, accelerator: Accelerator, batch_size: int):
     """An ordinary image classifier: the backbone in `directory`, and a logistic regression on its dense features.
 
-    The features are what the classifier reads (its input is watched), so this works wherever the head is
-    one linear layer. Every process fits the same head on everybody's features.
+    Works wherever the head is one linear layer named `classifier`.
     """
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.preprocessing import StandardScaler
-
     names = dict(enumerate(pictures.names))
     config = AutoConfig.from_pretrained(directory, num_labels=len(names), id2label=names)
     config.label2id = {name: index for index, name in names.items()}
     model = AutoModelForImageClassification.from_pretrained(
         directory, config=config, pitome=False, ignore_mismatched_sizes=True
     ).eval()
-    seen: list[torch.Tensor] = []
-    watch = model.classifier.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     model = accelerator.prepare_model(model, evaluation_mode=True)
     loader = accelerator.prepare(DataLoader(pictures.train, batch_size, collate_fn=collate(processor)))
-    features, labels = [], []
-    for batch in tqdm(loader, "dense features", unit="batch", disable=not accelerator.is_main_process):
-        model(pixel_values=batch["pixel_values"])
-        inputs, targets = accelerator.gather_for_metrics((seen.pop().float(), batch["labels"]))
-        features.append(inputs.cpu())
-        labels.append(targets.cpu())
-    watch.remove()
-    model = accelerator.unwrap_model(model)
-    scaler = StandardScaler()
-    regression = LogisticRegression(C=0.1, max_iter=1000)
-    regression.fit(scaler.fit_transform(torch.cat(features).numpy()), torch.cat(labels).numpy())
-    # The standardisation is linear, too: it goes into the weights.
-    weight = torch.tensor(regression.coef_ / scaler.scale_)
-    bias = torch.tensor(regression.intercept_) - weight @ torch.tensor(scaler.mean_).to(weight)
-    model.classifier.weight.copy_(weight)
-    model.classifier.bias.copy_(bias)
-    return model
+    fit_head(model, accelerator.unwrap_model(model).classifier, loader, accelerator)
+    return accelerator.unwrap_model(model)

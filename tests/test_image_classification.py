@@ -100,7 +100,7 @@ def test_a_folder_of_pictures(monkeypatch, capsys, tmp_path, model_folder, pictu
     assert dense["agreement"] == 1.0 and dense["speed_up"] == 1.0 and dense["tokens"] == 65
     assert dense["gflops"] > merged[0]["gflops"] > merged[1]["gflops"]
     assert [row["tokens"] for row in merged] == [49, 35]
-    assert all(row["images_per_second"] > 0 for row in merged)
+    assert all(row["samples_per_second"] > 0 for row in merged)
     assert Image.open(tmp_path / "accuracy_against_flops.png").width > 500
     printed = capsys.readouterr().out
     assert "dense" in printed and "21 pictures" in printed
@@ -134,7 +134,7 @@ def test_two_processes_give_the_numbers_of_one(monkeypatch, tmp_path, model_fold
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("2 process(es)") == 1  # only the main process reports
     for one, two in zip(results(tmp_path / "one"), results(tmp_path / "two")):
-        assert {**one, "images_per_second": 0, "speed_up": 0} == {**two, "images_per_second": 0, "speed_up": 0}
+        assert {**one, "samples_per_second": 0, "speed_up": 0} == {**two, "samples_per_second": 0, "speed_up": 0}
 
 
 def test_what_does_not_fit_says_so(tmp_path, picture_folder):
