@@ -17,6 +17,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import statistics
 import time
@@ -68,7 +69,7 @@ def read_configs(arguments: argparse.Namespace) -> dict[float, PiToMeConfig]:
 
 
 def forward(model, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, float]:
-    """Predicted classes, and the seconds that the model took."""
+    """Predicted classes (of each head, where there are several), and the seconds that the model took."""
     start = time.perf_counter()
     predictions = model(**inputs).logits.argmax(dim=-1)
     if predictions.device.type == "cuda":
@@ -90,7 +91,7 @@ def evaluate(
     slows all of them down.
 
     Args:
-        loader: batches of the model's inputs and `labels`.
+        loader: batches of the model's inputs and `labels`; with [`HeldOutHeads`] also `fold`.
         configs (`dict[float, PiToMeConfig]`): the settings of every ratio.
         unit (`str`): what the samples are, for the progress bar.
         typical (`Callable`): from the seconds of all full batches to those of one: the median where batches are alike,
@@ -113,7 +114,7 @@ def evaluate(
     bar = tqdm(total=num_samples * len(ratios), unit=unit, disable=not accelerator.is_main_process)
     batch_size = loader.total_batch_size // accelerator.num_processes
     for step, batch in enumerate(loader):
-        inputs = {name: value for name, value in batch.items() if name != "labels"}
+        inputs = model_inputs(batch)
         if step == 0:
             for ratio in ratios:  # not timed: the first run allocates
                 run(ratio, inputs)
@@ -122,6 +123,8 @@ def evaluate(
             predictions, duration = run(ratio, inputs)
             if len(predictions) == batch_size:
                 seconds[ratio].append(duration)
+            if "fold" in batch:
+                predictions = predictions.gather(1, batch["fold"].unsqueeze(1)).squeeze(1)
             predictions, labels = accelerator.gather_for_metrics((predictions, batch["labels"]))
             dense = predictions if dense is None else dense
             accuracy, agreement = metrics[ratio]
@@ -220,36 +223,74 @@ def label_numbers(names: list[str], config) -> list[int]:
     )
 
 
+def model_inputs(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What of a batch goes into the model."""
+    return {name: value for name, value in batch.items() if name not in ("labels", "fold")}
+
+
 @torch.inference_mode()
 def fit_head(model, head: torch.nn.Linear, batches: Iterable, accelerator: Accelerator) -> None:
     """Makes `head`, a linear layer at the end of `model`, a logistic regression on the features that reach it.
 
-    The features are watched at the head, so this works whatever comes before. Every process fits the same head on
-    everybody's features.
-
     Args:
         batches: a prepared loader of the model's inputs and `labels`.
     """
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.preprocessing import StandardScaler
+    features, labels, _ = _features_at(model, head, batches, accelerator)
+    _fit(head, features, labels)
 
+
+@torch.inference_mode()
+def fit_held_out_heads(model, head: torch.nn.Linear, batches: Iterable, accelerator: Accelerator) -> HeldOutHeads:
+    """Cross-validation: one head per fold, fitted on the samples of the other folds.
+
+    Args:
+        batches: a prepared loader of the model's inputs, `labels` and `fold`.
+    """
+    features, labels, folds = _features_at(model, head, batches, accelerator)
+    heads = [copy.deepcopy(head) for _ in range(int(folds.max()) + 1)]
+    for fold, fitted in enumerate(heads):
+        _fit(fitted, features[folds != fold], labels[folds != fold])
+    return HeldOutHeads(heads)
+
+
+class HeldOutHeads(torch.nn.Module):
+    """In place of a linear head: `(B, dim)` to the logits of every fold's head, `(B, folds, classes)`."""
+
+    def __init__(self, heads: list[torch.nn.Linear]):
+        super().__init__()
+        self.heads = torch.nn.ModuleList(heads)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return torch.stack([head(features) for head in self.heads], dim=1)
+
+
+def _features_at(model, head: torch.nn.Linear, batches: Iterable, accelerator: Accelerator):
+    """Features, labels and folds of all processes. The features are watched at the head, so this works whatever
+    comes before; every process gets everybody's, and fits the same."""
     seen: list[torch.Tensor] = []
     watch = head.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
-    features, labels = [], []
+    gathered = []
     for batch in tqdm(batches, "dense features", unit="batch", disable=not accelerator.is_main_process):
-        model(**{name: value for name, value in batch.items() if name != "labels"})
-        inputs, targets = accelerator.gather_for_metrics((seen.pop().float(), batch["labels"]))
-        features.append(inputs.cpu())
-        labels.append(targets.cpu())
+        model(**model_inputs(batch))
+        fold = batch.get("fold", torch.zeros_like(batch["labels"]))
+        gathered.append(accelerator.gather_for_metrics((seen.pop().float(), batch["labels"], fold)))
     watch.remove()
-    scaler = StandardScaler()
-    regression = LogisticRegression(C=0.1, max_iter=1000)
-    regression.fit(scaler.fit_transform(torch.cat(features).numpy()), torch.cat(labels).numpy())
+    return tuple(torch.cat(column).cpu() for column in zip(*gathered))
+
+
+def _fit(head: torch.nn.Linear, features: torch.Tensor, labels: torch.Tensor) -> None:
+    """Logistic regression on centred features, all on one scale: stretching each one to variance 1 would blow up
+    those that say little."""
+    from sklearn.linear_model import LogisticRegression
+
+    centre, scale = features.mean(dim=0), features.std()
+    regression = LogisticRegression(C=1.0, max_iter=2000)
+    regression.fit(((features - centre) / scale).numpy(), labels.numpy())
     coefficients, intercept = torch.tensor(regression.coef_), torch.tensor(regression.intercept_)
     if len(intercept) == 1:  # two classes: one score, for the second
         zero = torch.zeros_like
         coefficients, intercept = (torch.cat([zero(values), values]) for values in (coefficients, intercept))
-    # The standardisation is linear, too: it goes into the weights.
-    weight = coefficients / torch.tensor(scaler.scale_)
+    # Centre and scale are linear, too: they go into the weights.
+    weight = coefficients / scale
     head.weight.copy_(weight)
-    head.bias.copy_(intercept - weight @ torch.tensor(scaler.mean_).to(weight))
+    head.bias.copy_(intercept - weight @ centre.to(weight))

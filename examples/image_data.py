@@ -22,24 +22,25 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from common import fit_head, label_numbers
+from common import fit_head, fit_held_out_heads, label_numbers
 from datasets import ClassLabel, Dataset, Image, load_dataset
 from torch.utils.data import DataLoader
 from transformers import AutoConfig, AutoModelForImageClassification
 
 
 #: Data sets of `real_assets`: name → (function, settings, share of the pictures that train a head).
-BUILT_IN = {
-    "stamps": ("stamps", {"num_categories": 8}, 0.28),
-    "textiles": ("textiles", {}, 0.5),
-    "fashion_mnist": ("fashion_mnist", {}, 0.5),
-}
+BUILT_IN = {"stamps": {"num_categories": 8}, "textiles": {}, "fashion_mnist": {}}
+NUM_FOLDS = 5
 SEED = 0
 
 
 @dataclasses.dataclass(frozen=True)
 class Pictures:
-    """Columns `image` (PIL) and `label` (`ClassLabel`). `train` is there only where a head is to be trained."""
+    """Columns `image` (PIL) and `label` (`ClassLabel`).
+
+    Where a head is to be trained, it is on `train`; or, where that is `None`, one head on the other folds for each
+    `fold` of `test`.
+    """
 
     test: Dataset
     train: Dataset | None
@@ -50,7 +51,7 @@ class Pictures:
 
 
 def load_labelled_pictures(name: str, split: str | None, train_head: bool, max_samples: int | None) -> Pictures:
-    """Reads a data set. Where it has one split only and a head is to be trained, a fixed, stratified part trains it.
+    """Reads a data set. Where it has one split only and a head is to be trained, it comes in stratified folds.
 
     Args:
         name (`str`): a key of `BUILT_IN`, a hub id, or a folder with one sub-folder per class (`imagefolder`).
@@ -61,12 +62,10 @@ def load_labelled_pictures(name: str, split: str | None, train_head: bool, max_s
     Raises:
         ValueError: if the split does not exist, or there are no columns with pictures and class labels.
     """
-    train_share = 0.5
     if name in BUILT_IN:
         import real_assets
 
-        function, settings, train_share = BUILT_IN[name]
-        splits = {"all": getattr(real_assets, function)(**settings)}
+        splits = {"all": getattr(real_assets, name)(**BUILT_IN[name])}
     elif Path(name).is_dir():
         splits = load_dataset("imagefolder", data_dir=name)
     else:
@@ -79,11 +78,17 @@ def load_labelled_pictures(name: str, split: str | None, train_head: bool, max_s
     train = None
     if train_head and split != "train" and "train" in splits:
         train = _standard_columns(splits["train"], name)
-    elif train_head:
-        parts = test.train_test_split(train_size=train_share, seed=SEED, stratify_by_column="label")
-        train, test = parts["train"], parts["test"]
     if max_samples is not None and max_samples < len(test):
         test = test.shuffle(seed=SEED).select(range(max_samples))
+    if train_head and train is None:
+        from sklearn.model_selection import StratifiedKFold
+
+        folds = StratifiedKFold(NUM_FOLDS, shuffle=True, random_state=SEED)
+        fold_of = [0] * len(test)
+        for fold, (_, held_out) in enumerate(folds.split(fold_of, test["label"])):
+            for index in held_out:
+                fold_of[index] = fold
+        test = test.add_column("fold", fold_of)
     return Pictures(test, train)
 
 
@@ -115,8 +120,11 @@ def collate(processor) -> Callable[[list[dict]], dict[str, torch.Tensor]]:
 
     def collate_rows(rows: list[dict]) -> dict[str, torch.Tensor]:
         batch = processor([row["image"].convert("RGB") for row in rows], return_tensors="pt")
-        labels = torch.tensor([row.get("labels", row["label"]) for row in rows])
-        return {"pixel_values": batch["pixel_values"], "labels": labels}
+        columns = {"pixel_values": batch["pixel_values"]}
+        columns["labels"] = torch.tensor([row.get("labels", row["label"]) for row in rows])
+        if "fold" in rows[0]:
+            columns["fold"] = torch.tensor([row["fold"] for row in rows])
+        return columns
 
     return collate_rows
 
@@ -124,7 +132,8 @@ def collate(processor) -> Callable[[list[dict]], dict[str, torch.Tensor]]:
 def train_head(directory, processor, pictures: Pictures, accelerator: Accelerator, batch_size: int):
     """An ordinary image classifier: the backbone in `directory`, and a logistic regression on its dense features.
 
-    Works wherever the head is one linear layer named `classifier`.
+    Works wherever the head is one linear layer named `classifier`. Where the pictures come in folds,
+    [`common.HeldOutHeads`] takes its place.
     """
     names = dict(enumerate(pictures.names))
     config = AutoConfig.from_pretrained(directory, num_labels=len(names), id2label=names)
@@ -132,7 +141,11 @@ def train_head(directory, processor, pictures: Pictures, accelerator: Accelerato
     model = AutoModelForImageClassification.from_pretrained(
         directory, config=config, pitome=False, ignore_mismatched_sizes=True
     ).eval()
-    model = accelerator.prepare_model(model, evaluation_mode=True)
-    loader = accelerator.prepare(DataLoader(pictures.train, batch_size, collate_fn=collate(processor)))
-    fit_head(model, accelerator.unwrap_model(model).classifier, loader, accelerator)
-    return accelerator.unwrap_model(model)
+    prepared = accelerator.prepare_model(model, evaluation_mode=True)
+    seen = pictures.test if pictures.train is None else pictures.train
+    loader = accelerator.prepare(DataLoader(seen, batch_size, collate_fn=collate(processor)))
+    if pictures.train is None:
+        model.classifier = fit_held_out_heads(prepared, model.classifier, loader, accelerator)
+    else:
+        fit_head(prepared, model.classifier, loader, accelerator)
+    return model

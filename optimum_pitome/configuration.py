@@ -25,11 +25,10 @@ from typing import Any
 from transformers import PreTrainedConfig
 from transformers.utils import logging
 
+from .checks import FORMAT_VERSION, check_bool, check_choice, check_layers, check_number, check_version
+
 
 logger = logging.get_logger(__name__)
-
-#: Version of the fields below. Minor: fields were added. Major: the meaning of a field changed.
-FORMAT_VERSION = "1.0"
 
 ALGORITHMS = ("pitome", "pitome_unprotected", "pitome_halves", "tome", "random")
 ENERGIES = ("paper", "elu", "gaussian", "nearest")
@@ -71,7 +70,8 @@ class PiToMeConfig(PreTrainedConfig):
             Indices of the layers that merge; negative ones count from the end.
         algorithm (`str`, *optional*, defaults to `"pitome"`):
             How tokens are matched: `"pitome"`, `"pitome_unprotected"` (the energy-ordered matching that the released
-            code of the paper uses in some layers: any token may merge), `"tome"` (alternating positions), or
+            code of the paper uses in some layers: any token may merge), `"pitome_halves"` (its matching for text: the
+            more redundant half of the candidates joins the other), `"tome"` (alternating positions), or
             `"random"` (drops tokens unseen: the floor that the others must clear).
         energy (`str`, *optional*):
             `"paper"` (equation 4), `"elu"`, `"gaussian"` (the released code's), or `"nearest"` (similarity to the
@@ -80,6 +80,10 @@ class PiToMeConfig(PreTrainedConfig):
         margin (`float` or `list[float]`, *optional*):
             Margin of the energy, below 1, one for all or one per layer. `None`: `0.9 - 0.9 * i / L` (equation 4).
         alpha (`float`, *optional*, defaults to 1.0): Scale of the energy below the margin.
+        importance (`float`, *optional*):
+            Exponent with which the class token's attention weighs the distances between tokens, at least 0: what it
+            does not look at merges first. `None`: 0.5 with the default algorithm and energy on vision encoders that
+            have a class token, else 0. 0 leaves it out.
         proportional_attention (`bool`, *optional*): Add the log size of the merged keys to the attention scores.
         unmerge (`bool`, *optional*):
             Return outputs at the original length, each token with its group's vector. `False`: the short sequence.
@@ -108,6 +112,7 @@ class PiToMeConfig(PreTrainedConfig):
         metric: str | None = None,
         margin: float | list[float] | None = None,
         alpha: float | None = None,
+        importance: float | None = None,
         proportional_attention: bool | None = None,
         unmerge: bool | None = None,
         preset: str | None = None,
@@ -118,7 +123,7 @@ class PiToMeConfig(PreTrainedConfig):
     ):
         unknown = {key: kwargs.pop(key) for key in list(kwargs) if key not in _BASE_KEYS}
         super().__init__(**kwargs)
-        newer_minor = _check_version(format_version)
+        newer_minor = check_version(format_version)
         if unknown and newer_minor:
             logger.warning(
                 f"This PiToMe configuration was written by a newer optimum_pitome (format {format_version}, this is "
@@ -126,16 +131,17 @@ class PiToMeConfig(PreTrainedConfig):
             )
         elif unknown:
             raise ValueError(_unknown_field_message(sorted(unknown)[0]))
-        self.ratio = _check_number("ratio", ratio, MIN_RATIO, 1.0, listable=True)
-        self.layers = _check_layers(layers)
-        self.algorithm = _check_choice("algorithm", algorithm, ALGORITHMS)
-        self.energy = _check_choice("energy", energy, ENERGIES)
-        self.metric = _check_choice("metric", metric, METRICS)
-        self.margin = _check_number("margin", margin, -1.0, 1.0, listable=True, optional=True, open_end=True)
-        self.alpha = _check_number("alpha", alpha, 0.0, math.inf, optional=True, open_end=True)
-        self.proportional_attention = _check_bool("proportional_attention", proportional_attention)
-        self.unmerge = _check_bool("unmerge", unmerge)
-        self.preset = _check_choice("preset", preset, PRESETS)
+        self.ratio = check_number("ratio", ratio, MIN_RATIO, 1.0, listable=True)
+        self.layers = check_layers(layers)
+        self.algorithm = check_choice("algorithm", algorithm, ALGORITHMS)
+        self.energy = check_choice("energy", energy, ENERGIES)
+        self.metric = check_choice("metric", metric, METRICS)
+        self.margin = check_number("margin", margin, -1.0, 1.0, listable=True, optional=True, open_end=True)
+        self.alpha = check_number("alpha", alpha, 0.0, math.inf, optional=True, open_end=True)
+        self.importance = check_number("importance", importance, 0.0, 2.0, optional=True)
+        self.proportional_attention = check_bool("proportional_attention", proportional_attention)
+        self.unmerge = check_bool("unmerge", unmerge)
+        self.preset = check_choice("preset", preset, PRESETS)
         self.parts = _check_parts(parts)
         if base_model_name_or_path is not None and not isinstance(base_model_name_or_path, str):
             raise ValueError(
@@ -148,7 +154,7 @@ class PiToMeConfig(PreTrainedConfig):
     @classmethod
     def paper(cls, ratio: float | list[float] = 0.9, **kwargs: Any) -> PiToMeConfig:
         """The paper to the letter: equation 4 over the keys, margin `0.9 - 0.9 i/L`, proportional attention."""
-        settings = {"algorithm": "pitome", "energy": "paper", "metric": "keys", "alpha": 1.0}
+        settings = {"algorithm": "pitome", "energy": "paper", "metric": "keys", "alpha": 1.0, "importance": 0.0}
         return cls(ratio=ratio, **{**settings, "proportional_attention": True, **kwargs})
 
     @classmethod
@@ -221,6 +227,7 @@ _FIELDS = (
     "metric",
     "margin",
     "alpha",
+    "importance",
     "proportional_attention",
     "unmerge",
     "preset",
@@ -238,68 +245,6 @@ def _unknown_field_message(name: str) -> str:
     close = difflib.get_close_matches(name, _FIELDS, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     return f"PiToMeConfig has no field {name!r}.{hint} Fields: {', '.join(_FIELDS)}."
-
-
-def _check_version(version: Any) -> bool:
-    """Whether `version` is a newer minor version; refuses what this package cannot read."""
-    try:
-        major, minor = (int(part) for part in str(version).split("."))
-    except ValueError:
-        raise ValueError(f"format_version={version!r}: expected two numbers, such as {FORMAT_VERSION!r}.") from None
-    own_major, own_minor = (int(part) for part in FORMAT_VERSION.split("."))
-    if major > own_major:
-        raise ValueError(
-            f"This PiToMe configuration has format {version}; this optimum_pitome reads up to {own_major}.x. "
-            "Upgrade optimum_pitome: pip install -U optimum_pitome"
-        )
-    return major == own_major and minor > own_minor
-
-
-def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> str | None:
-    if value is None or value in choices:
-        return value
-    close = difflib.get_close_matches(str(value), choices, n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
-    raise ValueError(f"{name}={value!r} is not known. Accepted: {', '.join(map(repr, choices))}.{hint}")
-
-
-def _check_bool(name: str, value: Any) -> bool | None:
-    if value is None or isinstance(value, bool):
-        return value
-    raise ValueError(f"{name}={value!r}: expected True, False, or None for the architecture's default.")
-
-
-def _check_number(name, value, low, high, listable=False, optional=False, open_end=False):
-    interval = f"[{low:g}, {high:g}{')' if open_end else ']'}"
-    accepted = f"a number in {interval}" + (" or a list of them, one per layer" if listable else "")
-    if value is None and optional:
-        return None
-    if isinstance(value, (list, tuple)) and listable:
-        if not value:
-            raise ValueError(f"{name}=[] is empty: expected {accepted}.")
-        return [_check_number(f"{name}[{i}]", item, low, high, open_end=open_end) for i, item in enumerate(value)]
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ValueError(f"{name}={value!r}: expected {accepted}.")
-    value = float(value)
-    if not (low <= value < high if open_end else low <= value <= high):
-        hint = ""
-        if name.startswith("ratio") and value < low:
-            hint = " A layer can merge at most half of its tokens; ratio is the fraction that it keeps."
-        raise ValueError(f"{name}={value:g} is out of range: expected {accepted}.{hint}")
-    return value
-
-
-def _check_layers(layers: Any) -> list[int] | None:
-    if layers is None:
-        return None
-    items = list(layers) if isinstance(layers, (list, tuple, range)) else None
-    if not items or any(isinstance(item, bool) or not isinstance(item, int) for item in items):
-        raise ValueError(
-            f"layers={layers!r}: expected a list of layer indices such as [0, 1, 2], or None for the default."
-        )
-    if len(set(items)) != len(items):
-        raise ValueError(f"layers={layers!r} names a layer twice.")
-    return items
 
 
 def register(configuration_auto: ModuleType) -> None:

@@ -240,6 +240,7 @@ def _merge_step(spec: MergeSpec, mergeable: int, removed: int, widths: _Widths) 
     """Operations of one merge of `removed` out of `mergeable` tokens, special tokens aside."""
     dim = widths.hidden if spec.metric == "hidden_states" else widths.hidden // widths.heads
     reading = mergeable * (widths.hidden if spec.metric == "keys" else 0) + mergeable * dim  # head mean, norm
+    reading += mergeable * widths.hidden if spec.importance else 0  # one query's scores
     if spec.algorithm == "random":
         return removed * widths.hidden
     if spec.algorithm == "tome":

@@ -23,9 +23,10 @@ from __future__ import annotations
 
 from transformers.models.mpnet import modeling_mpnet
 
+from ..modeling.call import CALL_KEY
 from ..modeling.layer import MergingLayer
 from ..modeling.registry import register_architecture
-from ..modeling.state import CALL_KEY, STATE_KEY, take_pairs
+from ..modeling.state import STATE_KEY, take_pairs
 from .text import SETTINGS
 
 
@@ -48,8 +49,12 @@ class MPNetLayer(MergingLayer, modeling_mpnet.MPNetLayer):
 
     def attention_half(self, hidden_states, attention_mask, position_bias, output_attentions, attentions, **kwargs):
         attention = self.attention.attn
-        keys = attention.k(hidden_states).unflatten(-1, (-1, attention.attention_head_size)).transpose(1, 2)
-        kwargs[CALL_KEY].keys = keys
+        heads = (-1, attention.attention_head_size)
+        query, key = (
+            layer(hidden_states).unflatten(-1, heads).transpose(1, 2) for layer in (attention.q, attention.k)
+        )
+        bias = position_bias if attention_mask is None else position_bias + attention_mask
+        kwargs[CALL_KEY].record(query, key, bias)
         hidden_states, *weights = self.attention(
             hidden_states, attention_mask, position_bias=position_bias, output_attentions=output_attentions
         )

@@ -17,7 +17,7 @@
 from .algorithms import ALGORITHMS, match_tokens, register_algorithm
 from .candidates import Candidates, MergeSpec, TokenMasks, rank_by_energy
 from .counts import KeepRatio
-from .energy import ENERGIES, pairwise_cosine
+from .energy import ENERGIES, pairwise_similarity
 from .plan import MergePlan, gather_tokens, plan_from_pairs
 
 
@@ -31,7 +31,7 @@ __all__ = [
     "TokenMasks",
     "gather_tokens",
     "match_tokens",
-    "pairwise_cosine",
+    "pairwise_similarity",
     "plan_from_pairs",
     "rank_by_energy",
     "register_algorithm",

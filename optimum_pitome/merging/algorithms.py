@@ -24,7 +24,8 @@ from collections.abc import Callable
 
 import torch
 
-from .candidates import LAST, NEVER, Candidates, MergeSpec, TokenMasks, rank_by_energy
+from .candidates import LAST, Candidates, MergeSpec, TokenMasks, rank_by_energy
+from .energy import NEVER
 from .plan import MergePlan
 
 
@@ -52,7 +53,7 @@ def match_tokens(features: torch.Tensor, spec: MergeSpec, masks: TokenMasks | No
     Args:
         features (`torch.Tensor` of shape `(B, N, dim)`): what is compared (keys or hidden states), any floating dtype.
         spec (`MergeSpec`): the layer's settings.
-        masks (`TokenMasks`, *optional*): special tokens and padding.
+        masks (`TokenMasks`, *optional*): special tokens and padding, and the attention that weighs.
 
     Returns:
         [`MergePlan`], or `None` where nothing is to be merged (ratio 1, or too few tokens).

@@ -21,12 +21,11 @@ from dataclasses import dataclass
 import torch
 
 from .counts import KeepRatio
-from .energy import ENERGIES, pairwise_cosine
+from .energy import ENERGIES, pairwise_similarity
 from .plan import MergePlan, gather_tokens, plan_from_pairs
 
 
 #: Below every cosine, and below every ranking key.
-NEVER = -2.0
 LAST = torch.iinfo(torch.int64).min // 2
 
 
@@ -40,6 +39,7 @@ class MergeSpec:
         energy (`str`): key of `ENERGIES`.
         metric (`str`): `"keys"` (mean over the heads) or `"hidden_states"` (after attention).
         margin, alpha (`float`): parameters of the energy.
+        importance (`float`): exponent of the class token's attention in the similarity; 0 leaves it out.
         proportional_attention (`bool`): whether attention adds the log size of the keys.
         size_weighted (`bool`): whether a token's weight in a mean is its size, or 1.
         after (`str`): where in the layer tokens merge: behind its `"attention"`, or behind the whole `"layer"`.
@@ -51,6 +51,7 @@ class MergeSpec:
     metric: str = "keys"
     margin: float = 0.9
     alpha: float = 1.0
+    importance: float = 0.0
     proportional_attention: bool = True
     size_weighted: bool = True
     after: str = "attention"
@@ -58,19 +59,22 @@ class MergeSpec:
 
 @dataclass(frozen=True)
 class TokenMasks:
-    """Which tokens may merge.
+    """Which tokens may merge, and what they weigh when they are compared.
 
     Attributes:
         num_prefix_tokens (`int`): tokens at the front that never merge (CLS, distillation, registers).
         valid (`torch.BoolTensor` of shape `(B, N)`, *optional*): real tokens, not padding. `None`: all.
         special (`torch.BoolTensor` of shape `(B, N)`, *optional*): further tokens that never merge, per sample.
         max_special (`int`): no sample has more special tokens than this. Keeps the output length static.
+        attention (`torch.FloatTensor` of shape `(B, N)`, *optional*):
+            What the class token pays to each token, for `MergeSpec.importance`.
     """
 
     num_prefix_tokens: int = 0
     valid: torch.Tensor | None = None
     special: torch.Tensor | None = None
     max_special: int = 0
+    attention: torch.Tensor | None = None
 
     def check(self, features: torch.Tensor) -> None:
         """Compares the masks with `features` `(B, N, dim)`.
@@ -109,12 +113,14 @@ class Candidates:
         features (`torch.Tensor` of shape `(B, M, dim)`): what is compared.
         mergeable (`torch.BoolTensor` of shape `(B, M)`, *optional*): tokens that may merge. `None`: all.
         num_pairs (`int`): k of a sample in which all `M` tokens may merge, at least 1.
+        weights (`torch.FloatTensor` of shape `(B, M)`, *optional*): of each token in its distances. `None`: all 1.
         spec, masks: as the algorithm got them.
     """
 
     features: torch.Tensor
     mergeable: torch.Tensor | None
     num_pairs: int
+    weights: torch.Tensor | None
     spec: MergeSpec
     masks: TokenMasks
 
@@ -130,17 +136,25 @@ class Candidates:
         if mergeable is not None:
             # One mask may stand for the whole batch.
             mergeable = mergeable[:, prefix:].expand(features.shape[0], -1)
-        return cls(features[:, prefix:], mergeable, num_pairs, spec, masks)
+        weights = None
+        if spec.importance > 0.0 and masks.attention is not None:
+            weights = importance_weights(masks.attention[:, prefix:], mergeable, spec.importance)
+        return cls(features[:, prefix:], mergeable, num_pairs, weights, spec, masks)
 
     def energy(self, spec: MergeSpec) -> torch.Tensor:
         """`(B, M)`, float32."""
-        energy = ENERGIES[spec.energy](pairwise_cosine(self.features), self.mergeable, spec.margin, spec.alpha)
+        similarity = pairwise_similarity(self.features, weights=self.weights)
+        energy = ENERGIES[spec.energy](similarity, self.mergeable, spec.margin, spec.alpha)
         # Ranking reads fixed-point numbers; only the order counts, and a large alpha would leave their range.
         return energy if spec.alpha <= 1.0 else energy / spec.alpha
 
     def similarity(self, source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Cosines between the tokens at `source` `(B, a)` and at `target` `(B, b)`: `(B, a, b)`."""
-        return pairwise_cosine(gather_tokens(self.features, source), gather_tokens(self.features, target))
+        """Between the tokens at `source` `(B, a)` and at `target` `(B, b)`: `(B, a, b)`."""
+        weights = (None, None)
+        if self.weights is not None:
+            weights = (self.weights.gather(1, source), self.weights.gather(1, target))
+        features, others = gather_tokens(self.features, source), gather_tokens(self.features, target)
+        return pairwise_similarity(features, others, *weights)
 
     def rank(self) -> torch.Tensor:
         """Position of each token among the sample's mergeable tokens, `(B, M)`."""
@@ -184,6 +198,31 @@ class Candidates:
         if valid is None and self.mergeable is not None:
             valid = torch.ones_like(masks.special)
         return plan_from_pairs(source + prefix, target + prefix, num_tokens, num_kept, source_mask, valid, prune)
+
+
+def importance_weights(attention: torch.Tensor, mergeable: torch.Tensor | None, exponent: float) -> torch.Tensor:
+    """What a token weighs in its distances, so that a pair weighs the geometric mean of the class token's attention to
+    the two, relative to the mean over all, to the power of `exponent`.
+
+    What the class token does not look at can merge with little loss, even if no other token is quite like it.
+
+    Args:
+        attention (`torch.FloatTensor` of shape `(B, M)`).
+        mergeable (`torch.BoolTensor` of shape `(B, M)`, *optional*): the tokens that the mean is over. `None`: all.
+        exponent (`float`): 0.5 measured best (README, "Which settings").
+
+    Returns:
+        `torch.FloatTensor` of shape `(B, M)`.
+    """
+    mean = _mean(attention, mergeable).clamp(min=torch.finfo(attention.dtype).tiny)
+    # The floor keeps distances between tokens that nobody looks at from vanishing.
+    return (attention / mean).clamp(min=0.2) ** (exponent / 2)
+
+
+def _mean(values: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    if mask is None:
+        return values.mean(dim=1, keepdim=True)
+    return (values * mask).sum(dim=1, keepdim=True) / mask.sum(dim=1, keepdim=True).clamp(min=1)
 
 
 def rank_by_energy(energy: torch.Tensor, mergeable: torch.Tensor | None, num_candidates: int) -> torch.Tensor:

@@ -14,9 +14,10 @@
 
 """The attention function of a rewritten model, registered with transformers' official `AttentionInterface`.
 
-It hands the keys to the layer, puts log sizes and the shrunken mask in place of the model's mask, and delegates to the
-implementation that the model is set to (`eager` or `sdpa`). `model.config` keeps naming that implementation; only the
-attention modules read a copy of the configuration that names ours, so `set_attn_implementation` works as ever.
+It hands the keys (and the class token's attention) to the layer, puts log sizes and the shrunken mask in place of the
+model's mask, and delegates to the implementation that the model is set to (`eager` or `sdpa`). `model.config` keeps
+naming that implementation; only the attention modules read a copy of the configuration that names ours, so
+`set_attn_implementation` works as ever.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from torch import nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
 from transformers.utils import logging
 
-from .state import CALL_KEY, AttentionCall
+from .call import CALL_KEY, AttentionCall
 
 
 logger = logging.get_logger(__name__)
@@ -65,8 +66,8 @@ def pitome_attention_forward(
         if attention_mask is not None and attention_mask.dim() == 2:
             attention_mask = attention_mask.bool()[:, None, None, :]
     if call is not None:
-        call.keys = key
         attention_mask = call.attention_mask(attention_mask, query.dtype)
+        call.record(query, key, attention_mask, kwargs.get("scaling"))
         if implementation == "eager" and attention_mask is not None and attention_mask.dtype == torch.bool:
             # Eager adds the mask to the scores, so a caller's boolean one would only shift them by one.
             allowed, lowest = attention_mask, torch.finfo(query.dtype).min

@@ -19,7 +19,8 @@ from __future__ import annotations
 import torch
 
 from ..merging import MergeSpec, match_tokens
-from .state import CALL_KEY, STATE_KEY, AttentionCall, MergeState
+from .call import CALL_KEY, AttentionCall
+from .state import STATE_KEY, MergeState
 
 
 class MergingLayer:
@@ -55,7 +56,7 @@ class MergingLayer:
         if not state.runs(index):
             state.slots[index + 1] = tokens
             return hidden_states
-        call = AttentionCall(tokens, spec.proportional_attention)
+        call = AttentionCall(tokens, spec.proportional_attention, spec.importance > 0.0)
         kwargs[CALL_KEY] = call
         if spec.ratio.is_dense:
             state.slots[index + 1] = tokens
@@ -73,7 +74,7 @@ class MergingLayer:
             )
         # The released code's text models compare the mean over the heads, too: their sum differs by a factor only.
         features = hidden_states if spec.metric == "hidden_states" else call.keys.mean(dim=1)
-        plan = match_tokens(features, spec, tokens.masks())
+        plan = match_tokens(features, spec, tokens.masks(call.attention))
         if plan is not None:
             hidden_states = plan.merge(hidden_states, tokens.sizes if spec.size_weighted else None)
             tokens = tokens.merged(plan)

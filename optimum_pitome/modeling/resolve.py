@@ -29,18 +29,28 @@ PACKAGE_DEFAULTS: dict[str, Any] = {
     "energy": "nearest",
     "metric": "keys",
     "alpha": 1.0,
+    "importance": 0.5,
     "proportional_attention": True,
     "layers": None,
     "unmerge": True,
 }
 
 
-def resolve_specs(config: PiToMeConfig, architecture: Architecture, num_layers: int) -> tuple[MergeSpec, ...]:
+def resolve_specs(
+    config: PiToMeConfig, architecture: Architecture, num_layers: int, num_prefix_tokens: int
+) -> tuple[MergeSpec, ...]:
     """One [`MergeSpec`] per layer; layers that do not merge have ratio 1.
 
     Raises:
-        ValueError: if a list does not fit the number of layers, or a layer index is out of range.
+        ValueError: if a list does not fit the number of layers, a layer index is out of range, or importance is asked
+            for where no class token attends.
     """
+    has_class_token = num_prefix_tokens > 0 or architecture.special_tokens is not None
+    if config.importance and not has_class_token:
+        raise ValueError(
+            f"importance={config.importance:g} weighs tokens by the attention of the class token, and "
+            f"{architecture.encoder_class.__name__} has none. Leave importance out, or set it to 0."
+        )
     merging = _merging_layers(config, architecture, num_layers)
     ratios = _per_layer("ratio", config.ratio, merging, num_layers)
     margins = _per_layer("margin", config.margin, merging, num_layers)
@@ -56,6 +66,11 @@ def resolve_specs(config: PiToMeConfig, architecture: Architecture, num_layers: 
         chosen["proportional_attention"] = config.proportional_attention
         chosen["margin"] = margins.get(index)
         settings.update({name: value for name, value in chosen.items() if value is not None})
+        if config.importance is not None:
+            settings["importance"] = config.importance
+        elif not (has_class_token and settings["algorithm"] == "pitome" and settings["energy"] == "nearest"):
+            # Measured with these two only; and a comparison by name should compare what the name says.
+            settings["importance"] = 0.0
         ratio = KeepRatio.from_float(ratios[index] if merges else 1.0)
         specs.append(MergeSpec(ratio, **{k: v for k, v in settings.items() if k not in ("layers", "unmerge")}))
     return tuple(specs)

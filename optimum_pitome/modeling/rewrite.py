@@ -174,9 +174,9 @@ def _plan(encoder: nn.Module, architecture: Architecture, config: PiToMeConfig) 
                 f"{type(attention).__name__} does not use transformers' attention interface. {supported_message()}"
             )
     check_implementation(encoder.config._attn_implementation, type(encoder).__name__)
-    specs = resolve_specs(config, architecture, len(layers))
-    unmerge = resolve_unmerge(config, architecture)
-    return EncoderRewrite(config, architecture, specs, unmerge, architecture.num_prefix_tokens(encoder.config))
+    num_prefix_tokens = architecture.num_prefix_tokens(encoder.config)
+    specs = resolve_specs(config, architecture, len(layers), num_prefix_tokens)
+    return EncoderRewrite(config, architecture, specs, resolve_unmerge(config, architecture), num_prefix_tokens)
 
 
 def _install(encoder: nn.Module, rewrite: EncoderRewrite) -> None:

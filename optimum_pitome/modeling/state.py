@@ -27,9 +27,8 @@ import torch
 from ..merging import MergePlan, MergeSpec, TokenMasks, gather_tokens
 
 
-#: Keyword arguments that carry the state to the layers, and a layer's own record to its attention function.
+#: Keyword argument that carries the state to the layers.
 STATE_KEY = "pitome_state"
-CALL_KEY = "pitome_call"
 #: Keyword argument in which the caller of an encoder says which hidden states it will read.
 SELECTION_KEY = "pitome_selection"
 
@@ -64,8 +63,8 @@ class Tokens:
     num_prefix_tokens: int = 0
     max_special: int = 0
 
-    def masks(self) -> TokenMasks:
-        return TokenMasks(self.num_prefix_tokens, self.valid, self.special, self.max_special)
+    def masks(self, attention: torch.Tensor | None = None) -> TokenMasks:
+        return TokenMasks(self.num_prefix_tokens, self.valid, self.special, self.max_special, attention)
 
     def merged(self, plan: MergePlan) -> Tokens:
         """The tokens behind `plan`."""
@@ -262,24 +261,3 @@ class MergeState:
                 hidden_state = tokens.merged_into(self.slots[selection.last], hidden_state)
             returned.append(hidden_state)
         return tuple(returned)
-
-
-@dataclass
-class AttentionCall:
-    """One layer's record for its attention function: the tokens going in, the keys coming out.
-
-    Attributes:
-        tokens ([`Tokens`]): the tokens attended to.
-        proportional (`bool`): whether log sizes count.
-        keys (`torch.Tensor` of shape `(B, heads, n, head_dim)`, *optional*): set by the attention function.
-    """
-
-    tokens: Tokens
-    proportional: bool
-    keys: torch.Tensor | None = None
-
-    def attention_mask(self, attention_mask: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
-        """The mask to use: the caller's as long as nothing merged, ours from then on."""
-        if self.tokens.sizes is None:
-            return attention_mask
-        return self.tokens.attention_bias(dtype, self.proportional)

@@ -194,10 +194,15 @@ class RatioLearner:
         ratio = round(self.ratios[place].item(), 6)
         lower = min(math.floor(ratio / GRID + 1e-6) * GRID, 1.0 - GRID)
         candidates = []
+        attention = None
+        if masks.attention is not None:
+            # Here every original token is attended to; a group gets what its members get.
+            nothing = torch.zeros_like(tokens.sizes, dtype=masks.attention.dtype)
+            attention = nothing.scatter_add(1, tokens.assignment, masks.attention)
         for candidate in (lower, lower + GRID):
-            plan = self._plan(left, spec, candidate, tokens)
+            plan = self._plan(left, spec, candidate, tokens, attention)
             candidates.append(position if candidate > 1 - 1e-6 else self._groups(plan, tokens))
-        plan = self._plan(left, spec, ratio, tokens)
+        plan = self._plan(left, spec, ratio, tokens, attention)
         self._tokens[place + 1] = tokens if plan is None else tokens.merged(plan)
         with torch.enable_grad():
             upper = (self.ratios[place] - lower) / GRID
@@ -213,8 +218,9 @@ class RatioLearner:
             real=masks.valid,
         )
 
-    def _plan(self, features: torch.Tensor, spec: _RelaxedSpec, ratio: float, tokens: Tokens) -> MergePlan | None:
-        return match_tokens(features, replace(spec.own, ratio=KeepRatio.from_float(min(ratio, 1.0))), tokens.masks())
+    def _plan(self, features, spec: _RelaxedSpec, ratio: float, tokens: Tokens, attention) -> MergePlan | None:
+        spec = replace(spec.own, ratio=KeepRatio.from_float(min(ratio, 1.0)))
+        return match_tokens(features, spec, tokens.masks(attention))
 
     def _groups(self, plan: MergePlan | None, tokens: Tokens) -> torch.Tensor:
         return tokens.assignment if plan is None else plan.assignment.gather(1, tokens.assignment)

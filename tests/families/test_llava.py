@@ -158,7 +158,8 @@ def merged_clip_states(tower, pixel_values, specs):
         scores = query @ key.transpose(-1, -2) * attention.scale + sizes.log()[:, None, None, :]
         mixed = (scores.softmax(dim=-1) @ value).transpose(1, 2).reshape(batch_size, -1, dim)
         hidden_states = hidden_states + attention.out_proj(mixed)
-        plan = match_tokens(key.mean(dim=1), spec, TokenMasks(num_prefix_tokens=1))
+        attention = scores.softmax(dim=-1)[:, :, 0].mean(dim=1)
+        plan = match_tokens(key.mean(dim=1), spec, TokenMasks(num_prefix_tokens=1, attention=attention))
         hidden_states, sizes = plan.merge(hidden_states, sizes), plan.merge_sizes(sizes)
         group = plan.assignment.gather(1, group)
         hidden_states = hidden_states + layer.mlp(layer.layer_norm2(hidden_states))
@@ -179,7 +180,7 @@ def split_prompt(input_ids):
     return input_ids[:, :start], input_ids[:, start + NUM_PATCHES :]
 
 
-SPEC = MergeSpec(KeepRatio.from_float(0.8), margin=0.5)
+SPEC = MergeSpec(KeepRatio.from_float(0.8), margin=0.5, importance=0.5)
 
 
 @pytest.mark.parametrize("attn_implementation", ["eager", "sdpa"])

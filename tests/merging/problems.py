@@ -37,7 +37,7 @@ class Problem:
     Attributes:
         features, hidden_states: `(B, N, dim)`.
         ratio: a decimal, as a string.
-        num_prefix, special, valid, max_special: see `TokenMasks`; `special` is `None` or `(B, N)`.
+        num_prefix, special, valid, max_special, attention: see `TokenMasks`; `special` is `None` or `(B, N)`.
     """
 
     features: torch.Tensor
@@ -52,15 +52,19 @@ class Problem:
     special: torch.Tensor | None
     valid: torch.Tensor | None
     max_special: int
+    importance: float
+    attention: torch.Tensor
 
     @property
     def spec(self) -> MergeSpec:
         ratio = KeepRatio.from_float(float(self.ratio))
-        return MergeSpec(ratio, self.algorithm, self.energy, margin=self.margin, alpha=self.alpha)
+        return MergeSpec(
+            ratio, self.algorithm, self.energy, margin=self.margin, alpha=self.alpha, importance=self.importance
+        )
 
     @property
     def masks(self) -> TokenMasks:
-        return TokenMasks(self.num_prefix, self.valid, self.special, self.max_special)
+        return TokenMasks(self.num_prefix, self.valid, self.special, self.max_special, self.attention)
 
     def plan(self):
         return match_tokens(self.features, self.spec, self.masks)
@@ -120,4 +124,6 @@ def problems(draw, algorithms=MATCHING, dtypes=DTYPES, padding=("none", "left", 
         None if special is None else torch.tensor(special),
         None if valid is None else torch.tensor(valid),
         max_special,
+        draw(st.sampled_from([0.0, 0.5, 1.0])),
+        torch.tensor(generator.gamma(0.5, size=(batch_size, num_tokens)), dtype=torch.float32),
     )

@@ -74,13 +74,29 @@ def energy_term(name: str, x: float, margin: float, alpha: float) -> float:
     return math.exp(-(((1 - x) / sigma) ** 2) / 2) / (sigma * math.sqrt(2 * math.pi))
 
 
-def energies(name: str, features: np.ndarray, margin: float, alpha: float, decisions: Decisions) -> list[float]:
+def weights(attention: np.ndarray | None, exponent: float, num_tokens: int) -> list[float]:
+    """What each token weighs in its distances; `attention` of the tokens that may merge."""
+    if attention is None or exponent == 0:
+        return [1.0] * num_tokens
+    mean = sum(attention) / num_tokens
+    return [max(value / mean, 0.2) ** (exponent / 2) for value in attention]
+
+
+def similarity(i: int, j: int, features: np.ndarray, weight: list[float]) -> float:
+    """The cosine, its distance from 1 stretched by the weights of the two."""
+    i, j = min(i, j), max(i, j)
+    if weight[i] == weight[j] == 1.0:
+        return cosine(features[i], features[j])
+    return 1 - (1 - cosine(features[i], features[j])) * weight[i] * weight[j]
+
+
+def energies(name: str, features, margin: float, alpha: float, decisions: Decisions, weight) -> list[float]:
     """One score per token of `features` `(M, dim)`: only tokens that may merge."""
     scores = []
     for i in range(len(features)):
-        cosines = [cosine(features[min(i, j)], features[max(i, j)]) for j in range(len(features))]
+        cosines = [similarity(i, j, features, weight) for j in range(len(features))]
         if name == "nearest":
-            scores.append(max((cosines[j] for j in range(len(features)) if j != i), default=-2.0))
+            scores.append(max((cosines[j] for j in range(len(features)) if j != i), default=-1e6))
         else:
             if name == "paper":  # it jumps at the margin
                 for x in cosines:
@@ -97,14 +113,27 @@ def ranking(scores: list[float], decisions: Decisions, num_ranked: int) -> list[
     return order
 
 
-def most_similar(feature: np.ndarray, others: list[int], features: np.ndarray, decisions: Decisions):
-    cosines = sorted(((cosine(feature, features[j]), -position) for position, j in enumerate(others)), reverse=True)
+def most_similar(token: int, others: list[int], features: np.ndarray, decisions: Decisions, weight: list[float]):
+    found = ((similarity(token, j, features, weight), -position) for position, j in enumerate(others))
+    cosines = sorted(found, reverse=True)
     if len(cosines) > 1:
         decisions.note(cosines[0][0] - cosines[1][0])
     return cosines[0][0], others[-cosines[0][1]]
 
 
-def match(algorithm, features, ratio, energy, margin=0.5, alpha=1.0, num_prefix=0, special=(), valid=None) -> Merge:
+def match(
+    algorithm,
+    features,
+    ratio,
+    energy,
+    margin=0.5,
+    alpha=1.0,
+    num_prefix=0,
+    special=(),
+    valid=None,
+    attention=None,
+    importance=0.0,
+) -> Merge:
     """Matches the tokens of one sample.
 
     Args:
@@ -112,6 +141,7 @@ def match(algorithm, features, ratio, energy, margin=0.5, alpha=1.0, num_prefix=
         ratio: a decimal, as a string.
         special: indices of further tokens that never merge.
         valid: `N` booleans, real tokens. `None`: all.
+        attention: `N` values, what the class token pays to each.
     """
     features = np.asarray(features, dtype=np.float64)
     real = [i for i in range(len(features)) if valid is None or valid[i]]
@@ -119,8 +149,11 @@ def match(algorithm, features, ratio, energy, margin=0.5, alpha=1.0, num_prefix=
     k = num_removed(len(mergeable), ratio)
     decisions = Decisions()
     pairs = []
+    weight = np.ones(len(features))
+    if mergeable:
+        weight[mergeable] = weights(None if attention is None else attention[mergeable], importance, len(mergeable))
     if k > 0 and algorithm.startswith("pitome"):
-        scores = energies(energy, features[mergeable], margin, alpha, decisions)
+        scores = energies(energy, features[mergeable], margin, alpha, decisions, weight[mergeable])
         needed = len(mergeable) if algorithm == "pitome_unprotected" else 2 * k
         order = [mergeable[i] for i in ranking(scores, decisions, needed)][:needed]
         proposers, accepters = (order[:k], order[k:]) if algorithm == "pitome_halves" else (order[0::2], order[1::2])
@@ -129,7 +162,7 @@ def match(algorithm, features, ratio, energy, margin=0.5, alpha=1.0, num_prefix=
         proposers = [token for place, token in enumerate(mergeable) if (place + num_prefix) % 2 == 0]
         accepters = [token for place, token in enumerate(mergeable) if (place + num_prefix) % 2 == 1]
     if k > 0:
-        proposals = [(a, *most_similar(features[a], accepters, features, decisions)) for a in proposers]
+        proposals = [(a, *most_similar(a, accepters, features, decisions, weight)) for a in proposers]
         best = ranking([score for _, score, _ in proposals], decisions, k)[:k]
         if algorithm in ("pitome", "pitome_halves"):
             assert len(proposals) == k
@@ -149,11 +182,16 @@ def merged(merge: Merge, hidden_states: np.ndarray, sizes: np.ndarray) -> tuple[
     return np.array(means), np.array(totals)
 
 
-def proportional_attention(query, key, value, sizes, real) -> np.ndarray:
-    """softmax(q k / sqrt(d) + log s) v over the real keys, one head: `(n, d)` each."""
+def attention_weights(query, key, sizes, real) -> np.ndarray:
+    """softmax(q k / sqrt(d) + log s) over the real keys, one head: `(n, n)`."""
     rows = []
     for q in query.astype(np.float64):
         scores = np.array([q @ k / math.sqrt(len(q)) + math.log(s) for k, s in zip(key.astype(np.float64), sizes)])
         weights = np.where(real, np.exp(scores - scores[real].max()), 0.0)
-        rows.append((weights / weights.sum()) @ value.astype(np.float64))
+        rows.append(weights / weights.sum())
     return np.array(rows)
+
+
+def proportional_attention(query, key, value, sizes, real) -> np.ndarray:
+    """[`attention_weights`] times v, one head: `(n, d)` each."""
+    return attention_weights(query, key, sizes, real) @ value.astype(np.float64)

@@ -24,7 +24,8 @@ from merging.problems import NEAR_TIE, problems
 from merging.reference import Decisions, energies
 
 from optimum_pitome import configuration
-from optimum_pitome.merging import ALGORITHMS, ENERGIES, pairwise_cosine
+from optimum_pitome.merging import ALGORITHMS, ENERGIES, pairwise_similarity
+from optimum_pitome.merging.candidates import importance_weights
 
 
 # Three directions in the plane: cos(0, 1) = 0.6, cos(1, 2) = 0.8, cos(0, 2) = 0.
@@ -48,7 +49,7 @@ BY_HAND = {
 
 @pytest.mark.parametrize(("name", "alpha"), BY_HAND)
 def test_energies_by_hand(name, alpha):
-    energy = ENERGIES[name](pairwise_cosine(PLANE), None, 0.5, alpha)
+    energy = ENERGIES[name](pairwise_similarity(PLANE), None, 0.5, alpha)
     assert energy.dtype == torch.float32
     assert energy[0].tolist() == pytest.approx(BY_HAND[name, alpha], abs=1e-6)
 
@@ -64,24 +65,24 @@ def test_tokens_that_may_not_merge_do_not_count(name):
     noise = torch.randn(1, 4, 2)
     features = torch.cat([noise[:, :2], PLANE[:, :2], noise[:, 2:], PLANE[:, 2:]], dim=1)
     mergeable = torch.tensor([[False, False, True, True, False, False, True]])
-    energy = ENERGIES[name](pairwise_cosine(features), mergeable, 0.5, 1.0)
+    energy = ENERGIES[name](pairwise_similarity(features), mergeable, 0.5, 1.0)
     assert energy[mergeable].tolist() == pytest.approx(BY_HAND[name, 1.0], abs=1e-6)
 
 
 @settings(max_examples=200)
 @given(problems(padding=("none",), prefixes=0))
 def test_energies_against_the_reference(problem):
-    energy = ENERGIES[problem.energy](pairwise_cosine(problem.features), None, problem.margin, problem.alpha)
+    energy = ENERGIES[problem.energy](pairwise_similarity(problem.features), None, problem.margin, problem.alpha)
     for sample in range(len(problem.features)):
         decisions = Decisions()
         features = problem.features[sample].double().numpy()
-        expected = energies(problem.energy, features, problem.margin, problem.alpha, decisions)
+        expected = energies(problem.energy, features, problem.margin, problem.alpha, decisions, [1.0] * len(features))
         assume(decisions.closest > NEAR_TIE)
         np.testing.assert_allclose(energy[sample].numpy(), expected, atol=3e-6, rtol=3e-6)
 
 
 def test_mutual_nearest_neighbours_have_bitwise_equal_energy():
-    similarity = pairwise_cosine(torch.randn(4, 40, 16))
+    similarity = pairwise_similarity(torch.randn(4, 40, 16))
     energy = ENERGIES["nearest"](similarity, None, 0.0, 1.0)
     nearest = similarity.masked_fill(torch.eye(40, dtype=torch.bool), -2).argmax(dim=-1)
     mutual = nearest.gather(1, nearest) == torch.arange(40)
@@ -93,8 +94,8 @@ def test_mutual_nearest_neighbours_have_bitwise_equal_energy():
 def test_similarity_is_float32_under_autocast_and_in_half_precision(dtype):
     features = (100 * torch.randn(2, 9, 8)).to(dtype)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        similarity = pairwise_cosine(features)
-        between = pairwise_cosine(features[:, :3], features[:, 3:])
+        similarity = pairwise_similarity(features)
+        between = pairwise_similarity(features[:, :3], features[:, 3:])
     assert similarity.dtype == between.dtype == torch.float32
     exact = torch.nn.functional.normalize(features.double(), dim=-1)
     exact = exact @ exact.transpose(1, 2)
@@ -102,11 +103,30 @@ def test_similarity_is_float32_under_autocast_and_in_half_precision(dtype):
     torch.testing.assert_close(between.double(), exact[:, :3, 3:], atol=1e-6, rtol=0)
 
 
+def test_weighted_similarity_by_hand():
+    weights = torch.tensor([[1.0, 2.0, 0.0]])
+    weighted = pairwise_similarity(PLANE, weights=weights)
+    between = pairwise_similarity(PLANE[:, :1], PLANE[:, 1:], weights[:, :1], weights[:, 1:])
+    # The cosines are 0.6, 0 and 0.8.
+    expected = [[1.0, 1 - 1 * 2 * 0.4, 1.0], [1 - 1 * 2 * 0.4, 1.0, 1.0], [1.0, 1.0, 1.0]]
+    torch.testing.assert_close(weighted, torch.tensor([expected]))
+    torch.testing.assert_close(between, weighted[:, :1, 1:])
+
+
+def test_importance_weights_by_hand():
+    attention = torch.tensor([[0.0, 0.1, 0.2, 0.7]])
+    half = importance_weights(attention, torch.tensor([[False, True, True, False]]), 1.0)
+    assert half[0, 1:3].tolist() == pytest.approx([(0.1 / 0.15) ** 0.5, (0.2 / 0.15) ** 0.5])
+    every = importance_weights(attention, None, 0.5)
+    assert every[0].tolist() == pytest.approx([0.2**0.25, 0.4**0.25, 0.8**0.25, 2.8**0.25])
+    assert importance_weights(torch.zeros(1, 3), None, 0.5).isfinite().all()
+
+
 def test_a_zero_vector_gives_no_nan():
     features = torch.zeros(1, 4, 3)
     features[0, 0] = 1
     for energy in ENERGIES.values():
-        assert energy(pairwise_cosine(features), None, 0.5, 1.0).isfinite().all()
+        assert energy(pairwise_similarity(features), None, 0.5, 1.0).isfinite().all()
 
 
 def test_the_configuration_offers_what_is_registered():

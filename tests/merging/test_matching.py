@@ -107,6 +107,8 @@ def test_matching_against_the_reference(problem):
             problem.num_prefix,
             special,
             None if problem.valid is None else problem.valid[sample].tolist(),
+            problem.attention[sample].double().numpy(),
+            problem.importance,
         )
         assume(expected.decisions.closest > NEAR_TIE)
         if plan is None:

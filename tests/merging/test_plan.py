@@ -107,7 +107,8 @@ def test_padding_and_batch_change_nothing(problem):
         special = None if problem.special is None else problem.special[[sample]][:, real]
         features, hidden_states = problem.features[[sample]][:, real], problem.hidden_states[[sample]][:, real]
         max_special = 0 if special is None else int(special.sum())
-        alone = match_tokens(features, problem.spec, TokenMasks(0, None, special, max_special))
+        attention = problem.attention[[sample]][:, real]
+        alone = match_tokens(features, problem.spec, TokenMasks(0, None, special, max_special, attention))
         if alone is None:
             assert int(plan.valid[sample].sum()) == len(real)
             continue

@@ -54,8 +54,18 @@ def recompute(model, pixel_values, real, settings):
 
         features = key.mean(dim=0) if settings["metric"] == "keys" else hidden_states
         margin = 0.9 - 0.9 * index / num_layers
+        pairs = zip(query.numpy(), key.numpy())
+        attention = np.mean([reference.attention_weights(q, k, log_sizes, real)[0] for q, k in pairs], axis=0)
         merge = reference.match(
-            settings["algorithm"], features.numpy(), "0.8", settings["energy"], margin, 1.0, 1, (), real.tolist()
+            settings["algorithm"],
+            features.numpy(),
+            "0.8",
+            settings["energy"],
+            margin,
+            num_prefix=1,
+            valid=real.tolist(),
+            attention=attention,
+            importance=settings.get("importance", 0.0),
         )
         closest = min(closest, merge.decisions.closest)
         means, totals = reference.merged(merge, hidden_states.numpy(), sizes)
@@ -68,7 +78,9 @@ def recompute(model, pixel_values, real, settings):
 
 
 SETTINGS = [
-    {"algorithm": "pitome", "energy": "nearest", "metric": "keys", "proportional_attention": True},
+    {"algorithm": "pitome", "energy": "nearest", "metric": "keys", "proportional_attention": True, "importance": 0.5},
+    {"algorithm": "pitome", "energy": "nearest", "metric": "keys", "proportional_attention": True, "importance": 0.0},
+    {"algorithm": "tome", "energy": "nearest", "metric": "keys", "proportional_attention": False, "importance": 1.0},
     {"algorithm": "pitome", "energy": "paper", "metric": "keys", "proportional_attention": True},
     {"algorithm": "pitome", "energy": "elu", "metric": "hidden_states", "proportional_attention": False},
     {"algorithm": "pitome_unprotected", "energy": "elu", "metric": "keys", "proportional_attention": True},

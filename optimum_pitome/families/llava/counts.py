@@ -149,7 +149,8 @@ def num_image_tokens(model: Any, image_size: int | Sequence[int] | None = None) 
     if settings is None or settings.unmerge:
         return count_features(config, architecture, (), image_size)
     architecture = tower_inside_llava(config, architecture)
-    specs = resolve_specs(settings, architecture, config.vision_config.num_hidden_layers)
+    num_layers, prefix = config.vision_config.num_hidden_layers, architecture.num_prefix_tokens(config.vision_config)
+    specs = resolve_specs(settings, architecture, num_layers, prefix)
     return count_features(config, architecture, specs, image_size)
 
 
