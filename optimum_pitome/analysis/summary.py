@@ -248,5 +248,5 @@ def _merge_step(spec: MergeSpec, mergeable: int, removed: int, widths: _Widths) 
     elif spec.algorithm == "pitome_unprotected":
         similarity = mergeable**2 * (dim + 1) + (mergeable // 2) * ((mergeable + 1) // 2) * dim
     else:
-        similarity = mergeable**2 * (dim + 1) + removed**2 * dim
+        similarity = mergeable**2 * (dim + 1)
     return reading + similarity + mergeable * widths.hidden

@@ -26,7 +26,7 @@ import torch
 
 from .candidates import LAST, Candidates, MergeSpec, TokenMasks, rank_by_energy
 from .energy import NEVER
-from .plan import MergePlan
+from .plan import MergePlan, gather_tokens
 
 
 MatchFunction = Callable[[torch.Tensor, MergeSpec, TokenMasks], "MergePlan | None"]
@@ -70,9 +70,10 @@ def match_pitome(features: torch.Tensor, spec: MergeSpec, masks: TokenMasks) -> 
     candidates = Candidates.read(features, spec, masks)
     if candidates is None:
         return None
-    ranked = rank_by_energy(candidates.energy(spec), candidates.mergeable, 2 * candidates.num_pairs)
+    energy, similarity = candidates.energy(spec)
+    ranked = rank_by_energy(energy, candidates.mergeable, 2 * candidates.num_pairs)
     source, pool = ranked[:, 0::2], ranked[:, 1::2]
-    similarity = candidates.similarity(source, pool)
+    similarity = _between(similarity, source, pool)
     source_mask = candidates.pair_mask()
     if source_mask is not None:
         similarity = similarity.masked_fill(~source_mask.unsqueeze(1), NEVER)
@@ -87,14 +88,15 @@ def match_pitome_halves(features: torch.Tensor, spec: MergeSpec, masks: TokenMas
     if candidates is None:
         return None
     num_pairs = candidates.num_pairs
-    ranked = rank_by_energy(candidates.energy(spec), candidates.mergeable, 2 * num_pairs)
+    energy, similarity = candidates.energy(spec)
+    ranked = rank_by_energy(energy, candidates.mergeable, 2 * num_pairs)
     source, pool = ranked[:, :num_pairs], ranked[:, num_pairs:]
     source_mask = candidates.pair_mask()
     if source_mask is not None:
         # The halves meet at each sample's own k.
         lower = candidates.pairs_of_sample() + torch.arange(num_pairs, device=features.device)
         pool = ranked.gather(1, lower)
-    similarity = candidates.similarity(source, pool)
+    similarity = _between(similarity, source, pool)
     if source_mask is not None:
         similarity = similarity.masked_fill(~source_mask.unsqueeze(1), NEVER)
     return candidates.plan(source, pool.gather(1, similarity.argmax(dim=-1)), source_mask)
@@ -108,7 +110,8 @@ def match_pitome_unprotected(features: torch.Tensor, spec: MergeSpec, masks: Tok
     if candidates is None:
         return None
     num_mergeable = candidates.features.shape[1]
-    return _merge_best_pairs(candidates, rank_by_energy(candidates.energy(spec), candidates.mergeable, num_mergeable))
+    energy, _ = candidates.energy(spec)
+    return _merge_best_pairs(candidates, rank_by_energy(energy, candidates.mergeable, num_mergeable))
 
 
 @register_algorithm("tome")
@@ -152,6 +155,12 @@ def match_random(features: torch.Tensor, spec: MergeSpec, masks: TokenMasks) -> 
         gone = gone | (slot >= candidates.count())
     nearest = distance.masked_fill(gone.unsqueeze(1), torch.iinfo(torch.int64).max).argmin(dim=-1)
     return candidates.plan(source, stays.gather(1, nearest), candidates.pair_mask(), prune=True)
+
+
+def _between(similarity: torch.Tensor, source: torch.Tensor, pool: torch.Tensor) -> torch.Tensor:
+    """Of `(B, M, M)`, the rows `source` `(B, a)` and the columns `pool` `(B, b)`: `(B, a, b)`."""
+    rows = gather_tokens(similarity, source)
+    return rows.gather(2, pool.unsqueeze(1).expand(-1, source.shape[1], -1))
 
 
 def _merge_best_pairs(candidates: Candidates, order: torch.Tensor, even_first: bool = True) -> MergePlan:

@@ -141,12 +141,13 @@ class Candidates:
             weights = importance_weights(masks.attention[:, prefix:], mergeable, spec.importance)
         return cls(features[:, prefix:], mergeable, num_pairs, weights, spec, masks)
 
-    def energy(self, spec: MergeSpec) -> torch.Tensor:
-        """`(B, M)`, float32."""
+    def energy(self, spec: MergeSpec) -> tuple[torch.Tensor, torch.Tensor]:
+        """Energies `(B, M)`, and the similarities of all pairs `(B, M, M)`, useless between a token and itself or one
+        that may not merge; float32."""
         similarity = pairwise_similarity(self.features, weights=self.weights)
         energy = ENERGIES[spec.energy](similarity, self.mergeable, spec.margin, spec.alpha)
         # Ranking reads fixed-point numbers; only the order counts, and a large alpha would leave their range.
-        return energy if spec.alpha <= 1.0 else energy / spec.alpha
+        return energy if spec.alpha <= 1.0 else energy / spec.alpha, similarity
 
     def similarity(self, source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Between the tokens at `source` `(B, a)` and at `target` `(B, b)`: `(B, a, b)`."""
@@ -239,8 +240,8 @@ def rank_by_energy(energy: torch.Tensor, mergeable: torch.Tensor | None, num_can
     num_tokens = energy.shape[1]
     # Unique integer keys (energy in steps of 2**-22, then position): ties cannot depend on the sort, the batch or the
     # device, and no stable sort is needed, which would not export.
-    position = torch.arange(num_tokens, device=energy.device)
-    key = (energy * 2.0**22).round().long() * num_tokens + (num_tokens - 1 - position)
+    from_behind = torch.arange(num_tokens - 1, -1, -1, device=energy.device)
+    key = (energy * 2.0**22).round().long() * num_tokens + from_behind
     if mergeable is not None:
         key = key.masked_fill(~mergeable, LAST)
     return key.topk(num_candidates, dim=1).indices

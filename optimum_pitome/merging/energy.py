@@ -51,16 +51,21 @@ def pairwise_similarity(
         `torch.FloatTensor` of shape `(B, a, b)`.
     """
     with torch.autocast(device_type=features.device.type, enabled=False):
-        left = torch.nn.functional.normalize(features.float(), dim=-1)
-        right = left if others is None else torch.nn.functional.normalize(others.float(), dim=-1)
+        left = _scaled(features.float(), weights)
+        right = left if others is None else _scaled(others.float(), other_weights)
         if weights is not None:
             # Two more dimensions make it one matrix product, with no pass over all pairs behind it.
-            left_weights = weights.unsqueeze(-1)
-            right_weights = left_weights if others is None else other_weights.unsqueeze(-1)
-            one_left, one_right = torch.ones_like(left_weights), torch.ones_like(right_weights)
-            right = torch.cat([right * right_weights, right_weights, one_right], dim=-1)
-            left = torch.cat([left * left_weights, -left_weights, one_left], dim=-1)
+            weights = weights.unsqueeze(-1)
+            other_weights = weights if others is None else other_weights.unsqueeze(-1)
+            left = torch.cat([left, -weights, torch.ones_like(weights)], dim=-1)
+            right = torch.cat([right, other_weights, torch.ones_like(other_weights)], dim=-1)
         return left @ right.transpose(-1, -2)
+
+
+def _scaled(features: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
+    """`features` `(B, n, dim)` scaled to `lengths` `(B, n)`, or to 1."""
+    norm = torch.linalg.vector_norm(features, dim=-1, keepdim=True).clamp(min=1e-12)
+    return features / norm if lengths is None else features * (lengths.unsqueeze(-1) / norm)
 
 
 def _mean_over_tokens(values: torch.Tensor, mergeable: torch.Tensor | None) -> torch.Tensor:

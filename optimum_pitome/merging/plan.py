@@ -26,6 +26,8 @@ def gather_tokens(tokens: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
 
     One flat `index_select` copies whole rows; `torch.gather` with an expanded index is ten times slower on a CPU.
     """
+    if tokens.dim() == 2:
+        return tokens.gather(1, index)
     batch_size, num_tokens = tokens.shape[:2]
     offsets = torch.arange(batch_size, device=index.device).unsqueeze(1) * num_tokens
     rows = tokens.reshape(batch_size * num_tokens, *tokens.shape[2:]).index_select(0, (index + offsets).flatten())
@@ -57,13 +59,17 @@ class MergePlan:
     valid: torch.Tensor | None = None
     prune: bool = False
 
-    def merge(self, hidden_states: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
+    def merge(
+        self, hidden_states: torch.Tensor, weights: torch.Tensor | None = None, totals: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """The weighted mean of each group of tokens; a token that nothing joins is passed on unchanged, bit for bit.
 
         Args:
             hidden_states (`torch.Tensor` of shape `(B, N, dim)`): any floating dtype.
             weights (`torch.FloatTensor` of shape `(B, N)`, *optional*):
                 Weight of every token in the mean, usually its size. `None`: all equal.
+            totals (`torch.FloatTensor` of shape `(B, n)`, *optional*):
+                What [`~MergePlan.merge_sizes`] gives for `weights`, where it is known.
 
         Returns:
             `torch.Tensor` of shape `(B, n, dim)` and the dtype of `hidden_states`.
@@ -72,7 +78,7 @@ class MergePlan:
             return gather_tokens(hidden_states, self.kept)
         if weights is None:
             weights = torch.ones(hidden_states.shape[:2], dtype=torch.float32, device=hidden_states.device)
-        totals = self.merge_sizes(weights)
+        totals = self.merge_sizes(weights) if totals is None else totals
         # Convex weights: half precision cannot overflow, whatever the sizes; the sum itself runs in float32 at least.
         accumulate = torch.promote_types(hidden_states.dtype, torch.float32)
         kept_weight = gather_tokens(weights, self.kept) / totals
@@ -119,28 +125,27 @@ def plan_from_pairs(
         valid (`torch.BoolTensor` of shape `(B, N)`, *optional*): which input tokens are real (not padding).
         prune (`bool`): see [`MergePlan`].
     """
-    batch_size, num_pairs = source.shape
-    position = torch.arange(num_tokens, device=source.device).expand(batch_size, -1)
-    away = torch.ones_like(source) if source_mask is None else source_mask.long()
-    removed = torch.zeros_like(position).scatter_add(1, source, away)
-    kept_valid = None
+    position = torch.arange(num_tokens, device=source.device).expand(source.shape[0], -1)
+    stays = torch.ones_like(position)
+    if source_mask is None:
+        stays = stays.scatter(1, source, 0)
+    else:
+        stays = stays.scatter_add(1, source, -source_mask.long())
+    kept_valid, num_real = None, num_kept
     if valid is not None:
-        removed = removed | (~valid).long()
-        num_real = num_tokens - removed.sum(dim=1, keepdim=True)
+        stays = stays * valid
+        num_real = stays.sum(dim=1, keepdim=True)
         kept_valid = torch.arange(num_kept, device=source.device) < num_real
     # What stays comes first, the rest behind it, both in their order: counted, which takes a fifth of a sort's time.
-    stays = 1 - removed
-    slot_of = torch.where(removed.bool(), stays.sum(dim=1, keepdim=True) + removed.cumsum(dim=1), stays.cumsum(dim=1))
-    kept = torch.zeros_like(position).scatter(1, slot_of - 1, position)[:, :num_kept]
-    slots = torch.arange(num_kept, device=source.device).expand(batch_size, -1)
-    # Pads that found no slot need an index, too.
-    assignment = torch.full_like(position, num_kept - 1).scatter(1, kept, slots)
-    destination = assignment.gather(1, target)
+    rank = stays.cumsum(dim=1)
+    slot_of = torch.where(stays.bool(), rank - 1, position - rank + num_real)
+    kept = torch.empty_like(position).scatter(1, slot_of, position)[:, :num_kept]
+    destination = slot_of.gather(1, target)
+    joined = destination
     if source_mask is not None:
-        joined = torch.where(source_mask, destination, assignment.gather(1, source))
-    else:
-        joined = destination
-    assignment = assignment.scatter(1, source, joined)
+        destination = destination.clamp(max=num_kept - 1)  # pairs that do not merge may name a pad without a slot
+        joined = torch.where(source_mask, destination, slot_of.gather(1, source))
+    assignment = slot_of.scatter(1, source, joined)
     if valid is not None:
         # Pads read the first real token (CLS): heads that look at position 0 find it there under padding on the left.
         assignment = assignment.masked_fill(~valid, 0)

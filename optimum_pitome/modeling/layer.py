@@ -76,8 +76,9 @@ class MergingLayer:
         features = hidden_states if spec.metric == "hidden_states" else call.keys.mean(dim=1)
         plan = match_tokens(features, spec, tokens.masks(call.attention))
         if plan is not None:
-            hidden_states = plan.merge(hidden_states, tokens.sizes if spec.size_weighted else None)
-            tokens = tokens.merged(plan)
+            merged = tokens.merged(plan)
+            weights = (tokens.sizes, merged.sizes) if spec.size_weighted and tokens.sizes is not None else ()
+            hidden_states, tokens = plan.merge(hidden_states, *weights), merged
         state.slots[index + 1] = tokens
         return hidden_states if spec.after == "layer" else self.mlp_half(hidden_states)
 

@@ -59,7 +59,7 @@ class _RelaxedPlan(MergePlan):
     weights: torch.Tensor | None = None
     real: torch.Tensor | None = None
 
-    def merge(self, hidden_states: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
+    def merge(self, hidden_states: torch.Tensor, weights=None, totals=None) -> torch.Tensor:
         mixed = 0.0
         for weight, groups in zip(self.weights, self.candidates):
             mixed = mixed + weight * _mean_in_place(hidden_states, groups, self.real)

@@ -65,8 +65,8 @@ def test_the_exact_count_by_hand():
     attention = 4 * 8 * 8
     assert first.gflops_dense * 1e9 == pytest.approx(17 * attention + 2 * 17**2 * 8 + 17 * 2 * 8 * 24)
     assert second.gflops_merged * 1e9 == pytest.approx(13 * attention + 2 * 13**2 * 8 + 10 * 2 * 8 * 24)
-    # head mean and norm, the class token's attention, similarity and energy, candidates, weighted mean
-    step = 16 * 8 + 16 * 4 + 16 * 8 + 16 * 16 * 5 + 4 * 4 * 4 + 16 * 8
+    # head mean and norm, the class token's attention, similarity and energy, weighted mean
+    step = 16 * 8 + 16 * 4 + 16 * 8 + 16 * 16 * 5 + 16 * 8
     assert first.gflops_merge_step * 1e9 == pytest.approx(step)
 
 
