@@ -1,0 +1,89 @@
+# Copyright 2026 The optimum_pitome authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The claims of the README on real weights and data: what merging keeps of the dense model, and how fast it is."""
+
+import statistics
+import time
+
+import pytest
+import real_assets
+import torch
+from common import HeldOutHeads, fit_held_out_heads
+from image_data import collate, load_labelled_pictures
+from torch.utils.data import DataLoader
+from transformers import AutoImageProcessor, ViTModel
+
+from optimum_pitome import apply_pitome, pitome_disabled, pitome_summary
+
+
+pytestmark = pytest.mark.real
+
+
+class _OneProcess:
+    """What the examples need of an `Accelerator`, on one process."""
+
+    is_main_process = True
+
+    @staticmethod
+    def gather_for_metrics(values):
+        return values
+
+
+class _Replay(torch.nn.Module):
+    """A classifier over features that were computed before."""
+
+    def __init__(self, dim: int, num_classes: int):
+        super().__init__()
+        self.head = torch.nn.Linear(dim, num_classes)
+
+    def forward(self, features):
+        return self.head(features)
+
+
+def test_the_default_keeps_98_percent_of_the_answers_at_ratio_09():
+    """703 labelled pictures, five-fold heads trained on dense features; dense and merged alternate batch by batch."""
+    directory = real_assets.dinov2_small_as_vit()
+    pictures = load_labelled_pictures("stamps", None, True, None).test
+    model = apply_pitome(ViTModel.from_pretrained(directory, add_pooling_layer=False).eval(), 0.9)
+    assert pitome_summary(model).flops_ratio == pytest.approx(1.8, abs=0.01)
+    loader = DataLoader(pictures, 16, collate_fn=collate(AutoImageProcessor.from_pretrained(directory)))
+    dense, merged, labels, folds, faster = [], [], [], [], []
+    with torch.inference_mode():
+        for batch in loader:
+            start = time.perf_counter()
+            with pitome_disabled(model):
+                dense.append(model(batch["pixel_values"]).last_hidden_state[:, 0])
+            between = time.perf_counter()
+            merged.append(model(batch["pixel_values"]).last_hidden_state[:, 0])
+            faster.append((between - start) / (time.perf_counter() - between))
+            labels.append(batch["labels"])
+            folds.append(batch["fold"])
+    replay = _Replay(dense[0].shape[1], len(pictures.features["label"].names))
+    batches = [{"features": f, "labels": y, "fold": k} for f, y, k in zip(dense, labels, folds)]
+    heads = fit_held_out_heads(replay, replay.head, batches, _OneProcess())
+    assert isinstance(heads, HeldOutHeads)
+    dense, merged, labels, folds = (torch.cat(values) for values in (dense, merged, labels, folds))
+
+    def answers(features):
+        with torch.inference_mode():
+            return heads(features)[torch.arange(len(folds)), folds].argmax(dim=1)
+
+    assert len(labels) >= 500
+    agreement = (answers(merged) == answers(dense)).float().mean().item()
+    accuracy, dense_accuracy = ((answers(f) == labels).float().mean().item() for f in (merged, dense))
+    assert agreement >= 0.98
+    assert dense_accuracy >= 0.8 and abs(accuracy - dense_accuracy) <= 0.01
+    # Other tests share the machine, so this is a floor: `optimum-cli pitome benchmark` measures.
+    assert statistics.median(faster) > 1.4
