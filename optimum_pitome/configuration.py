@@ -82,8 +82,8 @@ class PiToMeConfig(PreTrainedConfig):
         alpha (`float`, *optional*, defaults to 1.0): Scale of the energy below the margin.
         importance (`float`, *optional*):
             Exponent with which the class token's attention weighs the distances between tokens, at least 0: what it
-            does not look at merges first. `None`: 0.5 with the default algorithm and energy on vision encoders that
-            have a class token, else 0. 0 leaves it out.
+            does not look at merges first. `None`: 0.5 with the default algorithm and energy on encoders that have a
+            class token, else 0. 0 leaves it out.
         proportional_attention (`bool`, *optional*): Add the log size of the merged keys to the attention scores.
         unmerge (`bool`, *optional*):
             Return outputs at the original length, each token with its group's vector. `False`: the short sequence.

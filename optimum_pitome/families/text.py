@@ -29,7 +29,7 @@ from ..modeling.state import read_mask
 _INNER_SEPARATORS = 2
 
 #: Measured with MiniLM on 20 Newsgroups (README, "Which settings").
-DEFAULTS = {"layers": (0, 1, 2), "metric": "hidden_states", "importance": 0.0}
+DEFAULTS = {"layers": (0, 1, 2), "metric": "hidden_states"}
 
 
 def special_tokens(arguments: Mapping[str, Any]) -> tuple[torch.Tensor, int]:
