@@ -17,6 +17,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -60,7 +61,8 @@ def load_labelled_pictures(name: str, split: str | None, train_head: bool, max_s
         max_samples (`int`, *optional*): cuts the evaluated part, in a fixed random order.
 
     Raises:
-        ValueError: if the split does not exist, or there are no columns with pictures and class labels.
+        ValueError: if the split does not exist, there are no columns with pictures and class labels, or a class has
+            too few pictures for folds.
     """
     if name in BUILT_IN:
         import real_assets
@@ -83,7 +85,12 @@ def load_labelled_pictures(name: str, split: str | None, train_head: bool, max_s
     if train_head and train is None:
         from sklearn.model_selection import StratifiedKFold
 
-        folds = StratifiedKFold(NUM_FOLDS, shuffle=True, random_state=SEED)
+        smallest = min(Counter(test["label"]).values())
+        if smallest < 2:
+            raise ValueError(
+                f"A class of {name} has one picture only: none is left to test a head that was trained on it."
+            )
+        folds = StratifiedKFold(min(NUM_FOLDS, smallest), shuffle=True, random_state=SEED)
         fold_of = [0] * len(test)
         for fold, (_, held_out) in enumerate(folds.split(fold_of, test["label"])):
             for index in held_out:

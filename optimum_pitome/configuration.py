@@ -176,7 +176,7 @@ class PiToMeConfig(PreTrainedConfig):
             return cls(ratio=value)
         raise ValueError(
             f"pitome={value!r} is not understood. Pass a ratio (pitome=0.9), a dict (pitome={{'ratio': 0.9}}, or "
-            "by part {{'vision': 0.9}}), a PiToMeConfig, or False for the dense model."
+            "by part {'vision': 0.9}), a PiToMeConfig, or False for the dense model."
         )
 
     def for_part(self, name: str) -> PiToMeConfig | None:

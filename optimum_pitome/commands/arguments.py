@@ -36,6 +36,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--layers", help="Layers that merge, such as 0,1,2")
     for name in ("algorithm", "energy", "metric", "preset"):
         group.add_argument(f"--{name}", help=f"See PiToMeConfig.{name}.")
+    group.add_argument("--importance", type=float, help="See PiToMeConfig.importance; 0 leaves it out.")
     group.add_argument("--pitome-config", metavar="JSON", help="Any fields as JSON, or a file with them.")
 
 
@@ -102,7 +103,7 @@ def settings_from(args: argparse.Namespace) -> dict[str, Any] | None:
     if args.layers is not None:
         layers = _numbers("--layers", args.layers, int)
         settings["layers"] = layers if isinstance(layers, list) else [layers]
-    for name in ("algorithm", "energy", "metric", "preset"):
+    for name in ("algorithm", "energy", "metric", "preset", "importance"):
         if getattr(args, name) is not None:
             settings[name] = getattr(args, name)
     return settings or None

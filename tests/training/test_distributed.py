@@ -68,7 +68,8 @@ def test_fsdp2_wraps_the_layers_by_their_ordinary_name(two_processes):
     assert together.pop("layer") == f"FSDP{LAYER}" and alone.pop("layer") == LAYER
     assert together["ratios"] == alone["ratios"] and together.pop("saved") == alone.pop("saved")
     for name in alone:
-        assert together[name] == pytest.approx(alone[name], rel=1e-4, abs=TOLERANCE)
+        # Sharded gradients are summed in another order.
+        assert together[name] == pytest.approx(alone[name], rel=1e-4, abs=3 * TOLERANCE)
 
 
 @pytest.fixture(scope="module")
