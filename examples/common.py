@@ -286,11 +286,11 @@ def _fit(head: torch.nn.Linear, features: torch.Tensor, labels: torch.Tensor) ->
 
     centre, scale = features.mean(dim=0), features.std()
     features = ((features - centre) / scale).numpy()
-    regression = LogisticRegression(C=1.0, max_iter=2000)
+    regression = LogisticRegression(max_iter=2000)
     if labels.unique(return_counts=True)[1].min() >= 3:
-        regression = GridSearchCV(regression, {"C": [0.03, 0.1, 0.3, 1.0]}, cv=3)
-    regression = regression.fit(features, labels.numpy())
-    regression = getattr(regression, "best_estimator_", regression)
+        search = GridSearchCV(regression, {"C": [0.03, 0.1, 0.3, 1.0]}, cv=3, refit=False)
+        regression.set_params(**search.fit(features, labels.numpy()).best_params_)
+    regression.fit(features, labels.numpy())
     coefficients, intercept = torch.tensor(regression.coef_), torch.tensor(regression.intercept_)
     if len(intercept) == 1:  # two classes: one score, for the second
         zero = torch.zeros_like

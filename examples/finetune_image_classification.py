@@ -23,60 +23,47 @@ accelerate launch --num_processes 2 examples/finetune_image_classification.py ..
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
-from pathlib import Path
 
+import finetune_common
 import torch
 from datasets import Image
+from finetune_common import Arguments, MergingArguments, label_settings
 from finetune_data import load_splits, model_path
 from transformers import (
     AutoImageProcessor,
     AutoModelForImageClassification,
     HfArgumentParser,
     Trainer,
-    TrainingArguments,
     set_seed,
 )
 
-from optimum_pitome import PiToMeCallback, PiToMeConfig
+from optimum_pitome import PiToMeConfig
 
 
 @dataclass
-class ScriptArguments:
+class ScriptArguments(MergingArguments):
     model: str = field(default="dinov2_small", metadata={"help": "Hub id, folder, or dinov2_small (packaged)."})
     dataset: str = field(default="fashion_mnist", metadata={"help": "Hub id, folder, or fashion_mnist (packaged)."})
     image_size: int = field(default=112, metadata={"help": "Side of the pictures in pixels."})
     max_train_samples: int | None = field(default=1000, metadata={"help": "Pictures to train on."})
     max_eval_samples: int | None = field(default=1000, metadata={"help": "Pictures to evaluate on."})
     ratio: float = field(default=0.9, metadata={"help": "Fraction of the tokens that each layer keeps in the end."})
-    schedule: str = field(default="linear", metadata={"help": "constant, linear, cosine or random."})
-    ratio_range: list[float] | None = field(default=None, metadata={"help": "Lowest and highest, for random."})
-    eval_ratios: list[float] | None = field(default=None, metadata={"help": "Also evaluate at these ratios."})
     head_learning_rate: float = field(default=2e-3, metadata={"help": "Learning rate of the new head."})
-    distill: bool = field(default=False, metadata={"help": "Add the divergence from the dense forward to the loss."})
 
 
 @dataclass
-class Arguments(TrainingArguments):
-    """`TrainingArguments` with other defaults, for a run of minutes on a CPU."""
-
+class ImageArguments(Arguments):
     output_dir: str | None = field(default="outputs/finetune_image_classification")
     per_device_train_batch_size: int = field(default=8)
     per_device_eval_batch_size: int = field(default=50)
     learning_rate: float = field(default=2e-5)
-    warmup_steps: float = field(default=0.1)
-    num_train_epochs: float = field(default=1.0)
     logging_steps: float = field(default=5)
-    eval_strategy: str = field(default="epoch")
-    save_strategy: str = field(default="epoch")
-    save_only_model: bool = field(default=True)
     remove_unused_columns: bool = field(default=False)
-    report_to: str = field(default="none")
 
 
 def main() -> None:
-    script, args = HfArgumentParser((ScriptArguments, Arguments)).parse_args_into_dataclasses()
+    script, args = HfArgumentParser((ScriptArguments, ImageArguments)).parse_args_into_dataclasses()
     set_seed(args.seed)
     train, test = load_splits(script.dataset, Image, script.max_train_samples, script.max_eval_samples)
     names = train.features["label"].names
@@ -86,11 +73,7 @@ def main() -> None:
         path, size={"shortest_edge": side * 8 // 7}, crop_size={"height": side, "width": side}
     )
     model = AutoModelForImageClassification.from_pretrained(
-        path,
-        id2label=dict(enumerate(names)),
-        label2id={name: index for index, name in enumerate(names)},
-        ignore_mismatched_sizes=True,
-        pitome=PiToMeConfig(ratio=script.ratio),
+        path, pitome=PiToMeConfig(ratio=script.ratio), **label_settings(names)
     )
 
     def collate(rows):
@@ -109,24 +92,10 @@ def main() -> None:
         train_dataset=train,
         eval_dataset=test,
         processing_class=processor,
-        compute_metrics=lambda output: {"accuracy": float((output.predictions.argmax(-1) == output.label_ids).mean())},
-        callbacks=[
-            PiToMeCallback(
-                schedule=script.schedule,
-                ratio_range=tuple(script.ratio_range) if script.ratio_range else None,
-                eval_ratios=script.eval_ratios,
-                distillation=script.distill,
-                num_tokens=1 + (side // model.config.patch_size) ** 2,
-            )
-        ],
+        compute_metrics=finetune_common.accuracy,
+        callbacks=[script.callback(1 + (side // model.config.patch_size) ** 2)],
     )
-    result = trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
-    trainer.save_model()
-    metrics = {"train_seconds_per_step": result.metrics["train_runtime"] / trainer.state.global_step}
-    for entry in trainer.state.log_history:
-        metrics.update({name: value for name, value in entry.items() if name.endswith("_accuracy")})
-    if trainer.is_world_process_zero():
-        (Path(args.output_dir) / "results.json").write_text(json.dumps(metrics, indent=2))
+    finetune_common.train(trainer)
 
 
 if __name__ == "__main__":

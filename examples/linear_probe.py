@@ -28,11 +28,11 @@ import argparse
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
+from common import fit_head
 from datasets import Image, Value
 from finetune_data import load_splits, model_path
-from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
-from tqdm import tqdm
+from torch.utils.data import DataLoader
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -61,17 +61,6 @@ def head_of(model) -> torch.nn.Linear:
     return [module for module in model.modules() if isinstance(module, torch.nn.Linear)][-1]
 
 
-@torch.inference_mode()
-def features(model, rows, prepare, batch_size: int) -> tuple[torch.Tensor, list[int]]:
-    """What the head reads, dense, one row per sample, and the labels."""
-    seen = []
-    watch = head_of(model).register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
-    for start in tqdm(range(0, len(rows), batch_size), "dense features", unit="batch"):
-        model(**prepare(rows[start : start + batch_size]["input"]))
-    watch.remove()
-    return torch.cat(seen), rows["label"]
-
-
 def main() -> None:
     arguments = parse_arguments()
     set_seed(0)
@@ -91,15 +80,11 @@ def main() -> None:
         length = arguments.max_length
         return processor(inputs, truncation=True, max_length=length, padding=True, return_tensors="pt")
 
-    inputs, targets = features(model, train, prepare, arguments.batch_size)
-    scaler, regression = StandardScaler(), LogisticRegression(C=0.1, max_iter=1000)
-    regression.fit(scaler.fit_transform(inputs.numpy()), targets)
-    # The standardisation is linear, too: it goes into the weights.
-    weight = torch.tensor(regression.coef_ / scaler.scale_)
-    head = head_of(model)
-    with torch.no_grad():
-        head.weight.copy_(weight)
-        head.bias.copy_(torch.tensor(regression.intercept_) - weight @ torch.tensor(scaler.mean_))
+    def collate(rows):
+        return {**prepare([row["input"] for row in rows]), "labels": torch.tensor([row["label"] for row in rows])}
+
+    batches = DataLoader(train, arguments.batch_size, collate_fn=collate)
+    fit_head(model, head_of(model), batches, Accelerator(cpu=True))
     name = f"{Path(arguments.model).name}-{Path(arguments.dataset).name}".replace("_", "-")
     model.save_pretrained(arguments.output_dir / name)
     processor.save_pretrained(arguments.output_dir / name)

@@ -81,7 +81,7 @@ class PiToMeConfig(PreTrainedConfig):
             Margin of the energy, below 1, one for all or one per layer. `None`: `0.9 - 0.9 * i / L` (equation 4).
         alpha (`float`, *optional*, defaults to 1.0): Scale of the energy below the margin.
         importance (`float`, *optional*):
-            Exponent with which the class token's attention weighs the distances between tokens, at least 0: what it
+            Exponent with which the class token's attention weighs the distances between tokens, in [0, 1]: what it
             does not look at merges first. `None`: 0.5 with the default algorithm and energy on encoders that have a
             class token, else 0. 0 leaves it out.
         proportional_attention (`bool`, *optional*): Add the log size of the merged keys to the attention scores.
@@ -138,7 +138,7 @@ class PiToMeConfig(PreTrainedConfig):
         self.metric = check_choice("metric", metric, METRICS)
         self.margin = check_number("margin", margin, -1.0, 1.0, listable=True, optional=True, open_end=True)
         self.alpha = check_number("alpha", alpha, 0.0, math.inf, optional=True, open_end=True)
-        self.importance = check_number("importance", importance, 0.0, 2.0, optional=True)
+        self.importance = check_number("importance", importance, 0.0, 1.0, optional=True)
         self.proportional_attention = check_bool("proportional_attention", proportional_attention)
         self.unmerge = check_bool("unmerge", unmerge)
         self.preset = check_choice("preset", preset, PRESETS)

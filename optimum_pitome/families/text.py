@@ -28,7 +28,7 @@ from ..modeling.state import read_mask
 #: Separators inside a sample: one between the two sentences of a pair, two with RoBERTa.
 _INNER_SEPARATORS = 2
 
-#: Measured with MiniLM on 20 Newsgroups (README, "Which settings").
+#: Measured with MiniLM on 20 Newsgroups (README, "Settings").
 DEFAULTS = {"layers": (0, 1, 2), "metric": "hidden_states"}
 
 

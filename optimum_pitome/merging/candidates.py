@@ -210,7 +210,7 @@ def importance_weights(attention: torch.Tensor, mergeable: torch.Tensor | None, 
     Args:
         attention (`torch.FloatTensor` of shape `(B, M)`).
         mergeable (`torch.BoolTensor` of shape `(B, M)`, *optional*): the tokens that the mean is over. `None`: all.
-        exponent (`float`): 0.5 measured best (README, "Which settings").
+        exponent (`float`): 0.5 measured best (README, "Settings").
 
     Returns:
         `torch.FloatTensor` of shape `(B, M)`.

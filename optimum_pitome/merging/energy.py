@@ -26,7 +26,7 @@ from collections.abc import Callable
 import torch
 
 
-#: Below any similarity: a weighted one can go down to `1 - 2 N` among `N` tokens.
+#: Below any similarity: a weighted one goes down to `1 - N` among `N` tokens.
 NEVER = -1e6
 
 EnergyFunction = Callable[[torch.Tensor, "torch.Tensor | None", float, float], torch.Tensor]

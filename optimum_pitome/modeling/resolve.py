@@ -23,7 +23,7 @@ from ..merging import KeepRatio, MergeSpec
 from .registry import Architecture
 
 
-#: What measured best on real weights (README, "Which settings"); an architecture's `defaults` go before.
+#: What measured best on real weights (README, "Settings"); an architecture's `defaults` go before.
 PACKAGE_DEFAULTS: dict[str, Any] = {
     "algorithm": "pitome",
     "energy": "nearest",

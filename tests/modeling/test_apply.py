@@ -21,7 +21,15 @@ import pytest
 import torch
 from modeling.helpers import VISION, assert_same_state, build, difference, images, run, snapshot
 from torch import nn
-from transformers import GPT2Config, GPT2Model, PreTrainedConfig, ViTConfig, ViTModel
+from transformers import (
+    GPT2Config,
+    GPT2Model,
+    PreTrainedConfig,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+    ViTConfig,
+    ViTModel,
+)
 from transformers.models.vit import modeling_vit
 
 from optimum_pitome import (
@@ -150,6 +158,29 @@ def test_the_presets():
     assert {(spec.energy, spec.proportional_attention) for spec in rewritten_encoders(mixed)[0].pitome.specs} == {
         ("gaussian", True)
     }
+
+
+def test_importance_is_on_where_it_was_measured():
+    def found(model, **settings):
+        specs = rewritten_encoders(apply_pitome(model, {"ratio": 0.9, **settings}))[0].pitome.specs
+        return {spec.importance for spec in specs}
+
+    assert found(build()) == {0.5}
+    assert found(build(), importance=0.25) == {0.25} and found(build(), importance=0) == {0.0}
+    # A comparison by name compares what the name says.
+    assert (
+        found(build(), algorithm="tome") == found(build(), energy="paper") == found(build(), preset="official") == {0}
+    )
+    assert found(build(), algorithm="tome", importance=1) == {1.0}
+
+
+def test_importance_needs_a_class_token():
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
+    model = SiglipVisionModel(SiglipVisionConfig(**sizes, image_size=32, patch_size=8))
+    with pytest.raises(ValueError, match="importance=0.5 weighs tokens by the attention of the class token.*has none"):
+        apply_pitome(model, {"importance": 0.5})
+    assert not rewritten_encoders(model)
+    assert {spec.importance for spec in rewritten_encoders(apply_pitome(model, 0.9))[0].pitome.specs} == {0.0}
 
 
 @pytest.mark.parametrize("algorithm", ["pitome", "pitome_unprotected", "pitome_halves", "tome", "random"])
