@@ -33,16 +33,21 @@ from optimum_pitome import PiToMeConfig, apply_pitome, pitome_disabled
 from optimum_pitome.metrics import Accuracy, Agreement
 
 
+#: The label of a sample that has none.
+UNLABELLED = -100
+
+
 @dataclass
 class Result:
-    """One line of the table. Shares are in [0, 1]; GFLOPs are per sample and include the merge step."""
+    """One line of the table. Shares are in [0, 1]; GFLOPs are per sample and include the merge step. Without labels
+    there is no accuracy."""
 
     ratio: float
     gflops: float
     tokens: float
-    accuracy: float
-    accuracy_low: float
-    accuracy_high: float
+    accuracy: float | None
+    accuracy_low: float | None
+    accuracy_high: float | None
     agreement: float
     agreement_low: float
     agreement_high: float
@@ -91,7 +96,8 @@ def evaluate(
     slows all of them down.
 
     Args:
-        loader: batches of the model's inputs and `labels`; with [`HeldOutHeads`] also `fold`.
+        loader: batches of the model's inputs and `labels` (`UNLABELLED` where there are none); with [`HeldOutHeads`]
+            also `fold`.
         configs (`dict[float, PiToMeConfig]`): the settings of every ratio.
         unit (`str`): what the samples are, for the progress bar.
         typical (`Callable`): from the seconds of all full batches to those of one: the median where batches are alike,
@@ -132,7 +138,11 @@ def evaluate(
             agreement.add_batch(predictions=predictions, references=dense)
             bar.update(len(predictions))
     bar.close()
-    values = {ratio: {**first.compute(), **second.compute()} for ratio, (first, second) in metrics.items()}
+    labelled = int(batch["labels"].max()) != UNLABELLED
+    values = {}
+    for ratio, (accuracy, agreement) in metrics.items():
+        shares = accuracy.compute()
+        values[ratio] = {**(shares if labelled else dict.fromkeys(shares)), **agreement.compute()}
     # A small evaluation may have no full batch: then no speed is reported.
     times = torch.tensor([typical(seconds[ratio] or [float("nan")]) for ratio in ratios])
     speeds = (batch_size / accelerator.gather(times.to(accelerator.device).unsqueeze(0))).sum(dim=0)
@@ -150,10 +160,14 @@ def results_of(values, speeds, count: Callable[[float], tuple[float, float]]) ->
 def table(results: list[Result], unit: str) -> str:
     row = "{:>6} {:>15} {:>15} {:>14} {:>7} {:>15}"
     lines = [row.format("ratio", "accuracy", "agreement", "GFLOPs", "tokens", f"{unit}s/s")]
+
+    def share(value: float | None, low: float | None, high: float | None) -> str:
+        return "" if value is None else f"{value:.1%} ±{(high - low) / 2:.1%}"
+
     for result in results:
         dense = result.ratio == 1.0
-        accuracy = f"{result.accuracy:.1%} ±{(result.accuracy_high - result.accuracy_low) / 2:.1%}"
-        agreement = f"{result.agreement:.1%} ±{(result.agreement_high - result.agreement_low) / 2:.1%}"
+        accuracy = share(result.accuracy, result.accuracy_low, result.accuracy_high)
+        agreement = share(result.agreement, result.agreement_low, result.agreement_high)
         gflops = f"{result.gflops:.3g} ({results[0].gflops / result.gflops:.2f}x)"
         speed = f"{result.samples_per_second:.1f} ({result.speed_up:.2f}x)"
         name, agreement = ("dense", "") if dense else (f"{result.ratio:g}", agreement)
@@ -170,17 +184,20 @@ def draw(results: list[Result], title: str, unit: str, path: Path) -> None:
 
     figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
     gflops = [result.gflops for result in results]
-    for name, colour in (("accuracy", "tab:blue"), ("agreement", "tab:orange")):
+    labelled = results[0].accuracy is not None
+    for name, colour in (("accuracy", "tab:blue"), ("agreement", "tab:orange"))[0 if labelled else 1 :]:
         shown = results if name == "accuracy" else results[1:]
         share = [100 * getattr(result, name) for result in shown]
         low = [value - 100 * getattr(result, f"{name}_low") for value, result in zip(share, shown)]
         high = [100 * getattr(result, f"{name}_high") - value for value, result in zip(share, shown)]
         label = name if name == "accuracy" else "agreement with the dense model"
         axes.errorbar(gflops[-len(shown) :], share, [low, high], marker="o", capsize=3, color=colour, label=label)
-    axes.axhline(100 * results[0].accuracy, color="tab:blue", linestyle=":", linewidth=1)
-    for result in results:
+    if labelled:
+        axes.axhline(100 * results[0].accuracy, color="tab:blue", linestyle=":", linewidth=1)
+    for result in results if labelled else results[1:]:
         text = "dense" if result.ratio == 1.0 else f"r = {result.ratio:g}"
-        axes.annotate(text, (result.gflops, 100 * result.accuracy), (0, -16), textcoords="offset points", ha="center")
+        height = 100 * (result.accuracy if labelled else result.agreement)
+        axes.annotate(text, (result.gflops, height), (0, -16), textcoords="offset points", ha="center")
     axes.set(
         xlabel=f"GFLOPs per {unit} (multiply-add = 1), merge step included",
         ylabel="% (bars: 95 % interval)",

@@ -24,6 +24,11 @@ Any text classifier and any labelled texts, from a hub or from disk, with the mo
 
     python examples/text_classification.py --model textattack/bert-base-uncased-imdb --dataset stanfordnlp/imdb
 
+Without a column of class labels, agreement with the dense model is all there is to measure: your own texts will do.
+Reaction-like strings, made up here, with a trained 12-layer BERT:
+
+    python examples/text_classification.py --model bert_reactions --dataset generated_reactions
+
 On several processes: accelerate launch --multi_gpu --num_processes 2 examples/text_classification.py
 """
 
@@ -37,7 +42,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from common import add_arguments, evaluate, fit_head, label_numbers, read_configs, report, results_of
-from text_data import MeanPooledClassifier, collate, load_labelled_texts, tokenize
+from text_data import BUILT_IN, MeanPooledClassifier, collate, load_labelled_texts, tokenize
 from torch.utils.data import DataLoader
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging
@@ -50,10 +55,10 @@ UNIT = "text"
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", help="hub id or path of a text classifier (default: MiniLM, new head)")
     parser.add_argument(
-        "--dataset", default="newsgroups", help="newsgroups, reuters, reuters_r52, movie_snippets, a hub id, or a path"
+        "--model", help="hub id or path of a text classifier, or bert_reactions (default: MiniLM, new head)"
     )
+    parser.add_argument("--dataset", default="newsgroups", help=f"{', '.join(BUILT_IN)}, a hub id, or a path")
     parser.add_argument("--split", help="split to evaluate (default: test, validation, or what there is)")
     parser.add_argument("--text-columns", nargs="+", help="the column of the text, or the two of a pair")
     parser.add_argument("--train-head", action="store_true", help="train a new linear head on dense mean features")
@@ -62,10 +67,10 @@ def parse_arguments() -> argparse.Namespace:
     add_arguments(parser, [0.9, 0.8, 0.7], "outputs/text_classification")
     arguments = parser.parse_args()
     arguments.train_head = arguments.train_head or arguments.model is None
-    if arguments.model is None:
+    if arguments.model in (None, "bert_reactions"):
         import real_assets
 
-        arguments.model = real_assets.minilm()
+        arguments.model = real_assets.bert_reactions() if arguments.model else real_assets.minilm()
     arguments.configs = read_configs(arguments)
     return arguments
 
@@ -98,7 +103,7 @@ def main() -> None:
         arguments.max_samples,
     )
 
-    def loader_of(dataset, labels: list[int]) -> DataLoader:
+    def loader_of(dataset, labels: list[int] | None) -> DataLoader:
         rows = tokenize(dataset, tokenizer, arguments.max_length, labels)
         return accelerator.prepare(DataLoader(rows, arguments.batch_size, collate_fn=collate(tokenizer)))
 
@@ -110,7 +115,9 @@ def main() -> None:
         fit_head(model, model.head, loader_of(texts.train, labels), accelerator)
     else:
         model = AutoModelForSequenceClassification.from_pretrained(arguments.model, pitome=False)
-        labels = label_numbers(texts.names, model.config)
+        labels = label_numbers(texts.names, model.config) if texts.names else None
+        if labels is None and accelerator.is_main_process:
+            print(f"{arguments.dataset} has no column of class labels: agreement with the dense model only.")
         model = accelerator.prepare_model(model.eval(), evaluation_mode=True)
     loader = loader_of(texts.test, labels)
     apply_pitome(model, next(iter(arguments.configs.values()), 1.0))

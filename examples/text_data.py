@@ -20,32 +20,37 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from common import UNLABELLED
 from datasets import ClassLabel, Dataset, DatasetDict, Value, load_dataset
+from generated_reactions import generated_reactions
 from torch import nn
 from transformers import AutoModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 
-#: Data sets of `real_assets`: name → (function, settings).
+#: Data sets of `real_assets`, and a generated one: name → (function, settings).
 BUILT_IN = {
     "newsgroups": ("newsgroups", {}),
     "reuters": ("reuters", {"subset": "r8"}),
     "reuters_r52": ("reuters", {"subset": "r52"}),
     "movie_snippets": ("movie_snippets", None),
+    "generated_reactions": ("generated_reactions", None),
 }
 SEED = 0
 
 
 @dataclass(frozen=True)
 class Texts:
-    """Columns `text`, for pairs `text_pair`, and `label` (`ClassLabel`). `train` is there where a head is trained."""
+    """Columns `text`, for pairs `text_pair`, and `label` (`ClassLabel`), if there are labels. `train` is there where a
+    head is trained."""
 
     test: Dataset
     train: Dataset | None
 
     @property
-    def names(self) -> list[str]:
-        return self.test.features["label"].names
+    def names(self) -> list[str] | None:
+        """Of the classes. `None`: without labels."""
+        return self.test.features["label"].names if "label" in self.test.features else None
 
 
 def load_labelled_texts(
@@ -66,16 +71,16 @@ def load_labelled_texts(
         max_train, max_samples (`int`, *optional*): cut the parts, in a fixed random order.
 
     Raises:
-        ValueError: if the split or the columns do not exist.
+        ValueError: if the split or the columns do not exist, or a head is to be trained without labels.
     """
     splits = _read_built_in(name) if name in BUILT_IN else load_dataset(name)
     if split is None:
         split = next((known for known in ("test", "validation") if known in splits), next(iter(splits)))
     if split not in splits:
         raise ValueError(f"--split {split}: {name} has no such split. It has: {', '.join(splits)}.")
-    test, train = _standard_columns(splits[split], name, columns), None
+    test, train = _standard_columns(splits[split], name, columns, train_head), None
     if train_head and split != "train" and "train" in splits:
-        train = _standard_columns(splits["train"], name, columns)
+        train = _standard_columns(splits["train"], name, columns, train_head)
     elif train_head:
         parts = test.train_test_split(test_size=0.5, seed=SEED, stratify_by_column="label")
         train, test = parts["train"], parts["test"]
@@ -86,6 +91,8 @@ def _read_built_in(name: str) -> DatasetDict:
     import real_assets
 
     function, settings = BUILT_IN[name]
+    if function == "generated_reactions":
+        return DatasetDict({"generated": generated_reactions()})
     read = getattr(real_assets, function)
     if settings is None:
         return DatasetDict({"all": read()})
@@ -98,30 +105,30 @@ def _cut(dataset: Dataset, limit: int | None) -> Dataset:
     return dataset.shuffle(seed=SEED).select(range(limit))
 
 
-def _standard_columns(dataset: Dataset, name: str, columns: list[str] | None) -> Dataset:
+def _standard_columns(dataset: Dataset, name: str, columns: list[str] | None, labelled: bool) -> Dataset:
     texts = [column for column, feature in dataset.features.items() if feature == Value("string")]
     label = [column for column, feature in dataset.features.items() if isinstance(feature, ClassLabel)]
     columns = texts[:1] if columns is None else columns
-    if not label or not columns or not set(columns) <= set(texts) or len(columns) > 2:
+    if (labelled and not label) or not columns or not set(columns) <= set(texts) or len(columns) > 2:
         raise ValueError(
-            f"{name} has the columns {dict(dataset.features)}. Wanted: one of class labels, and one or two of texts "
-            f"(--text-columns; found: {', '.join(texts) or 'none'})."
+            f"{name} has the columns {dict(dataset.features)}. Wanted: one of class labels (to train a head), and one "
+            f"or two of texts (--text-columns; found: {', '.join(texts) or 'none'})."
         )
-    names = dict(zip([*columns, label[0]], ["text", "text_pair"][: len(columns)] + ["label"]))
+    names = dict(zip([*columns, *label[:1]], ["text", "text_pair"][: len(columns)] + ["label"]))
     dataset = dataset.select_columns(list(names))
     return dataset.rename_columns({old: new for old, new in names.items() if old != new})
 
 
-def tokenize(dataset: Dataset, tokenizer, max_length: int, labels: list[int]) -> Dataset:
+def tokenize(dataset: Dataset, tokenizer, max_length: int, labels: list[int] | None) -> Dataset:
     """Token ids and `labels`, the longest text first: the texts of a batch have nearly the same length.
 
     Args:
-        labels (`list[int]`): the model's number for each of the data's labels.
+        labels (`list[int]`, *optional*): the model's number for each of the data's labels. `None`: there are none.
     """
 
     def encode(rows):
         encoded = tokenizer(rows["text"], rows.get("text_pair"), truncation=True, max_length=max_length)
-        numbers = [labels[label] for label in rows["label"]]
+        numbers = [labels[label] for label in rows["label"]] if labels else [UNLABELLED] * len(rows["text"])
         return {**encoded, "labels": numbers, "length": [len(ids) for ids in encoded["input_ids"]]}
 
     dataset = dataset.map(encode, batched=True, remove_columns=dataset.column_names)

@@ -27,6 +27,7 @@ import transformers
 from torch import nn
 
 from .attention import MergingAttention
+from .forward import without_hooks
 from .layer import MergingLayer
 
 
@@ -207,6 +208,7 @@ def register_architecture(
             f"{layer_class.__name__} rewrites {architecture.dense_layer_class.__name__}: both need the same name, "
             "since FSDP policies and device maps find layers by it."
         )
+    encoder_class.forward = without_hooks(encoder_class.forward)
     _ARCHITECTURES[encoder_class] = architecture
     return architecture
 

@@ -17,7 +17,6 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -27,11 +26,11 @@ from torch import nn
 from ..configuration import PiToMeConfig
 from ..merging import MergeSpec
 from .attention import check_implementation, eager_function, route, unroute
+from .forward import begin_forward, end_forward, restore_length
 from .hosts import adapt_architectures, find_hosts
 from .parts import select_encoders
 from .registry import Architecture, UnsupportedArchitectureError, supported_message
 from .resolve import resolve_specs, resolve_unmerge
-from .state import SELECTION_KEY, STATE_KEY, MergeState, Tokens, read_mask
 
 
 TAG = "pitome"
@@ -227,64 +226,3 @@ def _set_class(module: nn.Module, new_class: type[nn.Module]) -> None:
     # accelerate's dispatch put a wrapper on the instance, which holds on to the forward of the class before.
     if "_old_forward" in vars(module):
         module._old_forward = new_class.forward.__get__(module)
-
-
-def _arguments(encoder: nn.Module, args: tuple, kwargs: dict) -> dict[str, Any]:
-    names = list(inspect.signature(type(encoder).forward).parameters)[1:]
-    return {**dict(zip(names, args)), **kwargs}
-
-
-def begin_forward(encoder: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
-    """Forward pre-hook of an encoder: starts the forward's [`MergeState`]."""
-    rewrite: EncoderRewrite = encoder.pitome
-    if not rewrite.enabled or rewrite.is_dense:
-        return None
-    check_implementation(encoder.config._attn_implementation, type(encoder).__name__)
-    arguments = _arguments(encoder, args, kwargs)
-    special, max_special = None, 0
-    if rewrite.architecture.special_tokens is not None:
-        special, max_special = rewrite.architecture.special_tokens(arguments)
-    valid, pairwise_mask = read_mask(arguments.get("attention_mask"))
-    if valid is not None and special is not None:
-        valid = valid.expand_as(special)  # a 4D mask may be one for the whole batch
-    tokens = Tokens(
-        valid=valid,
-        special=special,
-        pairwise_mask=pairwise_mask,
-        track_positions=rewrite.architecture.track_positions,
-        num_prefix_tokens=rewrite.num_prefix_tokens,
-        max_special=max_special,
-    )
-    return_dict = arguments.get("return_dict")
-    as_tuple = (encoder.config.return_dict if return_dict is None else return_dict) is False
-    state = MergeState.start(rewrite.specs, tokens, as_tuple)
-    state.selection = kwargs.get(SELECTION_KEY)
-    kwargs = {name: value for name, value in kwargs.items() if name != SELECTION_KEY}
-    kwargs[STATE_KEY] = state
-    if as_tuple:
-        kwargs["return_dict"] = True  # the outputs are changed by name below
-    return args, kwargs
-
-
-def end_forward(encoder: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
-    """Forward hook of an encoder: brings the outputs back to the original length where that is wanted."""
-    state: MergeState | None = kwargs.get(STATE_KEY)
-    if state is None:
-        return None
-    full_length = encoder.pitome.architecture.full_length_at is not None
-    if full_length and not encoder.pitome.unmerge:
-        output.last_hidden_state = state.slots[-1].compress(output.last_hidden_state)
-    if encoder.pitome.unmerge:
-        if not full_length:
-            output.last_hidden_state = state.slots[-1].unmerge(output.last_hidden_state)
-    if output.get("hidden_states") is not None:
-        output.hidden_states = state.hidden_states(output.hidden_states, encoder.pitome.unmerge)
-    return output.to_tuple() if state.as_tuple else output
-
-
-def restore_length(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
-    """Forward hook of `Architecture.full_length_at`: the original length, for what follows inside the encoder."""
-    state: MergeState | None = kwargs.get(STATE_KEY)
-    if state is not None:
-        output.last_hidden_state = state.slots[-1].unmerge(output.last_hidden_state)
-    return output

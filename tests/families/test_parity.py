@@ -91,3 +91,11 @@ def test_deepcopy(case):
     twin = copy.deepcopy(model)
     remove_pitome(model)
     assert largest_difference(run(twin, inputs), merged) == 0.0
+
+
+@each_case
+def test_forward_called_by_itself(case):
+    """Past the hooks, as sentence-transformers does."""
+    model, inputs = apply_pitome(case.build(), 0.8), case.inputs(2)
+    with torch.no_grad():
+        assert largest_difference(outputs_of(model.forward(**inputs)), run(model, inputs)) == 0.0
