@@ -305,7 +305,7 @@ def _fit(head: torch.nn.Linear, features: torch.Tensor, labels: torch.Tensor) ->
     features = ((features - centre) / scale).numpy()
     regression = LogisticRegression(max_iter=2000)
     if labels.unique(return_counts=True)[1].min() >= 3:
-        search = GridSearchCV(regression, {"C": [0.03, 0.1, 0.3, 1.0]}, cv=3, refit=False)
+        search = GridSearchCV(regression, {"C": [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0]}, cv=3, refit=False)
         regression.set_params(**search.fit(features, labels.numpy()).best_params_)
     regression.fit(features, labels.numpy())
     coefficients, intercept = torch.tensor(regression.coef_), torch.tensor(regression.intercept_)

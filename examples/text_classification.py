@@ -14,7 +14,8 @@
 
 """Text classification, dense against merged: accuracy, agreement, operations, measured speed.
 
-Without --model: MiniLM from a package, mean pooling, and a linear head trained here on dense features.
+Without --model: MiniLM from a package, mean pooling, and a linear head trained here on dense features
+(of all training texts; --max-train 4000 is quicker).
 
     python examples/text_classification.py                              # 20 Newsgroups: long texts
     python examples/text_classification.py --dataset reuters
@@ -62,7 +63,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--split", help="split to evaluate (default: test, validation, or what there is)")
     parser.add_argument("--text-columns", nargs="+", help="the column of the text, or the two of a pair")
     parser.add_argument("--train-head", action="store_true", help="train a new linear head on dense mean features")
-    parser.add_argument("--max-train", type=int, default=4000, help="texts that train the head")
+    parser.add_argument("--max-train", type=int, help="train the head on so many texts only")
     parser.add_argument("--max-length", type=int, default=512, help="tokens of a text; what is longer is cut")
     add_arguments(parser, [0.9, 0.8, 0.7], "outputs/text_classification")
     arguments = parser.parse_args()

@@ -147,7 +147,8 @@ def collate(tokenizer) -> Callable[[list[dict]], dict[str, torch.Tensor]]:
 
 
 class MeanPooledClassifier(nn.Module):
-    """An encoder from a hub or folder, the mean over its real tokens (like sentence-transformers), a linear head."""
+    """An encoder from a hub or folder, the mean over its real tokens at length 1 (as sentence-transformers has it), and
+    a linear head."""
 
     def __init__(self, path: str, num_labels: int):
         super().__init__()
@@ -158,4 +159,5 @@ class MeanPooledClassifier(nn.Module):
     def forward(self, attention_mask: torch.Tensor, **inputs: torch.Tensor) -> SequenceClassifierOutput:
         hidden_states = self.encoder(attention_mask=attention_mask, **inputs).last_hidden_state
         weights = attention_mask.unsqueeze(-1).to(hidden_states.dtype)
-        return SequenceClassifierOutput(logits=self.head((hidden_states * weights).sum(1) / weights.sum(1)))
+        features = nn.functional.normalize((hidden_states * weights).sum(1))  # the direction of the mean
+        return SequenceClassifierOutput(logits=self.head(features))
