@@ -35,10 +35,10 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration, set_seed
 from datasets import Image
-from finetune_data import load_splits, model_path
+from finetune_data import load_image_processor, load_splits, model_path
 from torch.utils.data import DataLoader
 from tqdm import tqdm
-from transformers import AutoImageProcessor, AutoModelForImageClassification, get_linear_schedule_with_warmup
+from transformers import AutoModelForImageClassification, get_linear_schedule_with_warmup
 
 from optimum_pitome import DenseDistillation, RatioSchedule, RatioScheduler
 
@@ -72,9 +72,7 @@ def main() -> None:
     train, test = load_splits(args.dataset, Image, args.max_train_samples, args.max_eval_samples)
     names = train.features["label"].names
     path, side = model_path(args.model), args.image_size
-    processor = AutoImageProcessor.from_pretrained(
-        path, size={"shortest_edge": side * 8 // 7}, crop_size={"height": side, "width": side}
-    )
+    processor = load_image_processor(path, side)
     model = AutoModelForImageClassification.from_pretrained(
         path,
         id2label=dict(enumerate(names)),

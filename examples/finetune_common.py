@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What the two `Trainer` scripts share: the options about merging, the callback, the metric, the run and its results."""
+"""What the two `Trainer` scripts share: options about merging, the callback, the metric, the run and its results."""
 
 from __future__ import annotations
 

@@ -17,6 +17,7 @@
 from __future__ import annotations
 
 from datasets import ClassLabel, Dataset, DatasetDict, Image, Value, load_dataset
+from transformers import AutoImageProcessor
 
 
 #: Names of this repository's packaged assets (`examples/fetch_assets.sh`): name → how to read a split.
@@ -62,6 +63,14 @@ def model_path(name: str) -> str:
     import real_assets
 
     return str(getattr(real_assets, name)())
+
+
+def load_image_processor(path: str, side: int | None):
+    """The model's own, for pictures of `side` pixels (`None`: of the size that it is made for)."""
+    if side is None:
+        return AutoImageProcessor.from_pretrained(path)
+    sizes = {"size": {"shortest_edge": side * 8 // 7}, "crop_size": {"height": side, "width": side}}
+    return AutoImageProcessor.from_pretrained(path, **sizes)
 
 
 def _read_built_in(name: str) -> DatasetDict:

@@ -29,9 +29,8 @@ import finetune_common
 import torch
 from datasets import Image
 from finetune_common import Arguments, MergingArguments, label_settings
-from finetune_data import load_splits, model_path
+from finetune_data import load_image_processor, load_splits, model_path
 from transformers import (
-    AutoImageProcessor,
     AutoModelForImageClassification,
     HfArgumentParser,
     Trainer,
@@ -69,9 +68,7 @@ def main() -> None:
     names = train.features["label"].names
     path = model_path(script.model)
     side = script.image_size
-    processor = AutoImageProcessor.from_pretrained(
-        path, size={"shortest_edge": side * 8 // 7}, crop_size={"height": side, "width": side}
-    )
+    processor = load_image_processor(path, side)
     model = AutoModelForImageClassification.from_pretrained(
         path, pitome=PiToMeConfig(ratio=script.ratio), **label_settings(names)
     )

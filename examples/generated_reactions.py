@@ -41,7 +41,20 @@ TEMPLATES = (
     "Clc1ncc({x})cn1.{a}N.CCN(C(C)C)C(C)C.CCCCO>>{a}Nc1ncc({x})cn1",
     "CC(=O)c1ccc({x})cc1.[BH4-].[Na+].CO>>CC(O)c1ccc({x})cc1",
 )
-ENDS = ("C", "F", "Cl", "OC", "C#N", "C(F)(F)F", "C(=O)OC", "N3CCOCC3", "c3ccccc3", "c3ccncc3", "C3CCCCC3", "c3ccc(F)cc3")
+ENDS = (
+    "C",
+    "F",
+    "Cl",
+    "OC",
+    "C#N",
+    "C(F)(F)F",
+    "C(=O)OC",
+    "N3CCOCC3",
+    "c3ccccc3",
+    "c3ccncc3",
+    "C3CCCCC3",
+    "c3ccc(F)cc3",
+)
 LINKS = ("C", "CC", "CCC", "OCC", "CO", "C(=O)N", "CN(C)", "C(C)C")
 
 

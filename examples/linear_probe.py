@@ -19,7 +19,7 @@ Writes the classifier, and the test part of the data for `optimum-cli pitome eva
     python examples/linear_probe.py --model dinov2_small --dataset fashion_mnist --output-dir outputs
     python examples/linear_probe.py --model minilm --dataset newsgroups --output-dir outputs
 
-Any hub ids or paths in their place.
+Any hub ids or paths in their place. Fine-tuning can start from the classifier, too (`--model outputs/...`).
 """
 
 from __future__ import annotations
@@ -31,11 +31,10 @@ import torch
 from accelerate import Accelerator
 from common import fit_head
 from datasets import Image, Value
-from finetune_data import load_splits, model_path
+from finetune_data import load_image_processor, load_splits, model_path
 from torch.utils.data import DataLoader
 from transformers import (
     AutoConfig,
-    AutoImageProcessor,
     AutoModelForImageClassification,
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -50,6 +49,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--dataset", default="fashion_mnist", help="fashion_mnist, newsgroups, reuters, a hub id, ...")
     parser.add_argument("--max-train", type=int, default=1000)
     parser.add_argument("--max-test", type=int, default=500)
+    parser.add_argument("--image-size", type=int, help="side of the pictures in pixels (default: the processor's)")
     parser.add_argument("--max-length", type=int, default=256, help="longest text, in tokens")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--output-dir", type=Path, default=Path("outputs"))
@@ -72,7 +72,7 @@ def main() -> None:
     labels = {"num_labels": len(names), "id2label": names, "label2id": {name: index for index, name in names.items()}}
     auto_class = AutoModelForImageClassification if images else AutoModelForSequenceClassification
     model = auto_class.from_pretrained(path, ignore_mismatched_sizes=True, **labels).eval()
-    processor = (AutoImageProcessor if images else AutoTokenizer).from_pretrained(path)
+    processor = load_image_processor(path, arguments.image_size) if images else AutoTokenizer.from_pretrained(path)
 
     def prepare(inputs):
         if images:

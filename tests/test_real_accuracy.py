@@ -14,11 +14,14 @@
 
 """The claims of the README on real weights and data: what merging keeps of the dense model, and how fast it is."""
 
+import json
 import statistics
+import sys
 import time
 
 import pytest
 import real_assets
+import text_classification
 import torch
 from common import HeldOutHeads, fit_held_out_heads
 from image_data import collate, load_labelled_pictures
@@ -87,3 +90,15 @@ def test_the_default_keeps_98_percent_of_the_answers_at_ratio_09():
     assert dense_accuracy >= 0.8 and abs(accuracy - dense_accuracy) <= 0.01
     # Other tests share the machine, so this is a floor: `optimum-cli pitome benchmark` measures.
     assert statistics.median(faster) > 1.4
+
+
+def test_text_keeps_its_answers_at_1_6_times_fewer_operations(monkeypatch, tmp_path):
+    """The text example on 20 Newsgroups, with fewer documents than the README's table."""
+    options = ("--ratios", "0.725", "--pitome", '{"layers": [1, 2, 3]}', "--max-train", "1200", "--max-samples", "600")
+    monkeypatch.setattr(sys, "argv", ["text_classification.py", *options, "--output-dir", str(tmp_path)])
+    text_classification.main()
+    dense, merged = json.loads((tmp_path / "results.json").read_text())["results"]
+    assert dense["gflops"] / merged["gflops"] >= 1.6
+    assert merged["agreement"] >= 0.92
+    assert dense["accuracy"] >= 0.72 and abs(merged["accuracy"] - dense["accuracy"]) <= 0.02
+    assert merged["speed_up"] > 1.3

@@ -20,7 +20,7 @@ import inspect
 import numpy as np
 import pytest
 import torch
-from families.test_llava import build, logits
+from families.llava_helpers import build, logits
 from transformers import (
     DynamicCache,
     LlavaForConditionalGeneration,
