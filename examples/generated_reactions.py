@@ -15,8 +15,8 @@
 """Strings that look like the reactions that rxnfp's BERT was trained on, made up from templates: **not** real data.
 
 Reactants, reagents and solvents, `>>`, and the product, as SMILES. The templates are those of common reaction classes,
-the substituents are random, and nobody checked that any of them works. There are no labels that the model knows, so all
-that can be measured on them is agreement with the dense model.
+the substituents are random, and nobody checked that any of them works. There are no labels that the model knows, so
+all that can be measured on them is agreement with the dense model.
 """
 
 from __future__ import annotations

@@ -147,8 +147,8 @@ def collate(tokenizer) -> Callable[[list[dict]], dict[str, torch.Tensor]]:
 
 
 class MeanPooledClassifier(nn.Module):
-    """An encoder from a hub or folder, the mean over its real tokens at length 1 (as sentence-transformers has it), and
-    a linear head."""
+    """An encoder from a hub or folder, the mean over its real tokens at length 1 (as in sentence-transformers), and a
+    linear head."""
 
     def __init__(self, path: str, num_labels: int):
         super().__init__()

@@ -12,8 +12,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The text classification example, as a user starts it: on files of texts, with and without labels, and on two processes;
-and sentence-transformers on a rewritten encoder."""
+"""The text classification example, as a user starts it: on files of texts, with and without labels, and on two
+processes; and sentence-transformers on a rewritten encoder."""
 
 import json
 import subprocess

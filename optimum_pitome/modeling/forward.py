@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Where a forward of a rewritten encoder begins and ends: its [`MergeState`] is made, its outputs get their length back."""
+"""Where a forward of a rewritten encoder begins and ends: from a fresh [`MergeState`] to outputs of full length."""
 
 from __future__ import annotations
 
