@@ -19,6 +19,7 @@ import statistics
 import sys
 import time
 
+import blip_attention
 import pytest
 import real_assets
 import text_classification
@@ -102,3 +103,9 @@ def test_text_keeps_its_answers_at_1_6_times_fewer_operations(monkeypatch, tmp_p
     assert merged["agreement"] >= 0.92
     assert dense["accuracy"] >= 0.72 and abs(merged["accuracy"] - dense["accuracy"]) <= 0.02
     assert merged["speed_up"] > 1.3
+
+
+def test_blip_is_not_slower_at_ratio_one():
+    faster, difference = blip_attention.compare(str(real_assets.dinov2_small_as_blip_vision()), batch_size=4, rounds=7)
+    assert statistics.median(faster) >= 1.0
+    assert difference < 1e-4
