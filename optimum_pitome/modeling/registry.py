@@ -25,6 +25,7 @@ from typing import Any
 import torch
 import transformers
 from torch import nn
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 from .attention import MergingAttention
 from .forward import without_hooks
@@ -61,8 +62,13 @@ FAMILIES = {
     "transformers.models.mpnet.modeling_mpnet": "optimum_pitome.families.mpnet",
 }
 
-#: model types of the built-in families, for messages and documentation.
-SUPPORTED_MODEL_TYPES = tuple(sorted(name.split(".")[2] for name in FAMILIES))
+#: model types of the built-in families, for messages and documentation: a module's name, as configurations spell it.
+SUPPORTED_MODEL_TYPES = tuple(
+    sorted(
+        {"data2vec": "data2vec-text"}.get(name, name if name in CONFIG_MAPPING_NAMES else name.replace("_", "-"))
+        for name in (path.split(".")[2] for path in FAMILIES)
+    )
+)
 
 
 class UnsupportedArchitectureError(ValueError):

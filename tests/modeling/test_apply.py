@@ -30,6 +30,7 @@ from transformers import (
     ViTConfig,
     ViTModel,
 )
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.models.vit import modeling_vit
 
 from optimum_pitome import (
@@ -42,6 +43,7 @@ from optimum_pitome import (
     remove_pitome,
 )
 from optimum_pitome.modeling import registry
+from optimum_pitome.modeling.registry import SUPPORTED_MODEL_TYPES
 from optimum_pitome.modeling.rewrite import rewritten_encoders
 
 
@@ -364,3 +366,8 @@ def test_the_configuration_of_a_model_stays_plain_data():
     assert not isinstance(model.config.pitome, PreTrainedConfig)
     assert model.config.pitome["ratio"] == 0.8 and model.config.pitome["layers"] == [0, -1]
     assert '"pitome"' in model.config.to_json_string()
+
+
+def test_messages_name_model_types_as_configurations_do():
+    assert set(SUPPORTED_MODEL_TYPES) <= set(CONFIG_MAPPING_NAMES)
+    assert {"bert", "blip-2", "data2vec-text", "vit_msn", "xlm-roberta"} <= set(SUPPORTED_MODEL_TYPES)
