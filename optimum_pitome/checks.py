@@ -73,6 +73,12 @@ def check_number(name, value, low, high, listable=False, optional=False, open_en
     return value
 
 
+def check_count(name: str, value: Any) -> int | None:
+    if value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 0):
+        return value
+    raise ValueError(f"{name}={value!r}: expected a whole number of at least 0, or None.")
+
+
 def check_layers(layers: Any) -> list[int] | None:
     if layers is None:
         return None

@@ -25,7 +25,7 @@ from typing import Any
 from transformers import PreTrainedConfig
 from transformers.utils import logging
 
-from .checks import FORMAT_VERSION, check_bool, check_choice, check_layers, check_number, check_version
+from .checks import FORMAT_VERSION, check_bool, check_choice, check_count, check_layers, check_number, check_version
 
 
 logger = logging.get_logger(__name__)
@@ -68,6 +68,9 @@ class PiToMeConfig(PreTrainedConfig):
             the model (or one per entry of `layers`). 1.0 is the dense model.
         layers (`list[int]`, *optional*):
             Indices of the layers that merge; negative ones count from the end.
+        min_tokens (`int`, *optional*):
+            So many of a sample's mergeable tokens stay in any case: short texts, which have little to gain, are left
+            as they are, and long ones never get shorter than this. `None`: no such floor.
         algorithm (`str`, *optional*, defaults to `"pitome"`):
             How tokens are matched: `"pitome"`, `"pitome_unprotected"` (the energy-ordered matching that the released
             code of the paper uses in some layers: any token may merge), `"pitome_halves"` (its matching for text: the
@@ -107,6 +110,7 @@ class PiToMeConfig(PreTrainedConfig):
         self,
         ratio: float | list[float] = 0.9,
         layers: list[int] | None = None,
+        min_tokens: int | None = None,
         algorithm: str | None = None,
         energy: str | None = None,
         metric: str | None = None,
@@ -133,6 +137,7 @@ class PiToMeConfig(PreTrainedConfig):
             raise ValueError(_unknown_field_message(sorted(unknown)[0]))
         self.ratio = check_number("ratio", ratio, MIN_RATIO, 1.0, listable=True)
         self.layers = check_layers(layers)
+        self.min_tokens = check_count("min_tokens", min_tokens)
         self.algorithm = check_choice("algorithm", algorithm, ALGORITHMS)
         self.energy = check_choice("energy", energy, ENERGIES)
         self.metric = check_choice("metric", metric, METRICS)
@@ -222,6 +227,7 @@ class PiToMeConfig(PreTrainedConfig):
 _FIELDS = (
     "ratio",
     "layers",
+    "min_tokens",
     "algorithm",
     "energy",
     "metric",

@@ -34,6 +34,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         "--ratio", help="Fraction of the tokens that each layer keeps, such as 0.9; or a list, 0.9,0.95,1"
     )
     group.add_argument("--layers", help="Layers that merge, such as 0,1,2")
+    group.add_argument("--min-tokens", type=int, help="See PiToMeConfig.min_tokens.")
     for name in ("algorithm", "energy", "metric", "preset"):
         group.add_argument(f"--{name}", help=f"See PiToMeConfig.{name}.")
     group.add_argument("--importance", type=float, help="See PiToMeConfig.importance; 0 leaves it out.")
@@ -103,7 +104,7 @@ def settings_from(args: argparse.Namespace) -> dict[str, Any] | None:
     if args.layers is not None:
         layers = _numbers("--layers", args.layers, int)
         settings["layers"] = layers if isinstance(layers, list) else [layers]
-    for name in ("algorithm", "energy", "metric", "preset", "importance"):
+    for name in ("min_tokens", "algorithm", "energy", "metric", "preset", "importance"):
         if getattr(args, name) is not None:
             settings[name] = getattr(args, name)
     return settings or None

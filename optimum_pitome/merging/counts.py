@@ -19,6 +19,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 
+import torch
+
 
 # 10**9 keeps `num_mergeable * numerator` inside int64 for any sequence that fits in memory.
 _MAX_DENOMINATOR = 10**9
@@ -34,17 +36,19 @@ class KeepRatio:
     Attributes:
         removed_numerator (`int`): numerator of `1 - ratio`.
         removed_denominator (`int`): denominator of `1 - ratio`, at most 10**9.
+        min_tokens (`int`): so many mergeable tokens stay in any case.
     """
 
     removed_numerator: int
     removed_denominator: int
+    min_tokens: int = 0
 
     @classmethod
-    def from_float(cls, ratio: float) -> KeepRatio:
+    def from_float(cls, ratio: float, min_tokens: int = 0) -> KeepRatio:
         # repr() is the shortest decimal that gives this float back, which is what the user wrote.
         kept = Fraction(round(Fraction(repr(float(ratio))) * _MAX_DENOMINATOR), _MAX_DENOMINATOR)
         removed = 1 - kept
-        return cls(removed.numerator, removed.denominator)
+        return cls(removed.numerator, removed.denominator, min_tokens)
 
     @property
     def is_dense(self) -> bool:
@@ -52,7 +56,10 @@ class KeepRatio:
         return self.removed_numerator == 0
 
     def num_removed(self, num_mergeable):
-        """`k = floor(M * (1 - ratio))` (paper, section 3.2).
+        """`k = floor(M * (1 - ratio))` (paper, section 3.2), at most `M - min_tokens`.
+
+        Neither this nor `M - k` ever falls when `M` grows, so what is left of the longest sample of a batch holds what
+        is left of any other.
 
         Args:
             num_mergeable (`int`, `torch.SymInt` or integer `torch.Tensor`): M, the mergeable tokens.
@@ -60,4 +67,9 @@ class KeepRatio:
         Returns:
             The same type as `num_mergeable`.
         """
-        return (num_mergeable * self.removed_numerator) // self.removed_denominator
+        removed = (num_mergeable * self.removed_numerator) // self.removed_denominator
+        if self.min_tokens == 0:
+            return removed
+        if isinstance(num_mergeable, torch.Tensor):
+            return torch.minimum(removed, (num_mergeable - self.min_tokens).clamp(min=0))
+        return torch.sym_min(removed, torch.sym_max(num_mergeable - self.min_tokens, 0))

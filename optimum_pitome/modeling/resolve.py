@@ -71,7 +71,7 @@ def resolve_specs(
         elif not (has_class_token and settings["algorithm"] == "pitome" and settings["energy"] == "nearest"):
             # Measured with these two only; and a comparison by name should compare what the name says.
             settings["importance"] = 0.0
-        ratio = KeepRatio.from_float(ratios[index] if merges else 1.0)
+        ratio = KeepRatio.from_float(ratios[index] if merges else 1.0, config.min_tokens or 0)
         specs.append(MergeSpec(ratio, **{k: v for k, v in settings.items() if k not in ("layers", "unmerge")}))
     return tuple(specs)
 

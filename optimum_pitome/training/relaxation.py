@@ -219,7 +219,7 @@ class RatioLearner:
         )
 
     def _plan(self, features, spec: _RelaxedSpec, ratio: float, tokens: Tokens, attention) -> MergePlan | None:
-        spec = replace(spec.own, ratio=KeepRatio.from_float(min(ratio, 1.0)))
+        spec = replace(spec.own, ratio=KeepRatio.from_float(min(ratio, 1.0), spec.own.ratio.min_tokens))
         return match_tokens(features, spec, tokens.masks(attention))
 
     def _groups(self, plan: MergePlan | None, tokens: Tokens) -> torch.Tensor:
