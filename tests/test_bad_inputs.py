@@ -57,6 +57,8 @@ BAD_SETTINGS = {
     "margin 1": ({"margin": 1.0}, ["margin=1", "[-1, 1)"]),
     "margin as text": ({"margin": "high"}, ["margin='high'", "[-1, 1)"]),
     "margins that do not fit": ({"margin": [0.1, 0.2]}, ["margin has 2 entries", "4 layers", "single number"]),
+    "negative min_tokens": ({"min_tokens": -1}, ["min_tokens=-1", "at least 0"]),
+    "half a token": ({"min_tokens": 2.5}, ["min_tokens=2.5", "whole number"]),
     "negative alpha": ({"alpha": -1}, ["alpha=-1", "[0, inf)"]),
     "a truth value as text": ({"proportional_attention": "yes"}, ["='yes'", "True, False", "None"]),
     "a truth value as a number": ({"unmerge": 1}, ["unmerge=1", "True, False"]),

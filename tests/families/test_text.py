@@ -79,11 +79,13 @@ def put_together(sentences, extra, left, form):
 
 
 @pytest.mark.parametrize("attn_implementation", ["eager", "sdpa"])
-@pytest.mark.parametrize("name", MODELS)
-def test_a_sample_is_the_same_in_every_batch(name, attn_implementation):
+@pytest.mark.parametrize(
+    ("name", "settings_"), [*((name, {}) for name in MODELS), ("BertModel", {"min_tokens": 9})], ids=str
+)
+def test_a_sample_is_the_same_in_every_batch(name, settings_, attn_implementation):
     """Random batches: alone without a mask, or among others, in any order, padded left or right by any amount, with
     the mask in any form."""
-    model = apply_pitome(case_of(name).build(attn_implementation), {"ratio": 0.7})
+    model = apply_pitome(case_of(name).build(attn_implementation), {"ratio": 0.7, **settings_})
     takes_positions = name.startswith(("Bert", "DistilBert", "Electra"))
 
     @settings(max_examples=200 if name == "BertForSequenceClassification" else 60)
@@ -103,6 +105,18 @@ def test_a_sample_is_the_same_in_every_batch(name, attn_implementation):
                 torch.testing.assert_close(found, alone, rtol=0, atol=1e-5)
 
     check()
+
+
+def test_short_texts_stay_as_they_are():
+    """With `min_tokens`, a text that is no longer is computed densely, in a batch with one that merges."""
+    dense = case_of("BertModel").build()
+    model = apply_pitome(case_of("BertModel").build(), {"ratio": 0.6, "min_tokens": 11})
+    inputs = text_inputs(2)  # 24 and 13 tokens, two of them special
+    with torch.no_grad():
+        expected, (output, state) = dense(**inputs)[0], states_of(model, **inputs)
+    torch.testing.assert_close(output[0][1, :13], expected[1, :13], atol=1e-5, rtol=0)
+    assert (output[0][0] - expected[0]).abs().max() > 1e-3
+    assert state.slots[-1].valid.sum(dim=1).tolist() == [13, 13]
 
 
 def test_left_padding_of_short_text():

@@ -50,9 +50,23 @@ def test_counts_are_exact_for_every_decimal(num_mergeable, millionths):
 
 def test_tensors_and_integers_agree():
     numbers = torch.arange(3000)
-    for ratio in (0.9, 0.85, 1 / 3 + 0.5, 0.925):
-        keep = KeepRatio.from_float(ratio)
+    for ratio, min_tokens in ((0.9, 0), (0.85, 0), (1 / 3 + 0.5, 0), (0.925, 0), (0.8, 64)):
+        keep = KeepRatio.from_float(ratio, min_tokens)
         assert keep.num_removed(numbers).tolist() == [keep.num_removed(number) for number in numbers.tolist()]
+
+
+@pytest.mark.parametrize(("num_mergeable", "removed"), [(100, 20), (80, 16), (70, 6), (64, 0), (63, 0), (0, 0)])
+def test_so_many_tokens_stay_in_any_case(num_mergeable, removed):
+    assert KeepRatio.from_float(0.8, min_tokens=64).num_removed(num_mergeable) == removed
+
+
+@given(st.integers(0, 3000), st.integers(0, 300), st.integers(500, 1000))
+def test_what_is_left_never_falls_with_the_length(num_mergeable, min_tokens, thousandths):
+    """So the output of the longest sample of a batch has room for any other's."""
+    keep = KeepRatio.from_float(thousandths / 1000, min_tokens)
+    removed, of_one_more = keep.num_removed(num_mergeable), keep.num_removed(num_mergeable + 1)
+    assert removed <= of_one_more <= removed + 1
+    assert num_mergeable - removed >= min(num_mergeable, min_tokens)
 
 
 #: The column "tokens left at .9 (with CLS)" of the paper's table: patches, other tokens, layers, tokens left.
