@@ -22,7 +22,7 @@ import small_llava
 import torch
 import visual_question_answering
 from datasets import Dataset, Features, Image, Sequence, Value
-from families.test_llava import build
+from families.llava_helpers import build
 from zoo.llava import NUM_PATCHES, make_processor, picture
 
 from optimum_pitome.metrics import VqaAccuracy, normalize_answer
