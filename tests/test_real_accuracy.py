@@ -95,7 +95,8 @@ def test_the_default_keeps_98_percent_of_the_answers_at_ratio_09():
 
 def test_text_keeps_its_answers_at_1_6_times_fewer_operations(monkeypatch, tmp_path):
     """The text example on 20 Newsgroups, with fewer documents than the README's table."""
-    options = ("--ratios", "0.725", "--pitome", '{"layers": [1, 2, 3]}', "--max-train", "1200", "--max-samples", "600")
+    settings = {"layers": [1, 2, 3], "min_tokens": 64}
+    options = ("--ratios", "0.7", "--pitome", json.dumps(settings), "--max-train", "1200", "--max-samples", "600")
     monkeypatch.setattr(sys, "argv", ["text_classification.py", *options, "--output-dir", str(tmp_path)])
     text_classification.main()
     dense, merged = json.loads((tmp_path / "results.json").read_text())["results"]
