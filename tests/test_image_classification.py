@@ -18,11 +18,14 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import common
 import image_classification
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from image_data import load_labelled_pictures, model_labels
 from PIL import Image
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
@@ -143,3 +146,23 @@ def test_what_does_not_fit_says_so(tmp_path, picture_folder):
         model_labels(pictures, ViTConfig(num_labels=5))
     with pytest.raises(ValueError, match="no such split"):
         load_labelled_pictures(str(picture_folder), "holdout", False, None)
+
+
+def test_each_sample_is_judged_by_the_head_of_its_fold():
+    heads = [torch.nn.Linear(2, 3) for _ in range(3)]
+    for answer, head in enumerate(heads):  # the head of fold i always says i
+        torch.nn.init.zeros_(head.weight)
+        head.bias.data = torch.nn.functional.one_hot(torch.tensor(answer), 3).float()
+
+    class Classifier(torch.nn.Module):
+        head = common.HeldOutHeads(heads)
+
+        def forward(self, features):
+            return SimpleNamespace(logits=self.head(features))
+
+    folds = [0, 2, 1, 1, 2, 0]
+    rows = [{"features": torch.zeros(2), "labels": fold, "fold": fold} for fold in folds]
+    accelerator = Accelerator(cpu=True)
+    loader = accelerator.prepare(torch.utils.data.DataLoader(rows, 2))
+    values, _ = common.evaluate(Classifier(), loader, {}, accelerator, len(rows), "row")
+    assert values[1.0]["accuracy"] == 1.0
