@@ -67,6 +67,10 @@ def _install(modeling_utils: ModuleType) -> None:
     importlib.import_module(".loading", __name__).install(modeling_utils)
 
 
+def _install_composer(module: ModuleType) -> None:
+    importlib.import_module(".loading", __name__).install_composer(module)
+
+
 def _register_config(configuration_auto: ModuleType) -> None:
     importlib.import_module(".configuration", __name__).register(configuration_auto)
 
@@ -80,6 +84,8 @@ def _register_recipe_processors(function: str, auto_module: ModuleType) -> None:
 
 
 when_imported("transformers.modeling_utils", _install)
+for _name in ("vision_text_dual_encoder", "vision_encoder_decoder", "encoder_decoder"):
+    when_imported(f"transformers.models.{_name}.modeling_{_name}", _install_composer)
 when_imported("transformers.models.auto.configuration_auto", _register_config)
 when_imported("transformers.models.auto.modeling_auto", _register_models)
 for _kind in ("image_processing", "tokenization", "processing"):

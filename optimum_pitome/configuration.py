@@ -180,8 +180,8 @@ class PiToMeConfig(PreTrainedConfig):
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             return cls(ratio=value)
         raise ValueError(
-            f"pitome={value!r} is not understood. Pass a ratio (pitome=0.9), a dict (pitome={{'ratio': 0.9}}, or "
-            "by part {'vision': 0.9}), a PiToMeConfig, or False for the dense model."
+            f"pitome={value!r} is not understood. Pass a ratio (pitome=0.9), a dict (pitome={{'ratio': 0.9}}; "
+            "per layer {'ratio': [0.9, ...]}; by part {'vision': 0.9}), a PiToMeConfig, or False for the dense model."
         )
 
     def for_part(self, name: str) -> PiToMeConfig | None:

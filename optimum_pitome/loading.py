@@ -14,7 +14,8 @@
 
 """The load hook: `from_pretrained(..., pitome=...)`, `from_config`, and the card on save and on push.
 
-Wraps four methods of `PreTrainedModel`, which auto classes, direct classes, `pipeline` and `Trainer` all pass through.
+Wraps four methods of `PreTrainedModel`, which auto classes, direct classes, `pipeline` and `Trainer` all pass through,
+and the methods that put a model together from two checkpoints.
 """
 
 from __future__ import annotations
@@ -25,6 +26,12 @@ from typing import Any
 
 
 _UNSET = object()
+#: transformers' folder → how a model of it is made of two checkpoints.
+COMPOSERS = {
+    "vision_text_dual_encoder": "from_vision_text_pretrained",
+    "vision_encoder_decoder": "from_encoder_decoder_pretrained",
+    "encoder_decoder": "from_encoder_decoder_pretrained",
+}
 _WRAPPED = ("from_pretrained", "_from_config", "save_pretrained", "_upload_modified_files")
 
 
@@ -77,6 +84,27 @@ def _wrap_from_config(model_class: type) -> None:
         return model
 
     model_class._from_config = classmethod(_from_config)
+
+
+def install_composer(module: ModuleType) -> None:
+    """Wraps the method of `COMPOSERS` in a module of transformers that has been imported."""
+    name = COMPOSERS[module.__name__.split(".")[2]]
+    for model_class in [value for value in vars(module).values() if isinstance(value, type) and name in vars(value)]:
+        _wrap_composer(model_class, name)
+
+
+def _wrap_composer(model_class: type, name: str) -> None:
+    original = vars(model_class)[name].__func__
+
+    @functools.wraps(original)
+    def compose(cls, *args, pitome=_UNSET, **kwargs):
+        _check(pitome)
+        model = original(cls, *args, **kwargs)
+        if pitome is not _UNSET:
+            _finish(model, pitome)
+        return model
+
+    setattr(model_class, name, classmethod(compose))
 
 
 def _wrap_save_pretrained(model_class: type) -> None:

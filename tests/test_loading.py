@@ -24,6 +24,11 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForImageClassification,
+    BertConfig,
+    BertModel,
+    VisionEncoderDecoderModel,
+    VisionTextDualEncoderModel,
+    ViTConfig,
     ViTForImageClassification,
     ViTImageProcessorPil,
     ViTModel,
@@ -32,6 +37,7 @@ from transformers import (
 from zoo.vit import pixel_values, vit_config
 
 from optimum_pitome import PiToMeConfig, apply_pitome, pitome_disabled, remove_pitome
+from optimum_pitome.modeling.rewrite import rewritten_encoders
 
 
 @pytest.fixture(scope="module")
@@ -193,3 +199,18 @@ def test_reloading_onto_disk_and_cpu(checkpoint, tmp_path):
         )
         assert offloaded.vit.layers[1].mlp.fc1.weight.device.type == "meta"
         assert torch.equal(offloaded(**inputs).logits, expected)
+
+
+@pytest.mark.parametrize("pitome", [0.8, {"vision": 0.8}, None])
+def test_a_model_put_together_from_two_checkpoints(tmp_path, pitome):
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
+    ViTModel(ViTConfig(**sizes, image_size=32, patch_size=8)).save_pretrained(tmp_path / "vision")
+    BertModel(BertConfig(**sizes, vocab_size=20)).save_pretrained(tmp_path / "text")
+    folders = (str(tmp_path / "vision"), str(tmp_path / "text"))
+    model = VisionTextDualEncoderModel.from_vision_text_pretrained(*folders, pitome=pitome)
+    assert [type(encoder).__name__ for encoder in rewritten_encoders(model)] == (["ViTModel"] if pitome else [])
+    assert getattr(model.config, "pitome", None) is None or pitome
+    captioner = VisionEncoderDecoderModel.from_encoder_decoder_pretrained(*folders, pitome=pitome)
+    assert len(rewritten_encoders(captioner)) == (1 if pitome else 0)
+    with pytest.raises(ValueError, match="out of range"):
+        VisionTextDualEncoderModel.from_vision_text_pretrained(*folders, pitome=0.1)

@@ -128,7 +128,7 @@ class PiToMeSummary:
             tokens = f"{encoder.tokens[0]} -> {encoder.tokens[-1]}"
             numbers = (encoder.gflops_dense, encoder.gflops_merged, encoder.gflops_merge_step)
             lines.append(row.format("all", tokens, *(f"{number:.4g}" for number in numbers)))
-        lines.append(f"{self.flops_ratio:.2f}x fewer operations with merging")
+        lines.append(f"{self.flops_ratio:.2f}x fewer operations than the dense model")
         lines.extend(f"Note: {note}" for note in self.notes)
         return "\n".join(lines)
 
@@ -139,7 +139,8 @@ def pitome_summary(model: nn.Module, num_tokens: int | None = None, count: str =
     Args:
         model (`torch.nn.Module`): a rewritten model.
         num_tokens (`int`, *optional*):
-            Sequence length with special tokens. Defaults to the configured image size, or maximum text length.
+            Sequence length with special tokens (of a text: no longer than the model reads). Defaults to the configured
+            image size, or maximum text length.
         count (`str`, *optional*, defaults to `"exact"`):
             `"exact"`: attention before the merge, the MLP (with its real width) behind it, and the merge step.
             `"paper"`: `12 N C² + 2 N² C` per layer with N before the merge, the merge uncounted: the paper's tables.
@@ -172,10 +173,13 @@ def pitome_summary(model: nn.Module, num_tokens: int | None = None, count: str =
 def _count_layers(encoder: nn.Module, num_tokens: int | None, count: str) -> tuple[LayerSummary, ...]:
     rewrite: EncoderRewrite = encoder.pitome
     architecture, config = rewrite.architecture, encoder.config
+    longest = None if architecture.num_tokens is None else architecture.num_tokens(config)
+    if num_tokens is None and longest is None:
+        raise ValueError(f"{type(encoder).__name__} has no default sequence length: pass num_tokens.")
     if num_tokens is None:
-        if architecture.num_tokens is None:
-            raise ValueError(f"{type(encoder).__name__} has no default sequence length: pass num_tokens.")
-        num_tokens = architecture.num_tokens(config)
+        num_tokens = longest
+    elif architecture.part == "text" and longest is not None and num_tokens > longest:
+        raise ValueError(f"num_tokens={num_tokens}: {type(encoder).__name__} reads {longest} tokens at most.")
     masks = TokenMasks(rewrite.num_prefix_tokens, max_special=_max_special(architecture, num_tokens))
     layers, tokens = [], num_tokens
     for index, (layer, spec) in enumerate(zip(architecture.find_layers(encoder), rewrite.specs)):

@@ -58,7 +58,7 @@ def _benchmark(args: argparse.Namespace) -> None:
         raise ValueError(f"--device {args.device}: {error}") from None
     sys.stdout.write(
         f"{type(model).__name__}, {summary.tokens[0]} tokens, {args.dtype} on {model.device}"
-        f"{', compiled' if args.compile else ''}; {summary.flops_ratio:.2f}x fewer operations with merging\n"
+        f"{', compiled' if args.compile else ''}; {summary.flops_ratio:.2f}x fewer operations than dense\n"
     )
     row = "{:>5}  {:>10}  {:>10}  {:>8}  {}\n"
     sys.stdout.write(row.format("batch", "dense, ms", "merged, ms", "speed-up", "quartiles"))
