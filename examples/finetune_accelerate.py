@@ -35,6 +35,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration, set_seed
 from datasets import Image
+from finetune_common import label_settings
 from finetune_data import load_image_processor, load_splits, model_path
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -75,9 +76,7 @@ def main() -> None:
     processor = load_image_processor(path, side)
     model = AutoModelForImageClassification.from_pretrained(
         path,
-        id2label=dict(enumerate(names)),
-        label2id={name: index for index, name in enumerate(names)},
-        ignore_mismatched_sizes=True,
+        **label_settings(names),
         pitome=args.ratio,  # merging
     )
 

@@ -22,7 +22,7 @@ from transformers import AutoImageProcessor
 
 #: Names of this repository's packaged assets (`examples/fetch_assets.sh`): name → how to read a split.
 BUILT_IN_DATA = ("fashion_mnist", "newsgroups", "reuters", "movie_snippets")
-BUILT_IN_MODELS = ("dinov2_small", "minilm")
+BUILT_IN_MODELS = ("dinov2_small", "minilm", "bert_reactions")
 SEED = 0
 
 

@@ -31,6 +31,7 @@ import torch
 from accelerate import Accelerator
 from common import fit_head
 from datasets import Image, Value
+from finetune_common import label_settings
 from finetune_data import load_image_processor, load_splits, model_path
 from torch.utils.data import DataLoader
 from transformers import (
@@ -68,10 +69,8 @@ def main() -> None:
     config = AutoConfig.from_pretrained(path)
     images = type(config) in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
     train, test = load_splits(arguments.dataset, Image if images else Value, arguments.max_train, arguments.max_test)
-    names = dict(enumerate(train.features["label"].names))
-    labels = {"num_labels": len(names), "id2label": names, "label2id": {name: index for index, name in names.items()}}
     auto_class = AutoModelForImageClassification if images else AutoModelForSequenceClassification
-    model = auto_class.from_pretrained(path, ignore_mismatched_sizes=True, **labels).eval()
+    model = auto_class.from_pretrained(path, **label_settings(train.features["label"].names)).eval()
     processor = load_image_processor(path, arguments.image_size) if images else AutoTokenizer.from_pretrained(path)
 
     def prepare(inputs):

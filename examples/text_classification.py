@@ -43,6 +43,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from common import add_arguments, evaluate, fit_head, label_numbers, read_configs, report, results_of
+from finetune_data import model_path
 from text_data import BUILT_IN, MeanPooledClassifier, collate, load_labelled_texts, tokenize
 from torch.utils.data import DataLoader
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -68,10 +69,7 @@ def parse_arguments() -> argparse.Namespace:
     add_arguments(parser, [0.9, 0.8, 0.7], "outputs/text_classification")
     arguments = parser.parse_args()
     arguments.train_head = arguments.train_head or arguments.model is None
-    if arguments.model in (None, "bert_reactions"):
-        import real_assets
-
-        arguments.model = real_assets.bert_reactions() if arguments.model else real_assets.minilm()
+    arguments.model = model_path(arguments.model or "minilm")
     arguments.configs = read_configs(arguments)
     return arguments
 

@@ -16,25 +16,25 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from common import UNLABELLED
 from datasets import ClassLabel, Dataset, DatasetDict, Value, load_dataset
-from generated_reactions import generated_reactions
 from torch import nn
 from transformers import AutoModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 
-#: Data sets of `real_assets`, and a generated one: name → (function, settings).
+#: Name → (module, function, settings; `None` where there are no splits).
 BUILT_IN = {
-    "newsgroups": ("newsgroups", {}),
-    "reuters": ("reuters", {"subset": "r8"}),
-    "reuters_r52": ("reuters", {"subset": "r52"}),
-    "movie_snippets": ("movie_snippets", None),
-    "generated_reactions": ("generated_reactions", None),
+    "newsgroups": ("real_assets", "newsgroups", {}),
+    "reuters": ("real_assets", "reuters", {"subset": "r8"}),
+    "reuters_r52": ("real_assets", "reuters", {"subset": "r52"}),
+    "movie_snippets": ("real_assets", "movie_snippets", None),
+    "generated_reactions": ("generated_reactions", "generated_reactions", None),
 }
 SEED = 0
 
@@ -88,12 +88,8 @@ def load_labelled_texts(
 
 
 def _read_built_in(name: str) -> DatasetDict:
-    import real_assets
-
-    function, settings = BUILT_IN[name]
-    if function == "generated_reactions":
-        return DatasetDict({"generated": generated_reactions()})
-    read = getattr(real_assets, function)
+    module, function, settings = BUILT_IN[name]
+    read = getattr(importlib.import_module(module), function)
     if settings is None:
         return DatasetDict({"all": read()})
     return DatasetDict({split: read(split=split, **settings) for split in ("train", "test")})

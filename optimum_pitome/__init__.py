@@ -22,6 +22,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from ._import_hooks import when_imported
+from .loading import COMPOSERS, install, install_composer
 
 
 __version__ = "0.1.0"
@@ -63,14 +64,6 @@ def __getattr__(name: str):
     return value
 
 
-def _install(modeling_utils: ModuleType) -> None:
-    importlib.import_module(".loading", __name__).install(modeling_utils)
-
-
-def _install_composer(module: ModuleType) -> None:
-    importlib.import_module(".loading", __name__).install_composer(module)
-
-
 def _register_config(configuration_auto: ModuleType) -> None:
     importlib.import_module(".configuration", __name__).register(configuration_auto)
 
@@ -83,9 +76,9 @@ def _register_recipe_processors(function: str, auto_module: ModuleType) -> None:
     getattr(importlib.import_module(".recipe_processors", __name__), function)(auto_module)
 
 
-when_imported("transformers.modeling_utils", _install)
-for _name in ("vision_text_dual_encoder", "vision_encoder_decoder", "encoder_decoder"):
-    when_imported(f"transformers.models.{_name}.modeling_{_name}", _install_composer)
+when_imported("transformers.modeling_utils", install)
+for _name in COMPOSERS:
+    when_imported(f"transformers.models.{_name}.modeling_{_name}", install_composer)
 when_imported("transformers.models.auto.configuration_auto", _register_config)
 when_imported("transformers.models.auto.modeling_auto", _register_models)
 for _kind in ("image_processing", "tokenization", "processing"):

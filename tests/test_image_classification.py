@@ -15,9 +15,6 @@
 """The image classification example, as a user starts it: on a folder of pictures, and on two processes."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import common
@@ -26,6 +23,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from example_runs import assert_two_processes_give_the_numbers_of_one, results, run_here
 from image_data import load_labelled_pictures, model_labels
 from PIL import Image
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
@@ -34,7 +32,6 @@ from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 # Not on the floor: its AutoImageProcessor needs torchvision, which has no build for CPUs.
 pytestmark = pytest.mark.slow
 
-EXAMPLE = Path(image_classification.__file__)
 NAMES = ("dots", "stripes", "plain")
 
 
@@ -70,34 +67,16 @@ def model_folder(tmp_path_factory):
     return root
 
 
-def arguments(model, data, output, *more):
-    command = [
-        "--model",
-        model,
-        "--dataset",
-        data,
-        "--output-dir",
-        output,
-        "--ratios",
-        "0.9",
-        "0.8",
-        "--batch-size",
-        "4",
-    ]
-    return [str(part) for part in (*command, *more)]
+def arguments(model, data, *more):
+    return ["--model", model, "--dataset", data, "--ratios", "0.9", "0.8", "--batch-size", "4", *more]
 
 
-def run_here(monkeypatch, *args):
-    monkeypatch.setattr(sys, "argv", [str(EXAMPLE), *args])
-    image_classification.main()
-
-
-def results(folder):
-    return json.loads((folder / "results.json").read_text())["results"]
+def run(monkeypatch, model, data, output, *more):
+    run_here(monkeypatch, image_classification, *arguments(model, data, "--output-dir", output, *more))
 
 
 def test_a_folder_of_pictures(monkeypatch, capsys, tmp_path, model_folder, picture_folder):
-    run_here(monkeypatch, *arguments(model_folder, picture_folder, tmp_path))
+    run(monkeypatch, model_folder, picture_folder, tmp_path)
     dense, *merged = results(tmp_path)
     assert [row["ratio"] for row in (dense, *merged)] == [1.0, 0.9, 0.8]
     assert dense["agreement"] == 1.0 and dense["speed_up"] == 1.0 and dense["tokens"] == 65
@@ -123,21 +102,14 @@ def test_settings_and_a_trained_head(monkeypatch, tmp_path, model_folder, pictur
     settings = tmp_path / "settings.json"
     settings.write_text(json.dumps({"algorithm": "tome", "ratio": 0.7}))
     options = ("--train-head", "--pitome", settings, "--max-samples", "8")
-    run_here(monkeypatch, *arguments(model_folder, picture_folder, tmp_path, *options))
+    run(monkeypatch, model_folder, picture_folder, tmp_path, *options)
     assert [row["ratio"] for row in results(tmp_path)] == [1.0, 0.9, 0.8]
 
 
 @pytest.mark.slow
 def test_two_processes_give_the_numbers_of_one(monkeypatch, tmp_path, model_folder, picture_folder):
-    run_here(monkeypatch, *arguments(model_folder, picture_folder, tmp_path / "one", "--train-head"))
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
-    launch += ["--main_process_port", "0"]
-    command = [*launch, str(EXAMPLE), *arguments(model_folder, picture_folder, tmp_path / "two", "--train-head")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("2 process(es)") == 1  # only the main process reports
-    for one, two in zip(results(tmp_path / "one"), results(tmp_path / "two")):
-        assert {**one, "samples_per_second": 0, "speed_up": 0} == {**two, "samples_per_second": 0, "speed_up": 0}
+    options = arguments(model_folder, picture_folder, "--train-head")
+    assert_two_processes_give_the_numbers_of_one(monkeypatch, image_classification, options, tmp_path)
 
 
 def test_what_does_not_fit_says_so(tmp_path, picture_folder):

@@ -15,16 +15,12 @@
 """The text classification example, as a user starts it: on files of texts, with and without labels, and on two
 processes; and sentence-transformers on a rewritten encoder."""
 
-import json
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import real_assets
 import text_classification
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+from example_runs import assert_two_processes_give_the_numbers_of_one, results, run_here
 from generated_reactions import generated_reactions
 from PIL import Image
 from text_data import load_labelled_texts
@@ -35,9 +31,7 @@ from zoo.text import CLS, PAD, SEP, SIZES, VOCAB_SIZE
 from optimum_pitome import apply_pitome, pitome_disabled
 
 
-EXAMPLE = Path(text_classification.__file__)
 NAMES = ("low", "high")
-MERGED = {"samples_per_second": 0, "speed_up": 0}
 
 
 def sentence(index: int) -> str:
@@ -75,22 +69,16 @@ def model_folder(tmp_path_factory):
     return root
 
 
-def arguments(model, data, output, *more):
-    command = ["--model", model, "--dataset", data, "--output-dir", output, "--ratios", "0.8", "0.7"]
-    return [str(part) for part in (*command, "--batch-size", "4", *more)]
+def arguments(model, data, *more):
+    return ["--model", model, "--dataset", data, "--ratios", "0.8", "0.7", "--batch-size", "4", *more]
 
 
-def run_here(monkeypatch, *args):
-    monkeypatch.setattr(sys, "argv", [str(EXAMPLE), *args])
-    text_classification.main()
-
-
-def results(folder):
-    return json.loads((folder / "results.json").read_text())["results"]
+def run(monkeypatch, model, data, output, *more):
+    run_here(monkeypatch, text_classification, *arguments(model, data, "--output-dir", output, *more))
 
 
 def test_a_folder_of_texts(monkeypatch, capsys, tmp_path, model_folder, text_folder):
-    run_here(monkeypatch, *arguments(model_folder, text_folder, tmp_path))
+    run(monkeypatch, model_folder, text_folder, tmp_path)
     dense, *merged = results(tmp_path)
     assert [row["ratio"] for row in (dense, *merged)] == [1.0, 0.8, 0.7]
     assert dense["agreement"] == 1.0 and dense["speed_up"] == 1.0
@@ -112,7 +100,7 @@ def test_a_folder_of_texts(monkeypatch, capsys, tmp_path, model_folder, text_fol
 
 
 def test_a_trained_head_learns(monkeypatch, tmp_path, model_folder, text_folder):
-    run_here(monkeypatch, *arguments(model_folder, text_folder, tmp_path, "--train-head", "--max-train", 24))
+    run(monkeypatch, model_folder, text_folder, tmp_path, "--train-head", "--max-train", 24)
     dense = results(tmp_path)[0]
     assert dense["accuracy"] >= 0.9
 
@@ -121,7 +109,7 @@ def test_texts_without_labels(monkeypatch, capsys, tmp_path, model_folder, text_
     texts = Dataset.from_parquet(str(text_folder / "test.parquet")).remove_columns("label")
     (tmp_path / "data").mkdir()
     texts.to_parquet(tmp_path / "data" / "test.parquet")
-    run_here(monkeypatch, *arguments(model_folder, tmp_path / "data", tmp_path))
+    run(monkeypatch, model_folder, tmp_path / "data", tmp_path)
     assert all(row["accuracy"] is None and 0 < row["agreement"] <= 1 for row in results(tmp_path))
     assert "no column of class labels" in capsys.readouterr().out
     with pytest.raises(ValueError, match="one of class labels .to train a head."):
@@ -130,15 +118,8 @@ def test_texts_without_labels(monkeypatch, capsys, tmp_path, model_folder, text_
 
 @pytest.mark.slow
 def test_two_processes_give_the_numbers_of_one(monkeypatch, tmp_path, model_folder, text_folder):
-    run_here(monkeypatch, *arguments(model_folder, text_folder, tmp_path / "one", "--train-head"))
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
-    launch += ["--main_process_port", "0"]
-    command = [*launch, str(EXAMPLE), *arguments(model_folder, text_folder, tmp_path / "two", "--train-head")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("2 process(es)") == 1  # only the main process reports
-    for one, two in zip(results(tmp_path / "one"), results(tmp_path / "two")):
-        assert {**one, **MERGED} == {**two, **MERGED}
+    options = arguments(model_folder, text_folder, "--train-head")
+    assert_two_processes_give_the_numbers_of_one(monkeypatch, text_classification, options, tmp_path)
 
 
 def test_one_split_is_cut_in_two(tmp_path, text_folder):

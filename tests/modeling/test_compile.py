@@ -18,6 +18,7 @@ import pytest
 import torch
 from modeling.helpers import VISION, build, images
 from zoo import outputs_of
+from zoo.text import CASES, text_inputs
 
 from optimum_pitome import PiToMeConfig, apply_pitome
 
@@ -106,6 +107,21 @@ def test_export_with_a_padding_mask():
         for lengths in ([65, 40], [10, 33, 65]):
             mask = torch.arange(65).expand(len(lengths), -1) < torch.tensor(lengths)[:, None]
             inputs = {"pixel_values": images(len(lengths)), "attention_mask": mask}
+            output, expected = program(**inputs).last_hidden_state, model(**inputs).last_hidden_state
+            torch.testing.assert_close(output[mask], expected[mask], atol=1e-5, rtol=1e-5)
+
+
+def test_export_with_any_length_and_a_floor():
+    """Texts of other lengths than the example's, some at the floor and some above it."""
+    case = next(case for case in CASES if case.id == "BertModel")
+    model = apply_pitome(case.build(), {"ratio": 0.7, "min_tokens": 9})
+    inputs = text_inputs(2)
+    shapes = {name: {0: torch.export.Dim("batch", min=1, max=16), 1: torch.export.Dim.DYNAMIC} for name in inputs}
+    with torch.no_grad():
+        program = torch.export.export(model, (), inputs, dynamic_shapes=shapes, strict=False).module()
+        for length in (24, 40, 30):
+            inputs = text_inputs(3, lengths=(length, 13, 9), num_tokens=length)
+            mask = inputs["attention_mask"].bool()
             output, expected = program(**inputs).last_hidden_state, model(**inputs).last_hidden_state
             torch.testing.assert_close(output[mask], expected[mask], atol=1e-5, rtol=1e-5)
 
