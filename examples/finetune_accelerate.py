@@ -15,9 +15,8 @@
 """Fine-tunes an image classifier while it merges tokens, in a bare Accelerate loop.
 
     python examples/finetune_accelerate.py --ratio 0.9
-    accelerate launch --num_processes 2 examples/finetune_accelerate.py --ratio 0.9              # DDP on 2 GPUs
+    accelerate launch --multi_gpu --num_processes 2 examples/finetune_accelerate.py     # DDP; without a GPU on the CPU
     accelerate launch --config_file examples/accelerate_configs/fsdp2.yaml examples/finetune_accelerate.py
-    ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 examples/finetune_accelerate.py          # DDP on a CPU
 
 What merging adds to an ordinary loop is marked below; `pitome=` comes before `prepare` wraps the model.
 `--batch_size` counts the pictures of all processes, so any number of them computes the same losses.
@@ -65,6 +64,8 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     args = parse_arguments()
     accelerator = Accelerator(
+        # Said outright, or processes on a machine without GPU would not join (accelerate 1.15).
+        cpu=not torch.accelerator.is_available(),
         gradient_accumulation_steps=args.gradient_accumulation_steps,
         # The same order of the same batches for any number of processes.
         dataloader_config=DataLoaderConfiguration(split_batches=True, use_seedable_sampler=True),

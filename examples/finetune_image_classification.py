@@ -17,7 +17,7 @@
 python examples/finetune_image_classification.py --output_dir outputs/finetune --ratio 0.9
 python examples/finetune_image_classification.py --output_dir outputs/dense --ratio 1.0       # to compare with
 python examples/finetune_image_classification.py --output_dir outputs/many --schedule random --ratio_range 0.8 1.0
-accelerate launch --num_processes 2 examples/finetune_image_classification.py ...             # DDP; FSDP2 and
+accelerate launch --multi_gpu --num_processes 2 examples/finetune_image_classification.py ...  # DDP; FSDP2 and
                                             # DeepSpeed by the configuration files in examples/accelerate_configs
 """
 

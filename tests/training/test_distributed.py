@@ -36,13 +36,11 @@ TOLERANCE = 1e-5
 
 
 def launch(*command, num_processes=2):
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     environment["PYTHONPATH"] = os.pathsep.join(map(str, (ROOT, ROOT / "tests", os.environ.get("PYTHONPATH", ""))))
-    if num_processes == 1:
-        launcher = ["accelerate.commands.accelerate_cli", "launch", "--cpu", "--num_processes", "1"]
-    else:
-        # `accelerate launch` starts several processes for accelerators and for MPI only; torchrun does on any machine.
-        launcher = ["torch.distributed.run", "--standalone", "--nproc_per_node", str(num_processes)]
+    # Without a GPU, --multi_gpu starts several processes on the CPU (gloo); --cpu would start one.
+    several = ["--multi_gpu", "--main_process_port", "0"] if num_processes > 1 else ["--cpu"]
+    launcher = ["accelerate.commands.launch", "--num_processes", str(num_processes), *several]
     command = [sys.executable, "-m", *launcher, *map(str, command)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-3000:]
