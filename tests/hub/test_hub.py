@@ -105,6 +105,7 @@ def test_a_card_that_somebody_wrote_stays(hub):
 def test_the_card_of_a_trained_model(hub):
     found = card(hub, "me/trained")
     assert {"pitome", "generated_from_trainer"} <= set(found.data.tags) and found.data.base_model == "me/base"
+    assert '"ratio": 0.7' in found.text and found.data.library_name == "transformers"
 
 
 def test_what_is_private_and_what_is_missing(client, hub):

@@ -22,7 +22,7 @@ from huggingface_hub import HfApi
 from transformers import Trainer, TrainingArguments, ViTForImageClassification, ViTImageProcessorPil
 from zoo.vit import vit_config
 
-from optimum_pitome import PiToMeConfig, apply_pitome, pitome_disabled
+from optimum_pitome import PiToMeCallback, PiToMeConfig, apply_pitome, pitome_disabled
 from optimum_pitome.analysis.evaluation import evaluate_classifier
 
 
@@ -59,7 +59,7 @@ rows = [{"pixel_values": pixels, "labels": index} for index, pixels in enumerate
 arguments = TrainingArguments(
     sys.argv[1], push_to_hub=True, hub_model_id="me/trained", max_steps=2, save_steps=1, report_to=[], use_cpu=True
 )
-trainer = Trainer(apply_pitome(model, 0.7), arguments, train_dataset=rows)
+trainer = Trainer(model, arguments, train_dataset=rows, callbacks=[PiToMeCallback(0.7)])
 trainer.train()
 trainer.push_to_hub()
 expected["trained"] = outputs(model)
