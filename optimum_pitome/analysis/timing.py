@@ -37,7 +37,7 @@ class Timing:
     """Medians over the rounds of a [`DenseMergedTimer`].
 
     Attributes:
-        dense_ms, merged_ms (`float`): milliseconds of one forward without and with merging.
+        dense_ms, merged_ms (`float`): milliseconds of one run without and with merging.
         speedup (`float`): dense over merged time; the median of the ratios inside the rounds.
         speedup_low, speedup_high (`float`): quartiles of those ratios.
         rounds (`int`): how often each was timed.
@@ -58,10 +58,10 @@ class Timing:
 
 
 class DenseMergedTimer:
-    """Times the dense and the merged forward of one rewritten model, alternating in one process.
+    """Times the dense and the merged forward (or training step) of one rewritten model, alternating in one process.
 
     A machine that slows down or is shared slows both, and which of the two goes first changes from round to round;
-    the medians forgive what hits one of them. The first round is preceded by `warmup` rounds that do not count.
+    the medians forgive what hits one of them.
 
     Example:
 
@@ -71,16 +71,21 @@ class DenseMergedTimer:
         timer.run(lambda: model(**inputs))
     print(timer.result())
     ```
+
+    Args:
+        model (`torch.nn.Module`): a rewritten model.
+        warmup (`int`, *optional*, defaults to 1): rounds before the first, not timed.
+        gradients (`bool`, *optional*, defaults to `False`): whether gradients are recorded, for training steps.
     """
 
-    def __init__(self, model: nn.Module, warmup: int = 1):
-        self._model, self._warmup = model, warmup
+    def __init__(self, model: nn.Module, warmup: int = 1, gradients: bool = False):
+        self._model, self._warmup, self._gradients = model, warmup, gradients
         self._seconds: dict[str, list[float]] = {"dense": [], "merged": []}
 
     def run(self, forward: Callable[[], Output]) -> tuple[Output, Output]:
-        """One round. Returns what `forward` returned dense and merged; no gradients are recorded."""
+        """One round. Returns what `forward` returned dense and merged."""
         outputs = {}
-        with torch.no_grad():
+        with torch.set_grad_enabled(self._gradients):
             for _ in range(self._warmup):
                 self._timed("dense", forward)
                 self._timed("merged", forward)

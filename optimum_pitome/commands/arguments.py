@@ -77,11 +77,13 @@ def add_evaluation(parser: argparse.ArgumentParser) -> None:
 def add_benchmark(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, nargs="+", default=[1, 8, 32], help="One or several (1 8 32).")
     parser.add_argument("--num-tokens", type=int, help="Length of the texts (default: the model's longest).")
+    parser.add_argument("--image-size", type=int, help="Side of the pictures in pixels (default: the model's).")
     parser.add_argument("--rounds", type=int, default=20, help="How often each is timed (20).")
     parser.add_argument("--warmup", type=int, default=3, help="Rounds before that, which do not count (3).")
     parser.add_argument("--device", default="cpu", help="Such as cpu (default) or cuda.")
     parser.add_argument("--dtype", default="float32", help="Such as bfloat16 (default: float32).")
     parser.add_argument("--compile", action="store_true", help="Time both under torch.compile.")
+    parser.add_argument("--training", action="store_true", help="Time training steps (forward, backward, AdamW).")
 
 
 def settings_from(args: argparse.Namespace) -> dict[str, Any] | None:

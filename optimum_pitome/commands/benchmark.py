@@ -18,14 +18,17 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig, AutoModel, PreTrainedConfig
 from transformers.utils import logging
 
 from ..analysis import pitome_summary
 from ..analysis.timing import DenseMergedTimer
 from ..configuration import PiToMeConfig
+from ..recipes import base_model_of
 from .arguments import settings_from
 
 
@@ -43,12 +46,17 @@ def _benchmark(args: argparse.Namespace) -> None:
         raise ValueError(f"--dtype {args.dtype}: expected float32, bfloat16 or float16.")
     settings = settings_from(args)
     config = AutoConfig.from_pretrained(args.model, revision=args.revision)
-    if settings is None and not hasattr(config, "pitome") and not isinstance(config, PiToMeConfig):
+    if isinstance(config, PiToMeConfig):
+        settings = config if settings is None else settings
+        config = AutoConfig.from_pretrained(base_model_of(config, args.model))
+    if settings is None and not hasattr(config, "pitome"):
         settings = {}  # the defaults
     keyword = {} if settings is None else {"pitome": settings}
+    if args.image_size is not None:
+        _set_image_size(config, args.image_size)
     torch.manual_seed(0)
     # How long a forward takes does not depend on the weights: none are read.
-    model = AutoModel.from_config(config, dtype=getattr(torch, args.dtype), **keyword).eval()
+    model = AutoModel.from_config(config, dtype=getattr(torch, args.dtype), **keyword).train(args.training)
     inputs = {size: _inputs(model, size, args.num_tokens) for size in args.batch_size}
     # What the model really gets: an image's tokens follow from its size.
     summary = pitome_summary(model, num_tokens=args.num_tokens)
@@ -58,26 +66,49 @@ def _benchmark(args: argparse.Namespace) -> None:
         raise ValueError(f"--device {args.device}: {error}") from None
     sys.stdout.write(
         f"{type(model).__name__}, {summary.tokens[0]} tokens, {args.dtype} on {model.device}"
-        f"{', compiled' if args.compile else ''}; {summary.flops_ratio:.2f}x fewer operations than dense\n"
+        f"{', compiled' if args.compile else ''}{', training steps' if args.training else ''}; "
+        f"{summary.flops_ratio:.2f}x fewer operations than dense\n"
     )
     row = "{:>5}  {:>10}  {:>10}  {:>8}  {}\n"
     sys.stdout.write(row.format("batch", "dense, ms", "merged, ms", "speed-up", "quartiles"))
     forward = torch.compile(model) if args.compile else model
     for size in args.batch_size:
         batch = {name: tensor.to(model.device) for name, tensor in inputs[size].items()}
-        timer = DenseMergedTimer(model, args.warmup)
+        timer = DenseMergedTimer(model, args.warmup, gradients=args.training)
+        run = _training_step(forward, model) if args.training else forward
         for _ in logging.tqdm(range(args.rounds), desc=f"batch of {size}", leave=False):
-            timer.run(lambda: forward(**batch))
+            timer.run(lambda: run(**batch))
         timing = timer.result()
         numbers = (f"{timing.dense_ms:.4g}", f"{timing.merged_ms:.4g}", f"{timing.speedup:.2f}x")
         sys.stdout.write(row.format(size, *numbers, f"{timing.speedup_low:.2f} to {timing.speedup_high:.2f}"))
+
+
+def _set_image_size(config: PreTrainedConfig, size: int) -> None:
+    patch = getattr(config, "patch_size", None)
+    if not hasattr(config, "image_size") or patch is None:
+        raise ValueError("--image-size is for models of images.")
+    if size < patch or size % patch:
+        raise ValueError(f"--image-size {size}: expected a multiple of the patch size, {patch}.")
+    config.image_size = size
+
+
+def _training_step(forward: Callable[..., Any], model: torch.nn.Module) -> Callable[..., None]:
+    """Forward, backward, and update. What the loss is does not matter for the time."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
+
+    def step(**batch: torch.Tensor) -> None:
+        forward(**batch)[0].float().square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
 
 
 def _inputs(model: torch.nn.Module, batch_size: int, num_tokens: int | None) -> dict[str, torch.Tensor]:
     """Random inputs of the configured size."""
     if model.main_input_name == "pixel_values":
         if num_tokens is not None:
-            raise ValueError("--num-tokens is for texts: an image's tokens follow from the model's image size.")
+            raise ValueError("--num-tokens is for texts: an image's tokens follow from its size (--image-size).")
         size = model.config.image_size
         height, width = (size, size) if isinstance(size, int) else size
         pixels = torch.randn(batch_size, model.config.num_channels, height, width)

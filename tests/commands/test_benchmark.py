@@ -15,6 +15,7 @@
 """`optimum-cli pitome benchmark`."""
 
 import pytest
+import torch
 from transformers import BertConfig
 from zoo.vit import vit_config
 
@@ -53,6 +54,24 @@ def test_texts_and_recipes(optimum_cli, bert, tmp_path):
         "pitome", "benchmark", bert, "--batch-size", 2, "--num-tokens", 32, "--dtype", "bfloat16", *QUICK
     )
     assert "BertModel, 32 tokens, bfloat16" in text
+    assert "--image-size is for models of images" in optimum_cli(
+        "pitome", "benchmark", bert, "--image-size", 32, *QUICK, code=2
+    )
+
+
+def test_training_steps_and_image_size(optimum_cli, vit, monkeypatch):
+    steps = []
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda optimizer: steps.append(gradients(optimizer)))
+    options = ("--training", "--image-size", 16, "--batch-size", 2, *QUICK)
+    text = optimum_cli("pitome", "benchmark", vit, "--ratio", 0.8, *options)
+    assert "ViTModel, 17 tokens, float32 on cpu, training steps" in text
+    assert len(steps) == 6 and min(steps) > 0  # three rounds, dense and merged
+
+
+def gradients(optimizer):
+    return sum(
+        p.grad.abs().sum().item() for group in optimizer.param_groups for p in group["params"] if p.grad is not None
+    )
 
 
 @pytest.mark.parametrize(
@@ -63,6 +82,7 @@ def test_texts_and_recipes(optimum_cli, bert, tmp_path):
         (["--dtype", "float7"], "--dtype float7: expected"),
         (["--device", "nowhere"], "--device nowhere"),
         (["--num-tokens", 9], "--num-tokens is for texts"),
+        (["--image-size", 17], "a multiple of the patch size, 4"),
         (["--ratio", 0.1], "ratio=0.1 is out of range"),
     ],
 )

@@ -57,7 +57,9 @@ class PiToMeEvaluateCommand(BaseOptimumCLICommand):
 
 
 class PiToMeBenchmarkCommand(BaseOptimumCLICommand):
-    COMMAND = CommandInfo("benchmark", help="Latency dense and merged, on random inputs. Reads no weights.")
+    COMMAND = CommandInfo(
+        "benchmark", help="Time of forwards or training steps, dense and merged, on random inputs. Reads no weights."
+    )
 
     @staticmethod
     def parse_args(parser):
