@@ -74,8 +74,11 @@ def train(trainer: Trainer) -> None:
     """Trains (or resumes), saves, and writes `results.json`: the last accuracies and the seconds per step."""
     result = trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
     trainer.save_model()
-    metrics = {"train_seconds_per_step": result.metrics["train_runtime"] / trainer.state.global_step}
+    seconds, metrics = result.metrics["train_runtime"], {}
     for entry in trainer.state.log_history:
         metrics.update({name: value for name, value in entry.items() if name.endswith("_accuracy")})
+        # The evaluations between the steps are part of what the Trainer calls its running time.
+        seconds -= sum(value for name, value in entry.items() if name.startswith("eval") and name.endswith("_runtime"))
+    metrics["train_seconds_per_step"] = seconds / trainer.state.global_step
     if trainer.is_world_process_zero():
         (Path(trainer.args.output_dir) / "results.json").write_text(json.dumps(metrics, indent=2))

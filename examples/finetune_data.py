@@ -16,11 +16,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from datasets import ClassLabel, Dataset, DatasetDict, Image, Value, load_dataset
 from transformers import AutoImageProcessor
 
 
-#: Names of this repository's packaged assets (`examples/fetch_assets.sh`): name → how to read a split.
+#: What `examples/fetch_assets.sh` fetches.
 BUILT_IN_DATA = ("fashion_mnist", "newsgroups", "reuters", "movie_snippets")
 BUILT_IN_MODELS = ("dinov2_small", "minilm", "bert_reactions")
 SEED = 0
@@ -56,6 +58,14 @@ def load_splits(name: str, column_type: type, max_train: int | None, max_test: i
     return parts[0], parts[1]
 
 
+def save_test_part(test: Dataset, name: str, folder: Path) -> Path:
+    """Saves a part from `load_splits` below `folder`, with columns that `optimum-cli pitome evaluate` knows."""
+    path = folder / Path(name).name
+    column = "image" if isinstance(test.features["input"], Image) else "text"
+    test.rename_column("input", column).save_to_disk(path)
+    return path
+
+
 def model_path(name: str) -> str:
     """The folder of one of `BUILT_IN_MODELS`; any other name as it is."""
     if name not in BUILT_IN_MODELS:
@@ -69,7 +79,7 @@ def load_image_processor(path: str, side: int | None):
     """The model's own, for pictures of `side` pixels (`None`: of the size that it is made for)."""
     if side is None:
         return AutoImageProcessor.from_pretrained(path)
-    sizes = {"size": {"shortest_edge": side * 8 // 7}, "crop_size": {"height": side, "width": side}}
+    sizes = {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}
     return AutoImageProcessor.from_pretrained(path, **sizes)
 
 

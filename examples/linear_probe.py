@@ -32,7 +32,7 @@ from accelerate import Accelerator
 from common import fit_head
 from datasets import Image, Value
 from finetune_common import label_settings
-from finetune_data import load_image_processor, load_splits, model_path
+from finetune_data import load_image_processor, load_splits, model_path, save_test_part
 from torch.utils.data import DataLoader
 from transformers import (
     AutoConfig,
@@ -87,9 +87,7 @@ def main() -> None:
     name = f"{Path(arguments.model).name}-{Path(arguments.dataset).name}".replace("_", "-")
     model.save_pretrained(arguments.output_dir / name)
     processor.save_pretrained(arguments.output_dir / name)
-    data = arguments.output_dir / Path(arguments.dataset).name
-    test.rename_column("input", "image" if images else "text").save_to_disk(data)
-    print(f"{arguments.output_dir / name}\n{data}")
+    print(arguments.output_dir / name, save_test_part(test, arguments.dataset, arguments.output_dir), sep="\n")
 
 
 if __name__ == "__main__":
