@@ -94,6 +94,7 @@ def write_card(
     repository: str | None = None,
     evaluations: list[Evaluation] | None = None,
     name: str | None = None,
+    base_model: str | None = None,
 ) -> Path | None:
     """Writes `README.md` for a rewritten model into `directory`, or brings it up to date. What somebody wrote stays.
 
@@ -103,6 +104,7 @@ def write_card(
         repository (`str`, *optional*): Hub id that the card is for.
         evaluations (`list[Evaluation]`, *optional*): defaults to what is known to hold for the model.
         name (`str`, *optional*): what the title calls the model; defaults to `repository`, else to its class.
+        base_model (`str`, *optional*): Hub id of what it was made from; defaults to where it was loaded from.
 
     Returns:
         `pathlib.Path`, or `None` if there is a card that somebody wrote or edited, or that is up to date.
@@ -119,7 +121,7 @@ def write_card(
         auto_class=_auto_class(model),
         settings=PiToMeConfig.from_value(model.config.pitome).to_pitome_dict(),
         recipe=False,
-        base_model=_hub_id(model.config.name_or_path),
+        base_model=base_model or _hub_id(model.config.name_or_path),
         repository=repository,
         summary=summary,
     )

@@ -25,6 +25,7 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.utils import validate_repo_id
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -65,6 +66,8 @@ def _evaluate(args: argparse.Namespace) -> tuple[PreTrainedConfig, Evaluation, A
             f"--model-card {args.model_card}: there is a card that somebody wrote or edited. It is not overwritten: "
             "name another file."
         )
+    if args.base_model is not None:
+        validate_repo_id(args.base_model)
     if args.batch_size < 1:
         raise ValueError(f"--batch-size {args.batch_size}: expected at least 1.")
     settings = settings_from(args)
@@ -114,9 +117,9 @@ def _name(dataset: str) -> str:
 
 def _write_card(args: argparse.Namespace, config: PreTrainedConfig, evaluation: Evaluation, model: Any) -> Path:
     known = {"repository": None if Path(args.model).exists() else args.model, "evaluations": [evaluation]}
-    if isinstance(config, PiToMeConfig):
+    if isinstance(config, PiToMeConfig):  # names its base model itself
         auto_class = AUTO_CLASSES[args.task].__name__
         return write_recipe_card(config, args.model_card, auto_class=auto_class, **known)
     if not hasattr(config, "pitome"):
         known["repository"] = None  # what is there is the dense model
-    return write_card(model, args.model_card, name=Path(args.model).name, **known)
+    return write_card(model, args.model_card, name=Path(args.model).name, base_model=args.base_model, **known)

@@ -122,8 +122,11 @@ def test_pairs_of_texts_and_a_rewritten_checkpoint(evaluate, tmp_path):
     model.save_pretrained(tmp_path)
     PreTrainedTokenizerFast.from_pretrained("bert").save_pretrained(tmp_path)
     options = ["--task", "text-classification", "--dataset", "pairs", "--input-columns", "first", "second"]
-    assert "12 samples" in evaluate(tmp_path, *options, "--model-card", tmp_path, "--max-length", 16)
+    options += ["--model-card", tmp_path, "--base-model"]
+    assert "Repo id must use alphanumeric" in evaluate(tmp_path, *options, "not an id", code=2)
+    assert "12 samples" in evaluate(tmp_path, *options, "me/bert", "--max-length", 16)
     card = ModelCard.load(tmp_path / "README.md")
+    assert card.data.base_model == "me/bert"
     settings = json.loads(card.text.partition("```json")[2].partition("```")[0])
     assert settings["layers"] == [0] and "pairs, 12 samples" in card.text
 
