@@ -17,6 +17,7 @@
 import json
 import sys
 
+import compare_runs
 import finetune_image_classification
 import finetune_text_classification
 import numpy as np
@@ -99,3 +100,21 @@ def test_data_errors(tmp_path):
     (tmp_path / "data" / "test.parquet").unlink()
     with pytest.raises(ValueError, match="training needs 'train', and 'test' or 'validation'"):
         load_splits(str(tmp_path / "data"), Value, None, None)
+
+
+def test_runs_side_by_side(tmp_path, monkeypatch, capsys):
+    runs = {
+        "dense-0": (1.0, {"eval_accuracy": 0.9, "eval_r0.8_accuracy": 0.7}),
+        "dense-1": (1.0, {"eval_accuracy": 0.8, "eval_r0.8_accuracy": 0.8}),
+        "aware-0": (0.8, {"eval_accuracy": 0.85}),
+        "aware-1": (0.8, {"eval_accuracy": 0.85}),
+    }
+    for name, (ratio, accuracies) in runs.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps({"pitome": {"ratio": ratio}}))
+        (tmp_path / name / "results.json").write_text(json.dumps({**accuracies, "train_seconds_per_step": 0.5}))
+    monkeypatch.setattr(sys, "argv", ["compare", *(str(tmp_path / name) for name in runs)])
+    compare_runs.main()
+    dense, at_08, aware = (line.split() for line in capsys.readouterr().out.splitlines()[1:])
+    assert dense == ["dense", "1.0", "85.00", "±", "5.00", "0.5"] and at_08[:3] == ["dense", "0.8", "75.00"]
+    assert aware == "aware 0.8 85.00 ± 0.00 +10.00 ± 5.00 +0.00 ± 5.00 0.5".split()
