@@ -18,10 +18,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from transformers.utils import logging
+
 from ..configuration import PiToMeConfig
 from ..merging import KeepRatio, MergeSpec
 from .registry import Architecture
 
+
+logger = logging.get_logger(__name__)
 
 #: What measured best on real weights (README, "Settings"); an architecture's `defaults` go before.
 PACKAGE_DEFAULTS: dict[str, Any] = {
@@ -73,6 +77,12 @@ def resolve_specs(
             settings["importance"] = 0.0
         ratio = KeepRatio.from_float(ratios[index] if merges else 1.0, config.min_tokens or 0)
         specs.append(MergeSpec(ratio, **{k: v for k, v in settings.items() if k not in ("layers", "unmerge")}))
+    unused = [name for name in ("margin", "alpha") if getattr(config, name) is not None]
+    if unused and all(spec.energy == "nearest" or spec.algorithm in ("tome", "random") for spec in specs):
+        logger.warning_once(
+            f"{' and '.join(unused)} without effect here: algorithm={specs[0].algorithm!r} with "
+            f"energy={specs[0].energy!r} has no such parameter. Set energy='paper', say, or leave it out."
+        )
     return tuple(specs)
 
 

@@ -42,7 +42,7 @@ from optimum_pitome import (
     register_architecture,
     remove_pitome,
 )
-from optimum_pitome.modeling import registry
+from optimum_pitome.modeling import registry, resolve
 from optimum_pitome.modeling.registry import SUPPORTED_MODEL_TYPES
 from optimum_pitome.modeling.rewrite import rewritten_encoders
 
@@ -134,6 +134,15 @@ def test_layers_and_ratios(settings, expected):
         lengths.append(patches + 1)
         patches -= int(round(1e6 * patches * (1 - ratio)) // 1e6)
     assert [output[f"attentions.{i}"].shape[-1] for i in range(4)] == lengths
+
+
+def test_parameters_without_effect_are_mentioned(monkeypatch):
+    said = []
+    monkeypatch.setattr(resolve.logger, "warning_once", said.append)
+    apply_pitome(build(), PiToMeConfig(margin=0.5, energy="paper"))
+    assert not said
+    apply_pitome(build(), PiToMeConfig(margin=0.5, alpha=2.0))
+    assert "margin and alpha without effect here" in said[0] and "energy='nearest'" in said[0]
 
 
 def test_margins_per_layer():
