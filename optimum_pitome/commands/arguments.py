@@ -19,7 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
@@ -85,6 +85,11 @@ def add_benchmark(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", default="float32", help="Such as bfloat16 (default: float32).")
     parser.add_argument("--compile", action="store_true", help="Time both under torch.compile.")
     parser.add_argument("--training", action="store_true", help="Time training steps (forward, backward, AdamW).")
+
+
+def fail(parser: argparse.ArgumentParser, error: Exception) -> NoReturn:
+    """Ends the command with the message alone: the usage says nothing about what lies in files."""
+    parser.exit(2, f"{parser.prog}: error: {error}\n")
 
 
 def settings_from(args: argparse.Namespace) -> dict[str, Any] | None:

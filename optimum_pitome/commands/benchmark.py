@@ -29,14 +29,14 @@ from ..analysis import pitome_summary
 from ..analysis.timing import DenseMergedTimer
 from ..configuration import PiToMeConfig
 from ..recipes import base_model_of
-from .arguments import settings_from
+from .arguments import fail, settings_from
 
 
 def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     try:
         _benchmark(args)
     except (ValueError, OSError, ImportError) as error:
-        parser.error(str(error))
+        fail(parser, error)
 
 
 def _benchmark(args: argparse.Namespace) -> None:
@@ -70,7 +70,7 @@ def _benchmark(args: argparse.Namespace) -> None:
         f"{summary.flops_ratio:.2f}x fewer operations than dense\n"
     )
     row = "{:>5}  {:>10}  {:>10}  {:>8}  {}\n"
-    sys.stdout.write(row.format("batch", "dense, ms", "merged, ms", "speed-up", "quartiles"))
+    sys.stdout.write(row.format("batch", "dense, ms", "merged, ms", "speed-up", f"quartiles of {args.rounds} rounds"))
     forward = torch.compile(model) if args.compile else model
     for size in args.batch_size:
         batch = {name: tensor.to(model.device) for name, tensor in inputs[size].items()}

@@ -40,7 +40,7 @@ from ..analysis.labelled_data import batches, class_indices, find_columns, load_
 from ..analysis.results import Evaluation
 from ..cards import may_write, write_card, write_recipe_card
 from ..configuration import PiToMeConfig
-from .arguments import settings_from
+from .arguments import fail, settings_from
 
 
 AUTO_CLASSES = {
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
             written = _write_card(args, config, evaluation, model)
             sys.stdout.write(f"Model card: {written}\n")
     except (ValueError, OSError, ImportError, HfHubHTTPError) as error:
-        parser.error(str(error))
+        fail(parser, error)
 
 
 def _evaluate(args: argparse.Namespace) -> tuple[PreTrainedConfig, Evaluation, Any]:
@@ -67,6 +67,8 @@ def _evaluate(args: argparse.Namespace) -> tuple[PreTrainedConfig, Evaluation, A
             "name another file."
         )
     if args.base_model is not None:
+        if args.model_card is None:
+            raise ValueError("--base-model is for the card: name one with --model-card.")
         validate_repo_id(args.base_model)
     if args.batch_size < 1:
         raise ValueError(f"--batch-size {args.batch_size}: expected at least 1.")

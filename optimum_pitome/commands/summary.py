@@ -24,7 +24,7 @@ from transformers import AutoConfig, AutoModel
 
 from ..analysis import pitome_summary
 from ..configuration import PiToMeConfig
-from .arguments import settings_from
+from .arguments import fail, settings_from
 
 
 def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
@@ -39,5 +39,5 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
             model = AutoModel.from_config(config, **keyword)
         summary = pitome_summary(model, num_tokens=args.num_tokens, count=args.count)
     except (ValueError, OSError) as error:
-        parser.error(str(error))
+        fail(parser, error)
     sys.stdout.write(f"{summary}\n")

@@ -45,7 +45,7 @@ class AttachedCallback(TrainerCallback):
     def check_attached(self) -> None:
         """
         Raises:
-            ValueError: if there is no trainer.
+            ValueError: if there is no trainer, or two callbacks that set the ratios.
         """
         if self.trainer is None:
             name = type(self).__name__
@@ -53,6 +53,10 @@ class AttachedCallback(TrainerCallback):
                 f"{name} does not know its Trainer. Pass it as Trainer(callbacks=[callback]), or call "
                 "callback.attach(trainer)."
             )
+        others = [other for other in self.trainer.callback_handler.callbacks if isinstance(other, AttachedCallback)]
+        if len(others) > 1:
+            names = " and ".join(type(other).__name__ for other in others)
+            raise ValueError(f"{names} of one Trainer would each set the ratios. Keep one of them.")
 
 
 def _attach_callbacks(trainer_class: type[Trainer]) -> None:

@@ -54,11 +54,13 @@ class FlopsBudget:
         if not self.layers:
             raise ValueError("No layer of the model merges (ratio 1.0). Start from settings that merge, such as 0.9.")
         self._cache: dict[tuple, float] = {}
+        if isinstance(flops_ratio, bool) or not isinstance(flops_ratio, (int, float)):
+            raise ValueError(f"flops_ratio={flops_ratio!r}: expected how many times fewer operations, such as 1.5.")
         most = self.ratio_of([MIN_RATIO] * len(self.layers))
         if not 1 < flops_ratio <= most:
             raise ValueError(
-                f"flops_ratio={flops_ratio:g} is out of reach: with these layers, at this length, it lies between 1 "
-                f"(dense) and {most:.2f} (half of the tokens gone in every layer)."
+                f"flops_ratio={flops_ratio:g} is out of reach: with these layers, at this length, it lies above 1 "
+                f"(dense) and goes up to {most:.2f} (half of the tokens gone in every layer)."
             )
 
     def config(self, ratios: list[float]) -> PiToMeConfig:

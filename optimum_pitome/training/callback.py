@@ -16,27 +16,32 @@
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
 import functools
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, Trainer
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, speed_metrics
+from transformers import Trainer
+from transformers.trainer_utils import speed_metrics
 from transformers.utils import logging
 
 from ..analysis import pitome_summary
-from ..configuration import PiToMeConfig
+from ..checks import check_number
+from ..configuration import MIN_RATIO, PiToMeConfig
 from ..modeling.rewrite import apply_pitome, rewritten_encoders
 from .attach import AttachedCallback
-from .card import add_settings
+from .card import add_settings, describe_adapters
 from .distillation import DenseDistillation
 from .resume import repair_loading
 from .schedule import RatioSchedule, RatioScheduler, unwrap, with_ratio
 
 
 logger = logging.get_logger(__name__)
+
+_SCHEDULE_ARGUMENTS = tuple(f.name for f in dataclasses.fields(RatioSchedule) if f.name not in ("kind", "seed"))
 
 
 class PiToMeCallback(AttachedCallback):
@@ -62,7 +67,7 @@ class PiToMeCallback(AttachedCallback):
             `"constant"`, `"linear"`, `"cosine"`, `"stepped"` or `"random"`, with the arguments of [`RatioSchedule`].
         start, end, levels, milestones, ratio_range, seed (*optional*):
             See [`RatioSchedule`]; `seed` defaults to that of the training arguments.
-        eval_ratios (`list[float]`, *optional*):
+        eval_ratios (`float` or `list[float]`, *optional*):
             Ratios at which every evaluation is repeated. Their metrics join the others with the ratio in the name
             (`eval_r0.8_accuracy`), where `metric_for_best_model` and early stopping find them.
         distillation ([`DenseDistillation`] or `bool`, *optional*): adds its divergence to the training loss.
@@ -78,13 +83,21 @@ class PiToMeCallback(AttachedCallback):
         config: Any = None,
         schedule: str | RatioSchedule = "linear",
         *,
-        eval_ratios: list[float] | None = None,
+        eval_ratios: float | list[float] | None = None,
         distillation: DenseDistillation | bool | None = None,
         num_tokens: int | None = None,
         seed: int | None = None,
         **schedule_arguments: Any,
     ):
         self.config = PiToMeConfig.from_value(config)
+        unknown = [name for name in schedule_arguments if name not in _SCHEDULE_ARGUMENTS]
+        if unknown:
+            close = difflib.get_close_matches(unknown[0], _SCHEDULE_ARGUMENTS, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise ValueError(
+                f"PiToMeCallback has no argument {unknown[0]!r}.{hint} Of the schedule: "
+                f"{', '.join(_SCHEDULE_ARGUMENTS)}; what concerns the merging itself goes into config."
+            )
         if isinstance(schedule, RatioSchedule):
             if schedule_arguments or seed is not None:
                 given = ", ".join([*schedule_arguments, *(["seed"] if seed is not None else [])])
@@ -95,9 +108,11 @@ class PiToMeCallback(AttachedCallback):
                 schedule, seed=default_seed if seed is None else seed, **schedule_arguments
             )
         self._make_schedule(0)  # an error shows here, not in the first step
-        self.eval_ratios = [float(ratio) for ratio in eval_ratios or ()]
-        if self.eval_ratios:
-            PiToMeConfig(ratio=self.eval_ratios)
+        eval_ratios = check_number("eval_ratios", eval_ratios or None, MIN_RATIO, 1.0, listable=True, optional=True)
+        eval_ratios = eval_ratios if isinstance(eval_ratios, list) else [eval_ratios] * (eval_ratios is not None)
+        self.eval_ratios = list(dict.fromkeys(eval_ratios))
+        if not isinstance(distillation, (bool, DenseDistillation, type(None))):
+            raise ValueError(f"distillation={distillation!r}: expected True, False, or DenseDistillation(weight=...).")
         self.distillation = DenseDistillation() if distillation is True else distillation or None
         self.num_tokens = num_tokens
         self.scheduler: RatioScheduler | None = None
@@ -111,6 +126,7 @@ class PiToMeCallback(AttachedCallback):
         if self.distillation is not None:
             _distill(trainer, self.distillation)
         repair_loading(trainer)
+        describe_adapters(trainer)
         trainer.create_model_card = functools.partial(self._create_model_card, trainer.create_model_card)
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
@@ -153,13 +169,6 @@ class PiToMeCallback(AttachedCallback):
             self.trainer.log(found)
             metrics.update(found)
 
-    def on_save(self, args, state, control, model=None, **kwargs):
-        if state.is_world_process_zero and not isinstance(model, PreTrainedModel):
-            # An adapter: the settings are not in its configuration.
-            card = Path(self._output_dir(args, state)) / "README.md"
-            if card.exists():
-                add_settings(card, self.scheduler.target)
-
     def _evaluate(self, dataloader: Any, prefix: str) -> dict[str, float]:
         # Not trainer.evaluate(): every callback would take it for another evaluation (early stopping counts them).
         trainer, started = self.trainer, time.time()
@@ -176,9 +185,6 @@ class PiToMeCallback(AttachedCallback):
         if key not in self._savings:
             self._savings[key] = _count_savings(self.scheduler, config, self.num_tokens)
         return self._savings[key]
-
-    def _output_dir(self, args, state) -> Path:
-        return Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
 
     def _create_model_card(self, create_model_card, *args, **kwargs) -> None:
         create_model_card(*args, **kwargs)

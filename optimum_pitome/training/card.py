@@ -16,11 +16,15 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
+from pathlib import Path
+from typing import Any
 
 from huggingface_hub import ModelCard
+from transformers import Trainer
 
 from ..cards import TAG
 from ..configuration import PiToMeConfig
@@ -28,6 +32,25 @@ from ..configuration import PiToMeConfig
 
 _HEADING = "## Token merging"
 _SECTION = re.compile(rf"\n*^{_HEADING}\n.*?(?=^## |\Z)", re.MULTILINE | re.DOTALL)
+
+
+def describe_adapters(trainer: Trainer) -> None:
+    """Lets `trainer` say in the cards of saved adapters (PEFT) how the model below merges.
+
+    An adapter's folder has no configuration of the model: who loads it must name the settings.
+    """
+    save_model = trainer.save_model
+
+    @functools.wraps(save_model)
+    def save_and_describe(output_dir: str | None = None, *args: Any, **kwargs: Any) -> None:
+        save_model(output_dir, *args, **kwargs)
+        settings = getattr(getattr(trainer.model, "config", None), "pitome", None)
+        path = Path(output_dir or trainer.args.output_dir) / "README.md"
+        adapter = (path.parent / "adapter_config.json").exists()
+        if adapter and settings and trainer.is_world_process_zero() and path.exists():
+            add_settings(path, PiToMeConfig.from_value(settings))
+
+    trainer.save_model = save_and_describe
 
 
 def add_settings(path: str | os.PathLike, config: PiToMeConfig) -> None:

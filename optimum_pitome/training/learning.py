@@ -24,6 +24,7 @@ from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from .attach import AttachedCallback
+from .card import describe_adapters
 from .relaxation import RatioLearner
 from .resume import repair_loading
 from .schedule import check_moment, moment_to_step, unwrap
@@ -43,7 +44,9 @@ class RatioLearningCallback(AttachedCallback):
 
     Until `end` training steps run relaxed ([`RatioLearner`]: at full length, so nothing is saved yet), the rest with
     the learned ratios. Evaluating and saving see the real model with the ratios so far, as a plain list in its
-    configuration. A run that resumes from a checkpoint continues exactly. Not with `torch_compile`.
+    configuration: the learned ones, scaled until whole tokens stay within the budget. Logs gain the learned ones
+    themselves (`pitome_ratio_<layer>`). A run that resumes from a checkpoint continues exactly. Not with
+    `torch_compile`.
 
     Args:
         flops_ratio (`float`): how many times fewer operations than dense.
@@ -69,6 +72,7 @@ class RatioLearningCallback(AttachedCallback):
 
     def on_attach(self, trainer: Trainer) -> None:
         repair_loading(trainer)
+        describe_adapters(trainer)
         load = trainer._load_from_checkpoint
 
         @functools.wraps(load)

@@ -78,6 +78,10 @@ class RatioSchedule:
                 "schedule='stepped' and milestones belong together: "
                 "schedule='stepped', milestones={0.0: 0.95, 0.5: 0.9} holds 0.95 for the first half, then 0.9."
             )
+        if self.milestones is not None and not isinstance(self.milestones, Mapping):
+            raise ValueError(
+                f"milestones={self.milestones!r}: expected from when on which ratio, {{0.0: 0.95, 0.5: 0.9}}."
+            )
         for moment, ratio in (self.milestones or {}).items():
             check_moment("milestones", moment)
             PiToMeConfig(ratio=ratio)
@@ -87,6 +91,8 @@ class RatioSchedule:
                 "a ratio between the two for every step."
             )
         if self.ratio_range is not None:
+            if not isinstance(self.ratio_range, (list, tuple)) or len(self.ratio_range) != 2:
+                raise ValueError(f"ratio_range={self.ratio_range!r}: expected the lowest ratio and the highest.")
             low, high = self.ratio_range
             PiToMeConfig(ratio=[low, high])
             if low > high:
@@ -146,8 +152,9 @@ def with_ratio(config: PiToMeConfig, ratio: float) -> PiToMeConfig:
     def replace(old):
         if isinstance(old, list) and ratio != 1:
             raise ValueError(
-                "The settings have a ratio per layer, which one ratio cannot stand for. Give PiToMeConfig a single "
-                "ratio, or use schedule='linear', which scales the list."
+                f"The settings have a ratio per layer, which {ratio:g} for all of them cannot stand for. eval_ratios, "
+                "schedule='random' and schedule='stepped' need settings with a single ratio; schedule='linear' and "
+                "'cosine' scale the list."
             )
         return float(ratio)
 

@@ -61,7 +61,7 @@ def tune_ratios(
 
     Args:
         model (`torch.nn.Module`): a rewritten model. Its other settings stay.
-        batches (`Iterable[Mapping]`): inputs of `model`; about 64 samples.
+        batches (`Iterable[Mapping]`): inputs of `model` as batches (with the batch dimension); about 64 samples.
         flops_ratio (`float`): how many times fewer operations than dense, as [`pitome_summary`] counts.
         num_tokens (`int`, *optional*): sequence length for counting; the configured one by default.
         distance (`Callable`, *optional*):
@@ -80,6 +80,9 @@ def tune_ratios(
     model.eval()
     try:
         budget = FlopsBudget(model, flops_ratio, num_tokens)
+        batches = list(batches)
+        if not all(isinstance(batch, Mapping) for batch in batches):
+            raise ValueError("A calibration batch is a mapping of model inputs, such as {'pixel_values': tensor}.")
         search = _Search(budget, [dict(batch) for batch in batches], distance or feature_distance, progress)
         ratios = search.run(max_sweeps)
     except BaseException:

@@ -122,6 +122,7 @@ def test_pairs_of_texts_and_a_rewritten_checkpoint(evaluate, tmp_path):
     model.save_pretrained(tmp_path)
     PreTrainedTokenizerFast.from_pretrained("bert").save_pretrained(tmp_path)
     options = ["--task", "text-classification", "--dataset", "pairs", "--input-columns", "first", "second"]
+    assert "name one with --model-card" in evaluate(tmp_path, *options, "--base-model", "me/bert", code=2)
     options += ["--model-card", tmp_path, "--base-model"]
     assert "Repo id must use alphanumeric" in evaluate(tmp_path, *options, "not an id", code=2)
     assert "12 samples" in evaluate(tmp_path, *options, "me/bert", "--max-length", 16)

@@ -21,7 +21,7 @@ import torch
 from training.tiny import Pictures, checkpointing, history, make_trainer, tiny_vit
 from transformers import AutoModelForImageClassification, EarlyStoppingCallback, TrainerCallback
 
-from optimum_pitome import DenseDistillation, PiToMeCallback, RatioSchedule, apply_pitome
+from optimum_pitome import DenseDistillation, PiToMeCallback, RatioLearningCallback, RatioSchedule, apply_pitome
 
 
 class Recorder(TrainerCallback):
@@ -196,6 +196,10 @@ def test_evaluates_at_several_ratios(tmp_path):
 def test_evaluates_without_training(tmp_path):
     metrics = make_trainer(tmp_path, PiToMeCallback(0.8, eval_ratios=[1.0, 0.8])).evaluate()
     assert metrics["eval_loss"] == metrics["eval_r0.8_loss"] != metrics["eval_r1_loss"]
+    assert (
+        make_trainer(tmp_path, PiToMeCallback(0.8, eval_ratios=1)).evaluate()["eval_r1_loss"]
+        == metrics["eval_r1_loss"]
+    )
 
 
 def test_early_stopping_counts_every_evaluation_once(tmp_path):
@@ -231,14 +235,44 @@ def test_errors(tmp_path):
         PiToMeCallback(0.8, "fast")
     with pytest.raises(ValueError, match="ratio=0.3 is out of range"):
         PiToMeCallback(0.3)
-    with pytest.raises(ValueError, match=r"ratio\[0\]=0.2 is out of range"):
-        PiToMeCallback(0.8, eval_ratios=[0.2])
+    for eval_ratios, message in (
+        ([0.2], r"eval_ratios\[0\]=0.2 is out of range"),
+        (["a"], r"eval_ratios\[0\]='a': expected a number"),
+        ("all", "eval_ratios='all': expected a number"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            PiToMeCallback(0.8, eval_ratios=eval_ratios)
+    with pytest.raises(ValueError, match="no argument 'level'. Did you mean 'levels'"):
+        PiToMeCallback(0.8, level=2)
+    with pytest.raises(ValueError, match="distillation=2.0: expected True"):
+        PiToMeCallback(0.8, distillation=2.0)
     with pytest.raises(ValueError, match="levels: give schedule a name"):
         PiToMeCallback(0.8, RatioSchedule(), levels=3)
     with pytest.raises(ValueError, match="is dense, and no settings were given"):
         make_trainer(tmp_path, PiToMeCallback()).train()
+    with pytest.raises(ValueError, match="of one Trainer would each set the ratios"):
+        make_trainer(tmp_path, PiToMeCallback(0.8), RatioLearningCallback(1.2)).train()
+    with pytest.raises(ValueError, match="eval_ratios, schedule='random' and schedule='stepped' need"):
+        model = apply_pitome(tiny_vit(), {"ratio": [0.9, 0.9, 0.8, 0.8]})
+        make_trainer(tmp_path, PiToMeCallback(eval_ratios=[0.8]), model=model).train()
     with pytest.raises(ValueError, match="does not know its Trainer"):
         PiToMeCallback(0.8).on_train_begin(None, None, None, model=tiny_vit())
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated")  # PEFT asks by the old name
+def test_the_card_of_an_adapter_has_the_learned_ratios(tmp_path):
+    from peft import LoraConfig, get_peft_model
+
+    model = get_peft_model(apply_pitome(tiny_vit(), 0.9), LoraConfig(target_modules=["q_proj", "v_proj"]))
+    trainer = make_trainer(tmp_path, RatioLearningCallback(1.3), model=model, label_names=["labels"])
+    for steps in (2, 4):  # the second time there is a card already
+        trainer.args.max_steps = steps
+        trainer.train()
+        trainer.save_model()
+        card = (tmp_path / "README.md").read_text()
+        settings = json.loads(card.partition("```json")[2].partition("```")[0])
+        assert settings == trainer.model.config.pitome and len(settings["ratio"]) == 4
+        assert card.count("## Token merging") == 1
 
 
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated")  # PEFT asks by the old name

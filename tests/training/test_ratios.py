@@ -78,7 +78,8 @@ def test_budget_keeps_the_merging_layers_and_the_part():
     "settings, flops_ratio, message",
     [
         (0.9, 50.0, "flops_ratio=50 is out of reach"),
-        (0.9, 0.5, "between 1"),
+        (0.9, 0.5, "above 1"),
+        (0.9, "1.3", "flops_ratio='1.3': expected"),
         (1.0, 1.5, "No layer of the model merges"),
     ],
 )
@@ -128,6 +129,8 @@ def test_search_errors_leave_the_model_alone():
     model = apply_pitome(tiny_vit(), 0.9)
     with pytest.raises(ValueError, match="No calibration batches"):
         tune_ratios(model, [], 1.3)
+    with pytest.raises(ValueError, match="is a mapping of model inputs"):
+        tune_ratios(model, [torch.zeros(2, 3, 32, 32)], 1.3)
     with pytest.raises(ValueError, match="out of reach"):
         tune_ratios(model, [], 100.0)
     assert model.config.pitome["ratio"] == 0.9

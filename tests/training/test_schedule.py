@@ -61,7 +61,7 @@ def test_lists_and_parts_keep_their_shape():
     halfway = RatioSchedule(end=1.0, levels=2).config_at(5, 10, target)
     assert halfway.ratio == [0.9, 1.0, 0.8]
     assert halfway.parts == {"vision": {"ratio": 0.95}, "text": {"metric": "keys"}}
-    with pytest.raises(ValueError, match="one ratio cannot stand for"):
+    with pytest.raises(ValueError, match="for all of them cannot stand for"):
         RatioSchedule("random", ratio_range=(0.8, 1.0)).config_at(0, 10, target)
 
 
@@ -76,6 +76,8 @@ def test_lists_and_parts_keep_their_shape():
         ({"kind": "stepped"}, "milestones={0.0: 0.95, 0.5: 0.9}"),
         ({"milestones": {0: 0.9}}, "belong together"),
         ({"kind": "stepped", "milestones": {0: 0.3}}, "ratio=0.3 is out of range"),
+        ({"kind": "stepped", "milestones": [0.9]}, "milestones=\\[0.9\\]: expected from when on"),
+        ({"kind": "random", "ratio_range": 0.8}, "ratio_range=0.8: expected the lowest"),
         ({"kind": "random"}, "ratio_range=\\(0.8, 1.0\\)"),
         ({"kind": "random", "ratio_range": (0.9, 0.8)}, "the lowest ratio, then the highest"),
     ],
