@@ -53,6 +53,8 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", type=Path)
     kinds: dict[str, dict[str, tuple]] = defaultdict(dict)
     for run in parser.parse_args().runs:
+        if not (run / "results.json").exists():
+            parser.error(f"{run} has no results.json: it is not the output folder of a run that has ended.")
         kind, _, seed = run.name.rpartition("-")
         kinds[kind][seed] = read(run)
     first = next(iter(kinds))
