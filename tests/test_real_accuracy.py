@@ -24,25 +24,18 @@ import pytest
 import real_assets
 import text_classification
 import torch
+from accelerate import Accelerator
 from common import HeldOutHeads, fit_held_out_heads
 from image_data import collate, load_labelled_pictures
 from torch.utils.data import DataLoader
-from transformers import AutoImageProcessor, ViTModel
+from transformers import AutoImageProcessor, AutoModel, ViTModel
 
 from optimum_pitome import apply_pitome, pitome_disabled, pitome_summary
+from optimum_pitome.analysis.timing import DenseMergedTimer
+from optimum_pitome.commands.benchmark import training_step
 
 
 pytestmark = pytest.mark.real
-
-
-class _OneProcess:
-    """What the examples need of an `Accelerator`, on one process."""
-
-    is_main_process = True
-
-    @staticmethod
-    def gather_for_metrics(values):
-        return values
 
 
 class _Replay(torch.nn.Module):
@@ -76,7 +69,7 @@ def test_the_default_keeps_98_percent_of_the_answers_at_ratio_09():
             folds.append(batch["fold"])
     replay = _Replay(dense[0].shape[1], len(pictures.features["label"].names))
     batches = [{"features": f, "labels": y, "fold": k} for f, y, k in zip(dense, labels, folds)]
-    heads = fit_held_out_heads(replay, replay.head, batches, _OneProcess())
+    heads = fit_held_out_heads(replay, replay.head, batches, Accelerator(cpu=True))
     assert isinstance(heads, HeldOutHeads)
     dense, merged, labels, folds = (torch.cat(values) for values in (dense, merged, labels, folds))
 
@@ -110,3 +103,14 @@ def test_blip_is_not_slower_at_ratio_one():
     faster, difference = blip_attention.compare(str(real_assets.dinov2_small_as_blip_vision()), batch_size=4, rounds=7)
     assert statistics.median(faster) >= 1.0
     assert difference < 1e-4
+
+
+def test_training_steps_are_faster_too():
+    """DINOv2-small at 224 pixels: forward, backward and update at ratio 0.9 (1.79x fewer operations)."""
+    model = apply_pitome(AutoModel.from_pretrained(real_assets.dinov2_small()), 0.9).train()
+    step = training_step(model, model)
+    pixels = torch.randn(4, 3, 224, 224)
+    timer = DenseMergedTimer(model, gradients=True)
+    for _ in range(5):
+        timer.run(lambda: step(pixel_values=pixels))
+    assert timer.result().speedup > 1.3

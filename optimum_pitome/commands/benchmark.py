@@ -75,7 +75,7 @@ def _benchmark(args: argparse.Namespace) -> None:
     for size in args.batch_size:
         batch = {name: tensor.to(model.device) for name, tensor in inputs[size].items()}
         timer = DenseMergedTimer(model, args.warmup, gradients=args.training)
-        run = _training_step(forward, model) if args.training else forward
+        run = training_step(forward, model) if args.training else forward
         for _ in logging.tqdm(range(args.rounds), desc=f"batch of {size}", leave=False):
             timer.run(lambda: run(**batch))
         timing = timer.result()
@@ -92,7 +92,7 @@ def _set_image_size(config: PreTrainedConfig, size: int) -> None:
     config.image_size = size
 
 
-def _training_step(forward: Callable[..., Any], model: torch.nn.Module) -> Callable[..., None]:
+def training_step(forward: Callable[..., Any], model: torch.nn.Module) -> Callable[..., None]:
     """Forward, backward, and update. What the loss is does not matter for the time."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
 
