@@ -60,6 +60,7 @@ class _Content:
     base_model: str | None = None
     repository: str | None = None
     summary: str = ""
+    num_tokens: int | None = None
     task: str | None = None
     results: list[EvalResult] = field(default_factory=list)
     tags: list[str] = field(default_factory=lambda: [TAG])
@@ -82,6 +83,7 @@ class _Content:
             settings=json.dumps(self.settings, indent=2),
             evaluations=tables(self.results),
             summary=self.summary,
+            num_tokens=self.num_tokens,
             recipe=self.recipe,
         )
         text = re.sub(r"\n{3,}", "\n\n", card.text).strip("\n")
@@ -111,8 +113,10 @@ def write_card(
     """
     from .analysis import pitome_summary
 
+    evaluations = known_evaluations(model) if evaluations is None else evaluations
+    num_tokens = evaluations[-1].num_tokens if evaluations else None
     try:
-        summary = str(pitome_summary(model))
+        summary = str(pitome_summary(model, num_tokens))
     except ValueError as error:  # no default sequence length: a card without the table is still a card
         logger.info(f"The model card has no summary: {error}")
         summary = ""
@@ -124,8 +128,9 @@ def write_card(
         base_model=base_model or _hub_id(model.config.name_or_path),
         repository=repository,
         summary=summary,
+        num_tokens=num_tokens,
     )
-    return _save(content, directory, known_evaluations(model) if evaluations is None else evaluations)
+    return _save(content, directory, evaluations)
 
 
 def write_recipe_card(

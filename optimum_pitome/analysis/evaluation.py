@@ -17,6 +17,7 @@
 from __future__ import annotations
 
 import os
+import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -89,6 +90,7 @@ def evaluate_classifier(
         **_operations(model, lengths),
         timing=timer.result(),
         num_samples=sum(lengths.values()),
+        num_tokens=statistics.median_low(lengths.elements()),
         batch_size=batch_size,
         hardware=_hardware(device, dtype),
         source=dict(source or {}),

@@ -38,6 +38,7 @@ class Evaluation:
             lengths; merged includes the merge step.
         timing ([`Timing`]): of the model's forward on one batch, without loading and preprocessing.
         num_samples, batch_size (`int`): what was evaluated.
+        num_tokens (`int`): the median sequence length.
         hardware (`str`): device, dtype and threads of the timing.
         source (`dict[str, str]`): what the caller tells about it: `task`, `dataset`, `config`, `split`, `command`.
     """
@@ -49,6 +50,7 @@ class Evaluation:
     gflops_merged: float
     timing: Timing
     num_samples: int
+    num_tokens: int
     batch_size: int
     hardware: str
     source: dict[str, str] = field(default_factory=dict)

@@ -128,6 +128,8 @@ def test_pairs_of_texts_and_a_rewritten_checkpoint(evaluate, tmp_path):
     assert "12 samples" in evaluate(tmp_path, *options, "me/bert", "--max-length", 16)
     card = ModelCard.load(tmp_path / "README.md")
     assert card.data.base_model == "me/bert"
+    length = card.text.partition("pitome_summary(model, num_tokens=")[2].partition(")")[0]
+    assert f"    0       {int(length)} -> " in card.text  # the table is for a length that was met
     settings = json.loads(card.text.partition("```json")[2].partition("```")[0])
     assert settings["layers"] == [0] and "pairs, 12 samples" in card.text
 
