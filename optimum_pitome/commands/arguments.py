@@ -118,6 +118,15 @@ def settings_from(args: argparse.Namespace) -> dict[str, Any] | None:
     return settings or None
 
 
+def pitome_keyword(args: argparse.Namespace, config: Any) -> dict[str, Any]:
+    """`pitome=` for loading a model of `config`: what the command line says, or nothing where `config` has settings
+    (a rewritten model, a recipe), or the defaults."""
+    settings = settings_from(args)
+    if settings is None and not hasattr(config, "pitome") and config.model_type != "pitome":
+        settings = {}
+    return {} if settings is None else {"pitome": settings}
+
+
 def _numbers(option: str, text: str, kind: type) -> Any:
     try:
         values = [kind(part) for part in text.split(",")]

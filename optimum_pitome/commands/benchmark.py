@@ -29,7 +29,7 @@ from ..analysis import pitome_summary
 from ..analysis.timing import DenseMergedTimer
 from ..configuration import PiToMeConfig
 from ..recipes import base_model_of
-from .arguments import fail, settings_from
+from .arguments import fail, pitome_keyword
 
 
 def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
@@ -44,14 +44,11 @@ def _benchmark(args: argparse.Namespace) -> None:
         raise ValueError("--rounds and --batch-size start at 1, --warmup at 0.")
     if not isinstance(getattr(torch, args.dtype, None), torch.dtype):
         raise ValueError(f"--dtype {args.dtype}: expected float32, bfloat16 or float16.")
-    settings = settings_from(args)
     config = AutoConfig.from_pretrained(args.model, revision=args.revision)
+    keyword = pitome_keyword(args, config)
     if isinstance(config, PiToMeConfig):
-        settings = config if settings is None else settings
+        keyword.setdefault("pitome", config)
         config = AutoConfig.from_pretrained(base_model_of(config, args.model))
-    if settings is None and not hasattr(config, "pitome"):
-        settings = {}  # the defaults
-    keyword = {} if settings is None else {"pitome": settings}
     if args.image_size is not None:
         _set_image_size(config, args.image_size)
     torch.manual_seed(0)

@@ -40,7 +40,7 @@ from ..analysis.labelled_data import batches, class_indices, find_columns, load_
 from ..analysis.results import Evaluation
 from ..cards import may_write, write_card, write_recipe_card
 from ..configuration import PiToMeConfig
-from .arguments import fail, settings_from
+from .arguments import fail, pitome_keyword
 
 
 AUTO_CLASSES = {
@@ -72,13 +72,10 @@ def _evaluate(args: argparse.Namespace) -> tuple[PreTrainedConfig, Evaluation, A
         validate_repo_id(args.base_model)
     if args.batch_size < 1:
         raise ValueError(f"--batch-size {args.batch_size}: expected at least 1.")
-    settings = settings_from(args)
     config = AutoConfig.from_pretrained(args.model, revision=args.revision)
-    if settings is None and not hasattr(config, "pitome") and not isinstance(config, PiToMeConfig):
-        settings = {}  # the defaults
+    keyword = pitome_keyword(args, config)
     if args.dtype != "auto" and not isinstance(getattr(torch, args.dtype, None), torch.dtype):
         raise ValueError(f"--dtype {args.dtype}: expected auto, float32, bfloat16 or float16.")
-    keyword = {} if settings is None else {"pitome": settings}
     dataset, split = load_labelled(args.dataset, args.dataset_config, args.split, args.dataset_revision)
     dataset = take(dataset, args.max_samples)
     kind = args.task.partition("-")[0]

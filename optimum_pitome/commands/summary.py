@@ -23,17 +23,13 @@ import torch
 from transformers import AutoConfig, AutoModel
 
 from ..analysis import pitome_summary
-from ..configuration import PiToMeConfig
-from .arguments import fail, settings_from
+from .arguments import fail, pitome_keyword
 
 
 def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     try:
-        settings = settings_from(args)
         config = AutoConfig.from_pretrained(args.model, revision=args.revision)
-        if settings is None and not hasattr(config, "pitome") and not isinstance(config, PiToMeConfig):
-            settings = {}  # the defaults
-        keyword = {} if settings is None else {"pitome": settings}
+        keyword = pitome_keyword(args, config)
         # On the meta device a model of any size takes no memory and no weights.
         with torch.device("meta"):
             model = AutoModel.from_config(config, **keyword)

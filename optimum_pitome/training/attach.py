@@ -20,6 +20,9 @@ import functools
 
 from transformers import Trainer, TrainerCallback
 
+from .card import describe_adapters
+from .resume import repair_loading
+
 
 class AttachedCallback(TrainerCallback):
     """A callback with a `trainer`, once that has been made with it, or has been given it by `add_callback`."""
@@ -37,6 +40,8 @@ class AttachedCallback(TrainerCallback):
             # The first callback decides when to log, evaluate and save.
             callbacks.remove(self)
             callbacks.insert(min(1, len(callbacks)), self)
+        repair_loading(trainer)
+        describe_adapters(trainer)
         self.on_attach(trainer)
 
     def on_attach(self, trainer: Trainer) -> None:

@@ -33,9 +33,8 @@ from ..checks import check_number
 from ..configuration import MIN_RATIO, PiToMeConfig
 from ..modeling.rewrite import apply_pitome, rewritten_encoders
 from .attach import AttachedCallback
-from .card import add_settings, describe_adapters
+from .card import add_settings
 from .distillation import DenseDistillation
-from .resume import repair_loading
 from .schedule import RatioSchedule, RatioScheduler, unwrap, with_ratio
 
 
@@ -125,8 +124,6 @@ class PiToMeCallback(AttachedCallback):
             apply_pitome(unwrap(trainer.model), self.config)
         if self.distillation is not None:
             _distill(trainer, self.distillation)
-        repair_loading(trainer)
-        describe_adapters(trainer)
         trainer.create_model_card = functools.partial(self._create_model_card, trainer.create_model_card)
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):

@@ -24,9 +24,7 @@ from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from .attach import AttachedCallback
-from .card import describe_adapters
 from .relaxation import RatioLearner
-from .resume import repair_loading
 from .schedule import check_moment, moment_to_step, unwrap
 
 
@@ -71,8 +69,6 @@ class RatioLearningCallback(AttachedCallback):
         self._relaxed = False
 
     def on_attach(self, trainer: Trainer) -> None:
-        repair_loading(trainer)
-        describe_adapters(trainer)
         load = trainer._load_from_checkpoint
 
         @functools.wraps(load)
