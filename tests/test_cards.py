@@ -14,6 +14,8 @@
 
 """Whose card it is, and what it says."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from huggingface_hub import ModelCard, ModelCardData
@@ -126,3 +128,15 @@ def test_no_path_of_this_machine(model, tmp_path):
     for folder in ("again", "recipe"):
         assert str(tmp_path) not in (tmp_path / folder / "README.md").read_text()
         assert read(tmp_path / folder).data.base_model is None
+
+
+@pytest.mark.parametrize(
+    "path", sorted((Path(__file__).parents[1] / "model_cards").glob("*.md")), ids=lambda path: path.stem
+)
+def test_the_cards_of_this_repository_are_as_they_were_written(path):
+    card = ModelCard.load(path)
+    assert is_generated(card) and card.data.base_model and card.data.library_name == "transformers"
+    found = {(result.metric_type, result.metric_config) for result in card.data.eval_results}
+    both = {(metric, which) for metric in ("accuracy", "gflops", "latency") for which in ("dense", "merged")}
+    assert both | {("agreement", "merged"), ("speedup", "merged")} == found
+    assert f"--model-card model_cards/{path.name}" in card.data.eval_results[0].dataset_args["command"]
