@@ -17,7 +17,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import time
 from pathlib import Path
@@ -29,7 +28,7 @@ from transformers.trainer_utils import speed_metrics
 from transformers.utils import logging
 
 from ..analysis import pitome_summary
-from ..checks import check_number
+from ..checks import check_choice, check_number
 from ..configuration import MIN_RATIO, PiToMeConfig
 from ..modeling.rewrite import apply_pitome, rewritten_encoders
 from .attach import AttachedCallback
@@ -89,14 +88,8 @@ class PiToMeCallback(AttachedCallback):
         **schedule_arguments: Any,
     ):
         self.config = PiToMeConfig.from_value(config)
-        unknown = [name for name in schedule_arguments if name not in _SCHEDULE_ARGUMENTS]
-        if unknown:
-            close = difflib.get_close_matches(unknown[0], _SCHEDULE_ARGUMENTS, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
-            raise ValueError(
-                f"PiToMeCallback has no argument {unknown[0]!r}.{hint} Of the schedule: "
-                f"{', '.join(_SCHEDULE_ARGUMENTS)}; what concerns the merging itself goes into config."
-            )
+        for name in schedule_arguments:
+            check_choice("argument of PiToMeCallback", name, _SCHEDULE_ARGUMENTS)
         if isinstance(schedule, RatioSchedule):
             if schedule_arguments or seed is not None:
                 given = ", ".join([*schedule_arguments, *(["seed"] if seed is not None else [])])
@@ -107,9 +100,10 @@ class PiToMeCallback(AttachedCallback):
                 schedule, seed=default_seed if seed is None else seed, **schedule_arguments
             )
         self._make_schedule(0)  # an error shows here, not in the first step
-        eval_ratios = check_number("eval_ratios", eval_ratios or None, MIN_RATIO, 1.0, listable=True, optional=True)
-        eval_ratios = eval_ratios if isinstance(eval_ratios, list) else [eval_ratios] * (eval_ratios is not None)
-        self.eval_ratios = list(dict.fromkeys(eval_ratios))
+        if not isinstance(eval_ratios, (list, tuple)):
+            eval_ratios = [] if eval_ratios is None else [eval_ratios]
+        checked = check_number("eval_ratios", eval_ratios, MIN_RATIO, 1.0, listable=True) if eval_ratios else []
+        self.eval_ratios = list(dict.fromkeys(checked))
         if not isinstance(distillation, (bool, DenseDistillation, type(None))):
             raise ValueError(f"distillation={distillation!r}: expected True, False, or DenseDistillation(weight=...).")
         self.distillation = DenseDistillation() if distillation is True else distillation or None

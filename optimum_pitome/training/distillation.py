@@ -17,7 +17,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +25,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from ..checks import check_choice
 from ..modeling.rewrite import pitome_disabled
 
 
@@ -72,12 +72,7 @@ class DenseDistillation:
         for name in ("weight", "feature_weight"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)!r}: expected a number of at least 0.")
-        if self.features is not None and self.features not in FEATURES:
-            close = difflib.get_close_matches(str(self.features), FEATURES, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
-            raise ValueError(
-                f"features={self.features!r} is not known. Accepted: {', '.join(map(repr, FEATURES))}, None.{hint}"
-            )
+        check_choice("features", self.features, FEATURES)
 
     def prepare(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """The inputs for the merging forward: it must return its hidden states if they are compared."""
