@@ -16,8 +16,10 @@
 
 import json
 import sys
+from types import SimpleNamespace
 
 import compare_runs
+import finetune_common
 import finetune_image_classification
 import finetune_text_classification
 import numpy as np
@@ -118,3 +120,17 @@ def test_runs_side_by_side(tmp_path, monkeypatch, capsys):
     dense, at_08, aware = (line.split() for line in capsys.readouterr().out.splitlines()[1:])
     assert dense == ["dense", "1.0", "85.00", "±", "5.00", "0.5"] and at_08[:3] == ["dense", "0.8", "75.00"]
     assert aware == "aware 0.8 85.00 ± 0.00 +10.00 ± 5.00 +0.00 ± 5.00 0.5".split()
+
+
+def test_time_per_step_leaves_the_evaluations_out(tmp_path):
+    history = [{"loss": 1.0}, {"eval_accuracy": 0.5, "eval_runtime": 2.0}, {"eval_r0.8_runtime": 1.0}]
+    trainer = SimpleNamespace(
+        train=lambda resume_from_checkpoint: SimpleNamespace(metrics={"train_runtime": 10.0}),
+        save_model=lambda: None,
+        is_world_process_zero=lambda: True,
+        args=SimpleNamespace(output_dir=str(tmp_path), resume_from_checkpoint=None),
+        state=SimpleNamespace(global_step=4, log_history=[*history, {"train_runtime": 10.0}]),
+    )
+    finetune_common.train(trainer)
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert found == {"eval_accuracy": 0.5, "train_seconds_per_step": 1.75}
