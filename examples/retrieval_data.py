@@ -59,9 +59,7 @@ def load_captioned_pictures(
         ValueError: if the split or the columns are not there.
     """
     if name == "stamps":
-        import real_assets
-
-        splits = real_assets.stamps().train_test_split(train_size=TRAIN_SHARE, seed=SEED, stratify_by_column="label")
+        splits = captioned_stamps()
     elif Path(name, "dataset_dict.json").exists() or Path(name, "dataset_info.json").exists():
         splits = load_from_disk(name)
     elif Path(name).is_dir():
@@ -90,6 +88,14 @@ def load_captioned_pictures(
     if image_column != "image":
         pictures = pictures.rename_column(image_column, "image")
     return CaptionedPictures(pictures, list(number), captions_of, pictures_of)
+
+
+def captioned_stamps() -> DatasetDict:
+    """A fixed partition of the packaged stamps: `image` and `caption`."""
+    import real_assets
+
+    splits = real_assets.stamps().train_test_split(train_size=TRAIN_SHARE, seed=SEED, stratify_by_column="label")
+    return splits.remove_columns("label")
 
 
 def _columns(features: Features, name: str, caption_column: str | None) -> tuple[str, str]:

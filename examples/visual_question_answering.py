@@ -47,6 +47,8 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from vqa_timing import PhaseTimes, measure, random_llava, random_questions
 
 from optimum_pitome import PiToMeConfig, apply_pitome, num_image_tokens, pitome_disabled
+from optimum_pitome.analysis.labelled_data import texts_of
+from optimum_pitome.analysis.questions import encode_questions
 from optimum_pitome.metrics import VqaAccuracy, normalize_answer
 
 
@@ -120,23 +122,6 @@ def load_questions(arguments: argparse.Namespace):
     return questions.rename_column(column, "answers") if column != "answers" else questions
 
 
-def accepted_answers(answers) -> list[str]:
-    if isinstance(answers, str):
-        return [answers]
-    return [answer["answer"] if isinstance(answer, dict) else str(answer) for answer in answers]
-
-
-def encode(processor, rows, instruction: str):
-    """A padded batch from the processor, as for the dense model."""
-    texts = []
-    for question in rows["question"]:
-        text = f"{question}\n{instruction}" if instruction else question
-        content = [{"type": "image"}, {"type": "text", "text": text}]
-        texts.append(processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True))
-    images = [[image.convert("RGB")] for image in rows["image"]]
-    return processor(images=images, text=texts, padding=True, return_tensors="pt")
-
-
 def evaluate(model, processor, questions, arguments) -> tuple[dict[float, list[str]], dict[float, list[PhaseTimes]]]:
     """Every batch is answered dense and with every ratio, one after the other, so that a machine that slows down for a
     while slows all of them down.
@@ -150,7 +135,8 @@ def evaluate(model, processor, questions, arguments) -> tuple[dict[float, list[s
     settings = {"max_new_tokens": arguments.max_new_tokens, "do_sample": False}
     for start in tqdm(range(0, len(questions), arguments.batch_size), unit="batch"):
         rows = questions[start : start + arguments.batch_size]
-        batch = encode(processor, rows, arguments.instruction).to(arguments.device, getattr(torch, arguments.dtype))
+        batch = encode_questions(processor, rows["image"], rows["question"], arguments.instruction)
+        batch = batch.to(arguments.device, getattr(torch, arguments.dtype))
         length = batch["input_ids"].shape[1]
         for warm_up in (True, False) if start == 0 else (False,):
             for ratio in ratios:
@@ -243,9 +229,10 @@ def main() -> None:
         questions = questions.select(range(min(arguments.max_samples, len(questions))))
     processor.tokenizer.padding_side = "left"
     model = model.to(arguments.device, getattr(torch, arguments.dtype)).eval()
-    arguments.image_size = encode(processor, questions[:1], "")["pixel_values"].shape[-2:]
+    first = encode_questions(processor, questions[:1]["image"], questions[:1]["question"])
+    arguments.image_size = first["pixel_values"].shape[-2:]
     answers, times = evaluate(model, processor, questions, arguments)
-    references = None if arguments.random else [accepted_answers(answer) for answer in questions["answers"]]
+    references = None if arguments.random else [texts_of(answer) for answer in questions["answers"]]
     results = summarise(model, answers, times, references, arguments)
     title = f"{Path(arguments.model).name}: {len(questions)} questions in batches of {arguments.batch_size}"
     arguments.output_dir.mkdir(parents=True, exist_ok=True)

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 from huggingface_hub import EvalResult
 
-from .analysis.results import Evaluation
+from .analysis.results import GFLOPS_TITLE, Evaluation, metric_title
 
 
 @dataclass(frozen=True)
@@ -53,35 +53,45 @@ def eval_results(evaluation: Evaluation) -> list[EvalResult]:
     }
 
     def result(metric: str, name: str, which: str, value: float, digits: int, **details) -> EvalResult:
-        args = details or None
-        full_name = f"{name}, {which}" if metric in ("accuracy", "gflops", "latency") else name
-        value = round(value, digits)
         return EvalResult(
             **about,
             metric_type=metric,
-            metric_name=full_name,
+            metric_name=name,
             metric_config=which,
-            metric_value=value,
-            metric_args=args,
+            metric_value=round(value, digits),
+            metric_args=details or None,
         )
 
     results = []
-    for which, scores in (("merged", evaluation.merged), ("dense", evaluation.dense)):
-        results.append(result("accuracy", "Accuracy", which, scores["accuracy"], 4, **_interval(scores, "accuracy")))
+    for metric in evaluation.metrics:
+        name = metric_title(metric)
+        name = name[0].upper() + name[1:]
+        for which, scores in (("merged", evaluation.merged), ("dense", evaluation.dense)):
+            results.append(result(metric, f"{name}, {which}", which, scores[metric], 4, **_interval(scores, metric)))
     agreement = evaluation.agreement
     interval = _interval(agreement, "agreement")
     results.append(
         result("agreement", "Same answer as the dense model", "merged", agreement["agreement"], 4, **interval)
     )
     for which, gflops in (("merged", evaluation.gflops_merged), ("dense", evaluation.gflops_dense)):
-        results.append(result("gflops", "GFLOPs per sample", which, gflops, 6))
+        results.append(result("gflops", f"{GFLOPS_TITLE[0].upper()}{GFLOPS_TITLE[1:]}, {which}", which, gflops, 6))
     for which, milliseconds in (("merged", timing.merged_ms), ("dense", timing.dense_ms)):
         size = evaluation.batch_size
-        results.append(result("latency", "Milliseconds per batch", which, milliseconds, 3, batch_size=size))
+        name = f"Milliseconds per batch, {which}"
+        results.append(result("latency", name, which, milliseconds, 3, batch_size=size))
     details = {"quartiles": [round(timing.speedup_low, 3), round(timing.speedup_high, 3)], "rounds": timing.rounds}
     details["hardware"] = evaluation.hardware
     results.append(result("speedup", "Measured speed-up", "merged", timing.speedup, 3, **details))
     return results
+
+
+def pipeline_tag(task: str) -> str:
+    """The Hub's tag for models that do `task`: where it names pipelines, not evaluations."""
+    tags = {
+        "visual-question-answering": "image-text-to-text",
+        "image-text-retrieval": "zero-shot-image-classification",
+    }
+    return tags.get(task, task)
 
 
 def merged_results(old: list[EvalResult], new: list[EvalResult]) -> list[EvalResult]:
@@ -99,15 +109,19 @@ def tables(results: list[EvalResult]) -> list[Table]:
 
 
 def _table(group: dict[tuple[str, str], EvalResult]) -> Table:
-    some = group["accuracy", "merged"]
+    some = group["gflops", "merged"]
+    metrics = [metric for metric, which in group if which == "dense" and metric not in ("gflops", "latency")]
     where = [some.dataset_name, *(part for part in (some.dataset_config, some.dataset_split) if part)]
     dense, merged = group["gflops", "dense"].metric_value, group["gflops", "merged"].metric_value
     speed, latency = group["speedup", "merged"], group["latency", "merged"]
     low, high = speed.metric_args["quartiles"]
     rows = [
-        ("accuracy, %", _percent(group["accuracy", "dense"]), _percent(some)),
+        *(
+            (f"{metric_title(metric)}, %", *(_percent(group[metric, which]) for which in ("dense", "merged")))
+            for metric in metrics
+        ),
         ("same answer as the dense model, %", "", _percent(group["agreement", "merged"])),
-        ("GFLOPs per sample", f"{dense:.4g}", f"{merged:.4g}"),
+        (GFLOPS_TITLE, f"{dense:.4g}", f"{merged:.4g}"),
         (
             f"ms per batch of {latency.metric_args['batch_size']}",
             f"{group['latency', 'dense'].metric_value:.4g}",

@@ -35,7 +35,7 @@ from huggingface_hub.utils import HFValidationError, validate_repo_id
 from transformers.utils import logging
 
 from .analysis.results import Evaluation, known_evaluations
-from .card_results import eval_results, merged_results, tables
+from .card_results import eval_results, merged_results, pipeline_tag, tables
 from .configuration import PiToMeConfig
 
 
@@ -60,7 +60,7 @@ class _Content:
     base_model: str | None = None
     repository: str | None = None
     summary: str = ""
-    num_tokens: int | None = None
+    num_tokens: int | list[int] | None = None
     task: str | None = None
     results: list[EvalResult] = field(default_factory=list)
     tags: list[str] = field(default_factory=lambda: [TAG])
@@ -97,6 +97,7 @@ def write_card(
     evaluations: list[Evaluation] | None = None,
     name: str | None = None,
     base_model: str | None = None,
+    auto_class: str | None = None,
 ) -> Path | None:
     """Writes `README.md` for a rewritten model into `directory`, or brings it up to date. What somebody wrote stays.
 
@@ -107,6 +108,7 @@ def write_card(
         evaluations (`list[Evaluation]`, *optional*): defaults to what is known to hold for the model.
         name (`str`, *optional*): what the title calls the model; defaults to `repository`, else to its class.
         base_model (`str`, *optional*): Hub id of what it was made from; defaults to where it was loaded from.
+        auto_class (`str`, *optional*): what loads it; defaults to an auto class for its class.
 
     Returns:
         `pathlib.Path`, or `None` if there is a card that somebody wrote or edited, or that is up to date.
@@ -115,6 +117,8 @@ def write_card(
 
     evaluations = known_evaluations(model) if evaluations is None else evaluations
     num_tokens = evaluations[-1].num_tokens if evaluations else None
+    if num_tokens is not None and len(num_tokens) == 1:
+        (num_tokens,) = num_tokens
     try:
         summary = str(pitome_summary(model, num_tokens))
     except ValueError as error:  # no default sequence length: a card without the table is still a card
@@ -122,7 +126,7 @@ def write_card(
         summary = ""
     content = _Content(
         title=repository or f"{name or type(model).__name__} with merged tokens",
-        auto_class=_auto_class(model),
+        auto_class=auto_class or _auto_class(model),
         settings=PiToMeConfig.from_value(model.config.pitome).to_pitome_dict(),
         recipe=False,
         base_model=base_model or _hub_id(model.config.name_or_path),
@@ -179,7 +183,7 @@ def _save(content: _Content, directory: str | os.PathLike, evaluations: list[Eva
     evaluations = [evaluation for evaluation in evaluations if {"task", "dataset"} <= evaluation.source.keys()]
     for evaluation in evaluations:
         content.results = merged_results(content.results, eval_results(evaluation))
-        content.task = evaluation.source["task"]
+        content.task = pipeline_tag(evaluation.source["task"])
     if content.base_model == content.repository:  # loaded from where it goes
         content.base_model = None
     if not may_write(path):
@@ -229,7 +233,8 @@ def _auto_class(model: Any) -> str:
     """The auto class that loads `model`."""
     from transformers.models.auto import modeling_auto
 
-    for name in vars(modeling_auto):
+    # The same class may be there for pre-training, too: that is not what people load it for.
+    for name in sorted(vars(modeling_auto), key="AutoModelForPreTraining".__eq__):
         mapping = getattr(getattr(modeling_auto, name), "_model_mapping", None)
         if name.startswith("Auto") and mapping is not None and type(model.config) in mapping:
             classes = mapping[type(model.config)]

@@ -15,10 +15,12 @@
 """The real weights load completely and are what they claim to be; the real data have their documented shape."""
 
 import numpy as np
+import packaged_test_data
 import pytest
 import real_assets
 import torch
-from datasets import ClassLabel
+from datasets import ClassLabel, load_from_disk
+from example_runs import run_here
 from PIL import Image
 from transformers import (
     AutoImageProcessor,
@@ -30,6 +32,8 @@ from transformers import (
     ViTModel,
     pipeline,
 )
+
+from optimum_pitome.analysis.labelled_data import find_columns
 
 
 pytestmark = pytest.mark.real
@@ -185,3 +189,11 @@ def test_what_is_missing_says_how_to_get_it(monkeypatch, tmp_path):
         real_assets.store.package_path("no-such-package", "weights.onnx")
     with pytest.raises(ValueError, match="'r52'"):
         real_assets.reuters("r90")
+
+
+def test_test_parts_for_the_command(monkeypatch, tmp_path):
+    run_here(monkeypatch, packaged_test_data, "stamps", "movie_snippets", "--max-test", "7", "--output-dir", tmp_path)
+    stamps, snippets = (load_from_disk(tmp_path / name) for name in ("stamps", "movie_snippets"))
+    assert len(stamps) == len(snippets) == 7
+    assert find_columns(stamps, "caption") == ["image", "caption"]
+    assert find_columns(snippets, "text") == ["text", "label"]

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Labelled pictures or texts, from a hub or from disk, as batches for [`evaluate_classifier`]."""
+"""Labelled pictures and texts, questions and captions, from a hub or from disk, as batches for an evaluation."""
 
 from __future__ import annotations
 
@@ -31,6 +31,10 @@ SEED = 0
 _FORMATS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 _TEXT_NAMES = ("text", "sentence", "content", "review")
 _LABEL_NAMES = ("label", "labels", "class", "category")
+_REFERENCES = {
+    "question": ("answer column", ("answers", "answer", "multiple_choice_answer", "label")),
+    "caption": ("caption column", ("caption", "captions", "text", "texts", "sentences", "sentence", "description")),
+}
 
 
 def load_labelled(
@@ -87,9 +91,12 @@ def take(dataset: Dataset, max_samples: int | None) -> Dataset:
 
 
 def find_columns(dataset: Dataset, kind: str, inputs: list[str] | None = None, label: str | None = None) -> list[str]:
-    """The columns to read: of `kind` `"image"` or `"text"` (one, or two for pairs of texts), then the label.
+    """The columns to read: the inputs, then the label.
 
     Args:
+        kind (`str`):
+            `"image"` or `"text"` (one input, or two for pairs of texts) with classes; `"question"` (inputs: a picture
+            and a question) with accepted answers; `"caption"` (input: a picture) with one or several captions.
         inputs (`list[str]`, *optional*), label (`str`, *optional*): names, where they are not to be guessed.
 
     Raises:
@@ -100,13 +107,19 @@ def find_columns(dataset: Dataset, kind: str, inputs: list[str] | None = None, l
         if column not in features:
             raise ValueError(f"column {column!r} does not exist: expected one of {', '.join(features)}.")
     if inputs is None:
-        if kind == "image":
-            fitting = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
-        else:
-            texts = [name for name, feature in features.items() if _is_text(feature) and name != label]
-            fitting = [name for name in texts if name in _TEXT_NAMES] or texts
-        inputs = [_only(fitting, f"{kind} column", "--input-columns", features)]
-    if label is None:
+        fitting = {"image": [name for name, feature in features.items() if isinstance(feature, datasets.Image)]}
+        texts = [name for name, feature in features.items() if _is_text(feature) and name != label]
+        fitting["text"] = [name for name in texts if name in _TEXT_NAMES] or texts
+        fitting["question"] = [name for name in texts if name == "question"]
+        wanted = {"question": ["image", "question"], "caption": ["image"]}.get(kind, [kind])
+        inputs = [_only(fitting[name], f"{name} column", "--input-columns", features) for name in wanted]
+    if kind == "question" and len(inputs) != 2:
+        raise ValueError(f"--input-columns {' '.join(inputs)}: expected the column of pictures, then of questions.")
+    if label is None and kind in _REFERENCES:
+        what, names = _REFERENCES[kind]
+        fitting = [name for name in names if name in features and name not in inputs]
+        label = _only(fitting[:1], what, "--label-column", features)
+    elif label is None:
         classes = [name for name, feature in features.items() if isinstance(feature, ClassLabel)]
         fitting = classes or [name for name in features if name in _LABEL_NAMES and name not in inputs]
         label = _only(fitting, "label column", "--label-column", features)
@@ -146,15 +159,33 @@ def class_indices(dataset: Dataset, column: str, config: Any) -> list[int]:
     )
 
 
+def texts_of(entry: Any) -> list[str]:
+    """The answers or captions in one cell: a text, a list of them, or of dictionaries as in VQAv2.
+
+    Raises:
+        ValueError: if there are none.
+    """
+    if isinstance(entry, str):
+        entry = [entry]
+    texts = [part["answer"] if isinstance(part, dict) else str(part) for part in entry or ()]
+    if not texts:
+        raise ValueError("A row has no answer or caption: leave such rows out (datasets.Dataset.filter).")
+    return texts
+
+
 def batches(
-    dataset: Dataset, columns: list[str], labels: list[int], batch_size: int, prepare: Callable[..., dict]
-) -> Iterator[dict[str, torch.Tensor]]:
-    """Batches of what `prepare` makes of the input columns (one list each), with `labels`."""
+    dataset: Dataset, columns: list[str], references: dict[str, list], batch_size: int, prepare: Callable[..., dict]
+) -> Iterator[dict[str, Any]]:
+    """Batches of what `prepare` makes of the columns (one list each), with the `references` by name: class indices
+    become a tensor."""
     rows = dataset.select_columns(columns)
     for start in range(0, len(rows), batch_size):
         part = rows[start : start + batch_size]
-        inputs = prepare(*(part[column] for column in columns))
-        yield {**inputs, "labels": torch.tensor(labels[start : start + batch_size])}
+        batch = dict(prepare(*(part[column] for column in columns)))
+        for name, values in references.items():
+            values = values[start : start + batch_size]
+            batch[name] = torch.tensor(values) if isinstance(values[0], int) else values
+        yield batch
 
 
 def _is_text(feature: Any) -> bool:

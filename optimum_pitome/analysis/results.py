@@ -26,19 +26,26 @@ from torch import nn
 from .timing import Timing
 
 
+#: Of rewritten encoders: not of a language model behind them, which gains, too.
+GFLOPS_TITLE = "encoder GFLOPs per sample"
+
+
 @dataclass(frozen=True)
 class Evaluation:
-    """A classifier dense and merged, on the same samples. `print` shows the table.
+    """A model dense and merged, on the same samples. `print` shows the table.
 
     Attributes:
-        dense, merged (`dict[str, float]`): `accuracy`, and its 95 % interval `accuracy_low`, `accuracy_high`; shares.
+        dense, merged (`dict[str, float]`):
+            metrics, and the ends of their 95 % intervals under `_low` and `_high`, as shares: `accuracy` of a
+            classifier; `vqa_accuracy` of answers; `image_to_text_recall@1`, `text_to_image_recall@1`, 5 and 10.
         agreement (`dict[str, float]`): share of the answers that are the dense model's, with its interval.
         gflops_dense, gflops_merged (`float`):
-            10**9 operations of the encoder per sample (multiply-add = 1), the mean over the samples at their own
-            lengths; merged includes the merge step.
-        timing ([`Timing`]): of the model's forward on one batch, without loading and preprocessing.
+            10**9 operations of the rewritten encoders per sample (multiply-add = 1), the mean over the samples at
+            their own lengths; merged includes the merge step.
+        timing ([`Timing`]):
+            of the model's forward (of answers: `generate`) on one batch, without loading and preprocessing.
         num_samples, batch_size (`int`): what was evaluated.
-        num_tokens (`int`): the median sequence length.
+        num_tokens (`list[int]`): the median sequence length of each rewritten encoder.
         hardware (`str`): device, dtype and threads of the timing.
         source (`dict[str, str]`): what the caller tells about it: `task`, `dataset`, `config`, `split`, `command`.
     """
@@ -50,7 +57,7 @@ class Evaluation:
     gflops_merged: float
     timing: Timing
     num_samples: int
-    num_tokens: int
+    num_tokens: list[int]
     batch_size: int
     hardware: str
     source: dict[str, str] = field(default_factory=dict)
@@ -60,12 +67,20 @@ class Evaluation:
         """How many times fewer operations the merged encoder needs."""
         return self.gflops_dense / self.gflops_merged
 
+    @property
+    def metrics(self) -> list[str]:
+        """What `dense` and `merged` hold."""
+        return [name for name in self.dense if f"{name}_low" in self.dense]
+
     def rows(self) -> list[tuple[str, str, str]]:
         """The table: what, dense, merged."""
         return [
-            ("accuracy, %", _percent(self.dense, "accuracy"), _percent(self.merged, "accuracy")),
+            *(
+                (f"{metric_title(name)}, %", _percent(self.dense, name), _percent(self.merged, name))
+                for name in self.metrics
+            ),
             ("same answer as dense, %", "", _percent(self.agreement, "agreement")),
-            ("GFLOPs per sample", f"{self.gflops_dense:.4g}", f"{self.gflops_merged:.4g}"),
+            (GFLOPS_TITLE, f"{self.gflops_dense:.4g}", f"{self.gflops_merged:.4g}"),
             (f"ms per batch of {self.batch_size}", f"{self.timing.dense_ms:.4g}", f"{self.timing.merged_ms:.4g}"),
         ]
 
@@ -79,10 +94,15 @@ class Evaluation:
 
     def __str__(self) -> str:
         lines = [f"{self.num_samples} samples; 95 % intervals in brackets"]
-        row = "{:<24}  {:>20}  {:>20}"
+        row = "{:<27}  {:>20}  {:>20}"
         lines.append(row.format("", "dense", "merged").rstrip())
         lines.extend(row.format(*cells) for cells in self.rows())
         return "\n".join([*lines, self.gains()])
+
+
+def metric_title(name: str) -> str:
+    """How tables and cards call a metric."""
+    return name.replace("_", " ").replace("vqa", "VQA")
 
 
 def _percent(values: Mapping[str, float], name: str) -> str:

@@ -17,6 +17,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -133,14 +134,16 @@ class PiToMeSummary:
         return "\n".join(lines)
 
 
-def pitome_summary(model: nn.Module, num_tokens: int | None = None, count: str = "exact") -> PiToMeSummary:
+def pitome_summary(
+    model: nn.Module, num_tokens: int | Sequence[int] | None = None, count: str = "exact"
+) -> PiToMeSummary:
     """Counts tokens and operations of a rewritten model, layer by layer. Works on the `meta` device, without weights.
 
     Args:
         model (`torch.nn.Module`): a rewritten model.
-        num_tokens (`int`, *optional*):
-            Sequence length with special tokens (of a text: no longer than the model reads). Defaults to the configured
-            image size, or maximum text length.
+        num_tokens (`int` or `list[int]`, *optional*):
+            Sequence length with special tokens (of a text: no longer than the model reads), or one for each rewritten
+            encoder. Defaults to the configured image size, or maximum text length.
         count (`str`, *optional*, defaults to `"exact"`):
             `"exact"`: attention before the merge, the MLP (with its real width) behind it, and the merge step.
             `"paper"`: `12 N C² + 2 N² C` per layer with N before the merge, the merge uncounted: the paper's tables.
@@ -150,18 +153,23 @@ def pitome_summary(model: nn.Module, num_tokens: int | None = None, count: str =
     """
     if count not in COUNTS:
         raise ValueError(f"count={count!r} is not known. Accepted: {', '.join(map(repr, COUNTS))}.")
-    if num_tokens is not None and (not isinstance(num_tokens, int) or num_tokens < 1):
-        raise ValueError(f"num_tokens={num_tokens!r}: expected a sequence length of at least 1, or None.")
     encoders = rewritten_encoders(model)
     if not encoders:
         raise ValueError(
             f"This {type(model).__name__} is dense. Rewrite it first: apply_pitome(model, 0.9), or "
             "from_pretrained(..., pitome=0.9)."
         )
+    lengths = list(num_tokens) if isinstance(num_tokens, (list, tuple)) else [num_tokens] * len(encoders)
+    whole = all(length is None or (isinstance(length, int) and length >= 1) for length in lengths)
+    if not whole or len(lengths) != len(encoders):
+        raise ValueError(
+            f"num_tokens={num_tokens!r}: expected a sequence length of at least 1, or a list of {len(encoders)} (one "
+            "per rewritten encoder), or None."
+        )
     names = {id(module): name for name, module in model.named_modules()}
     summaries = tuple(
-        EncoderSummary(names[id(encoder)] or type(encoder).__name__, _count_layers(encoder, num_tokens, count))
-        for encoder in encoders
+        EncoderSummary(names[id(encoder)] or type(encoder).__name__, _count_layers(encoder, length, count))
+        for encoder, length in zip(encoders, lengths)
     )
     summary = PiToMeSummary(summaries, count)
     if summary.gflops_merged + summary.gflops_merge_step >= summary.gflops_dense > summary.gflops_merged:

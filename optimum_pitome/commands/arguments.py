@@ -22,6 +22,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 
+#: Of `evaluate`; what they do is in `tasks.py`, which imports torch.
+TASK_NAMES = ("image-classification", "text-classification", "visual-question-answering", "image-text-retrieval")
+
+
 def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="Hub id or folder of a model, or of a PiToMe recipe.")
     parser.add_argument("--revision", default="main", help="Revision on the Hub.")
@@ -42,7 +46,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
 
 
 def add_evaluation(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--task", required=True, choices=("image-classification", "text-classification"))
+    parser.add_argument("--task", required=True, choices=TASK_NAMES)
     data = parser.add_argument_group("data")
     data.add_argument(
         "--dataset",
@@ -59,12 +63,15 @@ def add_evaluation(parser: argparse.ArgumentParser) -> None:
     data.add_argument(
         "--input-columns",
         nargs="+",
-        help="Column of pictures or texts; two for pairs of texts. Default: found by type.",
+        help="Column of pictures or texts; two for pairs of texts, and for pictures with questions. Default: found "
+        "by type.",
     )
-    data.add_argument("--label-column", help="Default: found by type, or by name.")
+    data.add_argument("--label-column", help="Of classes, answers or captions. Default: found by type, or by name.")
+    data.add_argument("--instruction", default="", help="Appended to every question.")
     data.add_argument("--max-length", type=int, help="Longest text in tokens. Default: the model's, at most 512.")
     running = parser.add_argument_group("running")
     running.add_argument("--batch-size", type=int, default=32)
+    running.add_argument("--max-new-tokens", type=int, default=16, help="Longest answer in tokens (16).")
     running.add_argument("--device", default="cpu", help="Such as cpu (default) or cuda.")
     running.add_argument("--dtype", default="auto", help="Such as bfloat16. Default: that of the checkpoint.")
     parser.add_argument(

@@ -26,27 +26,14 @@ from typing import Any
 import torch
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import validate_repo_id
-from transformers import (
-    AutoConfig,
-    AutoImageProcessor,
-    AutoModelForImageClassification,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    PreTrainedConfig,
-)
+from transformers import AutoConfig, PreTrainedConfig
 
-from ..analysis.evaluation import evaluate_classifier
-from ..analysis.labelled_data import batches, class_indices, find_columns, load_labelled, take
+from ..analysis.labelled_data import find_columns, load_labelled, take
 from ..analysis.results import Evaluation
 from ..cards import may_write, write_card, write_recipe_card
 from ..configuration import PiToMeConfig
 from .arguments import fail, pitome_keyword
-
-
-AUTO_CLASSES = {
-    "image-classification": AutoModelForImageClassification,
-    "text-classification": AutoModelForSequenceClassification,
-}
+from .tasks import TASKS
 
 
 def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
@@ -70,43 +57,29 @@ def _evaluate(args: argparse.Namespace) -> tuple[PreTrainedConfig, Evaluation, A
         if args.model_card is None:
             raise ValueError("--base-model is for the card: name one with --model-card.")
         validate_repo_id(args.base_model)
-    if args.batch_size < 1:
-        raise ValueError(f"--batch-size {args.batch_size}: expected at least 1.")
+    for option in ("batch_size", "max_new_tokens"):
+        if getattr(args, option) < 1:
+            raise ValueError(f"--{option.replace('_', '-')} {getattr(args, option)}: expected at least 1.")
     config = AutoConfig.from_pretrained(args.model, revision=args.revision)
     keyword = pitome_keyword(args, config)
     if args.dtype != "auto" and not isinstance(getattr(torch, args.dtype, None), torch.dtype):
         raise ValueError(f"--dtype {args.dtype}: expected auto, float32, bfloat16 or float16.")
     dataset, split = load_labelled(args.dataset, args.dataset_config, args.split, args.dataset_revision)
     dataset = take(dataset, args.max_samples)
-    kind = args.task.partition("-")[0]
-    columns = find_columns(dataset, kind, args.input_columns, args.label_column)
-    model = AUTO_CLASSES[args.task].from_pretrained(args.model, revision=args.revision, dtype=args.dtype, **keyword)
-    labels = class_indices(dataset, columns[-1], model.config)
-    prepare = _prepare_images(args) if kind == "image" else _prepare_texts(args)
+    task = TASKS[args.task]
+    columns = find_columns(dataset, task.kind, args.input_columns, args.label_column)
+    model = task.auto_class.from_pretrained(args.model, revision=args.revision, dtype=args.dtype, **keyword)
     source = {"task": args.task, "dataset": _name(args.dataset), "config": args.dataset_config, "split": split}
     source["command"] = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     try:
         model.to(args.device)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"--device {args.device}: {error}") from None
-    evaluation = evaluate_classifier(
-        model,
-        batches(dataset, columns[:-1], labels, args.batch_size, prepare),
-        total=math.ceil(len(dataset) / args.batch_size),
-        source={name: value for name, value in source.items() if value},
-    )
-    return config, evaluation, model
-
-
-def _prepare_images(args: argparse.Namespace):
-    processor = AutoImageProcessor.from_pretrained(args.model, revision=args.revision)
-    return lambda images: processor([image.convert("RGB") for image in images], return_tensors="pt")
-
-
-def _prepare_texts(args: argparse.Namespace):
-    tokenizer = AutoTokenizer.from_pretrained(args.model, revision=args.revision)
-    length = args.max_length or min(tokenizer.model_max_length, 512)
-    return lambda *texts: tokenizer(*texts, truncation=True, max_length=length, padding=True, return_tensors="pt")
+    options = {
+        "total": math.ceil(len(dataset) / args.batch_size),
+        "source": {name: value for name, value in source.items() if value},
+    }
+    return config, task.run(model, dataset, columns, args, **options), model
 
 
 def _name(dataset: str) -> str:
@@ -116,9 +89,9 @@ def _name(dataset: str) -> str:
 
 def _write_card(args: argparse.Namespace, config: PreTrainedConfig, evaluation: Evaluation, model: Any) -> Path:
     known = {"repository": None if Path(args.model).exists() else args.model, "evaluations": [evaluation]}
+    known["auto_class"] = TASKS[args.task].auto_class.__name__
     if isinstance(config, PiToMeConfig):  # names its base model itself
-        auto_class = AUTO_CLASSES[args.task].__name__
-        return write_recipe_card(config, args.model_card, auto_class=auto_class, **known)
+        return write_recipe_card(config, args.model_card, **known)
     if not hasattr(config, "pitome"):
         known["repository"] = None  # what is there is the dense model
     return write_card(model, args.model_card, name=Path(args.model).name, base_model=args.base_model, **known)

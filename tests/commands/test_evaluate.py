@@ -19,20 +19,28 @@ import random
 
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, Features, Sequence, Value
+from datasets import Image as ImageFeature
+from families.llava_helpers import build
 from huggingface_hub import ModelCard
 from PIL import Image
+from tiny_processors import image_processor
+from tiny_processors import tokenizer as tiny_tokenizer
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
+    CLIPProcessor,
     PreTrainedTokenizerFast,
     ViTForImageClassification,
     ViTImageProcessorPil,
 )
+from zoo import vision_language
+from zoo.llava import make_processor, picture
 from zoo.vit import vit_config
 
 from optimum_pitome import PiToMeConfig, apply_pitome
+from optimum_pitome.analysis.labelled_data import texts_of
 
 
 ANIMALS = ("cat", "dog", "bird")
@@ -132,6 +140,59 @@ def test_pairs_of_texts_and_a_rewritten_checkpoint(evaluate, tmp_path):
     assert f"    0       {int(length)} -> " in card.text  # the table is for a length that was met
     settings = json.loads(card.text.partition("```json")[2].partition("```")[0])
     assert settings["layers"] == [0] and "pairs, 12 samples" in card.text
+
+
+@pytest.fixture(scope="module")
+def multimodal(workplace):
+    """`llava` with `questions`, `clip` with `captioned`."""
+    build().save_pretrained(workplace / "llava")
+    make_processor().save_pretrained(workplace / "llava")
+    pictures = [picture(seed) for seed in range(6)]
+    rows = {"image": pictures, "question": [f"w{i} w20" for i in range(6)], "answers": [["w5", "w6"]] * 6}
+    texts = Sequence(Value("string"))
+    features = Features(image=ImageFeature(), question=Value("string"), answers=texts)
+    Dataset.from_dict(rows, features).save_to_disk(workplace / "questions")
+    next(case for case in vision_language.CASES if case.id == "CLIPModel").build().save_pretrained(workplace / "clip")
+    CLIPProcessor(image_processor(), tiny_tokenizer()).save_pretrained(workplace / "clip")
+    captions = [["a cat", "the cat"], ["a cat"], ["red frog"], ["blue frog"], ["the sign"], ["a letter", "a letter"]]
+    rows = {"image": pictures, "captions": captions, "note": ["x"] * 6}
+    features = Features(image=ImageFeature(), captions=texts, note=Value("string"))
+    Dataset.from_dict(rows, features).save_to_disk(workplace / "captioned")
+
+
+@pytest.mark.slow  # the floor has no image processors without torchvision
+def test_questions_and_the_card(evaluate, multimodal, tmp_path):
+    command = ["llava", "--task", "visual-question-answering", "--dataset", "questions", "--ratio", 0.8]
+    text = evaluate(*command, "--instruction", "w9", "--max-new-tokens", 2, "--model-card", tmp_path)
+    assert "6 samples" in text and "VQA accuracy, %" in text
+    card = ModelCard.load(tmp_path / "README.md")
+    assert card.data.pipeline_tag == "image-text-to-text" and "AutoModelForImageTextToText" in card.text
+    kinds = {(result.metric_type, result.metric_config) for result in card.data.eval_results}
+    assert {("vqa_accuracy", "dense"), ("vqa_accuracy", "merged"), ("speedup", "merged")} <= kinds
+    assert "Visual question answering on questions, 6 samples" in card.text and "| VQA accuracy, % |" in card.text
+    assert "--max-new-tokens 0: expected at least 1" in evaluate(*command, "--max-new-tokens", 0, code=2)
+    error = evaluate(*command, "--input-columns", "question", code=2)
+    assert "expected the column of pictures, then of questions" in error
+
+
+@pytest.mark.slow  # the floor has no image processors without torchvision
+def test_captioned_pictures_and_the_card(evaluate, multimodal, tmp_path):
+    command = ["clip", "--task", "image-text-retrieval", "--ratio", 0.8]
+    text = evaluate(*command, "--dataset", "captioned", "--model-card", tmp_path)
+    assert "6 samples" in text and "image to text recall@1, %" in text and "text to image recall@10, %" in text
+    card = ModelCard.load(tmp_path / "README.md")
+    assert "| text to image recall@5, % |" in card.text and "Image text retrieval on captioned" in card.text
+    error = evaluate(*command, "--dataset", "questions", code=2)
+    assert "there is no obvious caption column: name it (--label-column)" in error
+    error = evaluate("llava", *command[1:], "--dataset", "captioned", code=2)
+    assert "Traceback" not in error
+
+
+def test_a_row_without_an_answer_is_named():
+    assert texts_of("yes") == ["yes"] and texts_of([{"answer": "a"}, {"answer": "b"}]) == ["a", "b"]
+    for entry in ([], None):
+        with pytest.raises(ValueError, match="A row has no answer or caption: leave such rows out"):
+            texts_of(entry)
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ class PiToMeSummaryCommand(BaseOptimumCLICommand):
 
 class PiToMeEvaluateCommand(BaseOptimumCLICommand):
     COMMAND = CommandInfo(
-        "evaluate", help="A classifier dense against merged: accuracy, agreement, speed; model cards."
+        "evaluate", help="A model dense against merged on real data: accuracy, agreement, speed; model cards."
     )
 
     @staticmethod

@@ -1,0 +1,43 @@
+# Copyright 2026 The optimum_pitome authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Questions about pictures as a vision-language model's processor wants them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+
+def encode_questions(processor: Any, images: Sequence[Any], questions: Sequence[str], instruction: str = "") -> Any:
+    """A padded batch with one picture in front of every question, in the chat template of `processor`.
+
+    The prompt has as many image tokens as the dense model; a rewritten one takes out those that it merges.
+
+    Args:
+        processor: of the model, such as a `LlavaProcessor`.
+        images: PIL pictures.
+        questions: one per picture.
+        instruction (`str`, *optional*): appended to every question.
+
+    Returns:
+        `BatchFeature`: tensors under the names of the model's arguments.
+    """
+    texts = []
+    for question in questions:
+        text = f"{question}\n{instruction}" if instruction else question
+        content = [{"type": "image"}, {"type": "text", "text": text}]
+        texts.append(processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True))
+    pictures = [[image.convert("RGB")] for image in images]
+    return processor(images=pictures, text=texts, padding=True, return_tensors="pt")
