@@ -57,7 +57,7 @@ class _Content:
     auto_class: str
     settings: dict[str, Any]
     recipe: bool
-    base_model: str | None = None
+    base_model: str | list[str] | None = None
     repository: str | None = None
     summary: str = ""
     num_tokens: int | list[int] | None = None
@@ -96,7 +96,7 @@ def write_card(
     repository: str | None = None,
     evaluations: list[Evaluation] | None = None,
     name: str | None = None,
-    base_model: str | None = None,
+    base_model: str | list[str] | None = None,
     auto_class: str | None = None,
 ) -> Path | None:
     """Writes `README.md` for a rewritten model into `directory`, or brings it up to date. What somebody wrote stays.
@@ -107,7 +107,8 @@ def write_card(
         repository (`str`, *optional*): Hub id that the card is for.
         evaluations (`list[Evaluation]`, *optional*): defaults to what is known to hold for the model.
         name (`str`, *optional*): what the title calls the model; defaults to `repository`, else to its class.
-        base_model (`str`, *optional*): Hub id of what it was made from; defaults to where it was loaded from.
+        base_model (`str` or `list[str]`, *optional*):
+            Hub id of what it was made from (of several parts: their ids); defaults to where it was loaded from.
         auto_class (`str`, *optional*): what loads it; defaults to an auto class for its class.
 
     Returns:

@@ -79,7 +79,9 @@ def add_evaluation(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="Write a model card with the results, and this command line, to a .md file or into a folder.",
     )
-    parser.add_argument("--base-model", help="For the card of a fine-tuned model: Hub id of what it was made from.")
+    parser.add_argument(
+        "--base-model", nargs="+", help="For the card of a fine-tuned model: Hub ids of what it was made from."
+    )
 
 
 def add_benchmark(parser: argparse.ArgumentParser) -> None:

@@ -53,10 +53,10 @@ def _evaluate(args: argparse.Namespace) -> tuple[PreTrainedConfig, Evaluation, A
             f"--model-card {args.model_card}: there is a card that somebody wrote or edited. It is not overwritten: "
             "name another file."
         )
-    if args.base_model is not None:
-        if args.model_card is None:
-            raise ValueError("--base-model is for the card: name one with --model-card.")
-        validate_repo_id(args.base_model)
+    if args.base_model is not None and args.model_card is None:
+        raise ValueError("--base-model is for the card: name one with --model-card.")
+    for name in args.base_model or ():
+        validate_repo_id(name)
     for option in ("batch_size", "max_new_tokens"):
         if getattr(args, option) < 1:
             raise ValueError(f"--{option.replace('_', '-')} {getattr(args, option)}: expected at least 1.")
@@ -94,4 +94,5 @@ def _write_card(args: argparse.Namespace, config: PreTrainedConfig, evaluation: 
         return write_recipe_card(config, args.model_card, **known)
     if not hasattr(config, "pitome"):
         known["repository"] = None  # what is there is the dense model
-    return write_card(model, args.model_card, name=Path(args.model).name, base_model=args.base_model, **known)
+    base_model = args.base_model[0] if args.base_model and len(args.base_model) == 1 else args.base_model
+    return write_card(model, args.model_card, name=Path(args.model).name, base_model=base_model, **known)

@@ -41,6 +41,7 @@ from zoo.vit import vit_config
 
 from optimum_pitome import PiToMeConfig, apply_pitome
 from optimum_pitome.analysis.labelled_data import texts_of
+from optimum_pitome.cards import is_generated
 
 
 ANIMALS = ("cat", "dog", "bird")
@@ -178,9 +179,10 @@ def test_questions_and_the_card(evaluate, multimodal, tmp_path):
 @pytest.mark.slow  # the floor has no image processors without torchvision
 def test_captioned_pictures_and_the_card(evaluate, multimodal, tmp_path):
     command = ["clip", "--task", "image-text-retrieval", "--ratio", 0.8]
-    text = evaluate(*command, "--dataset", "captioned", "--model-card", tmp_path)
+    text = evaluate(*command, "--dataset", "captioned", "--model-card", tmp_path, "--base-model", "me/vit", "me/bert")
     assert "6 samples" in text and "image to text recall@1, %" in text and "text to image recall@10, %" in text
     card = ModelCard.load(tmp_path / "README.md")
+    assert card.data.base_model == ["me/vit", "me/bert"] and is_generated(card)
     assert "| text to image recall@5, % |" in card.text and "Image text retrieval on captioned" in card.text
     error = evaluate(*command, "--dataset", "questions", code=2)
     assert "there is no obvious caption column: name it (--label-column)" in error
