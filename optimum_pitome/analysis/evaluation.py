@@ -176,6 +176,8 @@ def _operations(model: nn.Module, lengths: Counter) -> dict[str, float]:
 
 
 def _to(value: Any, device: torch.device, dtype: torch.dtype) -> Any:
+    if not isinstance(value, torch.Tensor):  # what else a processor makes for its model
+        return value
     return value.to(device, dtype if value.is_floating_point() else None)
 
 

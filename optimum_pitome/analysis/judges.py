@@ -105,9 +105,10 @@ class RetrievalJudge:
     def __init__(self, model: nn.Module):
         self._model = model
         self._vectors: tuple[list, list] = ([], [])
-        self._number: dict[str, int] = {}
+        self._number: dict[str, int] = {}  # of every caption, where the same text again is the same caption
+        self._firsts: list[int] = []  # where each came first
         self._captions_of: list[list[int]] = []
-        self._texts: list[str] = []
+        self._seen = 0
 
     def answer(self, inputs: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         output = self._model(**inputs)
@@ -123,19 +124,22 @@ class RetrievalJudge:
         for vectors, kept in zip((dense, merged), self._vectors):
             kept.append([part.cpu() for part in vectors])
         for texts in references:
-            self._texts.extend(texts)
-            self._captions_of.append([self._number.setdefault(text, len(self._number)) for text in texts])
+            for position, text in enumerate(texts, self._seen):
+                if text not in self._number:
+                    self._number[text] = len(self._number)
+                    self._firsts.append(position)
+            self._seen += len(texts)
+            self._captions_of.append([self._number[text] for text in texts])
 
     def scores(self) -> tuple[Scores, Scores, Scores]:
-        firsts = [self._texts.index(text) for text in self._number]  # a caption that came again counts once
-        pictures_of: list[list[int]] = [[] for _ in firsts]
+        pictures_of: list[list[int]] = [[] for _ in self._firsts]
         for picture, captions in enumerate(self._captions_of):
             for caption in captions:
                 pictures_of[caption].append(picture)
         scores, best = [], []
         for kept in self._vectors:
             pictures, captions = (torch.cat(parts) for parts in zip(*kept))
-            similarity = pictures @ captions[firsts].T
+            similarity = pictures @ captions[self._firsts].T
             found, answers = {}, []
             for name, matrix, right in (
                 ("image_to_text", similarity, self._captions_of),
