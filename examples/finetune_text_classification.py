@@ -48,6 +48,10 @@ class ScriptArguments(MergingArguments):
     max_length: int = field(default=256, metadata={"help": "Tokens of a text; what is longer is cut."})
     max_train_samples: int | None = field(default=2000, metadata={"help": "Texts to train on."})
     max_eval_samples: int | None = field(default=1000, metadata={"help": "Texts to evaluate on."})
+    dropout: float | None = field(
+        default=None,
+        metadata={"help": "In place of the model's. The matching sees its noise: 0 merges in training as later on."},
+    )
     ratio: float = field(default=0.8, metadata={"help": "Fraction of the tokens that each merging layer keeps."})
 
 
@@ -72,8 +76,11 @@ def main() -> None:
         return tokenizer(rows["input"], truncation=True, max_length=script.max_length)
 
     train, test = (part.map(tokenize, batched=True, remove_columns="input") for part in (train, test))
+    settings = label_settings(names)
+    if script.dropout is not None:
+        settings.update(hidden_dropout_prob=script.dropout, attention_probs_dropout_prob=script.dropout)
     model = AutoModelForSequenceClassification.from_pretrained(
-        path, pitome=PiToMeConfig(ratio=script.ratio), **label_settings(names)
+        path, pitome=PiToMeConfig(ratio=script.ratio), **settings
     )
     trainer = Trainer(
         model,

@@ -130,7 +130,7 @@ def _table(group: dict[tuple[str, str], EvalResult]) -> Table:
     ]
     gains = (
         f"{dense / merged:.2f}x fewer operations; measured {speed.metric_value:.2f}x as fast (quartiles {low:.2f} to "
-        f"{high:.2f} over {speed.metric_args['rounds']} batches; {speed.metric_args['hardware']})."
+        f"{high:.2f}, batches: {speed.metric_args['rounds']}; {speed.metric_args['hardware']})."
     )
     heading = f"{some.task_name} on {' / '.join(where)}, {some.dataset_args['num_samples']} samples:"
     return Table(heading, rows, gains, some.dataset_args.get("command"))

@@ -62,6 +62,7 @@ class _Content:
     summary: str = ""
     num_tokens: int | list[int] | None = None
     task: str | None = None
+    saved: bool = True
     results: list[EvalResult] = field(default_factory=list)
     tags: list[str] = field(default_factory=lambda: [TAG])
 
@@ -79,7 +80,8 @@ class _Content:
             template_str=resources.files(__package__).joinpath("templates/model_card.md").read_text(encoding="utf-8"),
             title=self.title,
             auto_class=self.auto_class,
-            repository=json.dumps(self.repository) if self.repository else "repository",
+            repository=json.dumps(self.repository or "path/or/id"),
+            keyword=None if self.saved else _keyword(self.settings),
             settings=json.dumps(self.settings, indent=2),
             evaluations=tables(self.results),
             summary=self.summary,
@@ -98,6 +100,7 @@ def write_card(
     name: str | None = None,
     base_model: str | list[str] | None = None,
     auto_class: str | None = None,
+    saved: bool = True,
 ) -> Path | None:
     """Writes `README.md` for a rewritten model into `directory`, or brings it up to date. What somebody wrote stays.
 
@@ -110,6 +113,8 @@ def write_card(
         base_model (`str` or `list[str]`, *optional*):
             Hub id of what it was made from (of several parts: their ids); defaults to where it was loaded from.
         auto_class (`str`, *optional*): what loads it; defaults to an auto class for its class.
+        saved (`bool`, *optional*, defaults to `True`):
+            Whether the settings are in the `config.json` that goes with the card; else the card says how to pass them.
 
     Returns:
         `pathlib.Path`, or `None` if there is a card that somebody wrote or edited, or that is up to date.
@@ -134,6 +139,7 @@ def write_card(
         repository=repository,
         summary=summary,
         num_tokens=num_tokens,
+        saved=saved,
     )
     return _save(content, directory, evaluations)
 
@@ -200,6 +206,12 @@ def _save(content: _Content, directory: str | os.PathLike, evaluations: list[Eva
         content.base_model = content.base_model or old.data.base_model
     content.render().save(path)
     return path
+
+
+def _keyword(settings: dict[str, Any]) -> str:
+    """What `pitome=` takes for them."""
+    settings = {name: value for name, value in settings.items() if name != "format_version"}
+    return repr(settings["ratio"] if settings.keys() == {"ratio"} else settings)
 
 
 def _file(path: str | os.PathLike) -> Path:

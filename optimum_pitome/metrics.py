@@ -31,11 +31,12 @@ import evaluate
 Z_95 = 1.959963984540054
 
 
-def wilson_interval(successes: int, total: int, z: float = Z_95) -> tuple[float, float]:
+def wilson_interval(successes: float, total: int, z: float = Z_95) -> tuple[float, float]:
     """Wilson's score interval of a proportion: right near 0 and 1, too, where the normal approximation is not.
 
     Args:
-        successes, total (`int`): the proportion is `successes / total`.
+        successes (`float`), total (`int`):
+            The proportion is `successes / total`. Of scores between 0 and 1 their sum: the interval is wide enough.
         z (`float`): quantile of the normal distribution.
 
     Returns:
@@ -146,8 +147,8 @@ class VqaAccuracy(evaluate.Metric):
 
     def _compute(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
         scores = [_vqa_score(prediction, answers) for prediction, answers in zip(predictions, references)]
-        # Scores lie in [0, 1]: as if the same total had come from right and wrong answers.
-        low, high = wilson_interval(round(sum(scores)), len(scores))
+        # Scores in [0, 1] vary at most as right and wrong answers with the same mean do.
+        low, high = wilson_interval(sum(scores), len(scores))
         return {"vqa_accuracy": sum(scores) / len(scores), "vqa_accuracy_low": low, "vqa_accuracy_high": high}
 
 

@@ -94,15 +94,29 @@ class AnswerJudge:
         return tuple(metric.compute() for metric in self._metrics)
 
 
+def check_two_towers(model: nn.Module) -> None:
+    """
+    Raises:
+        ValueError: if `model` has no embeddings of pictures and of texts to compare.
+    """
+    if not (hasattr(model, "get_image_features") and hasattr(model, "get_text_features")):
+        raise ValueError(
+            f"A {type(model).__name__} has no image and text embeddings to compare. Accepted: CLIP, SigLIP and "
+            "VisionTextDualEncoderModel checkpoints."
+        )
+
+
 class RetrievalJudge:
     """The nearest captions of every picture, and the nearest pictures of every caption.
 
-    What agrees is the first of them, over all queries of both kinds.
+    What agrees is the first of them, over all queries of both kinds. A recall among more candidates than there are is
+    left out.
     """
 
     references, counts_masks = "captions", False
 
     def __init__(self, model: nn.Module):
+        check_two_towers(model)
         self._model = model
         self._vectors: tuple[list, list] = ([], [])
         self._number: dict[str, int] = {}  # of every caption, where the same text again is the same caption
@@ -112,12 +126,7 @@ class RetrievalJudge:
 
     def answer(self, inputs: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         output = self._model(**inputs)
-        embeds = tuple(getattr(output, name, None) for name in ("image_embeds", "text_embeds"))
-        if any(vectors is None for vectors in embeds):
-            raise ValueError(
-                f"A {type(self._model).__name__} has no image and text embeddings to compare. Accepted: CLIP, SigLIP "
-                "and VisionTextDualEncoderModel checkpoints."
-            )
+        embeds = (output.image_embeds, output.text_embeds)
         return tuple(nn.functional.normalize(vectors.float(), dim=-1) for vectors in embeds)
 
     def add(self, dense: Any, merged: Any, references: Sequence[Sequence[str]]) -> None:
@@ -147,7 +156,10 @@ class RetrievalJudge:
             ):
                 ranked = matrix.topk(min(max(Recall.cutoffs), matrix.shape[1]), dim=1).indices
                 values = Recall().compute(predictions=ranked.tolist(), references=right)
-                found.update({f"{name}_{metric}": value for metric, value in values.items()})
+                for metric, value in values.items():
+                    cutoff = int(metric.partition("@")[2].partition("_")[0])
+                    if cutoff == 1 or cutoff < matrix.shape[1]:
+                        found[f"{name}_{metric}"] = value
                 answers += ranked[:, 0].tolist()
             scores.append(found)
             best.append(answers)

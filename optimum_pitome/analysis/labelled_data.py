@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,10 @@ SEED = 0
 _FORMATS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 _TEXT_NAMES = ("text", "sentence", "content", "review")
 _LABEL_NAMES = ("label", "labels", "class", "category")
+_PICTURES = (
+    "Pictures come from a folder with one sub-folder per class or a metadata.jsonl, or from a data set with an Image "
+    "column (Dataset.cast_column(name, datasets.Image()), then save_to_disk)."
+)
 _REFERENCES = {
     "question": ("answer column", ("answers", "answer", "multiple_choice_answer", "label")),
     "caption": ("caption column", ("caption", "captions", "text", "texts", "sentences", "sentence", "description")),
@@ -76,7 +81,7 @@ def load_labelled(
         split = next((known for known in ("test", "validation") if known in found), None)
         split = next(iter(found)) if split is None and len(found) == 1 else split
     if split not in found:
-        what = "names no split" if split is None else f"split {split!r}"
+        what = "there is no test split: name one (--split)" if split is None else f"split {split!r}"
         raise ValueError(f"{what}: expected one of {', '.join(found)}, the splits of {name}.")
     return found[split], split
 
@@ -108,11 +113,15 @@ def find_columns(dataset: Dataset, kind: str, inputs: list[str] | None = None, l
             raise ValueError(f"column {column!r} does not exist: expected one of {', '.join(features)}.")
     if inputs is None:
         fitting = {"image": [name for name, feature in features.items() if isinstance(feature, datasets.Image)]}
+        if not fitting["image"] and kind != "text":
+            raise ValueError(f"there is no column of pictures: {', '.join(features)}. {_PICTURES}")
         texts = [name for name, feature in features.items() if _is_text(feature) and name != label]
         fitting["text"] = [name for name in texts if name in _TEXT_NAMES] or texts
         fitting["question"] = [name for name in texts if name == "question"]
         wanted = {"question": ["image", "question"], "caption": ["image"]}.get(kind, [kind])
         inputs = [_only(fitting[name], f"{name} column", "--input-columns", features) for name in wanted]
+    if kind != "text" and not isinstance(features[inputs[0]], datasets.Image):
+        raise ValueError(f"column {inputs[0]!r} does not hold pictures. {_PICTURES}")
     if kind == "question" and len(inputs) != 2:
         raise ValueError(f"--input-columns {' '.join(inputs)}: expected the column of pictures, then of questions.")
     if label is None and kind in _REFERENCES:
@@ -136,7 +145,8 @@ def class_indices(dataset: Dataset, column: str, config: Any) -> list[int]:
     Raises:
         ValueError: if neither fits.
     """
-    feature, values = dataset.features[column], dataset[column]
+    feature, values = dataset.features[column], list(dataset[column])
+    _refuse_missing(values, column)
     known = {str(label).strip().lower(): int(index) for index, label in config.id2label.items()}
     if isinstance(feature, ClassLabel):
         names = feature.names
@@ -160,17 +170,39 @@ def class_indices(dataset: Dataset, column: str, config: Any) -> list[int]:
 
 
 def texts_of(entry: Any) -> list[str]:
-    """The answers or captions in one cell: a text, a list of them, or of dictionaries as in VQAv2.
-
-    Raises:
-        ValueError: if there are none.
-    """
+    """The answers or captions in one cell: a text, a list of them, or of dictionaries as in VQAv2."""
     if isinstance(entry, str):
         entry = [entry]
-    texts = [part["answer"] if isinstance(part, dict) else str(part) for part in entry or ()]
-    if not texts:
-        raise ValueError("A row has no answer or caption: leave such rows out (datasets.Dataset.filter).")
-    return texts
+    return [part["answer"] if isinstance(part, dict) else str(part) for part in entry or ()]
+
+
+def accepted_answers(dataset: Dataset, column: str) -> list[list[str]]:
+    """The answers to every question.
+
+    Raises:
+        ValueError: if a question has none.
+    """
+    answers = [texts_of(entry) for entry in dataset[column]]
+    _refuse_missing([texts or None for texts in answers], column)
+    return answers
+
+
+def group_captions(dataset: Dataset, image: str, caption: str) -> tuple[Dataset, list[list[str]]]:
+    """Every picture once (column `image`), and its captions, each once, from one row or from several.
+
+    Raises:
+        ValueError: if a picture has none.
+    """
+    files, chosen, captions = dataset.cast_column(image, datasets.Image(decode=False)), {}, []
+    for row, (file, entry) in enumerate(zip(files[image], dataset[caption])):
+        file = file or {"bytes": None, "path": str(row)}
+        key = hashlib.sha256(file["bytes"]).digest() if file["bytes"] else file["path"]
+        if key not in chosen:
+            chosen[key] = (len(captions), row)
+            captions.append({})
+        captions[chosen[key][0]].update(dict.fromkeys(texts_of(entry)))
+    _refuse_missing([texts or None for texts in captions], caption)
+    return dataset.select([row for _, row in chosen.values()]), [list(texts) for texts in captions]
 
 
 def batches(
@@ -186,6 +218,15 @@ def batches(
             values = values[start : start + batch_size]
             batch[name] = torch.tensor(values) if isinstance(values[0], int) else values
         yield batch
+
+
+def _refuse_missing(values: list, column: str) -> None:
+    missing = [row for row, value in enumerate(values) if value is None]
+    if missing:
+        raise ValueError(
+            f"Nothing stands in column {column!r} of {len(missing)} rows (the first is row {missing[0]}): leave such "
+            "rows out (datasets.Dataset.filter)."
+        )
 
 
 def _is_text(feature: Any) -> bool:

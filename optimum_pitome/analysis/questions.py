@@ -20,6 +20,17 @@ from collections.abc import Sequence
 from typing import Any
 
 
+def rgb(images: Sequence[Any]) -> list[Any]:
+    """PIL pictures in three channels.
+
+    Raises:
+        ValueError: if one is missing.
+    """
+    if any(image is None for image in images):
+        raise ValueError("A row has no picture: leave such rows out (datasets.Dataset.filter).")
+    return [image.convert("RGB") for image in images]
+
+
 def encode_questions(processor: Any, images: Sequence[Any], questions: Sequence[str], instruction: str = "") -> Any:
     """A padded batch with one picture in front of every question, in the chat template of `processor`.
 
@@ -39,5 +50,4 @@ def encode_questions(processor: Any, images: Sequence[Any], questions: Sequence[
         text = f"{question}\n{instruction}" if instruction else question
         content = [{"type": "image"}, {"type": "text", "text": text}]
         texts.append(processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True))
-    pictures = [[image.convert("RGB")] for image in images]
-    return processor(images=pictures, text=texts, padding=True, return_tensors="pt")
+    return processor(images=[[image] for image in rgb(images)], text=texts, padding=True, return_tensors="pt")

@@ -88,8 +88,8 @@ class Evaluation:
         """Operations and measured speed in one sentence."""
         return (
             f"{self.flops_ratio:.2f}x fewer operations; measured {self.timing.speedup:.2f}x as fast "
-            f"(quartiles {self.timing.speedup_low:.2f} to {self.timing.speedup_high:.2f} over {self.timing.rounds} "
-            f"batches, dense and merged alternating; {self.hardware})."
+            f"(quartiles {self.timing.speedup_low:.2f} to {self.timing.speedup_high:.2f}, batches: "
+            f"{self.timing.rounds}, dense and merged alternating; {self.hardware})."
         )
 
     def __str__(self) -> str:

@@ -46,13 +46,21 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
 
 
 def add_evaluation(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--task", required=True, choices=TASK_NAMES)
+    parser.add_argument(
+        "--task",
+        required=True,
+        choices=TASK_NAMES,
+        help="Classification: pictures or texts with classes, accuracy. visual-question-answering (LLaVA): columns of "
+        "pictures, questions and answers (a text, a list, or dictionaries as in VQAv2), VQA accuracy of what is "
+        "generated. image-text-retrieval (CLIP, SigLIP, dual encoders): pictures with captions (a text or a list; "
+        "equal pictures are one), recall both ways.",
+    )
     data = parser.add_argument_group("data")
     data.add_argument(
         "--dataset",
         required=True,
-        help="Hub id; a folder with one sub-folder of pictures per class, or written by save_to_disk; a csv, tsv, "
-        "json, jsonl or parquet file.",
+        help="Hub id; a folder with one sub-folder of pictures per class, or with a metadata.jsonl, or written "
+        "by save_to_disk; of texts also a csv, tsv, json, jsonl or parquet file.",
     )
     data.add_argument("--dataset-config", help="Configuration of a data set on the Hub.")
     data.add_argument("--dataset-revision", help="Revision of a data set on the Hub.")
@@ -70,7 +78,7 @@ def add_evaluation(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--instruction", default="", help="Appended to every question.")
     data.add_argument("--max-length", type=int, help="Longest text in tokens. Default: the model's, at most 512.")
     running = parser.add_argument_group("running")
-    running.add_argument("--batch-size", type=int, default=32)
+    running.add_argument("--batch-size", type=int, default=32, help="Samples at once (32).")
     running.add_argument("--max-new-tokens", type=int, default=16, help="Longest answer in tokens (16).")
     running.add_argument("--device", default="cpu", help="Such as cpu (default) or cuda.")
     running.add_argument("--dtype", default="auto", help="Such as bfloat16. Default: that of the checkpoint.")

@@ -68,7 +68,15 @@ def _evaluate(args: argparse.Namespace) -> tuple[PreTrainedConfig, Evaluation, A
     dataset = take(dataset, args.max_samples)
     task = TASKS[args.task]
     columns = find_columns(dataset, task.kind, args.input_columns, args.label_column)
-    model = task.auto_class.from_pretrained(args.model, revision=args.revision, dtype=args.dtype, **keyword)
+    try:
+        model = task.auto_class.from_pretrained(args.model, revision=args.revision, dtype=args.dtype, **keyword)
+    except ValueError as error:
+        if "Unrecognized configuration class" not in str(error):
+            raise
+        raise ValueError(
+            f"--task {args.task}: {task.auto_class.__name__} knows no model of type {config.model_type!r}. Name the "
+            f"task that {args.model} was made for."
+        ) from None
     source = {"task": args.task, "dataset": _name(args.dataset), "config": args.dataset_config, "split": split}
     source["command"] = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     try:
@@ -92,7 +100,8 @@ def _write_card(args: argparse.Namespace, config: PreTrainedConfig, evaluation: 
     known["auto_class"] = TASKS[args.task].auto_class.__name__
     if isinstance(config, PiToMeConfig):  # names its base model itself
         return write_recipe_card(config, args.model_card, **known)
-    if not hasattr(config, "pitome"):
-        known["repository"] = None  # what is there is the dense model
+    known["saved"] = getattr(config, "pitome", None) == model.config.pitome
+    if not known["saved"]:
+        known["repository"] = None  # what is there merges otherwise, or not at all
     base_model = args.base_model[0] if args.base_model and len(args.base_model) == 1 else args.base_model
     return write_card(model, args.model_card, name=Path(args.model).name, base_model=base_model, **known)

@@ -34,8 +34,9 @@ from transformers import (
 )
 
 from ..analysis.evaluation import evaluate_answers, evaluate_classifier, evaluate_retrieval
-from ..analysis.labelled_data import batches, class_indices, texts_of
-from ..analysis.questions import encode_questions
+from ..analysis.judges import check_two_towers
+from ..analysis.labelled_data import accepted_answers, batches, class_indices, group_captions
+from ..analysis.questions import encode_questions, rgb
 from ..analysis.results import Evaluation
 
 
@@ -67,7 +68,7 @@ def _classify(model: nn.Module, dataset: Dataset, columns: list[str], args: argp
 def _answer(model: nn.Module, dataset: Dataset, columns: list[str], args: argparse.Namespace, **options: Any):
     processor = AutoProcessor.from_pretrained(args.model, revision=args.revision)
     processor.tokenizer.padding_side = "left"  # answers follow their questions
-    answers = [texts_of(entry) for entry in dataset[columns[-1]]]
+    answers = accepted_answers(dataset, columns[-1])
 
     def prepare(images, questions):
         return encode_questions(processor, images, questions, args.instruction)
@@ -77,21 +78,21 @@ def _answer(model: nn.Module, dataset: Dataset, columns: list[str], args: argpar
 
 
 def _retrieve(model: nn.Module, dataset: Dataset, columns: list[str], args: argparse.Namespace, **options: Any):
+    check_two_towers(model)
     processor = AutoProcessor.from_pretrained(args.model, revision=args.revision)
-    captions = [list(dict.fromkeys(texts_of(entry))) for entry in dataset[columns[-1]]]
+    pictures, captions = group_captions(dataset, *columns)
     # SigLIP was trained with, and pools at the end of, captions of one length.
     padding = "max_length" if "siglip" in model.config.model_type else True
     reads = getattr(getattr(model.config, "text_config", None), "max_position_embeddings", MAX_LENGTH)
     length = args.max_length or min(reads, MAX_LENGTH)
 
-    def prepare(images, entries):
-        texts = [text for entry in entries for text in dict.fromkeys(texts_of(entry))]
-        images = [image.convert("RGB") for image in images]
+    def encode(batch):
+        texts = [text for of_picture in batch["captions"] for text in of_picture]
         settings = {"padding": padding, "truncation": True, "max_length": length, "return_tensors": "pt"}
-        return {**processor.image_processor(images, return_tensors="pt"), **processor.tokenizer(texts, **settings)}
+        return {**batch, **processor.tokenizer(texts, **settings)}
 
-    data = batches(dataset, columns, {"captions": captions}, args.batch_size, prepare)
-    return evaluate_retrieval(model, data, **options)
+    data = batches(pictures, columns[:1], {"captions": captions}, args.batch_size, _prepare_images(args))
+    return evaluate_retrieval(model, map(encode, data), **options)
 
 
 TASKS = {
@@ -104,7 +105,7 @@ TASKS = {
 
 def _prepare_images(args: argparse.Namespace) -> Callable:
     processor = AutoImageProcessor.from_pretrained(args.model, revision=args.revision)
-    return lambda images: processor([image.convert("RGB") for image in images], return_tensors="pt")
+    return lambda images: processor(rgb(images), return_tensors="pt")
 
 
 def _prepare_texts(args: argparse.Namespace) -> Callable:

@@ -19,7 +19,7 @@ import random
 
 import pytest
 import torch
-from datasets import Dataset, Features, Sequence, Value
+from datasets import Dataset, Features, Sequence, Value, load_from_disk
 from datasets import Image as ImageFeature
 from families.llava_helpers import build
 from huggingface_hub import ModelCard
@@ -40,7 +40,14 @@ from zoo.llava import make_processor, picture
 from zoo.vit import vit_config
 
 from optimum_pitome import PiToMeConfig, apply_pitome
-from optimum_pitome.analysis.labelled_data import texts_of
+from optimum_pitome.analysis.labelled_data import (
+    accepted_answers,
+    class_indices,
+    find_columns,
+    group_captions,
+    texts_of,
+)
+from optimum_pitome.analysis.questions import rgb
 from optimum_pitome.cards import is_generated
 
 
@@ -172,7 +179,7 @@ def test_questions_and_the_card(evaluate, multimodal, tmp_path):
     assert {("vqa_accuracy", "dense"), ("vqa_accuracy", "merged"), ("speedup", "merged")} <= kinds
     assert "Visual question answering on questions, 6 samples" in card.text and "| VQA accuracy, % |" in card.text
     assert "--max-new-tokens 0: expected at least 1" in evaluate(*command, "--max-new-tokens", 0, code=2)
-    error = evaluate(*command, "--input-columns", "question", code=2)
+    error = evaluate(*command, "--input-columns", "image", code=2)
     assert "expected the column of pictures, then of questions" in error
 
 
@@ -180,21 +187,60 @@ def test_questions_and_the_card(evaluate, multimodal, tmp_path):
 def test_captioned_pictures_and_the_card(evaluate, multimodal, tmp_path):
     command = ["clip", "--task", "image-text-retrieval", "--ratio", 0.8]
     text = evaluate(*command, "--dataset", "captioned", "--model-card", tmp_path, "--base-model", "me/vit", "me/bert")
-    assert "6 samples" in text and "image to text recall@1, %" in text and "text to image recall@10, %" in text
+    assert "6 samples" in text and "image to text recall@1, %" in text and "text to image recall@5, %" in text
     card = ModelCard.load(tmp_path / "README.md")
     assert card.data.base_model == ["me/vit", "me/bert"] and is_generated(card)
     assert "| text to image recall@5, % |" in card.text and "Image text retrieval on captioned" in card.text
+    # One row per caption is the same data set.
+    rows = load_from_disk("captioned").flatten_indices()
+    rows = [{"image": row["image"], "caption": text} for row in rows for text in dict.fromkeys(row["captions"])]
+    Dataset.from_list(rows, Features(image=ImageFeature(), caption=Value("string"))).save_to_disk(tmp_path / "rows")
+    again = evaluate(*command, "--dataset", tmp_path / "rows")
+    assert [line for line in text.splitlines() if "recall" in line] == [
+        line for line in again.splitlines() if "recall" in line
+    ]
     error = evaluate(*command, "--dataset", "questions", code=2)
     assert "there is no obvious caption column: name it (--label-column)" in error
-    error = evaluate("llava", *command[1:], "--dataset", "captioned", code=2)
-    assert "Traceback" not in error
+    error = evaluate("vit", *command[1:], "--dataset", "captioned", code=2)
+    assert "A ViTModel has no image and text embeddings to compare" in error
 
 
-def test_a_row_without_an_answer_is_named():
+def test_the_card_says_how_to_load_what_was_evaluated(evaluate, tmp_path):
+    """With settings in `config.json`, with others, and with none there."""
+    apply_pitome(BertForSequenceClassification.from_pretrained("bert"), 0.6).save_pretrained(tmp_path / "model")
+    PreTrainedTokenizerFast.from_pretrained("bert").save_pretrained(tmp_path / "model")
+    options = ["--task", "text-classification", "--dataset", "reviews.csv", "--model-card", tmp_path / "card.md"]
+    for model, given, expected in (
+        (tmp_path / "model", [], '("path/or/id")                # merges tokens'),
+        (tmp_path / "model", ["--ratio", 0.5], '("path/or/id", pitome=0.5)  # merges tokens'),
+        ("bert", ["--ratio", 0.5, "--layers", 0], "pitome={'ratio': 0.5, 'layers': [0]})  # merges tokens"),
+    ):
+        evaluate(model, *given, *options)
+        text = (tmp_path / "card.md").read_text()
+        assert expected in text and ("they have to be passed" in text) == bool(given)
+
+
+def test_rows_without_what_the_task_needs(workplace, multimodal, evaluate):
+    columns = {"image": [picture(0), None], "question": ["w5", "w6"], "answers": [["w1"], []], "label": ["cat", None]}
+    features = Features(
+        image=ImageFeature(), question=Value("string"), answers=Sequence(Value("string")), label=Value("string")
+    )
+    data = Dataset.from_dict(columns, features)
+    with pytest.raises(ValueError, match=r"column 'answers' of 1 rows \(the first is row 1\)"):
+        accepted_answers(data, "answers")
+    with pytest.raises(ValueError, match=r"column 'answers' of 1 rows \(the first is row 1\)"):
+        group_captions(data, "image", "answers")
+    with pytest.raises(ValueError, match="column 'label' of 1 rows"):
+        class_indices(data, "label", BertConfig())
+    with pytest.raises(ValueError, match="A row has no picture"):
+        rgb(data["image"])
+    with pytest.raises(ValueError, match="column 'question' does not hold pictures. Pictures come from"):
+        find_columns(data, "question", ["question", "answers"])
+    with pytest.raises(ValueError, match="there is no column of pictures: question. Pictures come from"):
+        find_columns(data.select_columns("question"), "caption")
     assert texts_of("yes") == ["yes"] and texts_of([{"answer": "a"}, {"answer": "b"}]) == ["a", "b"]
-    for entry in ([], None):
-        with pytest.raises(ValueError, match="A row has no answer or caption: leave such rows out"):
-            texts_of(entry)
+    error = evaluate("bert", "--task", "visual-question-answering", "--dataset", "questions", code=2)
+    assert "AutoModelForImageTextToText knows no model of type 'bert'. Name the task" in error
 
 
 @pytest.mark.parametrize(
