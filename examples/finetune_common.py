@@ -29,6 +29,10 @@ from optimum_pitome import PiToMeCallback
 @dataclass
 class MergingArguments:
     schedule: str = field(default="linear", metadata={"help": "constant, linear, cosine or random."})
+    start: float = field(
+        default=0.0, metadata={"help": "Of linear and cosine: from where on, as a share of the steps."}
+    )
+    end: float = field(default=0.5, metadata={"help": "Of linear and cosine: where the ratio is reached."})
     ratio_range: list[float] | None = field(default=None, metadata={"help": "Lowest and highest, for random."})
     eval_ratios: list[float] | None = field(default=None, metadata={"help": "Also evaluate at these ratios."})
     distill: bool = field(default=False, metadata={"help": "Add the divergence from the dense forward to the loss."})
@@ -37,6 +41,8 @@ class MergingArguments:
         """The callback for sequences of `num_tokens`."""
         return PiToMeCallback(
             schedule=self.schedule,
+            start=self.start,
+            end=self.end,
             ratio_range=tuple(self.ratio_range) if self.ratio_range else None,
             eval_ratios=self.eval_ratios,
             distillation=self.distill,
