@@ -62,6 +62,7 @@ def test_images(tmp_path, monkeypatch):
     tiny_vit().save_pretrained(tmp_path / "model")
     BitImageProcessorPil().save_pretrained(tmp_path / "model")
     options = ["--image_size", "32", "--ratio", "0.8", "--eval_ratios", "1.0", "0.9", "--distill"]
+    options += ["--start", "0.5", "--end", "0.75"]
     found = run(monkeypatch, finetune_image_classification, tmp_path, *options)
     assert {"eval_accuracy", "eval_r1_accuracy", "eval_r0.9_accuracy", "train_seconds_per_step"} == found.keys()
     saved = json.loads((tmp_path / "out" / "config.json").read_text())
@@ -88,9 +89,11 @@ def test_texts(tmp_path, monkeypatch):
 
     save_splits(tmp_path, columns, Features(text=Value("string"), label=ClassLabel(num_classes=3)), 12)
     options = ["--max_length", "32", "--schedule", "random", "--ratio_range", "0.6", "1.0", "--eval_ratios", "1.0"]
+    options += ["--dropout", "0"]
     found = run(monkeypatch, finetune_text_classification, tmp_path, *options)
     assert 0 <= found["eval_r1_accuracy"] <= 1
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
+    assert model.config.hidden_dropout_prob == model.config.attention_probs_dropout_prob == 0
     assert model.config.pitome["ratio"] == 0.8 and model.bert.encoder.layer[0].pitome_spec is not None
 
 
