@@ -29,7 +29,12 @@ Scores = dict[str, float]
 
 
 class Judge(Protocol):
-    """One kind of evaluation. `references` names what a batch holds beside the model's inputs, one per sample."""
+    """One kind of evaluation.
+
+    Attributes:
+        references (`str`): names what a batch holds beside the model's inputs, one per sample.
+        counts_masks (`bool`): whether a sample is as long as its attention mask says, not as the batch.
+    """
 
     references: str
     counts_masks: bool
@@ -44,7 +49,16 @@ class Judge(Protocol):
         """Of the dense model, of the merged one, and their agreement; each metric with `_low` and `_high`."""
 
 
-class ClassJudge:
+class _SampleJudge:
+    """Scores sample by sample: one metric for the dense model, the same for the merged one, and their agreement."""
+
+    _metrics: tuple
+
+    def scores(self) -> tuple[Scores, Scores, Scores]:
+        return tuple(metric.compute() for metric in self._metrics)
+
+
+class ClassJudge(_SampleJudge):
     """The class with the largest logit."""
 
     references, counts_masks = "labels", True
@@ -63,11 +77,8 @@ class ClassJudge:
         of_merged.add_batch(predictions=second, references=references.tolist())
         agreement.add_batch(predictions=second, references=first)
 
-    def scores(self) -> tuple[Scores, Scores, Scores]:
-        return tuple(metric.compute() for metric in self._metrics)
 
-
-class AnswerJudge:
+class AnswerJudge(_SampleJudge):
     """The text that the model generates greedily."""
 
     references, counts_masks = "answers", False
@@ -89,9 +100,6 @@ class AnswerJudge:
         of_merged.add_batch(predictions=merged, references=references)
         same = [normalize_answer(first) == normalize_answer(second) for first, second in zip(dense, merged)]
         agreement.add_batch(predictions=same, references=[True] * len(same))
-
-    def scores(self) -> tuple[Scores, Scores, Scores]:
-        return tuple(metric.compute() for metric in self._metrics)
 
 
 def check_two_towers(model: nn.Module) -> None:

@@ -171,18 +171,21 @@ def class_indices(dataset: Dataset, column: str, config: Any) -> list[int]:
 
 def texts_of(entry: Any) -> list[str]:
     """The answers or captions in one cell: a text, a list of them, or of dictionaries as in VQAv2."""
-    if isinstance(entry, str):
+    if isinstance(entry, (str, int, float)):
         entry = [entry]
     return [part["answer"] if isinstance(part, dict) else str(part) for part in entry or ()]
 
 
 def accepted_answers(dataset: Dataset, column: str) -> list[list[str]]:
-    """The answers to every question.
+    """The answers to every question; of class labels the names.
 
     Raises:
         ValueError: if a question has none.
     """
-    answers = [texts_of(entry) for entry in dataset[column]]
+    feature, entries = dataset.features[column], list(dataset[column])
+    if isinstance(feature, ClassLabel):
+        entries = [None if entry is None else feature.names[entry] for entry in entries]
+    answers = [texts_of(entry) for entry in entries]
     _refuse_missing([texts or None for texts in answers], column)
     return answers
 

@@ -19,7 +19,7 @@ import random
 
 import pytest
 import torch
-from datasets import Dataset, Features, Sequence, Value, load_from_disk
+from datasets import ClassLabel, Dataset, Features, Sequence, Value, load_from_disk
 from datasets import Image as ImageFeature
 from families.llava_helpers import build
 from huggingface_hub import ModelCard
@@ -49,6 +49,8 @@ from optimum_pitome.analysis.labelled_data import (
 )
 from optimum_pitome.analysis.questions import rgb
 from optimum_pitome.cards import is_generated
+from optimum_pitome.commands.arguments import TASK_NAMES
+from optimum_pitome.commands.tasks import TASKS
 
 
 ANIMALS = ("cat", "dog", "bird")
@@ -220,6 +222,30 @@ def test_the_card_says_how_to_load_what_was_evaluated(evaluate, tmp_path):
         assert expected in text and ("they have to be passed" in text) == bool(given)
 
 
+def test_questions_are_padded_on_the_left(multimodal, evaluate, monkeypatch, tmp_path):
+    """Whatever the processor was saved with: answers follow their questions."""
+    processor = make_processor()
+    processor.tokenizer.padding_side = "right"
+    build().save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    rows = {"image": [picture(0)] * 2, "question": ["w5", "w5 w6 w7"], "answers": ["w5", "w6"]}
+    features = Features(image=ImageFeature(), question=Value("string"), answers=Value("string"))
+    Dataset.from_dict(rows, features).save_to_disk(tmp_path / "questions")
+    seen = []
+    monkeypatch.setattr(
+        "optimum_pitome.commands.tasks.evaluate_answers",
+        lambda model, processor, data, *args, **options: seen.extend(data),
+    )
+    evaluate(tmp_path, "--task", "visual-question-answering", "--dataset", tmp_path / "questions", "--ratio", 0.8)
+    (batch,) = seen
+    padded = batch["attention_mask"].tolist()
+    assert padded[0][0] == 0 and padded[0][-1] == padded[1][0] == 1 and batch["answers"] == [["w5"], ["w6"]]
+
+
+def test_the_command_offers_every_task():
+    assert tuple(TASKS) == TASK_NAMES
+
+
 def test_rows_without_what_the_task_needs(workplace, multimodal, evaluate):
     columns = {"image": [picture(0), None], "question": ["w5", "w6"], "answers": [["w1"], []], "label": ["cat", None]}
     features = Features(
@@ -238,6 +264,8 @@ def test_rows_without_what_the_task_needs(workplace, multimodal, evaluate):
         find_columns(data, "question", ["question", "answers"])
     with pytest.raises(ValueError, match="there is no column of pictures: question. Pictures come from"):
         find_columns(data.select_columns("question"), "caption")
+    classes = Dataset.from_dict({"label": [1, 0]}, Features(label=ClassLabel(names=["cat", "dog"])))
+    assert accepted_answers(classes, "label") == [["dog"], ["cat"]] and texts_of(2) == ["2"]
     assert texts_of("yes") == ["yes"] and texts_of([{"answer": "a"}, {"answer": "b"}]) == ["a", "b"]
     error = evaluate("bert", "--task", "visual-question-answering", "--dataset", "questions", code=2)
     assert "AutoModelForImageTextToText knows no model of type 'bert'. Name the task" in error
