@@ -99,7 +99,6 @@ def write_card(
     evaluations: list[Evaluation] | None = None,
     name: str | None = None,
     base_model: str | list[str] | None = None,
-    auto_class: str | None = None,
     saved: bool = True,
 ) -> Path | None:
     """Writes `README.md` for a rewritten model into `directory`, or brings it up to date. What somebody wrote stays.
@@ -112,7 +111,6 @@ def write_card(
         name (`str`, *optional*): what the title calls the model; defaults to `repository`, else to its class.
         base_model (`str` or `list[str]`, *optional*):
             Hub id of what it was made from (of several parts: their ids); defaults to where it was loaded from.
-        auto_class (`str`, *optional*): what loads it; defaults to an auto class for its class.
         saved (`bool`, *optional*, defaults to `True`):
             Whether the settings are in the `config.json` that goes with the card; else the card says how to pass them.
 
@@ -132,7 +130,7 @@ def write_card(
         summary = ""
     content = _Content(
         title=repository or f"{name or type(model).__name__} with merged tokens",
-        auto_class=auto_class or _auto_class(model),
+        auto_class=_auto_class(model),
         settings=PiToMeConfig.from_value(model.config.pitome).to_pitome_dict(),
         recipe=False,
         base_model=base_model or _hub_id(model.config.name_or_path),

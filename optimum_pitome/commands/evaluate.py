@@ -97,9 +97,9 @@ def _name(dataset: str) -> str:
 
 def _write_card(args: argparse.Namespace, config: PreTrainedConfig, evaluation: Evaluation, model: Any) -> Path:
     known = {"repository": None if Path(args.model).exists() else args.model, "evaluations": [evaluation]}
-    known["auto_class"] = TASKS[args.task].auto_class.__name__
     if isinstance(config, PiToMeConfig):  # names its base model itself
-        return write_recipe_card(config, args.model_card, **known)
+        auto_class = TASKS[args.task].auto_class.__name__
+        return write_recipe_card(config, args.model_card, auto_class=auto_class, **known)
     known["saved"] = getattr(config, "pitome", None) == model.config.pitome
     if not known["saved"]:
         known["repository"] = None  # what is there merges otherwise, or not at all

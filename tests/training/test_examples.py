@@ -97,6 +97,11 @@ def test_texts(tmp_path, monkeypatch):
     assert model.config.pitome["ratio"] == 0.8 and model.bert.encoder.layer[0].pitome_spec is not None
 
 
+def test_the_options_reach_the_schedule():
+    schedule = finetune_common.MergingArguments(start=0.25, end=0.75).callback(65)._make_schedule(0)
+    assert (schedule.kind, schedule.start, schedule.end) == ("linear", 0.25, 0.75)
+
+
 def test_data_errors(tmp_path):
     features = Features(text=Value("string"), label=ClassLabel(num_classes=2))
     save_splits(tmp_path, lambda size: {"text": ["x"] * size, "label": [0] * size}, features, 3)
