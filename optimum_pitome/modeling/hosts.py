@@ -60,6 +60,13 @@ _READS_SHORT = {
     "DeiTForMaskedImageModeling": False,
 }
 
+_PHRASES = (
+    "its text is a row of phrases that must not see one another, and merging would mix their tokens. Load it without "
+    "pitome"
+)
+#: Models of transformers in which no encoder can merge, by name.
+_REFUSED = {"GroundingDinoModel": _PHRASES, "MMGroundingDinoModel": _PHRASES}
+
 
 def register_host(host: Host) -> Host:
     """Adds `host`; refuses a class that has one."""
@@ -92,23 +99,33 @@ def adapt_architectures(model: nn.Module, encoders: list[tuple]) -> list[tuple]:
     return encoders
 
 
-def check_short_sequences(model: nn.Module, encoders: list[tuple[nn.Module, Architecture]]) -> None:
-    """Looks at the models around `encoders` that are to return the short sequence.
+def check_hosts(model: nn.Module, encoders: list[tuple[nn.Module, Architecture, bool]]) -> None:
+    """Looks at the models around `encoders` that are to merge: each with its registry entry, and whether it is to
+    return the original length.
 
     Raises:
-        UnsupportedArchitectureError: if one of them, a model of transformers, needs every token.
+        UnsupportedArchitectureError: if one of those models, which comes from transformers, would get wrong results.
     """
-    for encoder, architecture in encoders:
+    for encoder, architecture, unmerge in encoders:
         unit = "patch" if architecture.part == "vision" else "token"
         for module in model.modules():  # the outermost first
-            if not isinstance(module, PreTrainedModel) or _reads_short(type(module), architecture.encoder_class):
+            if not isinstance(module, PreTrainedModel):
                 continue
-            if any(inner is encoder for inner in module.modules()):
-                raise UnsupportedArchitectureError(
-                    f"{type(module).__name__} reads one feature per {unit} of its {type(encoder).__name__}, so "
-                    "unmerge=False (the short sequence) cannot work here. Pass unmerge=True (the default) to merge "
-                    "inside the encoder only: it gets faster, and what it returns keeps its length."
-                )
+            reason = next(
+                (_REFUSED[base.__name__] for base in type(module).__mro__ if base.__name__ in _REFUSED), None
+            )
+            if reason is None and (unmerge or _reads_short(type(module), architecture.encoder_class)):
+                continue
+            if all(inner is not encoder for inner in module.modules()):
+                continue
+            name, encoder_name = type(module).__name__, type(encoder).__name__
+            if reason is not None:
+                raise UnsupportedArchitectureError(f"The {encoder_name} of {name} cannot merge: {reason}.")
+            raise UnsupportedArchitectureError(
+                f"{name} reads one feature per {unit} of its {encoder_name}, so unmerge=False (the short sequence) "
+                "cannot work here. Pass unmerge=True (the default) to merge inside the encoder only: it gets faster, "
+                "and what it returns keeps its length."
+            )
 
 
 def _reads_short(model_class: type[nn.Module], encoder_class: type[nn.Module]) -> bool:

@@ -29,7 +29,7 @@ from ..configuration import PiToMeConfig
 from ..merging import MergeSpec
 from .attention import MergingAttention, check_implementation, is_routed
 from .forward import restore_length, wrap_forward
-from .hosts import adapt_architectures, check_short_sequences, find_hosts, remove_hooks
+from .hosts import adapt_architectures, check_hosts, find_hosts, remove_hooks
 from .layer import MergingLayer
 from .parts import select_encoders
 from .registry import Architecture, UnsupportedArchitectureError, supported_message
@@ -111,8 +111,7 @@ def apply_pitome(model: nn.Module, config: Any) -> nn.Module:
     # Everything that can fail comes before the first change.
     encoders = adapt_architectures(model, select_encoders(model, config))
     rewrites = [(encoder, _plan(encoder, *settings)) for encoder, *settings in encoders]
-    short = [(encoder, plan.architecture) for encoder, plan in rewrites if not (plan.unmerge or plan.is_dense)]
-    check_short_sequences(model, short)
+    check_hosts(model, [(encoder, plan.architecture, plan.unmerge) for encoder, plan in rewrites if not plan.is_dense])
     before = [(encoder, encoder.pitome) for encoder in rewritten_encoders(model)]
     try:
         chosen = {id(encoder) for encoder, _ in rewrites}

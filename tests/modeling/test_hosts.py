@@ -18,8 +18,9 @@ import importlib
 
 import pytest
 import torch
+import transformers
 from modeling.helpers import CASES, assert_same_state, build, snapshot
-from transformers import BertConfig, BertModel, PaliGemmaForConditionalGeneration, ViTConfig, ViTModel
+from transformers import BertConfig, BertModel, PaliGemmaForConditionalGeneration, SwinConfig, ViTConfig, ViTModel
 from transformers.models.vit.modeling_vit import ViTPreTrainedModel
 from zoo import outputs_of
 from zoo.text import SIZES as TEXT
@@ -81,6 +82,26 @@ def test_the_table_names_classes_of_transformers():
     for name, family in names.items():
         module = f"transformers.models.{family}.modeling_{family}" if family else "transformers"
         assert isinstance(getattr(importlib.import_module(module), name), type)
+
+
+@pytest.mark.parametrize("kind", ["GroundingDino", "MMGroundingDino"])
+def test_phrases_that_must_not_see_one_another_are_refused(kind):
+    model = grounding_model(kind)
+    before = snapshot(model)
+    with pytest.raises(UnsupportedArchitectureError, match=f"^The BertModel of {kind}Model cannot merge: .* phrases"):
+        apply_pitome(model, 0.8)
+    assert_same_state(model, before)
+    apply_pitome(model, 1.0)  # nothing merges
+
+
+def grounding_model(kind):
+    sizes = {"image_size": 32, "window_size": 2, "embed_dim": 8, "depths": [1] * 4, "num_heads": [1] * 4}
+    backbone = SwinConfig(**sizes, out_features=["stage2", "stage3", "stage4"])
+    names = ("encoder_layers", "decoder_layers", "encoder_attention_heads", "decoder_attention_heads")
+    config = getattr(transformers, f"{kind}Config")(
+        backbone_config=backbone, text_config=BertConfig(**TEXT), d_model=32, **dict.fromkeys(names, 2)
+    )
+    return getattr(transformers, f"{kind}ForObjectDetection")(config)
 
 
 class TwoEncoders(ViTPreTrainedModel):

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Models around an encoder that merges, which know nothing of it: the encoder returns every token, so they just run."""
+"""Models around an encoder that merges, which know nothing of it: the encoder returns every token, so they run."""
 
 import torch
 import transformers
@@ -295,14 +295,12 @@ _CONFIGS = {
 }
 
 #: Outputs that hold the samples one after the other: every tile or frame, or a list.
+_TILES = ("image_hidden_states", *(f"image_outputs.{name}" for name in ("last_hidden_state", "hidden_states.3")))
 _FLAT = {
-    "VideoLlava": ("video_outputs.last_hidden_state", "video_outputs.hidden_states.3", "video_outputs.pooler_output"),
-    "LlavaNext": ("image_outputs.last_hidden_state", "image_outputs.hidden_states.3", "image_outputs.pooler_output"),
-    "LlavaOnevision": (
-        "image_outputs.last_hidden_state",
-        "image_outputs.hidden_states.3",
-        "image_outputs.pooler_output",
-    ),
+    "VideoLlava": ("video_hidden_states", "video_outputs.last_hidden_state", "video_outputs.hidden_states.3")
+    + ("video_outputs.pooler_output",),
+    "LlavaNext": (*_TILES, "image_outputs.pooler_output"),
+    "LlavaOnevision": (*_TILES, "image_outputs.pooler_output"),
     "ModernVBert": ("image_outputs.pooler_output",),
     "ColModernVBert": ("image_outputs.pooler_output",),
 }
@@ -326,6 +324,7 @@ def _case(name: str, config, inputs) -> Case:
         reads_every_token=name not in ("DPRQuestionEncoder", "DPRContextEncoder"),
         # No SDPA of their own, around an encoder that has it.
         encoder_config="backbone_config" if "DepthAnything" in name else "",
+        supported_since="5.18.0" if name.endswith("ForDepthEstimation") else "5.0",  # DINOv2
     )
 
 
