@@ -27,6 +27,7 @@ import transformers
 from torch import nn
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
+from ..requirements import supported
 from .attention import MergingAttention
 from .forward import without_hooks
 from .layer import MergingLayer
@@ -174,8 +175,8 @@ def _check_parameters(dense_class: type[nn.Module], expected: tuple[str, ...]) -
         raise UnsupportedArchitectureError(
             f"{dense_class.__name__}.forward of transformers {transformers.__version__} takes "
             f"({', '.join(found)}), but optimum_pitome rewrites it as ({', '.join(expected)}). "
-            "Merging there could give wrong results, so the model was left dense. Install a transformers version "
-            f"from the README's table, or a newer optimum_pitome. {supported_message()}"
+            "Merging there could give wrong results, so the model was left dense. This optimum_pitome was made for "
+            f"{supported('transformers')}: install another one of these, or a newer optimum_pitome. {supported_message()}"
         )
 
 
