@@ -37,8 +37,8 @@ class MPNetLayer(MergingLayer, modeling_mpnet.MPNetLayer):
             return super().forward(hidden_states, attention_mask, position_bias, output_attentions, **kwargs)
         tokens = state.slots[self.pitome_index].to(hidden_states.device)
         proportional = state.specs[self.pitome_index].proportional_attention
-        attention_mask = tokens.attention_bias(hidden_states.dtype, proportional)
-        if tokens.positions is not None:
+        if tokens.sizes is not None:
+            attention_mask = tokens.attention_bias(hidden_states.dtype, proportional)
             position_bias = take_pairs(position_bias, tokens.positions)
         attentions = []
         output = super().forward(
@@ -74,7 +74,6 @@ register_architecture(
     attention="attention.attn",
     attention_interface=False,
     track_positions=True,
-    layer_parameters=("hidden_states", "attention_mask", "position_bias", "output_attentions", "kwargs"),
     num_tokens=lambda config: config.max_position_embeddings - config.pad_token_id - 1,
     **SETTINGS,
 )

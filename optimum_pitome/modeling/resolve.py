@@ -112,8 +112,8 @@ def _merging_layers(config: PiToMeConfig, architecture: Architecture, num_layers
     for index in layers:
         if not -num_layers <= index < num_layers:
             raise ValueError(
-                f"layers={show(list(layers))}: the model has {num_layers} layers, so {index} is out of range (accepted: "
-                f"{-num_layers} to {num_layers - 1})."
+                f"layers={show(list(layers))}: the model has {num_layers} layers, so {index} is out of range "
+                f"(accepted: {-num_layers} to {num_layers - 1})."
             )
     merging = {index % num_layers: position for position, index in enumerate(layers)}
     if len(merging) != len(layers):

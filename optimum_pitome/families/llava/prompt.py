@@ -27,6 +27,7 @@ import torch
 from torch import nn
 
 from ...merging import gather_tokens
+from ...modeling.state import read_cache
 from .counts import FEATURE_LAYER_NAMES, active_tower, count_features
 
 
@@ -216,7 +217,7 @@ def _count_images(model: nn.Module, rewrite: Any, arguments: dict[str, Any]) -> 
 
 
 def _past_length(arguments: dict[str, Any]) -> int:
-    past = arguments.get("past_key_values")
+    past = read_cache(arguments)
     return 0 if past is None else past.get_seq_length()
 
 
