@@ -158,7 +158,7 @@ def fields_of(settings: Mapping[Any, Any], may_name_parts: bool = True) -> dict[
     if unknown and may_name_parts and len(unknown) == len(given) and _are_parts(given):
         return {"parts": given}
     newer_minor = check_version(given.get("format_version", FORMAT_VERSION))
-    for key in unknown:
+    for key in sorted(unknown, key=lambda key: _misspelt(key) is None):  # the most telling first
         if not newer_minor or not isinstance(key, str):
             raise ValueError(unknown_field_message(key, given[key] if may_name_parts else None))
     return given
