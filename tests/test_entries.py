@@ -68,7 +68,6 @@ def assert_same(first, second):
 
 def test_there_are_many_composites():
     names = {case.id for case in COMPOSITES}
-    composed = {"VisionTextDualEncoderModel", "VisionEncoderDecoderModel"}
     assert {
         "CLIPModel",
         "SiglipModel",
