@@ -137,6 +137,8 @@ class PiToMeConfig(PreTrainedConfig):
         }
         for name, check in FIELDS.items():
             setattr(self, name, check(name, given[name]))
+        #: Arguments of `from_pretrained` that are meant for the model that this recipe names. They are never saved.
+        self.model_arguments: dict[str, Any] = {}
 
     @classmethod
     def paper(cls, ratio: float | list[float] = 0.9, **kwargs: Any) -> PiToMeConfig:
@@ -192,6 +194,21 @@ class PiToMeConfig(PreTrainedConfig):
             )
         return settings.to_pitome_dict(), kwargs
 
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As `PreTrainedConfig.from_dict`, but of `kwargs` only the fields of this class are taken. The others are
+        meant for the model that the recipe names, even what every configuration knows, such as `num_labels`. They are
+        returned as unused, or kept in `model_arguments` until that model is loaded."""
+        return_unused_kwargs = kwargs.pop("return_unused_kwargs", False)
+        for name in ("_from_auto", "_from_pipeline"):
+            kwargs.pop(name, None)
+        own = {name: kwargs.pop(name) for name in (*FIELDS, "name_or_path", "_commit_hash") if name in kwargs}
+        config = cls(**{**config_dict, **own})
+        if return_unused_kwargs:
+            return config, kwargs
+        config.model_arguments = kwargs
+        return config
+
     def for_part(self, name: str) -> PiToMeConfig | None:
         """The settings of the part `name` of a model; `None` where it stays dense."""
         if self.parts is None:
@@ -225,6 +242,12 @@ class PiToMeConfig(PreTrainedConfig):
     def to_pitome_dict(self) -> dict[str, Any]:
         """The fields that are set, as plain data: what goes under `pitome` in a model's `config.json`."""
         return {name: value for name in FIELDS if (value := getattr(self, name)) is not None}
+
+    def to_dict(self) -> dict[str, Any]:
+        """The configuration as plain data, as it is saved."""
+        settings = super().to_dict()
+        settings.pop("model_arguments", None)
+        return settings
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, PiToMeConfig) and self.to_pitome_dict() == other.to_pitome_dict()

@@ -115,11 +115,23 @@ def _wrap_from_pretrained(model_class: type) -> None:
             loaded = original(cls, pretrained_model_name_or_path, *args, config=config, **kwargs)
         except _Previewed as found:
             return found.args[0]
+        except Exception:
+            # A recipe has no weights, and whoever names a class of transformers did not ask the auto classes.
+            from .recipe_lookup import explain_recipe, find_recipe, load_base_model
+
+            found = find_recipe(pretrained_model_name_or_path, kwargs)
+            if found is None:
+                raise
+        else:
+            if composing is None:
+                rewrite(loaded[0] if isinstance(loaded, tuple) else loaded, pitome)
+            return loaded
         finally:
             _load.reset(token)
-        if composing is None:
-            rewrite(loaded[0] if isinstance(loaded, tuple) else loaded, pitome)
-        return loaded
+        recipe, kwargs = found
+        explain_recipe(recipe, pretrained_model_name_or_path, cls.__name__)
+        kwargs |= {"config": config} | ({} if pitome is UNSET else {"pitome": pitome})
+        return load_base_model(cls.from_pretrained, recipe, pretrained_model_name_or_path, args, kwargs)
 
     from_pretrained._pitome = True
     model_class.from_pretrained = classmethod(from_pretrained)
@@ -179,7 +191,8 @@ def install_composer(module: ModuleType) -> None:
     """Wraps the method of `COMPOSERS` in a module of transformers that has been imported."""
     name = COMPOSERS[module.__name__.split(".")[2]]
     for model_class in [value for value in vars(module).values() if isinstance(value, type) and name in vars(value)]:
-        _wrap_composer(model_class, name)
+        if not getattr(vars(model_class)[name].__func__, "_pitome", False):
+            _wrap_composer(model_class, name)
 
 
 def _wrap_composer(model_class: type, name: str) -> None:
@@ -199,6 +212,7 @@ def _wrap_composer(model_class: type, name: str) -> None:
         rewrite(model, pitome)
         return model
 
+    compose._pitome = True
     setattr(model_class, name, classmethod(compose))
 
 

@@ -130,6 +130,19 @@ def test_matching_against_the_reference(problem):
         np.testing.assert_allclose(plan.merge_sizes(problem.sizes)[sample, :count].numpy(), totals, rtol=1e-6)
 
 
+@pytest.mark.parametrize("energy", ["paper", "elu"])
+@pytest.mark.parametrize("algorithm", ["pitome", "pitome_halves", "pitome_unprotected"])
+def test_alpha_scales_what_lies_below_the_margin(algorithm, energy):
+    """Below the margin alpha is a factor, which no order depends on; even one beyond the range of the ranking keys."""
+    features = torch.randn(2, 64, 8) + 0.3
+    plans = [
+        match(features, 0.7, TokenMasks(1), algorithm=algorithm, energy=energy, margin=0.9999, alpha=alpha)
+        for alpha in (1.0, 1e12, 1e18)
+    ]
+    for plan in plans[1:]:
+        assert torch.equal(plan.assignment, plans[0].assignment)
+
+
 def test_equal_tokens_are_ranked_by_position():
     plan = match(torch.ones(2, 10, 4), 0.8, algorithm="pitome", energy="paper", margin=0.5)
     assert pairs_of(plan, 0) == pairs_of(plan, 1) == {0: 1, 2: 1}

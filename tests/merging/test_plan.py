@@ -96,6 +96,19 @@ def test_unmerge_gives_each_token_its_group(problem):
 
 
 @settings(max_examples=100)
+@given(problems(algorithms=EVERY))
+def test_a_mean_is_computed_in_float32_and_rounded_once(problem):
+    """Bit for bit: half precision in, the float32 mean rounded out; no weights are weights of one; totals are known."""
+    plan, hidden_states, sizes = problem.plan(), problem.hidden_states, problem.sizes
+    if plan is None:
+        return
+    merged = plan.merge(hidden_states, sizes)
+    assert torch.equal(merged, plan.merge(hidden_states.float(), sizes).to(hidden_states.dtype))
+    assert torch.equal(merged, plan.merge(hidden_states, sizes, plan.merge_sizes(sizes)))
+    assert torch.equal(plan.merge(hidden_states.float()), plan.merge(hidden_states.float(), torch.ones_like(sizes)))
+
+
+@settings(max_examples=100)
 @given(problems(algorithms=EVERY, dtypes=(torch.float32,), padding=("left", "right", "scattered"), prefixes=0))
 def test_padding_and_batch_change_nothing(problem):
     plan = problem.plan()
