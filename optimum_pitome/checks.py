@@ -79,6 +79,20 @@ def check_count(name: str, value: Any) -> int | None:
     raise ValueError(f"{name}={value!r}: expected a whole number of at least 0, or None.")
 
 
+def check_token_ids(name: str, value: Any) -> list[int] | None:
+    if value is None:
+        return None
+    items = list(value) if isinstance(value, (list, tuple)) else None
+    if items is None or any(isinstance(item, bool) or not isinstance(item, int) or item < 0 for item in items):
+        raise ValueError(
+            f"{name}={value!r}: expected a list of token ids, whole numbers of at least 0, such as "
+            "[tokenizer.mask_token_id], or None."
+        )
+    if len(set(items)) != len(items):
+        raise ValueError(f"{name}={value!r} names a token twice.")
+    return items
+
+
 def check_layers(layers: Any) -> list[int] | None:
     if layers is None:
         return None

@@ -25,7 +25,16 @@ from typing import Any
 from transformers import PreTrainedConfig
 from transformers.utils import logging
 
-from .checks import FORMAT_VERSION, check_bool, check_choice, check_count, check_layers, check_number, check_version
+from .checks import (
+    FORMAT_VERSION,
+    check_bool,
+    check_choice,
+    check_count,
+    check_layers,
+    check_number,
+    check_token_ids,
+    check_version,
+)
 
 
 logger = logging.get_logger(__name__)
@@ -99,6 +108,11 @@ class PiToMeConfig(PreTrainedConfig):
         base_model_name_or_path (`str`, *optional*):
             Makes this configuration a recipe: a repository without weights that loads that model, rewritten.
         format_version (`str`): Version of this format.
+        protect_token_ids (`list[int]`, *optional*):
+            Ids of tokens of a text that never merge, beside the special tokens, which need no naming. They may be any
+            number: as many others merge in their place, as long as more of those are there than a layer removes. A
+            model that predicts masked tokens adds its mask token by itself, where its tokenizer is found beside the
+            weights.
 
     Raises:
         ValueError: for an unknown field or a value out of range; the message names what is accepted.
@@ -123,6 +137,7 @@ class PiToMeConfig(PreTrainedConfig):
         parts: dict[str, Any] | None = None,
         base_model_name_or_path: str | None = None,
         format_version: str = FORMAT_VERSION,
+        protect_token_ids: list[int] | None = None,
         **kwargs: Any,
     ):
         unknown = {key: kwargs.pop(key) for key in list(kwargs) if key not in _BASE_KEYS}
@@ -147,6 +162,7 @@ class PiToMeConfig(PreTrainedConfig):
         self.proportional_attention = check_bool("proportional_attention", proportional_attention)
         self.unmerge = check_bool("unmerge", unmerge)
         self.preset = check_choice("preset", preset, PRESETS)
+        self.protect_token_ids = check_token_ids("protect_token_ids", protect_token_ids)
         self.parts = _check_parts(parts)
         if base_model_name_or_path is not None and not isinstance(base_model_name_or_path, str):
             raise ValueError(
@@ -237,6 +253,7 @@ _FIELDS = (
     "proportional_attention",
     "unmerge",
     "preset",
+    "protect_token_ids",
     "parts",
     "base_model_name_or_path",
     "format_version",

@@ -32,6 +32,8 @@ COMPOSERS = {
     "vision_encoder_decoder": "from_encoder_decoder_pretrained",
     "encoder_decoder": "from_encoder_decoder_pretrained",
 }
+#: Arguments of `from_pretrained` that also say how to look for the tokenizer beside the weights.
+_HUB_ARGUMENTS = ("cache_dir", "local_files_only", "token")
 _WRAPPED = ("from_pretrained", "_from_config", "save_pretrained", "_upload_modified_files")
 
 
@@ -66,7 +68,7 @@ def _wrap_from_pretrained(model_class: type) -> None:
         _check(asked)  # before the weights are read
         loaded = original(cls, pretrained_model_name_or_path, *args, config=config, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
-        _finish(model, pitome)
+        _finish(model, pitome, **{name: kwargs[name] for name in _HUB_ARGUMENTS if name in kwargs})
         return loaded
 
     from_pretrained._pitome = True
@@ -144,7 +146,7 @@ def _check(value: Any) -> None:
         PiToMeConfig.from_value(value)
 
 
-def _finish(model: Any, pitome: Any) -> None:
+def _finish(model: Any, pitome: Any, **hub: Any) -> None:
     """Rewrites a loaded model as asked: by the keyword, else by its configuration."""
     config = model.config
     if pitome is _UNSET:
@@ -154,9 +156,9 @@ def _finish(model: Any, pitome: Any) -> None:
     if hasattr(config, "pitome"):
         # Until the model is rewritten, its configuration must not say that it is.
         del config.pitome
-    from .modeling.rewrite import apply_pitome, remove_pitome
+    from .modeling.rewrite import remove_pitome, rewrite_model
 
     if pitome is None or pitome is False:
         remove_pitome(model)
     else:
-        apply_pitome(model, pitome)
+        rewrite_model(model, pitome, **hub)

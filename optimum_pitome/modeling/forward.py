@@ -21,6 +21,7 @@ import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 from .attention import check_implementation
@@ -56,10 +57,12 @@ def _arguments(encoder: nn.Module, args: tuple, kwargs: dict) -> dict[str, Any]:
 def begin_forward(encoder: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
     """Forward pre-hook of an encoder: starts the forward's [`MergeState`]."""
     rewrite: EncoderRewrite = encoder.pitome
-    if not rewrite.enabled or rewrite.is_dense:
+    if not rewrite.merges:
         return None
     check_implementation(encoder.config._attn_implementation, type(encoder).__name__)
     arguments = _arguments(encoder, args, kwargs)
+    if rewrite.architecture.read_arguments is not None:
+        arguments = rewrite.architecture.read_arguments(arguments)
     special, max_special = None, 0
     if rewrite.architecture.special_tokens is not None:
         special, max_special = rewrite.architecture.special_tokens(arguments)
@@ -73,6 +76,7 @@ def begin_forward(encoder: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple,
         track_positions=rewrite.architecture.track_positions,
         num_prefix_tokens=rewrite.num_prefix_tokens,
         max_special=max_special,
+        protected=_places_of(rewrite.protect_token_ids, arguments.get("input_ids")),
     )
     return_dict = arguments.get("return_dict")
     as_tuple = (encoder.config.return_dict if return_dict is None else return_dict) is False
@@ -83,6 +87,16 @@ def begin_forward(encoder: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple,
     if as_tuple:
         kwargs["return_dict"] = True  # the outputs are changed by name below
     return args, kwargs
+
+
+def _places_of(token_ids: tuple[int, ...], input_ids: torch.Tensor | None) -> torch.Tensor | None:
+    """Where `input_ids` `(B, N)` has one of `token_ids`: `(B, N)` bool."""
+    if not token_ids or input_ids is None:
+        return None
+    found = input_ids == token_ids[0]
+    for token_id in token_ids[1:]:  # numbers and no tensor, which would have to come to the device in every forward
+        found = found | (input_ids == token_id)
+    return found
 
 
 def end_forward(encoder: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:

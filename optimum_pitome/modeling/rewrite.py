@@ -28,9 +28,10 @@ from ..merging import MergeSpec
 from .attention import check_implementation, eager_function, route, unroute
 from .forward import begin_forward, end_forward, restore_length
 from .hosts import adapt_architectures, find_hosts
+from .mask_token import find_mask_token
 from .parts import select_encoders
 from .registry import Architecture, UnsupportedArchitectureError, supported_message
-from .resolve import resolve_specs, resolve_unmerge
+from .resolve import resolve_protected_ids, resolve_specs, resolve_unmerge
 
 
 TAG = "pitome"
@@ -46,6 +47,7 @@ class EncoderRewrite:
         specs (`tuple[MergeSpec, ...]`): one per layer.
         unmerge (`bool`): whether outputs return to the original length.
         num_prefix_tokens (`int`): special tokens at the front.
+        protect_token_ids (`tuple[int, ...]`): ids of tokens that never merge: the user's and the mask token's.
         enabled (`bool`): whether the next forward merges.
     """
 
@@ -54,11 +56,17 @@ class EncoderRewrite:
     specs: tuple[MergeSpec, ...]
     unmerge: bool
     num_prefix_tokens: int
+    protect_token_ids: tuple[int, ...] = ()
     enabled: bool = True
 
     @property
     def is_dense(self) -> bool:
         return all(spec.ratio.is_dense for spec in self.specs)
+
+    @property
+    def merges(self) -> bool:
+        """Whether the next forward merges tokens."""
+        return self.enabled and not self.is_dense
 
 
 def apply_pitome(model: nn.Module, config: Any) -> nn.Module:
@@ -83,12 +91,21 @@ def apply_pitome(model: nn.Module, config: Any) -> nn.Module:
             f"apply_pitome takes a model, got {model!r}. Load one first: AutoModel.from_pretrained(..., pitome=0.9) "
             "loads and rewrites in one step."
         )
+    # Who has a model in hand does not expect a download here.
+    return rewrite_model(model, config, local_files_only=True)
+
+
+def rewrite_model(model: nn.Module, config: Any, **hub: Any) -> nn.Module:
+    """[`apply_pitome`]; `hub` says how to look for the tokenizer of a model that predicts masked tokens."""
     config = PiToMeConfig.from_value(config)
     if config is None:
         return remove_pitome(model)
     # Everything that can fail comes before the first change.
     encoders = adapt_architectures(model, select_encoders(model, config))
-    rewrites = [(encoder, _plan(encoder, *settings)) for encoder, *settings in encoders]
+    reads_ids = any(architecture.reads_token_ids for _, architecture, _ in encoders)
+    named = any(settings.protect_token_ids for _, _, settings in encoders)
+    mask_token = find_mask_token(model, named, **hub) if reads_ids else None
+    rewrites = [(encoder, _plan(encoder, *settings, mask_token)) for encoder, *settings in encoders]
     chosen = [encoder for encoder, _ in rewrites]
     for encoder in rewritten_encoders(model):
         if not any(encoder is other for other in chosen):
@@ -101,6 +118,8 @@ def apply_pitome(model: nn.Module, config: Any) -> nn.Module:
     if hasattr(model, "config"):
         settings = config.to_pitome_dict()
         settings.pop("base_model_name_or_path", None)  # a recipe names the model; the model holds its own weights
+        if mask_token is not None:  # the tokenizer may not be there where the model is loaded next
+            settings["protect_token_ids"] = sorted({mask_token, *settings.get("protect_token_ids", ())})
         model.config.pitome = settings
     if hasattr(model, "add_model_tags") and TAG not in (getattr(model, "model_tags", None) or []):
         model.add_model_tags([TAG])
@@ -147,7 +166,9 @@ def rewritten_encoders(model: nn.Module) -> list[nn.Module]:
     return [module for module in model.modules() if isinstance(vars(module).get("pitome"), EncoderRewrite)]
 
 
-def _plan(encoder: nn.Module, architecture: Architecture, config: PiToMeConfig) -> EncoderRewrite:
+def _plan(
+    encoder: nn.Module, architecture: Architecture, config: PiToMeConfig, mask_token: int | None
+) -> EncoderRewrite:
     """All checks for one encoder; changes nothing."""
     architecture.check()
     layers = architecture.find_layers(encoder)
@@ -175,7 +196,9 @@ def _plan(encoder: nn.Module, architecture: Architecture, config: PiToMeConfig) 
     check_implementation(encoder.config._attn_implementation, type(encoder).__name__)
     num_prefix_tokens = architecture.num_prefix_tokens(encoder.config)
     specs = resolve_specs(config, architecture, len(layers), num_prefix_tokens)
-    return EncoderRewrite(config, architecture, specs, resolve_unmerge(config, architecture), num_prefix_tokens)
+    protected = resolve_protected_ids(config, architecture, encoder.config, mask_token)
+    unmerge = resolve_unmerge(config, architecture)
+    return EncoderRewrite(config, architecture, specs, unmerge, num_prefix_tokens, protected)
 
 
 def _install(encoder: nn.Module, rewrite: EncoderRewrite) -> None:

@@ -51,6 +51,7 @@ class Tokens:
             Original position of each (of the token that survived), for architectures that track it.
         track_positions (`bool`): whether `positions` are kept.
         num_prefix_tokens, max_special (`int`): see [`~merging.TokenMasks`].
+        protected (`torch.BoolTensor` of shape `(B, n)`, *optional*): see [`~merging.TokenMasks`].
     """
 
     sizes: torch.Tensor | None = None
@@ -62,9 +63,11 @@ class Tokens:
     track_positions: bool = False
     num_prefix_tokens: int = 0
     max_special: int = 0
+    protected: torch.Tensor | None = None
 
     def masks(self, attention: torch.Tensor | None = None) -> TokenMasks:
-        return TokenMasks(self.num_prefix_tokens, self.valid, self.special, self.max_special, attention)
+        specials = (self.special, self.max_special)
+        return TokenMasks(self.num_prefix_tokens, self.valid, *specials, attention, self.protected)
 
     def merged(self, plan: MergePlan) -> Tokens:
         """The tokens behind `plan`."""
@@ -76,6 +79,7 @@ class Tokens:
             sizes=plan.merge_sizes(sizes),
             valid=plan.valid,
             special=None if self.special is None else gather_tokens(self.special, plan.kept),
+            protected=None if self.protected is None else gather_tokens(self.protected, plan.kept),
             pairwise_mask=None if self.pairwise_mask is None else take_pairs(self.pairwise_mask, plan.kept),
             assignment=plan.assignment if self.assignment is None else plan.assignment.gather(1, self.assignment),
             positions=self._positions_behind(plan),
