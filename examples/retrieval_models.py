@@ -22,7 +22,7 @@ from collections.abc import Iterable
 import torch
 from transformers import AutoConfig, AutoModel, AutoProcessor, BlipForImageTextRetrieval
 
-from optimum_pitome.modeling.cross_attention import take_samples
+from optimum_pitome.modeling.marks import take_samples
 
 
 def load_retrieval_model(path: str):

@@ -29,16 +29,9 @@ from .text import SETTINGS
 class BertStyleLayer(MergingLayer):
     """Layers with BERT's sub-modules and arguments, whether the norm comes before or behind the residual sum."""
 
-    def attention_half(
-        self,
-        hidden_states,
-        attention_mask=None,
-        encoder_hidden_states=None,
-        encoder_attention_mask=None,
-        past_key_values=None,
-        **kwargs,
-    ):
-        # The last three belong to decoders, which are refused.
+    def attention_half(self, hidden_states, attention_mask=None, *decoder_arguments, **kwargs):
+        # What else BERT's layers take belongs to decoders, which are refused: nothing is passed in it.
+        kwargs = {name: value for name, value in kwargs.items() if value is not None}
         return self.attention(hidden_states, attention_mask, **kwargs)[0]
 
     def mlp_half(self, hidden_states):
@@ -64,14 +57,6 @@ BERT_SETTINGS = {
     "layers": "encoder.layer",
     "attention": "attention.self",
     "num_tokens": lambda config: config.max_position_embeddings,
-    "layer_parameters": (
-        "hidden_states",
-        "attention_mask",
-        "encoder_hidden_states",
-        "encoder_attention_mask",
-        "past_key_values",
-        "kwargs",
-    ),
 }
 
 register_architecture(modeling_bert.BertModel, BertLayer, **BERT_SETTINGS)

@@ -20,7 +20,8 @@ import torch
 from transformers.models.blip import modeling_blip, modeling_blip_text
 
 from ..modeling.attention import MergingAttention
-from ..modeling.cross_attention import carry_mark, register_reader
+from ..modeling.cross_attention import register_reader
+from ..modeling.marks import carry_mark
 from ..modeling.registry import register_architecture
 from .clip import CLIPStyleLayer
 from .vit import num_patches
@@ -47,7 +48,7 @@ class BlipAttention(MergingAttention, modeling_blip.BlipAttention):
         batch_size, num_tokens, _ = hidden_states.shape
         qkv = self.qkv(hidden_states).reshape(batch_size, num_tokens, 3, self.num_heads, self.head_dim)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
-        asks_for_weights = kwargs.get("output_attentions") or self.pitome_config.output_attentions
+        asks_for_weights = kwargs.get("output_attentions") or self.config.output_attentions
         attention_output, attention_weights = self.attend(
             query,
             key,
@@ -84,7 +85,6 @@ register_architecture(
     attention_class=BlipAttention,
     num_tokens=lambda config: 1 + num_patches(config),
     official=official_blip,
-    layer_parameters=("hidden_states", "kwargs"),
 )
 
 # What attends to the image drops the mask of the image's tokens on the way to its scores.

@@ -59,7 +59,6 @@ _SETTINGS = {
     "attention": "self_attn",
     "num_tokens": lambda config: 1 + num_patches(config),
     "official": official_blip2,
-    "layer_parameters": ("hidden_states", "kwargs"),
 }
 
 register_architecture(modeling_blip_2.Blip2VisionModel, Blip2EncoderLayer, **_SETTINGS)

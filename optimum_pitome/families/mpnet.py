@@ -19,14 +19,13 @@ places: rows and columns of the full bias. MPNet attends in its own code, always
 of the mask.
 
 `MPNetModel` does not pass its keyword arguments on, so the encoder is what is rewritten; and the token ids, by which
-separators and protected tokens are found, do not get there. They come as one more row of the attention mask, which
-nothing but our own code reads while tokens merge.
+separators and protected tokens are found, do not get there. They come as a mark on what leaves the embeddings. Where
+the mark is lost (on the way to another device), the separator of a pair merges like any other token.
 """
 
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -40,6 +39,10 @@ from ..modeling.state import STATE_KEY, take_pairs
 from .text import SETTINGS
 
 
+#: Attribute of the embedded tokens `(B, N, dim)` with their ids `(B, N)`.
+_IDS = "pitome_input_ids"
+
+
 class MPNetLayer(MergingLayer, modeling_mpnet.MPNetLayer):
     def forward(self, hidden_states, attention_mask=None, position_bias=None, output_attentions=False, **kwargs):
         state = kwargs.get(STATE_KEY)
@@ -47,8 +50,8 @@ class MPNetLayer(MergingLayer, modeling_mpnet.MPNetLayer):
             return super().forward(hidden_states, attention_mask, position_bias, output_attentions, **kwargs)
         tokens = state.slots[self.pitome_index].to(hidden_states.device)
         proportional = state.specs[self.pitome_index].proportional_attention
-        attention_mask = tokens.attention_bias(hidden_states.dtype, proportional)
-        if tokens.positions is not None:
+        if tokens.sizes is not None:
+            attention_mask = tokens.attention_bias(hidden_states.dtype, proportional)
             position_bias = take_pairs(position_bias, tokens.positions)
         attentions = []
         output = super().forward(
@@ -75,54 +78,25 @@ class MPNetLayer(MergingLayer, modeling_mpnet.MPNetLayer):
         return self.output(self.intermediate(hidden_states), hidden_states)
 
 
-def hand_ids_on(forward: Callable) -> Callable:
-    """Wraps `MPNetModel.forward`: see the module's docstring. A wrap of the class, so that it holds for who calls
-    `forward` itself, too (sentence-transformers), and survives `deepcopy` and pickling."""
-    names = list(inspect.signature(forward).parameters)[1:]
+def mark_ids(forward: Callable) -> Callable:
+    """Wraps `MPNetEmbeddings.forward`: what it returns says which tokens were embedded."""
 
     @functools.wraps(forward)
-    def wrapper(self, *args, **kwargs):
-        rewrite = vars(self.encoder).get("pitome")
-        if rewrite is None or not rewrite.merges:
-            return forward(self, *args, **kwargs)
-        arguments = {**dict(zip(names, args)), **kwargs}
-        if arguments.get("input_ids") is not None:
-            arguments["attention_mask"] = with_ids(arguments.get("attention_mask"), arguments["input_ids"])
-        return forward(self, **arguments)
+    def wrapper(self, input_ids: torch.Tensor | None = None, *args, **kwargs) -> torch.Tensor:
+        embeddings = forward(self, input_ids, *args, **kwargs)
+        if input_ids is not None:
+            setattr(embeddings, _IDS, input_ids)
+        return embeddings
 
     return wrapper
 
 
-def with_ids(attention_mask: torch.Tensor | None, input_ids: torch.Tensor) -> torch.Tensor:
-    """A mask in any form that [`read_mask`] accepts, of four dimensions, and `input_ids` `(B, N)` as one more row.
-
-    One more column tells it from other masks: `(B, heads or 1, 2 or N + 1, N + 1)`.
-    """
-    if attention_mask is None:
-        attention_mask = torch.ones_like(input_ids)
-    fits = isinstance(attention_mask, torch.Tensor) and 2 <= attention_mask.dim() <= 4
-    if not fits or attention_mask.shape[-1] != input_ids.shape[1]:
-        return attention_mask  # refused further on
-    if attention_mask.dim() == 2:
-        attention_mask = attention_mask.bool()[:, None, None, :]
-    elif attention_mask.dim() == 3:
-        attention_mask = attention_mask.unsqueeze(1)
-    # Ids are exact in float32; a mask that adds nothing to the scores stays one of whole numbers.
-    dtype = torch.float32 if attention_mask.is_floating_point() else torch.long
-    attention_mask = attention_mask.to(dtype).expand(input_ids.shape[0], -1, -1, -1)
-    ids = input_ids.to(dtype)[:, None, None, :].expand(-1, attention_mask.shape[1], -1, -1)
-    return torch.nn.functional.pad(torch.cat([attention_mask, ids], dim=2), (0, 1))
+def read_ids(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The arguments of the encoder, with the token ids among them."""
+    return {**arguments, "input_ids": getattr(arguments["hidden_states"], _IDS, None)}
 
 
-def take_ids(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Undoes [`with_ids`] in the arguments of the encoder."""
-    mask, num_tokens = arguments.get("attention_mask"), arguments["hidden_states"].shape[1]
-    if mask is None or mask.dim() != 4 or mask.shape[-1] != num_tokens + 1:
-        return arguments
-    return {**arguments, "attention_mask": mask[:, :, :-1, :-1], "input_ids": mask[:, 0, -1, :-1].long()}
-
-
-modeling_mpnet.MPNetModel.forward = hand_ids_on(modeling_mpnet.MPNetModel.forward)
+modeling_mpnet.MPNetEmbeddings.forward = mark_ids(modeling_mpnet.MPNetEmbeddings.forward)
 
 register_architecture(
     modeling_mpnet.MPNetEncoder,
@@ -131,8 +105,7 @@ register_architecture(
     attention="attention.attn",
     attention_interface=False,
     track_positions=True,
-    read_arguments=take_ids,
-    layer_parameters=("hidden_states", "attention_mask", "position_bias", "output_attentions", "kwargs"),
+    read_arguments=read_ids,
     num_tokens=lambda config: config.max_position_embeddings - config.pad_token_id - 1,
     **SETTINGS,
 )

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..modeling.state import read_mask
+from ..modeling.state import read_cache, read_mask
 
 
 #: Separators inside a sample: one between the two sentences of a pair, two with RoBERTa.
@@ -45,12 +45,12 @@ def special_tokens(arguments: Mapping[str, Any]) -> tuple[torch.Tensor, int]:
         `torch.BoolTensor` of shape `(B, N)`, and how many tokens a sample can have in it.
 
     Raises:
-        ValueError: for `past_key_values`, whose keys come in front of the sequence.
+        ValueError: for a cache (`past_key_values`), whose keys come in front of the sequence.
     """
-    if arguments.get("past_key_values") is not None:
+    if read_cache(arguments) is not None:
         raise ValueError(
-            "past_key_values were passed to an encoder that merges tokens (prefix tuning does this, too). Their keys "
-            "belong to no token, so merging cannot count them. Run it dense: with pitome_disabled(model): ..."
+            "A cache (past_key_values) was passed to an encoder that merges tokens (prefix tuning does this, too). "
+            "Its keys belong to no token, so merging cannot count them. Run it dense: with pitome_disabled(model): ..."
         )
     ids = arguments.get("input_ids")
     inputs = next(

@@ -12,18 +12,23 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The attention function of a rewritten model, registered with transformers' official `AttentionInterface`.
+"""The attention of a rewritten model.
 
-It hands the keys (and the class token's attention) to the layer, puts log sizes and the shrunken mask in place of the
-model's mask, and delegates to the implementation that the model is set to (`eager` or `sdpa`). `model.config` keeps
-naming that implementation; only the attention modules read a copy of the configuration that names ours, so
-`set_attn_implementation` works as ever.
+A rewritten layer hands its attention an [`AttentionCall`] as a keyword argument. Where the attention function of the
+model (`eager` or `sdpa`) is called, the keys (and the class token's attention) are noted in it, and log sizes and the
+shrunken mask take the place of the model's mask. Without such a call, the dense model's own function runs, whichever
+that is.
+
+transformers looks its attention functions up in an [`~transformers.AttentionInterface`], and says that a modeling file
+that wants others declares an instance of its own. [`MergingInterface`] is that instance for the files of the families
+here; no configuration changes.
 """
 
 from __future__ import annotations
 
-import copy
+import functools
 import sys
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -35,44 +40,68 @@ from .call import CALL_KEY, AttentionCall
 
 logger = logging.get_logger(__name__)
 
-IMPLEMENTATION = "pitome"
 DELEGATES = ("eager", "sdpa")
+#: Where a modeling file of transformers keeps its attention functions, and the one for `eager`.
+_FUNCTIONS, _EAGER = "ALL_ATTENTION_FUNCTIONS", "eager_attention_forward"
 
 
-def pitome_attention_forward(
+class MergingInterface(AttentionInterface):
+    """The attention functions of one modeling file: those that the file had before, behind a look for an
+    [`AttentionCall`]."""
+
+    def __init__(self, functions: AttentionInterface):
+        super().__init__()
+        self._local_mapping = functions._local_mapping
+
+    def get_interface(self, attn_implementation: str | None, default: Callable) -> Callable:
+        attend = super().get_interface(attn_implementation, default)
+        return functools.partial(_attend, attend, attn_implementation, default)
+
+
+def _attend(attend, implementation, eager, module, query, key, value, attention_mask, *args, **kwargs):
+    call: AttentionCall | None = kwargs.pop(CALL_KEY, None)
+    if call is None:
+        return attend(module, query, key, value, attention_mask, *args, **kwargs)
+    return merging_attention(call, implementation, eager, module, query, key, value, attention_mask, **kwargs)
+
+
+def merging_attention(
+    call: AttentionCall,
+    implementation: str | None,
+    eager: Callable,
     module: nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
-    implementation: str | None = None,
     **kwargs,
 ):
-    """An attention function as transformers calls it; see the module's docstring.
+    """Attention over tokens that may have merged.
 
     Args:
+        call ([`AttentionCall`]): the layer's record.
+        implementation (`str`, *optional*): what the model is set to.
+        eager (`Callable`): the model's attention function for `eager`.
         query, key, value (`torch.Tensor` of shape `(B, heads, n, head_dim)`).
         attention_mask (`torch.Tensor`, *optional*): the model's mask, for its original number of tokens.
-        implementation (`str`, *optional*): what to delegate to; the module's setting by default.
+        kwargs: scaling, dropout and the like, as transformers' attention functions take them.
 
     Returns:
         The output `(B, n, heads, head_dim)` and, with `eager`, the weights `(B, heads, n, n)`.
     """
-    call: AttentionCall | None = kwargs.pop(CALL_KEY, None)
-    implementation = implementation or module.pitome_config._attn_implementation or "eager"
+    implementation = implementation or "eager"
     if implementation not in DELEGATES:
         # Log sizes are a bias per key, which flash kernels do not take: SDPA computes the same attention.
         implementation = "sdpa"
         if attention_mask is not None and attention_mask.dim() == 2:
             attention_mask = attention_mask.bool()[:, None, None, :]
-    if call is not None:
-        attention_mask = call.attention_mask(attention_mask, query.dtype)
-        call.record(query, key, attention_mask, kwargs.get("scaling"))
-        if implementation == "eager" and attention_mask is not None and attention_mask.dtype == torch.bool:
-            # Eager adds the mask to the scores, so a caller's boolean one would only shift them by one.
-            allowed, lowest = attention_mask, torch.finfo(query.dtype).min
-            attention_mask = torch.zeros_like(allowed, dtype=query.dtype).masked_fill(~allowed, lowest)
-    attend = eager_function(module) if implementation == "eager" else ALL_ATTENTION_FUNCTIONS[implementation]
+    attention_mask = call.attention_mask(attention_mask, query.dtype)
+    call.record(query, key, attention_mask, kwargs.get("scaling"))
+    if implementation == "eager" and attention_mask is not None and attention_mask.dtype == torch.bool:
+        # Eager adds the mask to the scores, so a caller's boolean one would only shift them by one.
+        allowed, lowest = attention_mask, torch.finfo(query.dtype).min
+        attention_mask = torch.zeros_like(allowed, dtype=query.dtype).masked_fill(~allowed, lowest)
+    attend = eager if implementation == "eager" else ALL_ATTENTION_FUNCTIONS[implementation]
     return attend(module, query, key, value, attention_mask, **kwargs)
 
 
@@ -81,47 +110,51 @@ class MergingAttention:
     from it; under the **same name**, like [`MergingLayer`]. A family writes `forward` with the parameters of the
     original and calls [`~MergingAttention.attend`] in it."""
 
-    def attend(self, query, key, value, attention_mask, kwargs, **settings):
+    def attend(self, query, key, value, attention_mask, kwargs, implementation=None, eager=None, **settings):
         """Attention as the module is set to.
 
         Args:
             query, key, value (`torch.Tensor` of shape `(B, heads, n, head_dim)`).
             attention_mask (`torch.Tensor`, *optional*): the layer's mask.
             kwargs (`dict`): the keyword arguments of `forward`; the layer's record is among them.
-            settings: scaling, dropout, as the attention interface takes them; `implementation`.
+            implementation (`str`, *optional*): instead of what the module is set to.
+            eager (`Callable`, *optional*): the function for `eager`; by default that of the class's own file.
+            settings: scaling, dropout, as the attention interface takes them.
 
         Returns:
             The output `(B, n, heads, head_dim)` and, with `eager`, the weights `(B, heads, n, n)`.
         """
+        implementation = implementation or self.config._attn_implementation
+        eager = eager or _of_modeling_file(self, _EAGER)
         if CALL_KEY in kwargs:
             settings[CALL_KEY] = kwargs[CALL_KEY]
         # SDPA would take a module that does not say so for causal.
         settings.setdefault("is_causal", False)
-        return pitome_attention_forward(self, query, key, value, attention_mask, **settings)
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager)
+        return _attend(attend, implementation, eager, self, query, key, value, attention_mask, **settings)
 
 
-def eager_function(module: nn.Module):
-    """The `eager_attention_forward` beside the definition of `module`, which is what its model calls for `eager`."""
+def route_attention(modeling_file: str) -> None:
+    """Sends the attention of the classes that are defined in a module of transformers (or of a user) through
+    [`MergingInterface`]; once is enough."""
+    namespace = vars(sys.modules[modeling_file])
+    functions = namespace.get(_FUNCTIONS)
+    if isinstance(functions, AttentionInterface) and not isinstance(functions, MergingInterface):
+        namespace[_FUNCTIONS] = MergingInterface(functions)
+
+
+def is_routed(attention: nn.Module) -> bool:
+    """Whether `attention` finds its functions in a [`MergingInterface`]."""
+    return isinstance(_of_modeling_file(attention, _FUNCTIONS), MergingInterface)
+
+
+def _of_modeling_file(module: nn.Module, name: str):
+    """What is called `name` beside the definition of the module's class or of a base of it."""
     for module_class in type(module).__mro__:
-        function = getattr(sys.modules[module_class.__module__], "eager_attention_forward", None)
-        if function is not None:
-            return function
+        found = getattr(sys.modules[module_class.__module__], name, None)
+        if found is not None:
+            return found
     return None
-
-
-def route(module: nn.Module) -> None:
-    """Sends the attention of `module` through [`pitome_attention_forward`]."""
-    if "pitome_config" not in vars(module):
-        config = copy.copy(module.config)
-        # Not through the property, which would also set the sub-configurations that the copy shares.
-        config._attn_implementation_internal = IMPLEMENTATION
-        module.pitome_config, module.config = module.config, config
-
-
-def unroute(module: nn.Module) -> None:
-    """Undoes [`route`]."""
-    if "pitome_config" in vars(module):
-        module.config = vars(module).pop("pitome_config")
 
 
 def check_implementation(implementation: str | None, name: str) -> None:
@@ -142,6 +175,3 @@ def check_implementation(implementation: str | None, name: str) -> None:
         f"{name} is set to attn_implementation={implementation!r}, which cannot add token sizes to the attention "
         "scores. The rewritten layers use 'sdpa' instead; set attn_implementation='sdpa' to silence this."
     )
-
-
-AttentionInterface.register(IMPLEMENTATION, pitome_attention_forward)

@@ -23,18 +23,16 @@ loses the mark that says how (a cast, a projection), the long sequence is read: 
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
 from ..merging import gather_tokens
-from .hosts import Host, register_host
-from .state import STATE_KEY, MergeState
-
-
-# Attributes of the hidden states that leave the tower. Plain data: they are saved along with the tensor.
-_MEMBER, _SIZES, _PROPORTIONAL = "pitome_member", "pitome_sizes", "pitome_proportional"
+from .hosts import Host, register_host, remove_hooks
+from .marks import read_mark
+from .registry import Architecture
 
 
 def register_reader(
@@ -49,55 +47,27 @@ def register_reader(
         vision (`str`): its vision tower.
         drops_mask (`str`, *optional*): end of the names of the cross-attention modules that do not get the mask.
     """
-    settings = {"reader": reader, "vision": vision, "drops_mask": drops_mask}
-    register_host(
-        Host(model_class, functools.partial(_install, **settings), functools.partial(_uninstall, **settings))
-    )
+    settings = {"reader": reader, "drops_mask": drops_mask}
+    install, uninstall = (functools.partial(change, **settings) for change in (_install, _uninstall))
+    register_host(Host(model_class, install, uninstall, _mark_outputs, vision))
 
 
-def mark_tokens(encoder: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
-    """Forward hook of the tower, behind `end_forward`: says on its hidden states how to shorten them."""
-    state: MergeState | None = kwargs.get(STATE_KEY)
-    if state is None or state.slots[-1].sizes is None:
-        return
-    tokens, hidden_states = state.slots[-1], output[0]
-    setattr(hidden_states, _SIZES, tokens.sizes)
-    setattr(hidden_states, _MEMBER, tokens.members() if encoder.pitome.unmerge else None)
-    setattr(hidden_states, _PROPORTIONAL, state.specs[-1].proportional_attention)
-
-
-def carry_mark(hidden_states: torch.Tensor, copy: torch.Tensor, repeats: int) -> None:
-    """Marks `copy` like `hidden_states`, each sample of which it has `repeats` times (beam search)."""
-    if repeats == 1 or not hasattr(hidden_states, _SIZES):
-        return
-    for name in (_SIZES, _MEMBER, _PROPORTIONAL):
-        value = getattr(hidden_states, name)
-        setattr(copy, name, value.repeat_interleave(repeats, dim=0) if isinstance(value, torch.Tensor) else value)
-
-
-def take_samples(hidden_states: torch.Tensor, index: torch.Tensor | slice) -> torch.Tensor:
-    """`hidden_states[index]` of a rewritten tower, still marked: for pairing images with texts (re-ranking)."""
-    taken = hidden_states[index]
-    if hasattr(hidden_states, _SIZES):
-        for name in (_SIZES, _MEMBER, _PROPORTIONAL):
-            value = getattr(hidden_states, name)
-            setattr(taken, name, value[index] if isinstance(value, torch.Tensor) else value)
-    return taken
+def _mark_outputs(model: nn.Module, architecture: Architecture, config: Any) -> Architecture:
+    return replace(architecture, marks_outputs=True)
 
 
 def read_merged_tokens(reader: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
     """Forward pre-hook of a reader: the short sequence, and log sizes as its mask."""
-    hidden_states = kwargs.get("encoder_hidden_states")
-    sizes = getattr(hidden_states, _SIZES, None)
-    if sizes is None:
+    hidden_states, mask = kwargs.get("encoder_hidden_states"), kwargs.get("encoder_attention_mask")
+    mark = read_mark(hidden_states)
+    if mark is None:
         return None
-    mask, member = kwargs.get("encoder_attention_mask"), getattr(hidden_states, _MEMBER)
+    sizes, member = mark["sizes"], mark["member"]
     if member is not None:
         hidden_states = gather_tokens(hidden_states, member)
         mask = mask if mask is None else mask.to(member.device).gather(1, member)
     dtype = next(reader.parameters()).dtype
-    bias = sizes.log() if getattr(kwargs["encoder_hidden_states"], _PROPORTIONAL) else torch.zeros_like(sizes)
-    bias = bias.to(dtype)
+    bias = (sizes.log() if mark["proportional"] else torch.zeros_like(sizes)).to(dtype)
     if mask is not None:
         bias = bias.masked_fill(~mask.to(bias.device).bool(), torch.finfo(dtype).min)
     changed = {"encoder_hidden_states": hidden_states, "encoder_attention_mask": bias[:, None, None, :]}
@@ -111,21 +81,16 @@ def pass_mask_on(attention: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple
     return args, {**kwargs, "encoder_attention_mask": kwargs.get("attention_mask")}
 
 
-def _install(model: nn.Module, reader: str, vision: str, drops_mask: str | None) -> None:
-    encoder, text_model = model.get_submodule(vision), model.get_submodule(reader)
-    if "pitome" not in vars(encoder) or mark_tokens in encoder._forward_hooks.values():
+def _install(model: nn.Module, reader: str, drops_mask: str | None) -> None:
+    text_model = model.get_submodule(reader)
+    if read_merged_tokens in text_model._forward_pre_hooks.values():
         return
-    encoder.register_forward_hook(mark_tokens, with_kwargs=True)
     text_model.register_forward_pre_hook(read_merged_tokens, with_kwargs=True)
     for name, module in text_model.named_modules():
         if drops_mask is not None and name.endswith(drops_mask):
             module.register_forward_pre_hook(pass_mask_on, with_kwargs=True)
 
 
-def _uninstall(model: nn.Module, reader: str, vision: str, drops_mask: str | None) -> None:
-    for module in (model.get_submodule(vision), *model.get_submodule(reader).modules()):
-        for hooks in (module._forward_hooks, module._forward_pre_hooks):
-            for key in [key for key, hook in hooks.items() if hook in (mark_tokens, read_merged_tokens, pass_mask_on)]:
-                del hooks[key]
-                for with_kwargs in (module._forward_hooks_with_kwargs, module._forward_pre_hooks_with_kwargs):
-                    with_kwargs.pop(key, None)
+def _uninstall(model: nn.Module, reader: str, drops_mask: str | None) -> None:
+    for module in model.get_submodule(reader).modules():
+        remove_hooks(module, (read_merged_tokens, pass_mask_on))

@@ -12,19 +12,20 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Where a forward of a rewritten encoder begins and ends: from a fresh [`MergeState`] to outputs of full length."""
+"""The way into a rewritten encoder: its class's `forward`, from a fresh [`MergeState`] to outputs of full length."""
 
 from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from .attention import check_implementation
+from .marks import mark_tokens
 from .state import SELECTION_KEY, STATE_KEY, MergeState, Tokens, read_mask
 
 
@@ -32,35 +33,70 @@ if TYPE_CHECKING:
     from .rewrite import EncoderRewrite
 
 
-def without_hooks(forward: Callable) -> Callable:
-    """Wraps the `forward` of an encoder's class: called by itself, past the module's hooks, it merges all the same.
+#: Where the caller of an encoder says that a row of its input holds several sequences, for flash attention.
+_PACKED = ("cu_seq_lens_q", "cu_seq_lens_k", "cu_seqlens")
 
-    sentence-transformers calls `model.forward(...)`, for one.
+
+def wrap_forward(encoder_class: type[nn.Module]) -> None:
+    """Lets instances of `encoder_class` merge: those that have been rewritten, whoever calls their `forward`.
+
+    The class is wrapped, not the instance, so that copies and unpickled models merge, too; and not by hooks, since a
+    forward that had begun could lose them before its end (and sentence-transformers calls `model.forward(...)`).
+    What a forward does is decided once, at its beginning; changes of the settings reach the next one.
     """
+    forward = vars(encoder_class).get("forward")
+    if forward is None or getattr(forward, "_pitome", False):
+        return
+    names = tuple(inspect.signature(forward).parameters)[1:]
 
     @functools.wraps(forward)
-    def wrapper(self, *args, **kwargs):
-        if STATE_KEY in kwargs or not hasattr(self, "pitome"):
+    def merging_forward(self, *args, **kwargs):
+        rewrite: EncoderRewrite | None = getattr(self, "pitome", None)
+        selection = kwargs.pop(SELECTION_KEY, None)
+        if rewrite is None or not rewrite.merges or STATE_KEY in kwargs:
             return forward(self, *args, **kwargs)
-        args, kwargs = begin_forward(self, args, kwargs) or (args, kwargs)
-        output = forward(self, *args, **kwargs)
-        return output if STATE_KEY not in kwargs else end_forward(self, args, kwargs, output)
+        arguments = {**dict(zip(names, args)), **kwargs}
+        _check_forward(self, arguments)
+        read_tokens = functools.partial(_read_tokens, rewrite, arguments)
+        state = MergeState(rewrite.specs, read_tokens, rewrite.num_prefix_tokens, selection)
+        return_dict = arguments.get("return_dict")
+        as_tuple = (self.config.return_dict if return_dict is None else return_dict) is False
+        if as_tuple:
+            kwargs["return_dict"] = True  # the outputs are changed by name below
+            args = args[: names.index("return_dict")] if "return_dict" in names else args
+        try:
+            output = forward(self, *args, **kwargs, **{STATE_KEY: state})
+        except Exception as error:
+            if getattr(self, "pitome", None) is None:
+                raise RuntimeError(_changed_while_it_ran(rewrite)) from error
+            raise
+        if state.slots[-1] is None:
+            raise RuntimeError(_lost_state(self, rewrite))
+        output = _finish(rewrite, state, output)
+        return output.to_tuple() if as_tuple else output
 
-    return wrapper
+    merging_forward._pitome = True
+    encoder_class.forward = merging_forward
 
 
-def _arguments(encoder: nn.Module, args: tuple, kwargs: dict) -> dict[str, Any]:
-    names = list(inspect.signature(type(encoder).forward).parameters)[1:]
-    return {**dict(zip(names, args)), **kwargs}
+def _check_forward(encoder: nn.Module, arguments: Mapping[str, Any]) -> None:
+    """Refuses what merging would get wrong.
 
-
-def begin_forward(encoder: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
-    """Forward pre-hook of an encoder: starts the forward's [`MergeState`]."""
-    rewrite: EncoderRewrite = encoder.pitome
-    if not rewrite.merges:
-        return None
+    Raises:
+        ValueError: for an attention implementation that cannot merge, and for packed sequences.
+    """
     check_implementation(encoder.config._attn_implementation, type(encoder).__name__)
-    arguments = _arguments(encoder, args, kwargs)
+    packed = [name for name in _PACKED if arguments.get(name) is not None]
+    if packed:
+        raise ValueError(
+            f"{', '.join(packed)} was passed to {type(encoder).__name__}, which merges tokens: a row of its input "
+            "holds several sequences then, whose tokens would merge with one another. Pass one sequence per row with "
+            "an attention_mask, or run the model dense: with pitome_disabled(model): ..."
+        )
+
+
+def _read_tokens(rewrite: EncoderRewrite, arguments: Mapping[str, Any]) -> Tokens:
+    """The tokens that enter an encoder, from its arguments by name."""
     if rewrite.architecture.read_arguments is not None:
         arguments = rewrite.architecture.read_arguments(arguments)
     special, max_special = None, 0
@@ -69,7 +105,7 @@ def begin_forward(encoder: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple,
     valid, pairwise_mask = read_mask(arguments.get("attention_mask"))
     if valid is not None and special is not None:
         valid = valid.expand_as(special)  # a 4D mask may be one for the whole batch
-    tokens = Tokens(
+    return Tokens(
         valid=valid,
         special=special,
         pairwise_mask=pairwise_mask,
@@ -78,15 +114,6 @@ def begin_forward(encoder: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple,
         max_special=max_special,
         protected=_places_of(rewrite.protect_token_ids, arguments.get("input_ids")),
     )
-    return_dict = arguments.get("return_dict")
-    as_tuple = (encoder.config.return_dict if return_dict is None else return_dict) is False
-    state = MergeState.start(rewrite.specs, tokens, as_tuple)
-    state.selection = kwargs.get(SELECTION_KEY)
-    kwargs = {name: value for name, value in kwargs.items() if name != SELECTION_KEY}
-    kwargs[STATE_KEY] = state
-    if as_tuple:
-        kwargs["return_dict"] = True  # the outputs are changed by name below
-    return args, kwargs
 
 
 def _places_of(token_ids: tuple[int, ...], input_ids: torch.Tensor | None) -> torch.Tensor | None:
@@ -99,25 +126,40 @@ def _places_of(token_ids: tuple[int, ...], input_ids: torch.Tensor | None) -> to
     return found
 
 
-def end_forward(encoder: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
-    """Forward hook of an encoder: brings the outputs back to the original length where that is wanted."""
-    state: MergeState | None = kwargs.get(STATE_KEY)
-    if state is None:
-        return None
-    full_length = encoder.pitome.architecture.full_length_at is not None
-    if full_length and not encoder.pitome.unmerge:
-        output.last_hidden_state = state.slots[-1].compress(output.last_hidden_state)
-    if encoder.pitome.unmerge:
-        if not full_length:
-            output.last_hidden_state = state.slots[-1].unmerge(output.last_hidden_state)
+def _finish(rewrite: EncoderRewrite, state: MergeState, output: Any) -> Any:
+    """Brings the outputs back to the original length where that is wanted."""
+    tokens = state.slots[-1]
+    full_length = rewrite.architecture.full_length_at is not None
+    if rewrite.unmerge != full_length:
+        restore = tokens.unmerge if rewrite.unmerge else tokens.compress
+        output.last_hidden_state = restore(output.last_hidden_state)
     if output.get("hidden_states") is not None:
-        output.hidden_states = state.hidden_states(output.hidden_states, encoder.pitome.unmerge)
-    return output.to_tuple() if state.as_tuple else output
+        output.hidden_states = state.hidden_states(output.hidden_states, rewrite.unmerge)
+    if rewrite.architecture.marks_outputs and tokens.sizes is not None:
+        mark_tokens(output.last_hidden_state, tokens, rewrite.unmerge, state.specs[-1].proportional_attention)
+    return output
 
 
 def restore_length(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
     """Forward hook of `Architecture.full_length_at`: the original length, for what follows inside the encoder."""
     state: MergeState | None = kwargs.get(STATE_KEY)
-    if state is not None:
+    if state is not None and state.slots[-1] is not None:
         output.last_hidden_state = state.slots[-1].unmerge(output.last_hidden_state)
     return output
+
+
+def _changed_while_it_ran(rewrite: EncoderRewrite) -> str:
+    return (
+        f"{rewrite.architecture.encoder_class.__name__} was made dense by another thread while it ran. remove_pitome "
+        "changes the model's classes, so no forward may run meanwhile; apply_pitome and pitome_disabled may come at "
+        "any time, since a forward keeps the settings that it started with."
+    )
+
+
+def _lost_state(encoder: nn.Module, rewrite: EncoderRewrite) -> str:
+    if getattr(encoder, "pitome", None) is None:
+        return _changed_while_it_ran(rewrite)
+    return (
+        f"{type(encoder).__name__}.forward did not pass its keyword arguments on to its layers, so none of them could "
+        "merge. Pass **kwargs on, or run the model dense: remove_pitome(model)."
+    )

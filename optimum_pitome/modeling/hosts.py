@@ -102,3 +102,14 @@ def adapt_architectures(model: nn.Module, encoders: list[tuple]) -> list[tuple]:
             for encoder, architecture, config in encoders
         ]
     return encoders
+
+
+def remove_hooks(module: nn.Module, functions: tuple[Callable, ...]) -> None:
+    """Takes the forward hooks and pre-hooks that call one of `functions` off `module`."""
+    for hooks, with_kwargs in (
+        (module._forward_pre_hooks, module._forward_pre_hooks_with_kwargs),
+        (module._forward_hooks, module._forward_hooks_with_kwargs),
+    ):
+        for key in [key for key, hook in hooks.items() if hook in functions]:
+            del hooks[key]
+            with_kwargs.pop(key, None)

@@ -51,16 +51,17 @@ class MergingLayer:
         if state is None:
             return super().forward(hidden_states, *args, **kwargs)
         index = self.pitome_index
-        spec = state.specs[index]
-        tokens = state.slots[index].to(hidden_states.device)
+        spec, tokens = state.specs[index], state.slots[index].to(hidden_states.device)
         if not state.runs(index):
             state.slots[index + 1] = tokens
             return hidden_states
-        call = AttentionCall(tokens, spec.proportional_attention, spec.importance > 0.0)
-        kwargs[CALL_KEY] = call
-        if spec.ratio.is_dense:
+        if not state.merges(index, hidden_states.shape[1]):
             state.slots[index + 1] = tokens
+            kwargs[CALL_KEY] = AttentionCall(tokens, spec.proportional_attention)
             return super().forward(hidden_states, *args, **kwargs)
+        if tokens.sizes is None:
+            tokens = state.read_tokens()
+        call = kwargs[CALL_KEY] = AttentionCall(tokens, spec.proportional_attention, spec.importance > 0.0)
         if spec.after == "layer":
             hidden_states = super().forward(hidden_states, *args, **kwargs)
         else:

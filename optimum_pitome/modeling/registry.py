@@ -19,7 +19,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -27,8 +27,8 @@ import transformers
 from torch import nn
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
-from .attention import MergingAttention
-from .forward import without_hooks
+from .attention import MergingAttention, route_attention
+from .forward import wrap_forward
 from .layer import MergingLayer
 
 
@@ -71,6 +71,9 @@ SUPPORTED_MODEL_TYPES = tuple(
 )
 
 
+_VAR_POSITIONAL, _VAR_KEYWORD = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
+
+
 class UnsupportedArchitectureError(ValueError):
     """The model has no part that can be rewritten, or a part that changed upstream."""
 
@@ -81,6 +84,7 @@ class Architecture:
 
     Attributes:
         encoder_class (`type`): The module whose `forward` runs the layers and passes its `**kwargs` on to each.
+            A subclass with a `forward` of its own must do so, too.
         layer_class (`type`): Subclass of [`MergingLayer`] and of the layer's own class, with the same name.
         layers (`str`): Where the encoder keeps its layers.
         attention (`str`): Where a layer keeps the module that calls the attention interface.
@@ -109,8 +113,7 @@ class Architecture:
         defaults (`Mapping[str, Any]`): Fields of `PiToMeConfig` that differ from the package's defaults.
         official (`Callable[[int, int], Mapping[str, Any]]`, *optional*):
             What the released code does in layer `i` of `L`: fields of [`~merging.MergeSpec`], and `merges` (`bool`).
-        layer_parameters (`tuple[str, ...]`): Parameters of the layer's original `forward` that this entry was written
-            for. A layer that differs is refused.
+        marks_outputs (`bool`): Whether the hidden states that leave it say how to shorten them (`marks.py`).
     """
 
     encoder_class: type[nn.Module]
@@ -130,7 +133,7 @@ class Architecture:
     full_length_at: str | None = None
     defaults: Mapping[str, Any] = field(default_factory=dict)
     official: Callable[[int, int], Mapping[str, Any]] | None = None
-    layer_parameters: tuple[str, ...] = ("hidden_states", "attention_mask", "kwargs")
+    marks_outputs: bool = False
 
     @property
     def dense_layer_class(self) -> type[nn.Module]:
@@ -149,14 +152,18 @@ class Architecture:
         """Whether tokens can be protected by their ids."""
         if self.special_tokens is None:
             return False
-        return self.read_arguments is not None or "input_ids" in _parameters(self.encoder_class)
+        parameters = inspect.signature(self.encoder_class.forward).parameters
+        return self.read_arguments is not None or "input_ids" in parameters
 
     def __deepcopy__(self, memo: dict) -> Architecture:
         return self  # nothing in it changes, and a host may have adapted it
 
     def __reduce__(self):
-        # By reference, as a class pickles: a rewritten model that is unpickled elsewhere finds that registry's entry.
-        return _architecture_of, (self.encoder_class,)
+        # By reference, as a class pickles, with what a host adapted: a rewritten model that is unpickled elsewhere
+        # finds that registry's entry.
+        entry = _architecture_of(self.encoder_class)
+        adapted = {name: value for name, value in vars(self).items() if value != getattr(entry, name)}
+        return _unpickle_architecture, (self.encoder_class, adapted)
 
     def find_layers(self, encoder: nn.Module) -> nn.ModuleList:
         return encoder.get_submodule(self.layers)
@@ -170,24 +177,44 @@ class Architecture:
         Raises:
             UnsupportedArchitectureError: if a signature is not the one that this entry was written for.
         """
-        _check_parameters(self.dense_layer_class, self.layer_parameters)
+        # transformers wraps the `forward` of every layer class.
+        ours = inspect.unwrap(self.layer_class.forward)
+        _check_signature(
+            self.dense_layer_class, self.layer_class.attention_half if ours is MergingLayer.forward else ours
+        )
         if self.attention_class is not None:
-            _check_parameters(self.dense_attention_class, _parameters(self.attention_class))
+            # Replaced as a whole: an argument that ours does not know would be lost.
+            _check_signature(self.dense_attention_class, self.attention_class.forward, exact=True)
 
 
-def _parameters(module_class: type) -> tuple[str, ...]:
-    return tuple(inspect.signature(module_class.forward).parameters)[1:]
+def _unpickle_architecture(encoder_class: type[nn.Module], adapted: dict[str, Any]) -> Architecture:
+    return replace(_architecture_of(encoder_class), **adapted)
 
 
-def _check_parameters(dense_class: type[nn.Module], expected: tuple[str, ...]) -> None:
-    found = _parameters(dense_class)
-    if found != expected:
+def _check_signature(dense_class: type[nn.Module], ours: Callable, exact: bool = False) -> None:
+    """Compares the parameters that `ours` reads with those of the class's own `forward`: number, kind and names. The
+    rest is passed through, so it may differ, unless `exact`."""
+    found, read = _parameters(dense_class.forward), _parameters(ours)
+    if not exact:
+        read = [parameter for parameter in read if parameter.kind not in (_VAR_POSITIONAL, _VAR_KEYWORD)]
+    shared = found if exact else found[: len(read)]
+    takes_more = any(parameter.kind is _VAR_KEYWORD for parameter in found)
+    if [(p.name, p.kind) for p in shared] != [(p.name, p.kind) for p in read] or not (takes_more or exact):
         raise UnsupportedArchitectureError(
             f"{dense_class.__name__}.forward of transformers {transformers.__version__} takes "
-            f"({', '.join(found)}), but optimum_pitome rewrites it as ({', '.join(expected)}). "
+            f"({', '.join(map(_name, found))}), but optimum_pitome rewrites it as ({', '.join(map(_name, read))}"
+            f"{'' if exact else ', **kwargs'}). "
             "Merging there could give wrong results, so the model was left dense. Install a transformers version "
             f"from the README's table, or a newer optimum_pitome. {supported_message()}"
         )
+
+
+def _parameters(method: Callable) -> list[inspect.Parameter]:
+    return list(inspect.signature(method).parameters.values())[1:]
+
+
+def _name(parameter: inspect.Parameter) -> str:
+    return {_VAR_POSITIONAL: "*", _VAR_KEYWORD: "**"}.get(parameter.kind, "") + parameter.name
 
 
 _ARCHITECTURES: dict[type[nn.Module], Architecture] = {}
@@ -225,7 +252,9 @@ def register_architecture(
             f"{layer_class.__name__} rewrites {architecture.dense_layer_class.__name__}: both need the same name, "
             "since FSDP policies and device maps find layers by it."
         )
-    encoder_class.forward = without_hooks(encoder_class.forward)
+    wrap_forward(encoder_class)
+    if architecture.attention_interface:
+        route_attention(architecture.dense_layer_class.__module__)
     _ARCHITECTURES[encoder_class] = architecture
     return architecture
 

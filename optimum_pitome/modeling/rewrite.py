@@ -17,17 +17,20 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
+import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
 
 from ..configuration import PiToMeConfig
 from ..merging import MergeSpec
-from .attention import check_implementation, eager_function, route, unroute
-from .forward import begin_forward, end_forward, restore_length
-from .hosts import adapt_architectures, find_hosts
+from .attention import MergingAttention, check_implementation, is_routed
+from .forward import restore_length, wrap_forward
+from .hosts import adapt_architectures, find_hosts, remove_hooks
+from .layer import MergingLayer
 from .mask_token import find_mask_token
 from .parts import select_encoders
 from .registry import Architecture, UnsupportedArchitectureError, supported_message
@@ -48,6 +51,8 @@ class EncoderRewrite:
         unmerge (`bool`): whether outputs return to the original length.
         num_prefix_tokens (`int`): special tokens at the front.
         protect_token_ids (`tuple[int, ...]`): ids of tokens that never merge: the user's and the mask token's.
+        encoder_class (`type`): the encoder's own class, which may be a subclass of the registered one.
+        is_dense (`bool`): whether nothing is ever merged (ratio 1).
         enabled (`bool`): whether the next forward merges.
     """
 
@@ -56,16 +61,28 @@ class EncoderRewrite:
     specs: tuple[MergeSpec, ...]
     unmerge: bool
     num_prefix_tokens: int
-    protect_token_ids: tuple[int, ...] = ()
-    enabled: bool = True
+    protect_token_ids: tuple[int, ...]
+    encoder_class: type[nn.Module]
+    is_dense: bool = field(init=False)
+    enabled: bool = field(init=False, default=True)
+    #: Blocks of [`pitome_disabled`] that are open, in all threads.
+    disabled_by: int = field(init=False, default=0)
 
-    @property
-    def is_dense(self) -> bool:
-        return all(spec.ratio.is_dense for spec in self.specs)
+    def __post_init__(self):
+        self.is_dense = all(spec.ratio.is_dense for spec in self.specs)
+        for encoder_class in self.encoder_class.__mro__:
+            wrap_forward(encoder_class)
+            if encoder_class is self.architecture.encoder_class:
+                break
+
+    def __setstate__(self, state: dict[str, Any]):
+        # In the process that unpickles a model, or on a copy: nothing has wrapped its class, no block is open.
+        vars(self).update(state, enabled=True, disabled_by=0)
+        self.__post_init__()
 
     @property
     def merges(self) -> bool:
-        """Whether the next forward merges tokens."""
+        """Whether the next forward merges."""
         return self.enabled and not self.is_dense
 
 
@@ -106,14 +123,20 @@ def rewrite_model(model: nn.Module, config: Any, **hub: Any) -> nn.Module:
     named = any(settings.protect_token_ids for _, _, settings in encoders)
     mask_token = find_mask_token(model, named, **hub) if reads_ids else None
     rewrites = [(encoder, _plan(encoder, *settings, mask_token)) for encoder, *settings in encoders]
-    chosen = [encoder for encoder, _ in rewrites]
-    for encoder in rewritten_encoders(model):
-        if not any(encoder is other for other in chosen):
-            _uninstall(encoder)
-    for encoder, rewrite in rewrites:
-        _install(encoder, rewrite)
-    for module, host in find_hosts(model):
-        host.install(module)
+    before = [(encoder, encoder.pitome) for encoder in rewritten_encoders(model)]
+    try:
+        chosen = {id(encoder) for encoder, _ in rewrites}
+        _uninstall([encoder for encoder, _ in before if id(encoder) not in chosen])
+        for encoder, rewrite in rewrites:
+            _install(encoder, rewrite)
+        for module, host in find_hosts(model):
+            host.install(module)
+    except BaseException:  # an interrupt, say
+        if not before:
+            remove_pitome(model)
+        for encoder, rewrite in before:
+            _install(encoder, rewrite)
+        raise
     _forget_settings(model)
     if hasattr(model, "config"):
         settings = config.to_pitome_dict()
@@ -127,9 +150,11 @@ def rewrite_model(model: nn.Module, config: Any, **hub: Any) -> nn.Module:
 
 
 def remove_pitome(model: nn.Module) -> nn.Module:
-    """Makes a rewritten model the dense one again, in place and for good; a dense model is left alone."""
-    for encoder in rewritten_encoders(model):
-        _uninstall(encoder)
+    """Makes a rewritten model the dense one again, in place and for good; a dense model is left alone.
+
+    Not while a forward of it runs in another thread: that forward raises a `RuntimeError`.
+    """
+    _uninstall(list(model.modules()))
     for module, host in find_hosts(model):
         host.uninstall(module)
     _forget_settings(model)
@@ -148,17 +173,26 @@ def _forget_settings(model: nn.Module) -> None:
             del config.pitome
 
 
+_disabling = threading.Lock()
+
+
 @contextlib.contextmanager
 def pitome_disabled(model: nn.Module) -> Iterator[nn.Module]:
-    """Inside the block, `model` computes what the dense model computes. Affects every thread that uses the model."""
-    before = [(encoder.pitome, encoder.pitome.enabled) for encoder in rewritten_encoders(model)]
+    """Inside the block, `model` computes what the dense model computes: in every thread, and until the last of several
+    blocks is left. A forward that had begun before goes on as it was."""
+    rewrites = [encoder.pitome for encoder in rewritten_encoders(model)]
+    _count_blocks(rewrites, 1)
     try:
-        for rewrite, _ in before:
-            rewrite.enabled = False
         yield model
     finally:
-        for rewrite, enabled in before:
-            rewrite.enabled = enabled
+        _count_blocks(rewrites, -1)
+
+
+def _count_blocks(rewrites: list[EncoderRewrite], change: int) -> None:
+    with _disabling:
+        for rewrite in rewrites:
+            rewrite.disabled_by += change
+            rewrite.enabled = rewrite.disabled_by == 0
 
 
 def rewritten_encoders(model: nn.Module) -> list[nn.Module]:
@@ -169,8 +203,9 @@ def rewritten_encoders(model: nn.Module) -> list[nn.Module]:
 def _plan(
     encoder: nn.Module, architecture: Architecture, config: PiToMeConfig, mask_token: int | None
 ) -> EncoderRewrite:
-    """All checks for one encoder; changes nothing."""
+    """All checks for one encoder; changes nothing of it."""
     architecture.check()
+    _check_subclass(type(encoder), architecture.encoder_class)
     layers = architecture.find_layers(encoder)
     for layer in layers:
         # FSDP2 gives layers a class of its own. Over ours the settings can still change.
@@ -188,7 +223,7 @@ def _plan(
                 f"{type(attention).__name__}, not the {architecture.attention_class.__name__} that optimum_pitome "
                 "replaces. Call apply_pitome before other patches."
             )
-        uses_interface = architecture.attention_class is not None or eager_function(attention) is not None
+        uses_interface = architecture.attention_class is not None or is_routed(attention)
         if architecture.attention_interface and not (hasattr(attention, "config") and uses_interface):
             raise UnsupportedArchitectureError(
                 f"{type(attention).__name__} does not use transformers' attention interface. {supported_message()}"
@@ -196,56 +231,65 @@ def _plan(
     check_implementation(encoder.config._attn_implementation, type(encoder).__name__)
     num_prefix_tokens = architecture.num_prefix_tokens(encoder.config)
     specs = resolve_specs(config, architecture, len(layers), num_prefix_tokens)
-    protected = resolve_protected_ids(config, architecture, encoder.config, mask_token)
     unmerge = resolve_unmerge(config, architecture)
-    return EncoderRewrite(config, architecture, specs, unmerge, num_prefix_tokens, protected)
+    protected = resolve_protected_ids(config, architecture, encoder.config, mask_token)
+    return EncoderRewrite(config, architecture, specs, unmerge, num_prefix_tokens, protected, type(encoder))
+
+
+def _check_subclass(encoder_class: type[nn.Module], known_class: type[nn.Module]) -> None:
+    """Refuses a `forward` of a subclass that the state of a forward could not pass through."""
+    for base in encoder_class.__mro__[: encoder_class.__mro__.index(known_class)]:
+        if "forward" not in vars(base):
+            continue
+        parameters = inspect.signature(base.forward).parameters.values()
+        if not any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
+            raise UnsupportedArchitectureError(
+                f"{base.__name__} is a {known_class.__name__} with a forward of its own that takes no **kwargs, so "
+                "what merging needs cannot reach the layers. Let it take **kwargs and pass them on (to "
+                "super().forward, or to each layer)."
+            )
 
 
 def _install(encoder: nn.Module, rewrite: EncoderRewrite) -> None:
+    """Rewrites an encoder. Its settings come last: without them, all else computes what the dense encoder does."""
     architecture = rewrite.architecture
-    if "pitome" not in vars(encoder):
-        encoder.register_forward_pre_hook(begin_forward, with_kwargs=True)
-        encoder.register_forward_hook(end_forward, with_kwargs=True)
-        if architecture.full_length_at is not None:
-            encoder.get_submodule(architecture.full_length_at).register_forward_hook(restore_length, with_kwargs=True)
-    encoder.pitome = rewrite
     for index, layer in enumerate(architecture.find_layers(encoder)):
         if not isinstance(layer, architecture.layer_class):
             _set_class(layer, architecture.layer_class)
         layer.pitome_index = index
         layer.pitome_spec = rewrite.specs[index]
-        attention = architecture.find_attention(layer)
         if architecture.attention_class is not None:
-            _set_class(attention, architecture.attention_class)
-        if architecture.attention_interface:
-            route(attention)
-
-
-def _uninstall(encoder: nn.Module) -> None:
-    architecture = encoder.pitome.architecture
-    _remove_hooks(encoder)
+            _set_class(architecture.find_attention(layer), architecture.attention_class)
     if architecture.full_length_at is not None:
-        _remove_hooks(encoder.get_submodule(architecture.full_length_at))
-    for layer in architecture.find_layers(encoder):
-        _set_class(layer, architecture.dense_layer_class)
-        del layer.pitome_index, layer.pitome_spec
-        attention = architecture.find_attention(layer)
-        unroute(attention)
-        if architecture.attention_class is not None:
-            _set_class(attention, architecture.dense_attention_class)
-    del encoder.pitome
+        module = encoder.get_submodule(architecture.full_length_at)
+        if restore_length not in module._forward_hooks.values():
+            module.register_forward_hook(restore_length, with_kwargs=True)
+    _mend_dispatched(encoder)
+    encoder.pitome = rewrite
 
 
-def _remove_hooks(module: nn.Module) -> None:
-    for hooks in (module._forward_pre_hooks, module._forward_hooks):
-        for key in [key for key, hook in hooks.items() if hook in (begin_forward, end_forward, restore_length)]:
-            del hooks[key]
-            for with_kwargs in (module._forward_pre_hooks_with_kwargs, module._forward_hooks_with_kwargs):
-                with_kwargs.pop(key, None)
+def _uninstall(encoders: list[nn.Module]) -> None:
+    """Makes the encoders among some modules dense, from what is found in them: it may be half of a rewriting."""
+    for encoder in encoders:
+        if isinstance(vars(encoder).get("pitome"), EncoderRewrite):
+            del encoder.pitome  # first: from now on all else computes what the dense encoder does
+    for module in [module for encoder in encoders for module in encoder.modules()]:
+        for mixin in (MergingLayer, MergingAttention):
+            if isinstance(module, mixin):
+                dense = next(base for base in type(module).__mro__ if not issubclass(base, mixin))
+                if dense.__name__ == type(module).__name__:  # otherwise FSDP2 put a class of its own over ours
+                    _set_class(module, dense)
+        for name in ("pitome_index", "pitome_spec"):
+            vars(module).pop(name, None)
+        remove_hooks(module, (restore_length,))
 
 
 def _set_class(module: nn.Module, new_class: type[nn.Module]) -> None:
     module.__class__ = new_class
-    # accelerate's dispatch put a wrapper on the instance, which holds on to the forward of the class before.
+    _mend_dispatched(module)
+
+
+def _mend_dispatched(module: nn.Module) -> None:
+    """accelerate's dispatch put a wrapper on the instance, which holds on to the `forward` that the class had then."""
     if "_old_forward" in vars(module):
-        module._old_forward = new_class.forward.__get__(module)
+        module._old_forward = type(module).forward.__get__(module)

@@ -20,7 +20,9 @@ writes slot `i + 1`, never its own input, so a layer that runs twice (activation
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 
@@ -204,6 +206,11 @@ def read_mask(attention_mask: torch.Tensor | None) -> tuple[torch.Tensor | None,
     return valid, attention_mask if says_more else None
 
 
+def read_cache(arguments: Mapping[str, Any]) -> Any:
+    """The cache among the arguments of a forward: `cache` since transformers 5.24, and `past_key_values` before."""
+    return next((arguments[name] for name in ("cache", "past_key_values") if arguments.get(name) is not None), None)
+
+
 @dataclass(frozen=True)
 class Selection:
     """The hidden states that the caller of an encoder reads: layers behind the last of them need not run.
@@ -221,25 +228,36 @@ class Selection:
         return max(self.indices)
 
 
+#: Tokens that have not merged. What is known about them is read from the encoder's arguments once a layer merges.
+UNTOUCHED = Tokens()
+
+
 @dataclass
 class MergeState:
-    """One forward of one encoder.
+    """One forward of one encoder, with the settings that it started with.
 
     Attributes:
         specs (`tuple[MergeSpec, ...]`): one per layer.
-        slots (`list[Tokens]`): `slots[i]` is what layer `i` receives; `slots[-1]` leaves the encoder.
-        as_tuple (`bool`): the caller asked for a plain tuple.
+        read_tokens (`Callable[[], Tokens]`): the tokens that enter the encoder.
+        num_prefix_tokens (`int`): special tokens at the front.
         selection ([`Selection`], *optional*): the hidden states that will be read. `None`: any of them.
+        slots (`list[Tokens | None]`):
+            `slots[i]` is what layer `i` receives, `slots[-1]` what leaves the encoder; `None` until it is known.
     """
 
     specs: tuple[MergeSpec, ...]
-    slots: list[Tokens | None] = field(default_factory=list)
-    as_tuple: bool = False
+    read_tokens: Callable[[], Tokens]
+    num_prefix_tokens: int = 0
     selection: Selection | None = None
+    slots: list[Tokens | None] = field(default_factory=list)
 
-    @classmethod
-    def start(cls, specs: tuple[MergeSpec, ...], tokens: Tokens, as_tuple: bool = False) -> MergeState:
-        return cls(specs, [tokens] + [None] * len(specs), as_tuple)
+    def __post_init__(self):
+        self.slots = [UNTOUCHED] + [None] * len(self.specs)
+
+    def merges(self, index: int, num_tokens: int) -> bool:
+        """Whether layer `index` can merge anything in a sequence of `num_tokens`, whatever the sample."""
+        ratio = self.specs[index].ratio
+        return not ratio.is_dense and ratio.num_removed(num_tokens - self.num_prefix_tokens) > 0
 
     def runs(self, index: int) -> bool:
         """Whether anything that layer `index` computes is read."""

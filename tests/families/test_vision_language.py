@@ -15,6 +15,7 @@
 """What is special about vision-language models: parts, pooling heads, cross-attention."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -23,7 +24,6 @@ from transformers import Blip2VisionModel, BlipVisionModel, CLIPModel, CLIPVisio
 from zoo import outputs_of, vision_language
 
 from optimum_pitome import PiToMeConfig, UnsupportedArchitectureError, apply_pitome, pitome_summary
-from optimum_pitome.modeling.cross_attention import mark_tokens
 from optimum_pitome.modeling.rewrite import rewritten_encoders
 
 
@@ -192,9 +192,8 @@ def run_reading(model, inputs, name):
 
 def forget_mark(model):
     """Without the mark, text models read every original token."""
-    hooks = model.vision_model._forward_hooks
-    for key in [key for key, hook in hooks.items() if hook is mark_tokens]:
-        del hooks[key], model.vision_model._forward_hooks_with_kwargs[key]
+    rewrite = model.vision_model.pitome
+    rewrite.architecture = replace(rewrite.architecture, marks_outputs=False)
 
 
 @pytest.mark.parametrize("name", READERS)

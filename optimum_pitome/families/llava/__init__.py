@@ -28,7 +28,7 @@ from transformers.models.llava import modeling_llava
 from transformers.models.vipllava import modeling_vipllava
 
 from ...configuration import PiToMeConfig
-from ...modeling.hosts import Host, Reader, register_host
+from ...modeling.hosts import Host, Reader, register_host, remove_hooks
 from ...modeling.registry import Architecture, UnsupportedArchitectureError
 from ...modeling.rewrite import rewritten_encoders
 from ...modeling.state import SELECTION_KEY, Selection
@@ -83,9 +83,7 @@ def install(model: nn.Module) -> None:
 
 
 def uninstall(model: nn.Module) -> None:
-    for key in [key for key, hook in model._forward_pre_hooks.items() if hook is shorten_forward]:
-        del model._forward_pre_hooks[key]
-        model._forward_pre_hooks_with_kwargs.pop(key, None)
+    remove_hooks(model, (shorten_forward,))
 
 
 def find_reader(model: nn.Module) -> Reader | None:

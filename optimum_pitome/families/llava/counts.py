@@ -90,7 +90,7 @@ def tower_inside_llava(config: PreTrainedConfig, architecture: Architecture) -> 
 def active_tower(model: nn.Module) -> EncoderRewrite | None:
     """The rewrite of the vision tower of `model`, where the next forward merges."""
     for encoder in rewritten_encoders(model.vision_tower):
-        if encoder.pitome.enabled and not encoder.pitome.is_dense:
+        if encoder.pitome.merges:
             return encoder.pitome
     return None
 
