@@ -43,6 +43,8 @@ COMPOSERS = {
     "vision_encoder_decoder": "from_encoder_decoder_pretrained",
     "encoder_decoder": "from_encoder_decoder_pretrained",
 }
+#: Arguments of `from_pretrained` that also say how to look for the tokenizer beside the weights.
+_HUB_ARGUMENTS = ("cache_dir", "local_files_only", "token")
 _WRAPPED = ("from_pretrained", "_from_config", "save_pretrained", "_upload_modified_files")
 
 
@@ -124,7 +126,8 @@ def _wrap_from_pretrained(model_class: type) -> None:
                 raise
         else:
             if composing is None:
-                rewrite(loaded[0] if isinstance(loaded, tuple) else loaded, pitome)
+                hub = {name: kwargs[name] for name in _HUB_ARGUMENTS if name in kwargs}
+                rewrite(loaded[0] if isinstance(loaded, tuple) else loaded, pitome, **hub)
             return loaded
         finally:
             _load.reset(token)

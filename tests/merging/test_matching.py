@@ -109,6 +109,7 @@ def test_matching_against_the_reference(problem):
             None if problem.valid is None else problem.valid[sample].tolist(),
             problem.attention[sample].double().numpy(),
             problem.importance,
+            () if problem.protected is None else problem.protected[sample].nonzero().flatten().tolist(),
         )
         assume(expected.decisions.closest > NEAR_TIE)
         if plan is None:
