@@ -70,13 +70,12 @@ def _wrap_from_pretrained(model_class: type) -> None:
             # A recipe has no weights, and whoever names a class of transformers did not ask the auto classes.
             from .recipe_lookup import explain_recipe, find_recipe, load_base_model
 
-            found = find_recipe(pretrained_model_name_or_path, kwargs)
-            if found is None:
+            recipe = find_recipe(pretrained_model_name_or_path, kwargs)
+            if recipe is None:
                 raise
         else:
             _finish(loaded[0] if isinstance(loaded, tuple) else loaded, pitome)
             return loaded
-        recipe, kwargs = found
         explain_recipe(recipe, pretrained_model_name_or_path, cls.__name__)
         kwargs |= {"config": config} | ({} if pitome is _UNSET else {"pitome": pitome})
         return load_base_model(cls.from_pretrained, recipe, pretrained_model_name_or_path, args, kwargs)
