@@ -19,7 +19,7 @@ import torch
 from hypothesis import given, settings
 from merging.problems import MATCHING, problems
 
-from optimum_pitome.configuration import ALGORITHMS
+from optimum_pitome.fields import ALGORITHMS
 from optimum_pitome.merging import KeepRatio, MergePlan, MergeSpec, TokenMasks, match_tokens
 
 
