@@ -121,8 +121,8 @@ def _wrap_from_pretrained(model_class: type) -> None:
             # A recipe has no weights, and whoever names a class of transformers did not ask the auto classes.
             from .recipe_lookup import explain_recipe, find_recipe, load_base_model
 
-            found = find_recipe(pretrained_model_name_or_path, kwargs)
-            if found is None:
+            recipe = find_recipe(pretrained_model_name_or_path, kwargs)
+            if recipe is None:
                 raise
         else:
             if composing is None:
@@ -131,7 +131,6 @@ def _wrap_from_pretrained(model_class: type) -> None:
             return loaded
         finally:
             _load.reset(token)
-        recipe, kwargs = found
         explain_recipe(recipe, pretrained_model_name_or_path, cls.__name__)
         kwargs |= {"config": config} | ({} if pitome is UNSET else {"pitome": pitome})
         return load_base_model(cls.from_pretrained, recipe, pretrained_model_name_or_path, args, kwargs)
