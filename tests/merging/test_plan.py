@@ -98,7 +98,7 @@ def test_unmerge_gives_each_token_its_group(problem):
 @settings(max_examples=100)
 @given(problems(algorithms=EVERY))
 def test_a_mean_is_computed_in_float32_and_rounded_once(problem):
-    """Bit for bit: half precision in, the float32 mean rounded out; no weights are weights of one; totals are known."""
+    """Bit for bit: half precision in, the float32 mean rounded out; no weights are weights of one."""
     plan, hidden_states, sizes = problem.plan(), problem.hidden_states, problem.sizes
     if plan is None:
         return

@@ -256,9 +256,9 @@ def selection(*indices, run_all=False):
 def test_what_is_read_of_a_forward(selected, ran, unmerge):
     """Layer `i` runs where hidden state `i + 1` or a later one is read; what did not run is `None`."""
     tokens, states = layers("pitome")
-    state = MergeState.start((None,) * 3, tokens[0])
-    assert state.slots == [tokens[0], None, None, None] and state.selection is None and not state.as_tuple
-    state.slots[1:], state.selection = tokens[1:], selected
+    state = MergeState((None,) * 3, lambda: tokens[0], selection=selected)
+    assert state.slots[1:] == [None, None, None] and state.slots[0].assignment is None
+    state.slots = tokens
     assert [state.runs(index) for index in range(3)] == ran
     returned = state.hidden_states(tuple(states), unmerge)
     assert [value is not None for value in returned] == [True, *ran]
@@ -273,3 +273,11 @@ def test_what_is_read_of_a_forward(selected, ran, unmerge):
         torch.testing.assert_close(value, expected)
     missing = state.hidden_states((None, *states[1:]), unmerge)
     assert missing[0] is None and [value is None for value in missing[1:]] == [not run for run in ran]
+
+
+def test_a_layer_merges_where_the_longest_sample_could():
+    specs = tuple(MergeSpec(KeepRatio.from_float(ratio, 4)) for ratio in (0.8, 1.0))
+    state = MergeState(specs, Tokens, num_prefix_tokens=2)
+    # Five tokens behind the prefix lose one, fewer none; four stay in any case; and ratio 1 is dense.
+    assert [state.merges(0, num_tokens) for num_tokens in (0, 2, 6, 7, 70)] == [False, False, False, True, True]
+    assert not any(state.merges(1, num_tokens) for num_tokens in (0, 7, 70))
