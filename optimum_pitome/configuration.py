@@ -153,6 +153,8 @@ class PiToMeConfig(PreTrainedConfig):
                 f"base_model_name_or_path={base_model_name_or_path!r}: expected a Hub id or a local path, as a string."
             )
         self.base_model_name_or_path = base_model_name_or_path
+        #: Arguments of `from_pretrained` that are meant for the model that this recipe names. They are never saved.
+        self.model_arguments: dict[str, Any] = {}
         # What is written is always the current format: reading an older one upgrades it.
         self.format_version = FORMAT_VERSION
 
@@ -183,6 +185,21 @@ class PiToMeConfig(PreTrainedConfig):
             f"pitome={value!r} is not understood. Pass a ratio (pitome=0.9), a dict (pitome={{'ratio': 0.9}}; "
             "per layer {'ratio': [0.9, ...]}; by part {'vision': 0.9}), a PiToMeConfig, or False for the dense model."
         )
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As `PreTrainedConfig.from_dict`, but of `kwargs` only the fields of this class are taken. The others are
+        meant for the model that the recipe names, even what every configuration knows, such as `num_labels`. They are
+        returned as unused, or kept in `model_arguments` until that model is loaded."""
+        return_unused_kwargs = kwargs.pop("return_unused_kwargs", False)
+        for name in ("_from_auto", "_from_pipeline"):
+            kwargs.pop(name, None)
+        own = {name: kwargs.pop(name) for name in (*_FIELDS, "name_or_path", "_commit_hash") if name in kwargs}
+        config = cls(**{**config_dict, **own})
+        if return_unused_kwargs:
+            return config, kwargs
+        config.model_arguments = kwargs
+        return config
 
     def for_part(self, name: str) -> PiToMeConfig | None:
         """The settings of the part `name` of a model; `None` where it stays dense."""
@@ -217,6 +234,12 @@ class PiToMeConfig(PreTrainedConfig):
     def to_pitome_dict(self) -> dict[str, Any]:
         """The fields that are set, as plain data: what goes under `pitome` in a model's `config.json`."""
         return {name: value for name in _FIELDS if (value := getattr(self, name)) is not None}
+
+    def to_dict(self) -> dict[str, Any]:
+        """The configuration as plain data, as it is saved."""
+        settings = super().to_dict()
+        settings.pop("model_arguments", None)
+        return settings
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, PiToMeConfig) and self.to_pitome_dict() == other.to_pitome_dict()

@@ -64,10 +64,22 @@ def _wrap_from_pretrained(model_class: type) -> None:
         # A checkpoint that has `pitome` in its config.json: the auto classes put the keyword there.
         asked = pitome if pitome is not _UNSET else getattr(config, "pitome", None)
         _check(asked)  # before the weights are read
-        loaded = original(cls, pretrained_model_name_or_path, *args, config=config, **kwargs)
-        model = loaded[0] if isinstance(loaded, tuple) else loaded
-        _finish(model, pitome)
-        return loaded
+        try:
+            loaded = original(cls, pretrained_model_name_or_path, *args, config=config, **kwargs)
+        except Exception:
+            # A recipe has no weights, and whoever names a class of transformers did not ask the auto classes.
+            from .recipe_lookup import explain_recipe, find_recipe, load_base_model
+
+            found = find_recipe(pretrained_model_name_or_path, kwargs)
+            if found is None:
+                raise
+        else:
+            _finish(loaded[0] if isinstance(loaded, tuple) else loaded, pitome)
+            return loaded
+        recipe, kwargs = found
+        explain_recipe(recipe, pretrained_model_name_or_path, cls.__name__)
+        kwargs |= {"config": config} | ({} if pitome is _UNSET else {"pitome": pitome})
+        return load_base_model(cls.from_pretrained, recipe, pretrained_model_name_or_path, args, kwargs)
 
     from_pretrained._pitome = True
     model_class.from_pretrained = classmethod(from_pretrained)
@@ -90,7 +102,8 @@ def install_composer(module: ModuleType) -> None:
     """Wraps the method of `COMPOSERS` in a module of transformers that has been imported."""
     name = COMPOSERS[module.__name__.split(".")[2]]
     for model_class in [value for value in vars(module).values() if isinstance(value, type) and name in vars(value)]:
-        _wrap_composer(model_class, name)
+        if not getattr(vars(model_class)[name].__func__, "_pitome", False):
+            _wrap_composer(model_class, name)
 
 
 def _wrap_composer(model_class: type, name: str) -> None:
@@ -104,6 +117,7 @@ def _wrap_composer(model_class: type, name: str) -> None:
             _finish(model, pitome)
         return model
 
+    compose._pitome = True
     setattr(model_class, name, classmethod(compose))
 
 

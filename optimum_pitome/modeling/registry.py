@@ -165,9 +165,11 @@ class Architecture:
         Raises:
             UnsupportedArchitectureError: if a signature is not the one that this entry was written for.
         """
-        half = self.layer_class.attention_half
-        own_forward = self.layer_class.forward is not MergingLayer.forward
-        _check_signature(self.dense_layer_class, self.layer_class.forward if own_forward else half)
+        # transformers wraps the `forward` of every layer class.
+        ours = inspect.unwrap(self.layer_class.forward)
+        _check_signature(
+            self.dense_layer_class, self.layer_class.attention_half if ours is MergingLayer.forward else ours
+        )
         if self.attention_class is not None:
             # Replaced as a whole: an argument that ours does not know would be lost.
             _check_signature(self.dense_attention_class, self.attention_class.forward, exact=True)

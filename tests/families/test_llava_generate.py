@@ -50,6 +50,11 @@ from optimum_pitome import apply_pitome, num_image_tokens
 
 KEPT = 34
 SETTINGS = {"max_new_tokens": 4, "do_sample": False, "eos_token_id": None}
+#: What a cache is called: since transformers 5.24 by both names, the old one with a warning.
+CACHE_NAMES = [
+    *(["cache"] if "cache" in inspect.signature(LlavaForConditionalGeneration.forward).parameters else []),
+    pytest.param("past_key_values", marks=pytest.mark.filterwarnings("ignore:.*past_key_values")),
+]
 
 
 def short(batch):
@@ -164,14 +169,15 @@ def test_lengths_that_count_the_prompt():
     assert model.generate(**batch, **settings, max_length=length + 9, min_length=length + 5).shape[1] >= length + 5
 
 
-def test_a_conversation_that_continues_from_its_cache():
+@pytest.mark.parametrize("name", CACHE_NAMES)
+def test_a_conversation_that_continues_from_its_cache(name):
     model, batch = apply_pitome(build(), 0.8), inputs(1)
-    first = model.generate(**batch, **SETTINGS, past_key_values=DynamicCache(), return_dict_in_generate=True)
-    cache = first.past_key_values
+    first = model.generate(**batch, **SETTINGS, **{name: DynamicCache()}, return_dict_in_generate=True)
+    cache = getattr(first, name)
     longer = torch.cat([first.sequences, torch.tensor([[40, 41, 42]])], dim=1)
     again = {"input_ids": longer, "attention_mask": torch.ones_like(longer)}
     expected = model.generate(**again, pixel_values=batch["pixel_values"], **SETTINGS)
-    assert torch.equal(model.generate(**again, past_key_values=copy.deepcopy(cache), **SETTINGS), expected)
+    assert torch.equal(model.generate(**again, **{name: copy.deepcopy(cache)}, **SETTINGS), expected)
     # A new picture in the second question: pixels of the new one only, as on the dense model.
     asked = torch.cat([longer, torch.tensor([prompt()[1:]])], dim=1)
     both = {"input_ids": asked, "attention_mask": torch.ones_like(asked)}
@@ -182,7 +188,7 @@ def test_a_conversation_that_continues_from_its_cache():
     new = asked[:, longer.shape[1] - 4 :]  # the last answer token and what followed are not in the cache
     past = copy.deepcopy(cache)
     mask = torch.ones(1, past.get_seq_length() + new.shape[1], dtype=torch.long)
-    logits(model, input_ids=new, attention_mask=mask, pixel_values=pictures[1:], past_key_values=past)
+    logits(model, input_ids=new, attention_mask=mask, pixel_values=pictures[1:], **{name: past})
     torch.testing.assert_close(found[-1], expected, atol=1e-4, rtol=1e-4)
     with pytest.raises(ValueError, match="whole conversation"):
         logits(
@@ -190,7 +196,7 @@ def test_a_conversation_that_continues_from_its_cache():
             input_ids=new,
             attention_mask=torch.ones_like(asked),
             pixel_values=pictures[1:],
-            past_key_values=past,
+            **{name: past},
         )
 
 

@@ -46,6 +46,7 @@ from optimum_pitome import (
     apply_pitome,
     num_image_tokens,
     pitome_disabled,
+    pitome_summary,
     remove_pitome,
 )
 
@@ -188,6 +189,7 @@ def test_deepcopy_pickle_and_threads():
     pickled = pickle.dumps(model)  # before the first forward: transformers' capture hooks do not pickle
     expected = logits(model, **batch)
     twin, loaded = copy.deepcopy(model), pickle.loads(pickled)
+    assert str(pitome_summary(twin)) == str(pitome_summary(loaded)) == str(pitome_summary(model))
     remove_pitome(model)
     assert logits(model, **batch).shape[1] == batch["input_ids"].shape[1]
     assert torch.equal(logits(twin, **batch), expected)
@@ -258,3 +260,17 @@ def test_grids_refuse_to_shrink_and_say_why(model_class):
     merged = logits(model, **batch)
     assert merged.shape == dense.shape and not torch.equal(merged, dense)
     assert model.generate(**batch, max_new_tokens=2, do_sample=False).shape[1] <= ids.shape[1] + 2
+
+
+def test_more_images_than_places_for_them():
+    """Half of the tokens stay, so two images have as many features as one has placeholders."""
+    model = apply_pitome(build(), {"ratio": 0.5, "layers": [0]})
+    assert 2 * num_image_tokens(model) == NUM_PATCHES
+    ids = torch.tensor([prompt(1)])
+    with pytest.raises(ValueError, match="64 image placeholders in a row for 2 image.*more images than places"):
+        logits(model, input_ids=ids, pixel_values=image(2))
+    with pytest.raises(ValueError, match="more images than places"):
+        model.generate(input_ids=ids, pixel_values=image(2), max_new_tokens=1)
+    short = torch.tensor([prompt(2, num_placeholders=NUM_PATCHES // 2)])
+    expected = logits(model, input_ids=torch.tensor([prompt(2)]), pixel_values=image(2))
+    assert torch.equal(logits(model, input_ids=short, pixel_values=image(2)), expected)

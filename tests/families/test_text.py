@@ -14,6 +14,8 @@
 
 """What is special about text: padding, separators, decoders, heads on pooled or per-token vectors."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -26,10 +28,13 @@ from transformers import (
     EncoderDecoderModel,
     RobertaForCausalLM,
 )
+from zoo import outputs_of
 from zoo.text import CASES, CLS, PAD, SEP, VOCAB_SIZE, bert_config, pair_inputs, text_inputs
 
 from optimum_pitome import PiToMeConfig, UnsupportedArchitectureError, apply_pitome, pitome_summary
 from optimum_pitome.families.text import special_tokens
+from optimum_pitome.modeling import layer as layer_module
+from optimum_pitome.modeling.rewrite import rewritten_encoders
 from optimum_pitome.modeling.state import STATE_KEY
 
 
@@ -320,3 +325,23 @@ def test_gradients_reach_every_parameter():
     model(**text_inputs(3), labels=torch.tensor([0, 1, 2])).loss.backward()
     assert isinstance(model, BertForSequenceClassification) and isinstance(model.bert, BertModel)
     assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
+
+
+@pytest.mark.parametrize("settings", [{"ratio": 0.7, "min_tokens": 40}, {"ratio": 0.99}], ids=["floor", "ratio"])
+@pytest.mark.parametrize("name", MODELS)
+def test_the_dense_path_runs_where_no_sample_can_merge(name, settings, monkeypatch):
+    """Neither special tokens are looked for, nor tokens compared: the static length says that nothing can merge."""
+    case, inputs = case_of(name), text_inputs(3)
+    dense, model = case.build(), apply_pitome(case.build(), settings)
+
+    def never(*args, **kwargs):
+        raise AssertionError
+
+    monkeypatch.setattr(layer_module, "match_tokens", never)
+    for encoder in rewritten_encoders(model):
+        encoder.pitome.architecture = replace(encoder.pitome.architecture, special_tokens=never)
+        for layer in encoder.pitome.architecture.find_layers(encoder):
+            monkeypatch.setattr(type(layer), "attention_half", never)
+    with torch.no_grad():
+        outputs, expected = outputs_of(model(**inputs)), outputs_of(dense(**inputs))
+    assert all(torch.equal(outputs[name], expected[name]) for name in expected)

@@ -14,6 +14,10 @@
 
 """Rewriting, re-configuring and undoing; which layers merge; architectures added, changed and unknown."""
 
+import copy
+import inspect
+import itertools
+import pickle
 import sys
 import types
 
@@ -30,6 +34,7 @@ from transformers import (
     ViTConfig,
     ViTModel,
 )
+from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.models.vit import modeling_vit
 
@@ -42,7 +47,7 @@ from optimum_pitome import (
     register_architecture,
     remove_pitome,
 )
-from optimum_pitome.modeling import registry, resolve
+from optimum_pitome.modeling import registry, resolve, rewrite
 from optimum_pitome.modeling.registry import SUPPORTED_MODEL_TYPES
 from optimum_pitome.modeling.rewrite import rewritten_encoders
 
@@ -301,24 +306,156 @@ def test_a_layer_that_keeps_its_arguments_to_itself_is_refused(clean_registry):
         encoder(torch.randn(2, 21, 16))
 
 
+# --- interrupts -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def interrupt(monkeypatch):
+    """Lets the change of a module's class fail, once: at the `k`-th module."""
+
+    def arm(k):
+        calls = itertools.count(1)
+
+        def set_class(module, new_class):
+            if next(calls) == k:
+                raise KeyboardInterrupt
+            original(module, new_class)
+
+        monkeypatch.setattr(rewrite, "_set_class", set_class)
+
+    original = rewrite._set_class
+    return arm
+
+
+@pytest.mark.parametrize("k", [1, 2, 4])
+@pytest.mark.parametrize("name", ["ViTModel", "SiglipVisionModel"])
+def test_an_interrupted_first_apply_leaves_the_dense_model(interrupt, name, k):
+    model = build(name)
+    before, dense = snapshot(model), run(model)
+    interrupt(k)
+    with pytest.raises(KeyboardInterrupt):
+        apply_pitome(model, 0.8)
+    assert_same_state(model, before)
+    assert difference(run(model), dense) == 0.0
+
+
+@pytest.mark.parametrize("k", [1, 2, 4])
+@pytest.mark.parametrize("name", ["ViTModel", "SiglipVisionModel"])
+def test_an_interrupted_removal_can_be_repeated(interrupt, name, k):
+    model = build(name)
+    before, dense = snapshot(model), run(model)
+    apply_pitome(model, 0.8)
+    expected = run(model)
+    interrupt(k)
+    with pytest.raises(KeyboardInterrupt):
+        remove_pitome(model)
+    assert difference(run(model), dense) == 0.0  # half removed, it is dense already
+    assert difference(run(apply_pitome(model, 0.8)), expected) == 0.0
+    interrupt(k)
+    with pytest.raises(KeyboardInterrupt):
+        remove_pitome(model)
+    remove_pitome(model)
+    assert_same_state(model, before)
+
+
+def test_an_interrupted_change_of_settings_keeps_the_old_ones(monkeypatch):
+    model = apply_pitome(build(), 0.8)
+    expected = run(model)
+    monkeypatch.setattr(rewrite, "find_hosts", lambda model: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        apply_pitome(model, 0.6)
+    assert difference(run(model), expected) == 0.0 and model.config.pitome["ratio"] == 0.8
+
+
+# --- subclasses -----------------------------------------------------------------------------------------------------
+
+
+class OwnForward(modeling_vit.ViTModel):
+    """Somebody's own model, with a forward of its own."""
+
+    def forward(self, pixel_values, **kwargs):
+        hidden_states = self.embeddings(pixel_values)
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, **kwargs)
+        return BaseModelOutput(last_hidden_state=self.layernorm(hidden_states))
+
+
+class NoArguments(modeling_vit.ViTModel):
+    def forward(self, pixel_values):
+        return super().forward(pixel_values)
+
+
+class LosesArguments(modeling_vit.ViTModel):
+    def forward(self, pixel_values, **kwargs):
+        hidden_states = self.embeddings(pixel_values)
+        for layer in self.layers:
+            hidden_states = layer(hidden_states)
+        return BaseModelOutput(last_hidden_state=hidden_states)
+
+
+def test_a_subclass_with_a_forward_of_its_own_merges():
+    model, reference = OwnForward(build().config), build()
+    model.load_state_dict(reference.state_dict())
+    apply_pitome(model.eval(), 0.8)
+    expected = run(apply_pitome(reference, 0.8))["last_hidden_state"]
+    for copied in (model, copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert torch.equal(run(copied)["last_hidden_state"], expected)
+        assert torch.equal(copied.forward(images()).last_hidden_state, expected)
+
+
+def test_a_forward_that_keeps_the_state_from_its_layers_is_refused():
+    model = NoArguments(build().config)
+    before = snapshot(model)
+    with pytest.raises(UnsupportedArchitectureError, match="NoArguments.*takes no \\*\\*kwargs"):
+        apply_pitome(model, 0.8)
+    assert_same_state(model, before)
+    with pytest.raises(RuntimeError, match="LosesArguments.forward did not pass its keyword arguments on"):
+        run(apply_pitome(LosesArguments(build().config), 0.8))
+
+
 # --- what is refused ------------------------------------------------------------------------------------------------
 
 
-def test_a_changed_signature_is_refused(monkeypatch):
+def _without_mask(self, hidden_states, **kwargs): ...
+
+
+def _renamed(self, x, attention_mask=None, **kwargs): ...
+
+
+def _another_order(self, hidden_states, layer_head_mask=None, attention_mask=None, **kwargs): ...
+
+
+def _another_kind(self, hidden_states, *, attention_mask=None, **kwargs): ...
+
+
+def _no_keywords(self, hidden_states, attention_mask=None): ...
+
+
+@pytest.mark.parametrize("forward", [_without_mask, _renamed, _another_order, _another_kind, _no_keywords])
+def test_a_changed_signature_is_refused(monkeypatch, forward):
     model = build()
     before, dense = snapshot(model), run(model)
-
-    def forward(self, hidden_states, attention_mask=None, layer_head_mask=None, **kwargs):
-        raise AssertionError
-
     with monkeypatch.context() as patch:
         patch.setattr(modeling_vit.ViTLayer, "forward", forward)
         with pytest.raises(UnsupportedArchitectureError) as error:
             apply_pitome(model, 0.9)
-    for part in ("ViTLayer.forward", "layer_head_mask", "newer optimum_pitome", "register_architecture", "left dense"):
+    for part in ("ViTLayer.forward", str(list(inspect.signature(forward).parameters)[1]), "newer optimum_pitome"):
         assert part in str(error.value)
+    assert "register_architecture" in str(error.value) and "left dense" in str(error.value)
     assert_same_state(model, before)
     assert difference(run(model), dense) == 0.0
+
+
+def test_arguments_that_a_layer_does_not_read_may_change(monkeypatch):
+    """BERT's `past_key_values` became `cache` in transformers 5.24."""
+    original = modeling_vit.ViTLayer.forward
+
+    def forward(self, hidden_states, attention_mask=None, cache=None, **kwargs):
+        return original(self, hidden_states, attention_mask, **kwargs)
+
+    expected = run(apply_pitome(build(), 0.8))
+    monkeypatch.setattr(modeling_vit.ViTLayer, "forward", forward)
+    assert difference(run(apply_pitome(build(), 0.8)), expected) == 0.0
 
 
 def test_an_unknown_architecture_is_refused():

@@ -17,8 +17,10 @@
 import pytest
 import torch
 from modeling.helpers import VISION, build, difference, images, run
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from optimum_pitome import PiToMeConfig, apply_pitome
+from optimum_pitome import PiToMeConfig, apply_pitome, pitome_disabled
 from optimum_pitome.modeling import attention
 
 
@@ -175,3 +177,41 @@ def test_soft_additive_masks_keep_their_values():
     model = apply_pitome(build(), 0.8)
     assert difference(run(model, attention_mask=bias), run(model, attention_mask=square)) < 1e-5
     assert difference(run(model, attention_mask=bias), run(model)) > 1e-3
+
+
+@pytest.mark.parametrize("name", VISION)
+def test_no_configuration_shows_the_rewriting(name):
+    model = build(name)
+    before = {key: module.config for key, module in model.named_modules() if hasattr(module, "config")}
+    apply_pitome(model, 0.8)
+    for key, config in before.items():
+        assert model.get_submodule(key).config is config and config._attn_implementation == "sdpa"
+    model.set_attn_implementation("eager")
+    assert all(
+        module.config._attn_implementation == "eager" for module in model.modules() if hasattr(module, "config")
+    )
+
+
+def test_an_attention_function_of_somebody_runs_where_nothing_merges():
+    """As flash attention does, which honours the borders of packed sequences."""
+    seen = []
+
+    def attention(module, query, key, value, attention_mask, **kwargs):
+        seen.append(kwargs.get("cu_seq_lens_q"))
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+
+    AttentionInterface.register("somebodys", attention)
+    model, dense = apply_pitome(build(), 1.0), run(build())
+    model.config._attn_implementation = "somebodys"
+    borders = torch.tensor([0, 20, NUM_TOKENS])
+    assert difference(run(model, cu_seq_lens_q=borders, cu_seq_lens_k=borders), dense) == 0.0
+    assert len(seen) == len(model.layers) and all(found is borders for found in seen)
+
+
+@pytest.mark.parametrize("name", ["cu_seq_lens_q", "cu_seq_lens_k"])
+def test_packed_sequences_are_refused_where_they_would_merge(name):
+    model = apply_pitome(build(), 0.8)
+    with pytest.raises(ValueError, match=f"{name} was passed to ViTModel, which merges tokens.*one sequence per row"):
+        run(model, **{name: torch.tensor([0, 20, NUM_TOKENS])})
+    with pitome_disabled(model):
+        run(model, **{name: torch.tensor([0, 20, NUM_TOKENS])})

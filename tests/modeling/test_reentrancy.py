@@ -21,8 +21,18 @@ import pytest
 import torch
 from modeling.helpers import VISION, build, difference, images, run
 
-from optimum_pitome import apply_pitome
+from optimum_pitome import apply_pitome, pitome_disabled, remove_pitome
 from optimum_pitome.modeling.rewrite import rewritten_encoders
+
+
+def in_the_middle(model, action):
+    """Runs `action` after the second layer of every forward, as another thread might; `remove()` ends that."""
+
+    def hook(*_):
+        action()
+
+    layers = next(module for module in model.modules() if isinstance(module, torch.nn.ModuleList))
+    return layers[1].register_forward_hook(hook)
 
 
 def layers_of(model):
@@ -87,6 +97,65 @@ def test_an_exception_in_mid_forward(name):
             run(model)
         handle.remove()
         assert difference(run(model), expected) == 0.0
+
+
+@pytest.mark.parametrize("change", [0.6, {"ratio": 0.7, "layers": [3]}, 1.0, "disabled"])
+@pytest.mark.parametrize("name", VISION)
+def test_a_forward_keeps_the_settings_that_it_started_with(name, change):
+    model = apply_pitome(build(name), 0.8)
+    expected = run(model)
+    disabled = pitome_disabled(model)
+    change_settings = disabled.__enter__ if change == "disabled" else lambda: apply_pitome(model, change)
+    handle = in_the_middle(model, change_settings)
+    assert difference(run(model), expected) == 0.0
+    handle.remove()
+    new = build(name) if change == "disabled" else apply_pitome(build(name), change)
+    assert difference(run(model), run(new)) == 0.0
+    if change == "disabled":
+        disabled.__exit__(None, None, None)
+        assert difference(run(model), expected) == 0.0
+
+
+@pytest.mark.parametrize("name", VISION)
+def test_a_model_that_is_made_dense_while_it_runs_says_so(name):
+    model = apply_pitome(build(name), 0.8)
+    handle = in_the_middle(model, lambda: remove_pitome(model))
+    with pytest.raises(RuntimeError, match="made dense by another thread while it ran.*no forward may run meanwhile"):
+        run(model)
+    handle.remove()
+    assert difference(run(model), run(build(name))) == 0.0
+
+
+def test_a_model_may_be_rewritten_while_it_runs_dense():
+    model = build()
+    dense = run(model)
+    handle = in_the_middle(model, lambda: apply_pitome(model, 0.8))
+    assert difference(run(model), dense) == 0.0
+    handle.remove()
+    assert difference(run(model), run(apply_pitome(build(), 0.8))) == 0.0
+
+
+def test_blocks_of_pitome_disabled_overlap_in_two_threads():
+    """The first block opens, the second opens, the first closes, the second closes."""
+    model = apply_pitome(build(), 0.8)
+    expected, dense = run(model), run(build())
+    opened, closed = threading.Barrier(2, timeout=30), threading.Barrier(2, timeout=30)
+
+    def first():
+        with pitome_disabled(model):
+            opened.wait()
+        closed.wait()
+
+    def second():
+        with pitome_disabled(model):
+            opened.wait()
+            closed.wait()
+            return run(model)
+
+    with ThreadPoolExecutor(2) as pool:
+        jobs = [pool.submit(job) for job in (first, second)]
+        assert difference([job.result() for job in jobs][1], dense) == 0.0
+    assert difference(run(model), expected) == 0.0
 
 
 @pytest.mark.parametrize("use_reentrant", [True, False])

@@ -157,6 +157,12 @@ def plan_inputs(model: nn.Module, arguments: dict[str, Any]) -> ShortPrompt | No
     if full == kept:
         return None
     if images is not None and total == images * kept:
+        if _is_full_prompt(placeholders, full):
+            raise ValueError(
+                f"The prompts hold {total} image placeholders in a row for {images} image(s). In the processor's "
+                f"output {full} are one image, so there are more images than places for them. (If the prompt has the "
+                f"short number already, {kept} for an image, put a token of text between two images.)"
+            )
         return None
     if _past_length(arguments):
         # A conversation that continues from a cache: the images in it are known by their placeholders only.
@@ -174,6 +180,12 @@ def plan_inputs(model: nn.Module, arguments: dict[str, Any]) -> ShortPrompt | No
     plan = plan_short_prompt(placeholders, _mask_of_prompt(arguments, placeholders.shape[1]), full, kept)
     token, pad_token = model.config.image_token_id, model.config.text_config.pad_token_id
     return replace(plan, pad_token_id=int(token == 0) if pad_token in (None, token) else pad_token)
+
+
+def _is_full_prompt(placeholders: torch.Tensor, full: int) -> bool:
+    """Whether every run of placeholders is a whole number of images as the processor writes them."""
+    ends = placeholders & ~torch.nn.functional.pad(placeholders[:, 1:], (0, 1))
+    return bool((placeholders.cumsum(dim=1)[ends] % full == 0).all())
 
 
 def apply_plan(plan: ShortPrompt, arguments: dict[str, Any]) -> dict[str, Any]:
