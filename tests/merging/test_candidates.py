@@ -40,6 +40,14 @@ def test_masks_for_these_tokens_are_accepted(shape):
     assert match_tokens(features, MergeSpec(KeepRatio.from_float(0.7)), TokenMasks(**masks)).kept.shape == (3, 7)
 
 
+def test_a_layer_of_which_only_the_ratio_is_said():
+    """PiToMe on the keys, by the nearest other token, with sizes wherever they count; importance is for models."""
+    spec = MergeSpec(KeepRatio.from_float(0.9))
+    assert (spec.algorithm, spec.energy, spec.metric, spec.after) == ("pitome", "nearest", "keys", "attention")
+    assert (spec.margin, spec.alpha, spec.importance, spec.ratio.min_tokens) == (0.9, 1.0, 0.0, 0)
+    assert spec.proportional_attention and spec.size_weighted
+
+
 def test_who_may_merge():
     valid, special = torch.tensor([[True, True, True, False, True]]), torch.tensor([[False, False, True, True, False]])
     assert TokenMasks(2).mergeable() is None

@@ -89,6 +89,14 @@ def test_the_bias_has_the_dtype_of_the_reader_and_stays_finite(dtype):
     assert bias.dtype == dtype and torch.equal(bias[:, 0, 0], expected)
 
 
+def test_the_mask_follows_the_hidden_states_to_their_device():
+    hidden_states, tokens = marked()
+    output = hidden_states.to("meta")
+    mark_tokens(output, tokens.to(torch.device("meta")), True, True)
+    short, bias = read(output, torch.ones(BATCH_SIZE, NUM_TOKENS))
+    assert short.is_meta and bias.is_meta and short.shape[1] == bias.shape[-1] == tokens.sizes.shape[1]
+
+
 def test_what_is_not_marked_is_read_as_it_is():
     assert read(torch.randn(2, 5, DIM)) is None and read(None) is None
     hidden_states = torch.randn(2, 5, DIM)

@@ -136,6 +136,24 @@ def test_bringing_forward_is_exact_in_half_precision(algorithm):
     assert torch.equal(brought, tokens[1].merged_into(tokens[3], half.float()).bfloat16())
 
 
+def test_tokens_follow_the_layers_to_other_devices():
+    """With `device_map`, layers live on several. `meta` stands for the other one: it refuses to mix with the CPU."""
+    meta = torch.device("meta")
+    tokens, states = layers("pitome", start=start_with("pairs"))
+    for token, state in zip(tokens, states):
+        assert token.to(torch.device("cpu")) is token
+        moved = token.to(meta)
+        assert all(value.device == meta for value in vars(moved).values() if isinstance(value, torch.Tensor))
+        assert all((getattr(moved, name) is None) == (value is None) for name, value in vars(token).items())
+        state = state.to(meta)
+        full = token.unmerge(state)
+        assert (full.device, full.shape) == (meta, states[0].shape)
+        short = token.compress(full)
+        assert (short.device, short.shape) == (meta, state.shape)
+        brought = token.merged_into(tokens[-1], state)
+        assert (brought.device, brought.shape) == (meta, states[-1].shape)
+
+
 # --- the bias of the attention --------------------------------------------------------------------------------------
 
 
