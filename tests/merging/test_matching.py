@@ -144,6 +144,13 @@ def test_alpha_scales_what_lies_below_the_margin(algorithm, energy):
         assert torch.equal(plan.assignment, plans[0].assignment)
 
 
+def test_without_alpha_only_what_lies_above_the_margin_counts():
+    # Three loners in front, then a cluster. In it, the middle one is nearest to the others, then the one beside it.
+    features = directions(0, 120, 240, 60, 61, 63)
+    for energy in ("paper", "elu"):
+        assert pairs_of(match(features, 0.8, algorithm="pitome", energy=energy, margin=0.9, alpha=0.0)) == {4: 3}
+
+
 def test_equal_tokens_are_ranked_by_position():
     plan = match(torch.ones(2, 10, 4), 0.8, algorithm="pitome", energy="paper", margin=0.5)
     assert pairs_of(plan, 0) == pairs_of(plan, 1) == {0: 1, 2: 1}
