@@ -180,6 +180,26 @@ def check_count(name: str, value: Any) -> int | None:
     raise ValueError(f"{name}={show(value)}: expected a whole number of at least 0, or None.")
 
 
+def check_token_ids(name: str, value: Any) -> list[int] | None:
+    if value is None:
+        return None
+    given = plain(value)
+    items = given if isinstance(given, (list, tuple, range)) else None
+    if items is not None and len(items) > MAX_ENTRIES:
+        raise ValueError(f"{name}={show(value)} has {len(items)} entries; at most {MAX_ENTRIES} are accepted.")
+    items = None if items is None else [plain(item) for item in items]
+    if items is None or not all(
+        isinstance(i, int) and not isinstance(i, bool) and 0 <= i <= _MAX_COUNT for i in items
+    ):
+        raise ValueError(
+            f"{name}={show(value)}: expected a list of token ids, whole numbers of at least 0, such as "
+            "[tokenizer.mask_token_id], or None."
+        )
+    if len(set(items)) != len(items):
+        raise ValueError(f"{name}={show(value)} names a token twice.")
+    return [int(item) for item in items]
+
+
 def check_layers(name: str, value: Any) -> list[int] | None:
     if value is None:
         return None

@@ -77,6 +77,11 @@ class PiToMeConfig(PreTrainedConfig):
         base_model_name_or_path (`str`, *optional*):
             Makes this configuration a recipe: a repository without weights that loads that model, rewritten.
         format_version (`str`): Version of this format.
+        protect_token_ids (`list[int]`, *optional*):
+            Ids of tokens of a text that never merge, beside the special tokens, which need no naming. They may be any
+            number: as many others merge in their place, as long as more of those are there than a layer removes. A
+            model that predicts masked tokens adds its mask token by itself, where its tokenizer is found beside the
+            weights.
 
     Raises:
         ValueError: for an unknown field or a value out of range; the message names what is accepted.
@@ -102,6 +107,7 @@ class PiToMeConfig(PreTrainedConfig):
         parts: dict[str, Any] | None = None,
         base_model_name_or_path: str | None = None,
         format_version: str = FORMAT_VERSION,
+        protect_token_ids: list[int] | None = None,
         **kwargs: Any,
     ):
         unknown = sorted(key for key in kwargs if key not in _BASE_KEYS)
@@ -131,6 +137,7 @@ class PiToMeConfig(PreTrainedConfig):
             "proportional_attention": proportional_attention,
             "unmerge": unmerge,
             "preset": preset,
+            "protect_token_ids": protect_token_ids,
             "parts": parts,
             "base_model_name_or_path": base_model_name_or_path,
             "format_version": format_version,

@@ -66,13 +66,14 @@ def plan(model: Any, pitome: Any) -> None:
                 plan_rewrites(part, settings)
 
 
-def rewrite(model: Any, pitome: Any) -> None:
-    """Rewrites a loaded model as asked: by the keyword, else by its configuration."""
+def rewrite(model: Any, pitome: Any, **hub: Any) -> None:
+    """Rewrites a loaded model as asked: by the keyword, else by its configuration. `hub` says how to look for the
+    tokenizer of a model that predicts masked tokens."""
     for name, part, value in _wanted(model, pitome):
-        from .modeling.rewrite import apply_pitome  # not for a dense model
+        from .modeling.rewrite import rewrite_model  # not for a dense model
 
         with _naming(name):
-            apply_pitome(part, value)
+            rewrite_model(part, value, **hub)
 
 
 def _wanted(model: Any, pitome: Any) -> list[tuple[str, Any, Any]]:

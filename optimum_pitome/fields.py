@@ -32,6 +32,7 @@ from .checks import (
     check_layers,
     check_number,
     check_path,
+    check_token_ids,
     check_version,
     is_number,
     is_text,
@@ -130,6 +131,7 @@ FIELDS: dict[str, Callable[[str, Any], Any]] = {
     "proportional_attention": check_bool,
     "unmerge": check_bool,
     "preset": functools.partial(check_choice, choices=PRESETS),
+    "protect_token_ids": check_token_ids,
     "parts": check_parts,
     "base_model_name_or_path": check_path,
     # What is written is always the current format: reading an older one upgrades it.

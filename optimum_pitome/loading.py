@@ -43,6 +43,8 @@ COMPOSERS = {
     "vision_encoder_decoder": "from_encoder_decoder_pretrained",
     "encoder_decoder": "from_encoder_decoder_pretrained",
 }
+#: Arguments of `from_pretrained` that also say how to look for the tokenizer beside the weights.
+_HUB_ARGUMENTS = ("cache_dir", "local_files_only", "token")
 _WRAPPED = ("from_pretrained", "_from_config", "save_pretrained", "_upload_modified_files")
 
 
@@ -119,16 +121,16 @@ def _wrap_from_pretrained(model_class: type) -> None:
             # A recipe has no weights, and whoever names a class of transformers did not ask the auto classes.
             from .recipe_lookup import explain_recipe, find_recipe, load_base_model
 
-            found = find_recipe(pretrained_model_name_or_path, kwargs)
-            if found is None:
+            recipe = find_recipe(pretrained_model_name_or_path, kwargs)
+            if recipe is None:
                 raise
         else:
             if composing is None:
-                rewrite(loaded[0] if isinstance(loaded, tuple) else loaded, pitome)
+                hub = {name: kwargs[name] for name in _HUB_ARGUMENTS if name in kwargs}
+                rewrite(loaded[0] if isinstance(loaded, tuple) else loaded, pitome, **hub)
             return loaded
         finally:
             _load.reset(token)
-        recipe, kwargs = found
         explain_recipe(recipe, pretrained_model_name_or_path, cls.__name__)
         kwargs |= {"config": config} | ({} if pitome is UNSET else {"pitome": pitome})
         return load_base_model(cls.from_pretrained, recipe, pretrained_model_name_or_path, args, kwargs)

@@ -67,9 +67,24 @@ def select_encoders(model: nn.Module, config: PiToMeConfig) -> list[tuple[nn.Mod
             settings = None
         if settings is not None:
             selected.append((encoder, architecture, settings))
+    _check_protected_ids(config, selected)
     return selected
 
 
 def _explain(model: nn.Module) -> str:
     config = getattr(model, "config", None)
     return explain(config) if isinstance(config, PreTrainedConfig) else ""
+
+
+def _check_protected_ids(config: PiToMeConfig, selected: list[tuple[nn.Module, Architecture, PiToMeConfig]]) -> None:
+    """Refuses `protect_token_ids` where nothing could be found by it."""
+    for encoder, architecture, settings in selected:
+        own = "protect_token_ids" in (config.parts or {}).get(architecture.part, ())
+        if architecture.reads_token_ids or not settings.protect_token_ids:
+            continue
+        if own or not any(other.reads_token_ids for _, other, _ in selected):
+            raise ValueError(
+                f"protect_token_ids={settings.protect_token_ids!r}: {type(encoder).__name__} (the part "
+                f"{architecture.part!r}) reads no token ids, so there is nothing to find them in. Leave the field "
+                "out, or give it to a part that reads text: parts={'text': {'protect_token_ids': [...]}}."
+            )

@@ -94,6 +94,27 @@ def resolve_unmerge(config: PiToMeConfig, architecture: Architecture) -> bool:
     return architecture.defaults.get("unmerge", PACKAGE_DEFAULTS["unmerge"])
 
 
+def resolve_protected_ids(
+    config: PiToMeConfig, architecture: Architecture, encoder_config: Any, mask_token: int | None
+) -> tuple[int, ...]:
+    """The ids of the tokens that never merge: the user's own and the mask token.
+
+    Raises:
+        ValueError: if the vocabulary has no such id.
+    """
+    if not architecture.reads_token_ids:
+        return ()
+    size = getattr(encoder_config, "vocab_size", None)
+    for token_id in config.protect_token_ids or ():
+        if size is not None and token_id >= size:
+            raise ValueError(
+                f"protect_token_ids={config.protect_token_ids!r}: the vocabulary of "
+                f"{architecture.encoder_class.__name__} has {size} tokens, so {token_id} is out of range (accepted: 0 "
+                f"to {size - 1})."
+            )
+    return tuple(sorted({*(config.protect_token_ids or ()), *(() if mask_token is None else (mask_token,))}))
+
+
 def _official(architecture: Architecture):
     if architecture.official is None:
         raise ValueError(

@@ -109,6 +109,7 @@ def test_matching_against_the_reference(problem):
             None if problem.valid is None else problem.valid[sample].tolist(),
             problem.attention[sample].double().numpy(),
             problem.importance,
+            () if problem.protected is None else problem.protected[sample].nonzero().flatten().tolist(),
         )
         assume(expected.decisions.closest > NEAR_TIE)
         if plan is None:
@@ -141,6 +142,13 @@ def test_alpha_scales_what_lies_below_the_margin(algorithm, energy):
     ]
     for plan in plans[1:]:
         assert torch.equal(plan.assignment, plans[0].assignment)
+
+
+def test_without_alpha_only_what_lies_above_the_margin_counts():
+    # Three loners in front, then a cluster. In it, the middle one is nearest to the others, then the one beside it.
+    features = directions(0, 120, 240, 60, 61, 63)
+    for energy in ("paper", "elu"):
+        assert pairs_of(match(features, 0.8, algorithm="pitome", energy=energy, margin=0.9, alpha=0.0)) == {4: 3}
 
 
 def test_equal_tokens_are_ranked_by_position():

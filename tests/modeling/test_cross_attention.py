@@ -19,25 +19,12 @@ import torch
 from torch import nn
 
 from optimum_pitome.merging import KeepRatio, MergeSpec, match_tokens
-from optimum_pitome.modeling.cross_attention import (
-    carry_mark,
-    mark_tokens,
-    pass_mask_on,
-    read_merged_tokens,
-    take_samples,
-)
-from optimum_pitome.modeling.state import STATE_KEY, MergeState, Tokens
+from optimum_pitome.modeling.cross_attention import pass_mask_on, read_merged_tokens
+from optimum_pitome.modeling.marks import carry_mark, mark_tokens, take_samples
+from optimum_pitome.modeling.state import Tokens
 
 
 BATCH_SIZE, NUM_TOKENS, DIM = 4, 20, 8
-
-
-class Tower(nn.Module):
-    """What `mark_tokens` reads of a rewritten vision tower."""
-
-    def __init__(self, unmerge):
-        super().__init__()
-        self.pitome = type("Rewrite", (), {"unmerge": unmerge})
 
 
 def marked(unmerge=True, proportional=True):
@@ -47,10 +34,9 @@ def marked(unmerge=True, proportional=True):
     for _ in range(2):
         plan = match_tokens(hidden_states, spec, tokens.masks())
         hidden_states, tokens = plan.merge(hidden_states, tokens.sizes), tokens.merged(plan)
-    state = MergeState((MergeSpec(spec.ratio, proportional_attention=proportional),), [tokens])
-    output = (tokens.unmerge(hidden_states) if unmerge else hidden_states.clone(),)
-    mark_tokens(Tower(unmerge), (), {STATE_KEY: state}, output)
-    return output[0], tokens
+    output = tokens.unmerge(hidden_states) if unmerge else hidden_states.clone()
+    mark_tokens(output, tokens, unmerge, proportional)
+    return output, tokens
 
 
 def read(hidden_states, mask=None, dtype=torch.float32):
@@ -103,12 +89,17 @@ def test_the_bias_has_the_dtype_of_the_reader_and_stays_finite(dtype):
     assert bias.dtype == dtype and torch.equal(bias[:, 0, 0], expected)
 
 
+def test_the_mask_follows_the_hidden_states_to_their_device():
+    hidden_states, tokens = marked()
+    output = hidden_states.to("meta")
+    mark_tokens(output, tokens.to(torch.device("meta")), True, True)
+    short, bias = read(output, torch.ones(BATCH_SIZE, NUM_TOKENS))
+    assert short.is_meta and bias.is_meta and short.shape[1] == bias.shape[-1] == tokens.sizes.shape[1]
+
+
 def test_what_is_not_marked_is_read_as_it_is():
     assert read(torch.randn(2, 5, DIM)) is None and read(None) is None
-    hidden_states, tower = torch.randn(2, 5, DIM), Tower(True)
-    mark_tokens(tower, (), {}, (hidden_states,))
-    mark_tokens(tower, (), {STATE_KEY: MergeState((), [Tokens()])}, (hidden_states,))  # nothing merged
-    assert read(hidden_states) is None
+    hidden_states = torch.randn(2, 5, DIM)
     assert read(take_samples(hidden_states, slice(1))) is None
     copy = hidden_states.repeat_interleave(2, dim=0)
     carry_mark(hidden_states, copy, 2)
@@ -136,9 +127,8 @@ def test_repeated_samples_are_read_like_the_whole(proportional, unmerge):
     carry_mark(hidden_states, copy, 3)
     for found, whole in zip(read(copy), read(hidden_states), strict=True):
         assert torch.equal(found, whole.repeat_interleave(3, dim=0))
-    same = hidden_states.clone()
-    carry_mark(hidden_states, same, 1)  # not copied: whoever has one beam reads the original
-    assert read(same) is None
+    carry_mark(hidden_states, hidden_states, 3)  # no copy: whoever has one beam reads the original
+    assert torch.equal(read(hidden_states)[1], read(copy)[1][::3])
 
 
 def test_the_mask_reaches_modules_that_look_for_it_elsewhere():

@@ -136,6 +136,24 @@ def test_bringing_forward_is_exact_in_half_precision(algorithm):
     assert torch.equal(brought, tokens[1].merged_into(tokens[3], half.float()).bfloat16())
 
 
+def test_tokens_follow_the_layers_to_other_devices():
+    """With `device_map`, layers live on several. `meta` stands for the other one: it refuses to mix with the CPU."""
+    meta = torch.device("meta")
+    tokens, states = layers("pitome", start=start_with("pairs"))
+    for token, state in zip(tokens, states):
+        assert token.to(torch.device("cpu")) is token
+        moved = token.to(meta)
+        assert all(value.device == meta for value in vars(moved).values() if isinstance(value, torch.Tensor))
+        assert all((getattr(moved, name) is None) == (value is None) for name, value in vars(token).items())
+        state = state.to(meta)
+        full = token.unmerge(state)
+        assert (full.device, full.shape) == (meta, states[0].shape)
+        short = token.compress(full)
+        assert (short.device, short.shape) == (meta, state.shape)
+        brought = token.merged_into(tokens[-1], state)
+        assert (brought.device, brought.shape) == (meta, states[-1].shape)
+
+
 # --- the bias of the attention --------------------------------------------------------------------------------------
 
 
@@ -256,9 +274,9 @@ def selection(*indices, run_all=False):
 def test_what_is_read_of_a_forward(selected, ran, unmerge):
     """Layer `i` runs where hidden state `i + 1` or a later one is read; what did not run is `None`."""
     tokens, states = layers("pitome")
-    state = MergeState.start((None,) * 3, tokens[0])
-    assert state.slots == [tokens[0], None, None, None] and state.selection is None and not state.as_tuple
-    state.slots[1:], state.selection = tokens[1:], selected
+    state = MergeState((None,) * 3, lambda: tokens[0], selection=selected)
+    assert state.slots[1:] == [None, None, None] and state.slots[0].assignment is None
+    state.slots = tokens
     assert [state.runs(index) for index in range(3)] == ran
     returned = state.hidden_states(tuple(states), unmerge)
     assert [value is not None for value in returned] == [True, *ran]
@@ -273,3 +291,11 @@ def test_what_is_read_of_a_forward(selected, ran, unmerge):
         torch.testing.assert_close(value, expected)
     missing = state.hidden_states((None, *states[1:]), unmerge)
     assert missing[0] is None and [value is None for value in missing[1:]] == [not run for run in ran]
+
+
+def test_a_layer_merges_where_the_longest_sample_could():
+    specs = tuple(MergeSpec(KeepRatio.from_float(ratio, 4)) for ratio in (0.8, 1.0))
+    state = MergeState(specs, Tokens, num_prefix_tokens=2)
+    # Five tokens behind the prefix lose one, fewer none; four stay in any case; and ratio 1 is dense.
+    assert [state.merges(0, num_tokens) for num_tokens in (0, 2, 6, 7, 70)] == [False, False, False, True, True]
+    assert not any(state.merges(1, num_tokens) for num_tokens in (0, 7, 70))
