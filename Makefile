@@ -2,11 +2,12 @@
 PYTHON ?= python3
 VENV := .venv
 FLOOR := .venv-floor
+NEWEST := .venv-newest
 BIN := $(VENV)/bin
 # Two test processes with one thread each do more than one with two.
 PYTEST := -n 2 -q --durations=10
 
-.PHONY: demo test test-fast test-floor quality style assets clean
+.PHONY: demo test test-fast test-floor test-newest quality style assets clean
 
 demo: $(VENV)/installed
 	bash examples/fetch_assets.sh $(abspath $(BIN)/python)
@@ -21,6 +22,13 @@ test-fast: $(VENV)/installed
 
 test-floor: $(FLOOR)/installed
 	OMP_NUM_THREADS=1 $(FLOOR)/bin/python -m pytest $(PYTEST) -m "not real and not slow"
+
+# What `pip install` brings a user today, over the tested set of everything else.
+test-newest: $(VENV)/installed
+	bash tests/newest.sh $(abspath $(BIN)/python) $(NEWEST)
+	@if [ -e $(NEWEST)/differs ]; then \
+		OMP_NUM_THREADS=1 $(NEWEST)/bin/python -m pytest $(PYTEST) -m "not real and not slow"; \
+	else echo "pip brings nothing newer than constraints.txt, which is what make test runs on."; fi
 
 quality: $(VENV)/installed
 	$(BIN)/ruff check .
@@ -48,4 +56,4 @@ $(FLOOR)/installed: setup.cfg pyproject.toml constraints-floor.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(FLOOR) outputs build *.egg-info
+	rm -rf $(VENV) $(FLOOR) $(NEWEST) outputs build *.egg-info

@@ -54,9 +54,9 @@ __all__ = ["__version__", *_EXPORTS]
 
 def __getattr__(name: str):
     if name.startswith("PiToMe") and name not in _EXPORTS:  # task variants: PiToMeForImageClassification, ...
-        variants = importlib.import_module(".recipes", __name__).VARIANTS
-        if name in variants:
-            return variants[name]
+        variant = importlib.import_module(".recipes", __name__).variant(name)
+        if variant is not None:
+            return variant
     if name not in _EXPORTS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(_EXPORTS[name], __name__), name)
@@ -69,7 +69,7 @@ def _register_config(configuration_auto: ModuleType) -> None:
 
 
 def _register_models(modeling_auto: ModuleType) -> None:
-    importlib.import_module(".recipes", __name__)
+    importlib.import_module(".recipes", __name__).register(modeling_auto)
 
 
 def _register_recipe_processors(function: str, auto_module: ModuleType) -> None:

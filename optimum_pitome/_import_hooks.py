@@ -12,20 +12,79 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Runs a function when a module has been imported, or at once if it already is."""
+"""Runs a function when a module has been imported, or at once if it already is, and again when it is imported anew.
+
+`wrapt.register_post_import_hook` does not serve here: it calls its hooks on a module that is only half imported,
+forgets a hook that was interrupted, does not know reloads, and misses a module that another finder finds first.
+"""
 
 from __future__ import annotations
 
+import importlib
 import importlib.abc
-import importlib.util
 import sys
 from collections.abc import Callable
 from types import ModuleType
+from typing import Any
+
+
+class _Hook:
+    def __init__(self, name: str, callback: Callable[[ModuleType], None]):
+        self.name, self.callback = name, callback
+        #: The module that the callback has seen.
+        self.module: ModuleType | None = None
+
+    def run(self, module: ModuleType) -> None:
+        # Before the call: the callback imports other modules, which asks the finder again.
+        self.module = module
+        try:
+            self.callback(module)
+        except BaseException as error:
+            if not isinstance(error, Exception):  # an interrupt says nothing about the callback: it is called again
+                self.module = None
+            raise
+
+
+_hooks: list[_Hook] = []
+
+
+def when_imported(name: str, callback: Callable[[ModuleType], None]) -> None:
+    """Calls `callback(module)` once module `name` is imported: now, or right after somebody imports it.
+
+    It lets `import optimum_pitome` teach transformers the keyword `pitome=` without importing transformers (and torch)
+    itself, so that `optimum-cli`, which loads every plugin, stays quick. An import that fails and is repeated, or a
+    reload, runs the callback again, so it must do no harm twice.
+    """
+    if _finder not in sys.meta_path:
+        sys.meta_path.insert(0, _finder)
+    hook = _Hook(name, callback)
+    _hooks.append(hook)
+    if _is_half_imported(sys.modules.get(name)):
+        # By another thread: this waits for it. By this thread: this returns, and the finder sees to it later.
+        try:
+            importlib.import_module(name)
+        except Exception:  # it is the other thread's to report
+            return
+    module = sys.modules.get(name)
+    if module is not None and not _is_half_imported(module):
+        hook.run(module)
+
+
+def _is_half_imported(module: ModuleType | None) -> bool:
+    return getattr(getattr(module, "__spec__", None), "_initializing", False)
 
 
 class _PostImportLoader(importlib.abc.Loader):
-    def __init__(self, loader: importlib.abc.Loader, callback: Callable[[ModuleType], None]):
-        self._loader, self._callback = loader, callback
+    """The loader of a module, which runs the hooks after it."""
+
+    def __init__(self, loader: Any):
+        self._loader = loader
+
+    def __getattr__(self, name: str) -> Any:
+        # Who only looks for a spec may ask its loader for the source, the code, the resources.
+        if name.startswith("__") or name == "_loader":
+            raise AttributeError(name)
+        return getattr(self._loader, name)
 
     def create_module(self, spec):
         return self._loader.create_module(spec)
@@ -34,35 +93,28 @@ class _PostImportLoader(importlib.abc.Loader):
         # The module must not keep a reference to this wrapper: inspect and pickle read the loader.
         module.__loader__ = module.__spec__.loader = self._loader
         self._loader.exec_module(module)
-        self._callback(module)
+        for hook in [hook for hook in _hooks if hook.name == module.__name__]:
+            hook.run(module)
 
 
 class _PostImportFinder(importlib.abc.MetaPathFinder):
-    def __init__(self, name: str, callback: Callable[[ModuleType], None]):
-        self._name, self._callback, self._searching = name, callback, False
+    """Stays in `sys.meta_path`: an import may be interrupted, repeated or only looked for."""
 
     def find_spec(self, fullname, path=None, target=None):
-        if fullname != self._name or self._searching:
+        # Modules that were half imported when their hook came, or that another finder found.
+        for hook in list(_hooks):
+            module = sys.modules.get(hook.name)
+            if module is not None and module is not hook.module and not _is_half_imported(module):
+                hook.run(module)
+        if not any(hook.name == fullname for hook in _hooks):
             return None
-        self._searching = True
-        try:
-            spec = importlib.util.find_spec(fullname)
-        finally:
-            self._searching = False
-        if spec is not None and spec.loader is not None:
-            spec.loader = _PostImportLoader(spec.loader, self._callback)
-            sys.meta_path.remove(self)
-        return spec
+        for finder in list(sys.meta_path):
+            spec = finder.find_spec(fullname, path, target) if finder is not self else None
+            if spec is not None:
+                if spec.loader is not None:
+                    spec.loader = _PostImportLoader(spec.loader)
+                return spec
+        return None
 
 
-def when_imported(name: str, callback: Callable[[ModuleType], None]) -> None:
-    """Calls `callback(module)` once module `name` is imported: now, or right after somebody imports it.
-
-    It lets `import optimum_pitome` teach transformers the keyword `pitome=` without importing transformers (and torch)
-    itself, so that `optimum-cli`, which loads every plugin, stays quick.
-    """
-    module = sys.modules.get(name)
-    if module is not None and not getattr(module.__spec__, "_initializing", False):
-        callback(module)
-    else:
-        sys.meta_path.insert(0, _PostImportFinder(name, callback))
+_finder = _PostImportFinder()

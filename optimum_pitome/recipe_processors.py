@@ -24,33 +24,18 @@ import functools
 from types import ModuleType
 from typing import Any
 
-from transformers import PreTrainedConfig
-
 from .configuration import PiToMeConfig
+from .recipe_lookup import find_recipe, following, read_recipe
 
 
-#: Arguments that speak of the recipe's repository, and those that say how to reach a repository.
-_RECIPE_ARGUMENTS = ("revision", "subfolder", "code_revision", "config", "_commit_hash")
-_HUB_ARGUMENTS = ("revision", "subfolder", "cache_dir", "token", "local_files_only", "force_download", "proxies")
-
-
-def base_of_recipe(pretrained_model_name_or_path: Any, kwargs: dict[str, Any]) -> tuple[str, dict[str, Any]] | None:
-    """The model that a recipe names, and the arguments that go with it; `None` for what is not a recipe.
-
-    Raises:
-        ValueError: if the recipe names no model, or itself.
-    """
-    from .recipes import base_model_of
-
-    hub = {name: kwargs[name] for name in _HUB_ARGUMENTS if name in kwargs}
-    try:
-        settings, _ = PreTrainedConfig.get_config_dict(pretrained_model_name_or_path, **hub)
-    except OSError:
-        return None
-    if settings.get("model_type") != PiToMeConfig.model_type:
-        return None
-    base = base_model_of(PiToMeConfig.from_dict(settings), str(pretrained_model_name_or_path))
-    return base, {name: value for name, value in kwargs.items() if name not in _RECIPE_ARGUMENTS}
+def load_of_base_model(
+    auto_class: Any, config: PiToMeConfig, recipe: Any, inputs: tuple, arguments: dict[str, Any]
+) -> Any:
+    """What `auto_class` finds for the model that a recipe names."""
+    with following(config, recipe, arguments) as (base, arguments):
+        if isinstance(arguments.get("config"), PiToMeConfig):
+            del arguments["config"]
+        return auto_class.from_pretrained(base, *inputs, **arguments)
 
 
 def register_tokenization(tokenization_auto: ModuleType) -> None:
@@ -72,10 +57,10 @@ def register_image_processing(image_processing_auto: ModuleType) -> None:
         try:
             return original(cls, pretrained_model_name_or_path, *inputs, **kwargs)
         except (OSError, ValueError):
-            base = base_of_recipe(pretrained_model_name_or_path, kwargs)
-            if base is None:
+            recipe = find_recipe(pretrained_model_name_or_path, kwargs)
+            if recipe is None:
                 raise
-        return cls.from_pretrained(base[0], *inputs, **base[1])
+        return load_of_base_model(cls, recipe, pretrained_model_name_or_path, inputs, kwargs)
 
     from_pretrained._pitome = True
     auto_class.from_pretrained = classmethod(from_pretrained)
@@ -88,8 +73,8 @@ class RecipeTokenizer:
     def from_pretrained(cls, pretrained_model_name_or_path, *inputs, **kwargs):
         from transformers import AutoTokenizer
 
-        base, kwargs = base_of_recipe(pretrained_model_name_or_path, kwargs)
-        return AutoTokenizer.from_pretrained(base, *inputs, **kwargs)
+        recipe = read_recipe(pretrained_model_name_or_path, kwargs)
+        return load_of_base_model(AutoTokenizer, recipe, pretrained_model_name_or_path, inputs, kwargs)
 
 
 class RecipeProcessor:
@@ -99,5 +84,5 @@ class RecipeProcessor:
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
         from transformers import AutoProcessor
 
-        base, kwargs = base_of_recipe(pretrained_model_name_or_path, kwargs)
-        return AutoProcessor.from_pretrained(base, **kwargs)
+        recipe = read_recipe(pretrained_model_name_or_path, kwargs)
+        return load_of_base_model(AutoProcessor, recipe, pretrained_model_name_or_path, (), kwargs)

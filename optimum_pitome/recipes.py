@@ -20,16 +20,17 @@ rewrites it. What comes back is an instance of the ordinary class, never of the 
 
 from __future__ import annotations
 
+import importlib
+from types import ModuleType
 from typing import Any
 
 from transformers import AutoConfig
-from transformers.models.auto import modeling_auto
 
 from .configuration import PiToMeConfig
+from .recipe_lookup import following, load_base_model, read_recipe
 
 
-#: Arguments of `from_pretrained` that speak of the recipe's repository, not of the model it names.
-_RECIPE_ARGUMENTS = ("revision", "subfolder", "code_revision", "_from_auto", "_commit_hash", "adapter_kwargs")
+_MODELING_AUTO = "transformers.models.auto.modeling_auto"
 
 
 class PiToMeModel:
@@ -46,67 +47,57 @@ class PiToMeModel:
         )
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *model_args, config=None, pitome=None, **kwargs):
-        """Loads the model that the recipe names, rewritten as the recipe (or `pitome`, if given) says.
+    def from_pretrained(cls, pretrained_model_name_or_path, *model_args, config=None, **kwargs):
+        """Loads the model that the recipe names, rewritten as the recipe says.
 
         Args:
             pretrained_model_name_or_path (`str` or `os.PathLike`): Hub id or folder of the recipe.
-            config ([`PiToMeConfig`], *optional*): the recipe, if it is read already.
-            pitome (*optional*): settings that replace the recipe's; `False` for the dense model.
-            kwargs: passed on to the auto class; `revision` and `subfolder` select the recipe, not the model.
+            config ([`PiToMeConfig`] or `PreTrainedConfig`, *optional*): the recipe, if it is read already, or the
+                configuration of the model.
+            kwargs: `revision` and `subfolder` select the recipe, and its fields (`ratio=0.8`) replace those that it
+                has. `pitome=` replaces the whole of it; `False` or `None` for the dense model. Everything else is
+                passed on to the auto class, for the model that the recipe names.
 
         Raises:
-            ValueError: if the recipe names no model, or itself.
+            ValueError: if it is no recipe, or if it leads to no model.
         """
-        if config is None:
-            selection = {name: kwargs[name] for name in ("revision", "subfolder") if name in kwargs}
-            hub = {name: kwargs[name] for name in ("cache_dir", "token", "local_files_only") if name in kwargs}
-            config = PiToMeConfig.from_pretrained(pretrained_model_name_or_path, **selection, **hub)
-        base = base_model_of(config, str(pretrained_model_name_or_path))
-        kwargs = {name: value for name, value in kwargs.items() if name not in _RECIPE_ARGUMENTS}
-        settings = config if pitome is None else pitome
-        return cls._auto_class().from_pretrained(base, *model_args, pitome=settings, **kwargs)
+        recipe = config
+        if not isinstance(config, PiToMeConfig):
+            recipe = read_recipe(pretrained_model_name_or_path, kwargs)
+            kwargs["config"] = config
+        load = cls._auto_class().from_pretrained
+        return load_base_model(load, recipe, pretrained_model_name_or_path, model_args, kwargs)
 
     @classmethod
-    def _from_config(cls, config, pitome=None, **kwargs):
-        base_config = AutoConfig.from_pretrained(base_model_of(config, config.name_or_path))
-        return cls._auto_class().from_config(base_config, pitome=config if pitome is None else pitome, **kwargs)
+    def _from_config(cls, config, **kwargs):
+        meant = dict(config.model_arguments)
+        kwargs.setdefault("pitome", meant.pop("pitome", config))
+        with following(config, config.name_or_path or "PiToMeConfig(...)", {}) as (base, _):
+            return cls._auto_class().from_config(AutoConfig.from_pretrained(base, **meant), **kwargs)
 
     @classmethod
     def _auto_class(cls) -> type:
-        return getattr(modeling_auto, cls._auto_class_name)
+        return getattr(importlib.import_module(_MODELING_AUTO), cls._auto_class_name)
 
 
-def base_model_of(config: PiToMeConfig, recipe: str) -> str:
-    """The model that a recipe names.
-
-    Raises:
-        ValueError: if it names none, or itself.
-    """
-    base = config.base_model_name_or_path
-    if not base:
-        raise ValueError(
-            f"The PiToMe recipe {recipe!r} names no model. Set base_model_name_or_path to a Hub id or a folder: "
-            'PiToMeConfig(ratio=0.9, base_model_name_or_path="google/vit-base-patch16-224").'
-        )
-    if base == recipe:
-        raise ValueError(f"The PiToMe recipe {recipe!r} names itself as base_model_name_or_path.")
-    return base
+_variants: dict[str, type[PiToMeModel]] = {}
 
 
-def _make_variants() -> dict[str, type[PiToMeModel]]:
-    """One class per auto class of this transformers; nobody ever holds an instance, so nothing needs to pickle."""
-    variants = {}
+def register(modeling_auto: ModuleType) -> None:
+    """Registers one class per auto class of this transformers; called when their module has been imported."""
     for name in dir(modeling_auto):
         auto_class = getattr(modeling_auto, name)
         if name.startswith("Auto") and getattr(auto_class, "_model_mapping", None) is not None:
             suffix = name.removeprefix("AutoModel") if name.startswith("AutoModel") else name.removeprefix("Auto")
             variant = f"PiToMe{suffix or 'Model'}"
-            variants[variant] = (
-                PiToMeModel if not suffix else type(variant, (PiToMeModel,), {"_auto_class_name": name})
-            )
-            auto_class.register(PiToMeConfig, variants[variant], exist_ok=True)
-    return variants
+            if variant not in _variants:
+                # Nobody ever holds an instance, so nothing needs to pickle.
+                attributes = {"_auto_class_name": name, "__module__": __name__}
+                _variants[variant] = type(variant, (PiToMeModel,), attributes) if suffix else PiToMeModel
+            auto_class.register(PiToMeConfig, _variants[variant], exist_ok=True)
 
 
-VARIANTS = _make_variants()
+def variant(name: str) -> type[PiToMeModel] | None:
+    """The class of that name, such as `PiToMeForImageClassification`; `None` if no auto class has such a task."""
+    importlib.import_module(_MODELING_AUTO)  # the import hook registers
+    return _variants.get(name)

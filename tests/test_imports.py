@@ -26,7 +26,9 @@ FROM_TRANSFORMERS = "from transformers import AutoModel, AutoConfig, ViTConfig, 
 
 
 def run(script):
-    return subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def test_importing_is_light():
@@ -74,6 +76,69 @@ def test_any_order_of_imports_works(imports):
         "    print(type(model.layers[0]).__module__, type(AutoConfig.for_model('pitome')).__name__)\n"
     )
     assert run(f"{imports}\n{script}").split() == ["optimum_pitome.families.vit", "PiToMeConfig"] * 2
+
+
+FOUND_ONLY_AND_INTERRUPTED = """
+import importlib.util, sys
+import optimum_pitome
+
+class Interrupt:
+    def __init__(self, error, when):
+        self.error, self.when = error, when
+        sys.meta_path.insert(0, self)
+
+    def find_spec(self, name, path=None, target=None):
+        if self.when(name):
+            sys.meta_path.remove(self)
+            raise self.error
+
+def attempt(function):
+    try:
+        function()
+    except (KeyboardInterrupt, MemoryError):
+        return
+    raise SystemExit("not interrupted")
+
+importlib.util.find_spec("transformers.modeling_utils")
+importlib.util.find_spec("transformers.models.auto.modeling_auto")
+for error in (KeyboardInterrupt, MemoryError):
+    # In the middle of transformers' module, and in the middle of what we do after one.
+    Interrupt(error, lambda name: "transformers.modeling_utils" in sys.modules)
+    attempt(lambda: __import__("transformers.modeling_utils"))
+    assert "transformers.modeling_utils" not in sys.modules
+    Interrupt(error, lambda name: name == "optimum_pitome.recipes")
+    attempt(lambda: __import__("transformers.models.auto.modeling_auto"))
+"""
+RELOADED = """
+import importlib
+import transformers.modeling_utils, transformers.models.auto.modeling_auto
+import optimum_pitome
+importlib.reload(transformers.modeling_utils)
+importlib.reload(transformers.models.auto.modeling_auto)
+"""
+IN_ANOTHER_THREAD = """
+import sys, threading, time
+threading.Thread(target=lambda: __import__("transformers.modeling_utils")).start()
+while "transformers.modeling_utils" not in sys.modules:
+    time.sleep(0.001)
+import optimum_pitome
+"""
+
+
+@pytest.mark.parametrize("happened", [FOUND_ONLY_AND_INTERRUPTED, RELOADED, IN_ANOTHER_THREAD])
+def test_the_keyword_is_known_whatever_happened_to_the_import(happened):
+    script = (
+        "from transformers import AutoModel, ViTConfig, ViTModel, modeling_utils\n"
+        "config = ViTConfig(hidden_size=8, num_hidden_layers=2, num_attention_heads=1, intermediate_size=8)\n"
+        "models = [AutoModel.from_config(config, pitome=0.9), ViTModel._from_config(config, pitome=0.9)]\n"
+        "known = [modeling_utils.PreTrainedModel.from_pretrained._pitome]\n"
+        "from transformers.models.auto.modeling_auto import AutoModelForImageClassification\n"
+        "known.append(optimum_pitome.PiToMeConfig in AutoModelForImageClassification._model_mapping)\n"
+        "print(*[type(model.layers[0]).__module__ for model in models], *known)\n"
+    )
+    # huggingface_hub prints that it was interrupted.
+    answer = run(f"{happened}\n{script}").splitlines()[-1]
+    assert answer.split() == ["optimum_pitome.families.vit"] * 2 + ["True"] * 2
 
 
 def test_public_names():

@@ -28,7 +28,7 @@ from transformers.utils import logging
 from ..analysis import pitome_summary
 from ..analysis.timing import DenseMergedTimer
 from ..configuration import PiToMeConfig
-from ..recipes import base_model_of
+from ..recipe_lookup import base_model_of
 from .arguments import fail, pitome_keyword
 
 

@@ -26,7 +26,7 @@ from torch import nn
 
 from .attention import check_implementation
 from .marks import mark_tokens
-from .state import SELECTION_KEY, STATE_KEY, MergeState, Tokens, read_mask
+from .state import SELECTION_KEY, STATE_KEY, MergeState, Tokens, check_mask, read_mask
 
 
 if TYPE_CHECKING:
@@ -83,8 +83,9 @@ def _check_forward(encoder: nn.Module, arguments: Mapping[str, Any]) -> None:
     """Refuses what merging would get wrong.
 
     Raises:
-        ValueError: for an attention implementation that cannot merge, and for packed sequences.
+        ValueError: for an attention implementation that cannot merge, for what is no mask, and for packed sequences.
     """
+    check_mask(arguments.get("attention_mask"))
     check_implementation(encoder.config._attn_implementation, type(encoder).__name__)
     packed = [name for name in _PACKED if arguments.get(name) is not None]
     if packed:

@@ -27,6 +27,7 @@ import transformers
 from torch import nn
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
+from ..requirements import supported
 from .attention import MergingAttention, route_attention
 from .forward import wrap_forward
 from .layer import MergingLayer
@@ -204,8 +205,9 @@ def _check_signature(dense_class: type[nn.Module], ours: Callable, exact: bool =
             f"{dense_class.__name__}.forward of transformers {transformers.__version__} takes "
             f"({', '.join(map(_name, found))}), but optimum_pitome rewrites it as ({', '.join(map(_name, read))}"
             f"{'' if exact else ', **kwargs'}). "
-            "Merging there could give wrong results, so the model was left dense. Install a transformers version "
-            f"from the README's table, or a newer optimum_pitome. {supported_message()}"
+            "Merging there could give wrong results, so the model was left dense. This optimum_pitome was made for "
+            f"{supported('transformers')}: install another version of these, or a newer optimum_pitome. "
+            f"{supported_message()}"
         )
 
 

@@ -20,6 +20,7 @@ from typing import Any
 
 from transformers.utils import logging
 
+from ..checks import show
 from ..configuration import PiToMeConfig
 from ..merging import KeepRatio, MergeSpec
 from .registry import Architecture
@@ -132,12 +133,12 @@ def _merging_layers(config: PiToMeConfig, architecture: Architecture, num_layers
     for index in layers:
         if not -num_layers <= index < num_layers:
             raise ValueError(
-                f"layers={list(layers)!r}: the model has {num_layers} layers, so {index} is out of range (accepted: "
-                f"{-num_layers} to {num_layers - 1})."
+                f"layers={show(list(layers))}: the model has {num_layers} layers, so {index} is out of range "
+                f"(accepted: {-num_layers} to {num_layers - 1})."
             )
     merging = {index % num_layers: position for position, index in enumerate(layers)}
     if len(merging) != len(layers):
-        raise ValueError(f"layers={list(layers)!r} names a layer of this {num_layers}-layer model twice.")
+        raise ValueError(f"layers={show(list(layers))} names a layer of this {num_layers}-layer model twice.")
     return merging
 
 

@@ -24,8 +24,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
+from transformers import PreTrainedConfig
 
-from ..configuration import PiToMeConfig
+from ..checks import show
+from ..configuration import PiToMeConfig, configurations
 from ..merging import MergeSpec
 from .attention import MergingAttention, check_implementation, is_routed
 from .forward import restore_length, wrap_forward
@@ -105,8 +107,8 @@ def apply_pitome(model: nn.Module, config: Any) -> nn.Module:
     """
     if not isinstance(model, nn.Module):
         raise TypeError(
-            f"apply_pitome takes a model, got {model!r}. Load one first: AutoModel.from_pretrained(..., pitome=0.9) "
-            "loads and rewrites in one step."
+            f"apply_pitome takes a model, got {show(model)}. Load one first: "
+            "AutoModel.from_pretrained(..., pitome=0.9) loads and rewrites in one step."
         )
     # Who has a model in hand does not expect a download here.
     return rewrite_model(model, config, local_files_only=True)
@@ -149,6 +151,16 @@ def rewrite_model(model: nn.Module, config: Any, **hub: Any) -> nn.Module:
     return model
 
 
+def plan_rewrites(model: nn.Module, config: PiToMeConfig) -> list[tuple[nn.Module, EncoderRewrite]]:
+    """What [`apply_pitome`] would do to which encoders. All its checks; changes nothing and reads no weights.
+
+    Raises:
+        ValueError: as [`apply_pitome`].
+    """
+    encoders = adapt_architectures(model, select_encoders(model, config))
+    return [(encoder, _plan(encoder, *settings)) for encoder, *settings in encoders]
+
+
 def remove_pitome(model: nn.Module) -> nn.Module:
     """Makes a rewritten model the dense one again, in place and for good; a dense model is left alone.
 
@@ -167,10 +179,11 @@ def remove_pitome(model: nn.Module) -> nn.Module:
 
 def _forget_settings(model: nn.Module) -> None:
     """Takes `pitome` out of the configurations of `model` and of the models it is made of."""
-    for module in model.modules():
-        config = vars(module).get("config")
-        if hasattr(config, "pitome"):
-            del config.pitome
+    found = {id(config): config for module in model.modules() if (config := vars(module).get("config")) is not None}
+    for config in found.values():
+        for part in dict(configurations(config)).values() if isinstance(config, PreTrainedConfig) else [config]:
+            if hasattr(part, "pitome"):
+                del part.pitome
 
 
 _disabling = threading.Lock()
@@ -201,7 +214,7 @@ def rewritten_encoders(model: nn.Module) -> list[nn.Module]:
 
 
 def _plan(
-    encoder: nn.Module, architecture: Architecture, config: PiToMeConfig, mask_token: int | None
+    encoder: nn.Module, architecture: Architecture, config: PiToMeConfig, mask_token: int | None = None
 ) -> EncoderRewrite:
     """All checks for one encoder; changes nothing of it."""
     architecture.check()

@@ -174,6 +174,23 @@ def take_pairs(mask: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
     return mask.gather(3, kept[:, None, None, :].expand(-1, mask.shape[1], mask.shape[2], -1))
 
 
+def check_mask(attention_mask: Any) -> None:
+    """Refuses what is no mask.
+
+    Raises:
+        ValueError: for anything but a tensor of 2 to 4 dimensions, or `None`.
+    """
+    if attention_mask is None:
+        return
+    if not isinstance(attention_mask, torch.Tensor) or not 2 <= attention_mask.dim() <= 4:
+        is_tensor = isinstance(attention_mask, torch.Tensor)
+        found = f"a tensor of shape {tuple(attention_mask.shape)}" if is_tensor else type(attention_mask).__name__
+        raise ValueError(
+            f"attention_mask is {found}. Merging accepts a tensor of shape (batch, tokens), 1 for a real token and 0 "
+            "for padding, or (batch, 1 or heads, 1 or tokens, tokens), boolean or additive."
+        )
+
+
 def read_mask(attention_mask: torch.Tensor | None) -> tuple[torch.Tensor | None, torch.Tensor | None]:
     """A caller's mask as (real tokens `(B, N)`, pattern `(B, heads or 1, N or 1, N)`); either may be `None`.
 
@@ -184,15 +201,9 @@ def read_mask(attention_mask: torch.Tensor | None) -> tuple[torch.Tensor | None,
     Raises:
         ValueError: for anything else.
     """
+    check_mask(attention_mask)
     if attention_mask is None:
         return None, None
-    if not isinstance(attention_mask, torch.Tensor) or not 2 <= attention_mask.dim() <= 4:
-        is_tensor = isinstance(attention_mask, torch.Tensor)
-        found = f"a tensor of shape {tuple(attention_mask.shape)}" if is_tensor else type(attention_mask).__name__
-        raise ValueError(
-            f"attention_mask is {found}. Merging accepts a tensor of shape (batch, tokens), 1 for a real token and 0 "
-            "for padding, or (batch, 1 or heads, 1 or tokens, tokens), boolean or additive."
-        )
     if attention_mask.dim() == 2:
         return attention_mask.bool(), None
     if attention_mask.dim() == 3:

@@ -30,7 +30,8 @@ import torch
 from torch import nn
 
 from ..analysis.operations import Widths
-from ..configuration import MIN_RATIO, PiToMeConfig
+from ..configuration import PiToMeConfig
+from ..fields import MIN_RATIO
 from ..merging import KeepRatio, MergePlan, MergeSpec, TokenMasks, gather_tokens, match_tokens, register_algorithm
 from ..modeling.rewrite import apply_pitome, rewritten_encoders
 from ..modeling.state import Tokens

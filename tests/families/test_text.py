@@ -262,6 +262,27 @@ def test_mpnet_bias_follows_the_tokens():
     torch.testing.assert_close(constant[mask], unbiased[mask], atol=1e-5, rtol=0)
 
 
+def test_mpnet_bias_is_that_of_the_original_places_in_every_layer(monkeypatch):
+    """Each pair of places has a bias of its own here, which tells who is left: members of the groups, in order."""
+    model, inputs, seen = case_of("MPNetModel").build(), text_inputs(2), []
+    pairs = torch.arange(24.0 * 24.0).view(1, 1, 24, 24).expand(1, 2, -1, -1)
+    monkeypatch.setattr(model.encoder, "compute_position_bias", lambda *args, **kwargs: pairs / 1000)
+    for layer in apply_pitome(model, {"ratio": 0.7, "layers": [0, 1, 2]}).encoder.layer:
+        layer.attention.attn.register_forward_pre_hook(lambda _, args, kwargs: seen.append(args[2]), with_kwargs=True)
+    _, state = states_of(model, **inputs)
+    lengths = [bias.shape[-1] for bias in seen]
+    assert lengths[0] == 24 and lengths[3] < lengths[2] < lengths[1] < 24
+    for bias, tokens in zip(seen[1:], state.slots[1:]):
+        places = ((bias * 1000).round().long() % 24)[:, :, :1]  # of the keys, by the first row
+        rows = (bias * 1000).round().long() // 24
+        for row in range(2):
+            count = int(tokens.valid[row].sum())
+            kept = places[row, 0, 0]
+            assert (rows[row] == kept[:, None]).all()
+            assert kept[:count].tolist() == sorted(set(kept[:count].tolist()))
+            assert tokens.assignment[row, kept[:count]].tolist() == list(range(count))
+
+
 def test_inputs_embeds():
     model = apply_pitome(case_of("BertModel").build(), 0.7)
     inputs = text_inputs(3)

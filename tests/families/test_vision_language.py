@@ -90,7 +90,7 @@ def test_parts_round_trip_through_config_json(tmp_path):
         ({}, "parts={}"),
         ({"vision": 2.0}, r"parts\['vision'\]: ratio=2"),
         ({"vision": {"rato": 0.9}}, "did you mean 'ratio'"),
-        ({"vision": {"parts": {"vision": 0.9}}}, "parts or a base model of its own"),
+        ({"vision": {"parts": {"vision": 0.9}}}, "a part has no parts of its own"),
         ({"vision": False}, "leaves every part dense"),
     ],
 )
@@ -220,8 +220,14 @@ def test_cross_attention_without_unmerging(name):
             torch.testing.assert_close(value, expected[key], atol=2e-5, rtol=1e-4)
         else:
             assert (value.shape[1], expected[key].shape[1]) == (29, 65)
-    unweighted = {"ratio": 0.8, "unmerge": False, "proportional_attention": False}
-    run_reading(apply_pitome(model, unweighted), inputs, name)
+    # Without proportional attention, what is read is the short sequence and nothing else.
+    unweighted = apply_pitome(model, {"ratio": 0.8, "unmerge": False, "proportional_attention": False})
+    marked, _ = run_reading(unweighted, inputs, name)
+    forget_mark(model)
+    unmarked, seen = run_reading(unweighted, inputs, name)
+    assert set(seen) == {29}
+    for key in marked:
+        torch.testing.assert_close(marked[key], unmarked[key], atol=2e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["BlipForConditionalGeneration", "BlipForQuestionAnswering"])

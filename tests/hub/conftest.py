@@ -14,12 +14,18 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from hub.server import Hub
+
+import optimum_pitome
+
+
+_IS_OF_THE_HUB = re.compile(r"(HF|HUGGING_?FACE|TRANSFORMERS)_|DISABLE_TELEMETRY$|.*_proxy$", re.IGNORECASE)
 
 
 @pytest.fixture(scope="module")
@@ -35,12 +41,16 @@ def client(hub, tmp_path_factory):
     def run(script, *args, token="hf_me"):
         tests = Path(__file__).parents[1]
         home = str(tmp_path_factory.mktemp("home"))
-        settings = {"HF_ENDPOINT": hub.url, "HF_HOME": home, "HF_HUB_CACHE": None, "HF_TOKEN": token}
+        # What whoever runs the tests has set for the Hub and for the network is not for these clients.
+        inherited = {name: value for name, value in os.environ.items() if not _IS_OF_THE_HUB.match(name)}
+        settings = {"HF_ENDPOINT": hub.url, "HF_HOME": home, "HF_TOKEN": token}
         settings |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-        settings |= {"PYTHONPATH": str(tests), "NO_PROXY": "127.0.0.1", "OMP_NUM_THREADS": "1"}
+        # The package that is tested here, which may not be the installed one.
+        paths = [str(tests), str(Path(optimum_pitome.__file__).parents[1])]
+        settings |= {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
         done = subprocess.run(
             [sys.executable, str(tests / "hub" / "clients" / script), *map(str, args)],
-            env={name: value for name, value in {**os.environ, **settings}.items() if value is not None},
+            env={name: value for name, value in {**inherited, **settings}.items() if value is not None},
             capture_output=True,
             text=True,
             timeout=300,

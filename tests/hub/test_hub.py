@@ -15,6 +15,7 @@
 """Push and pull with the real client over HTTP, each pull in a new process with an empty cache."""
 
 import json
+import re
 
 import pytest
 from huggingface_hub import ModelCard
@@ -54,6 +55,27 @@ def test_everything_comes_back_as_it_was(client, expected):
         "pipeline": expected["0.8"],
     }
     assert expected["0.8"] != expected["dense"] != expected["0.6"] != expected["0.8"]
+
+
+def test_settings_of_whoever_runs_the_tests_do_not_reach_the_clients(client, expected, monkeypatch):
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HUB_DISABLE_IMPLICIT_TOKEN"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("HF_HUB_CACHE", "nowhere")
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    assert client("plain.py")["me/merged"] == expected["dense"]
+
+
+def test_recipes(client, hub, expected):
+    found = client("recipes.py")
+    for name, error in found.pop("circles").items():
+        chain = "PiToMe recipes that name each other never come to a model: me/a -> me/b -> me/a."
+        assert error[0] == "ValueError" and error[1].startswith(chain), name
+    # Some requests for each of the ways to load; there were hundreds for one.
+    assert len([request for request in hub.requests if re.match("(GET|HEAD) (/api/models)?/me/[ab]/", request)]) < 150
+    wanted = {"recipe": "0.6", "branch": "0.6", "subfolder": "0.6", "from disk": "0.6", "offline": "0.6"}
+    wanted |= {"of a recipe": "0.8", "of a private model": "0.8", "dense": "dense"}
+    assert found == {name: [expected[ratio]] * 3 for name, ratio in wanted.items()}
 
 
 def test_without_the_package_they_are_dense(client, expected):

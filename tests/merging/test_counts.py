@@ -40,6 +40,14 @@ from optimum_pitome.merging import KeepRatio
 )
 def test_counts_by_hand(num_mergeable, ratio, removed):
     assert KeepRatio.from_float(ratio).num_removed(num_mergeable) == removed
+    assert KeepRatio.from_float(ratio).is_dense == (ratio == 1)
+
+
+def test_the_fraction_by_hand():
+    assert KeepRatio.from_float(0.925) == KeepRatio(3, 40) == KeepRatio(3, 40, min_tokens=0)
+    assert KeepRatio.from_float(0.925, 7) == KeepRatio(3, 40, 7)
+    assert KeepRatio.from_float(1 / 3) == KeepRatio(666_666_667, 10**9)  # the removed part of a third, nine digits
+    assert KeepRatio.from_float(1.0) == KeepRatio(0, 1)
 
 
 @given(st.integers(0, 10**6), st.integers(0, 500_000))

@@ -23,7 +23,7 @@ from hypothesis import assume, given, settings
 from merging.problems import NEAR_TIE, problems
 from merging.reference import Decisions, energies
 
-from optimum_pitome import configuration
+from optimum_pitome import fields
 from optimum_pitome.merging import ALGORITHMS, ENERGIES, pairwise_similarity
 from optimum_pitome.merging.candidates import importance_weights
 
@@ -90,6 +90,19 @@ def test_mutual_nearest_neighbours_have_bitwise_equal_energy():
     assert torch.equal(energy.gather(1, nearest)[mutual], energy[mutual])
 
 
+@pytest.mark.parametrize("mergeable", [None, [True, True, True, False]])
+def test_nearest_reads_rows_and_columns(mergeable):
+    """A matrix product may differ between the two in the last bit; here they differ for the eye."""
+    similarity = torch.tensor(
+        [[[9.0, 0.1, 0.2, 0.9], [0.5, 9.0, 0.3, 0.8], [0.4, 0.1, 9.0, 0.7], [0.0, 0.0, 0.6, 9.0]]]
+    )
+    mask = None if mergeable is None else torch.tensor([mergeable])
+    energy = ENERGIES["nearest"](similarity, mask, 0.5, 1.0)[0]
+    expected = [0.9, 0.8, 0.7, 0.9] if mergeable is None else [0.5, 0.5, 0.4, energy[3].item()]
+    assert energy.tolist() == pytest.approx(expected)
+    assert mergeable is None or energy[3] < -1e5
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_similarity_is_float32_under_autocast_and_in_half_precision(dtype):
     features = (100 * torch.randn(2, 9, 8)).to(dtype)
@@ -132,5 +145,5 @@ def test_a_zero_vector_gives_no_nan():
 def test_the_configuration_offers_what_is_registered():
     # Training registers one more, which no user selects.
     offered = {name for name, match in ALGORITHMS.items() if match.__module__.startswith("optimum_pitome.merging")}
-    assert set(configuration.ALGORITHMS) == offered
-    assert set(configuration.ENERGIES) == set(ENERGIES)
+    assert set(fields.ALGORITHMS) == offered
+    assert set(fields.ENERGIES) == set(ENERGIES)

@@ -23,7 +23,7 @@ from hypothesis import assume, given, settings
 from merging import reference
 from merging.problems import NEAR_TIE, problems
 
-from optimum_pitome import configuration
+from optimum_pitome import fields
 from optimum_pitome.merging import ALGORITHMS, KeepRatio, MergeSpec, TokenMasks, match_tokens, register_algorithm
 
 
@@ -131,6 +131,26 @@ def test_matching_against_the_reference(problem):
         np.testing.assert_allclose(plan.merge_sizes(problem.sizes)[sample, :count].numpy(), totals, rtol=1e-6)
 
 
+@pytest.mark.parametrize("energy", ["paper", "elu"])
+@pytest.mark.parametrize("algorithm", ["pitome", "pitome_halves", "pitome_unprotected"])
+def test_alpha_scales_what_lies_below_the_margin(algorithm, energy):
+    """Below the margin alpha is a factor, which no order depends on; even one beyond the range of the ranking keys."""
+    features = torch.randn(2, 64, 8) + 0.3
+    plans = [
+        match(features, 0.7, TokenMasks(1), algorithm=algorithm, energy=energy, margin=0.9999, alpha=alpha)
+        for alpha in (1.0, 1e12, 1e18)
+    ]
+    for plan in plans[1:]:
+        assert torch.equal(plan.assignment, plans[0].assignment)
+
+
+def test_without_alpha_only_what_lies_above_the_margin_counts():
+    # Three loners in front, then a cluster. In it, the middle one is nearest to the others, then the one beside it.
+    features = directions(0, 120, 240, 60, 61, 63)
+    for energy in ("paper", "elu"):
+        assert pairs_of(match(features, 0.8, algorithm="pitome", energy=energy, margin=0.9, alpha=0.0)) == {4: 3}
+
+
 def test_equal_tokens_are_ranked_by_position():
     plan = match(torch.ones(2, 10, 4), 0.8, algorithm="pitome", energy="paper", margin=0.5)
     assert pairs_of(plan, 0) == pairs_of(plan, 1) == {0: 1, 2: 1}
@@ -138,7 +158,7 @@ def test_equal_tokens_are_ranked_by_position():
 
 def test_nothing_to_do():
     features = torch.randn(2, 6, 4)
-    for algorithm in configuration.ALGORITHMS:
+    for algorithm in fields.ALGORITHMS:
         assert match(features, 1.0, algorithm=algorithm) is None
         assert match(features, 0.9, algorithm=algorithm) is None  # 6 * 0.1 is less than one token
         assert match(features, 0.5, TokenMasks(num_prefix_tokens=5), algorithm=algorithm) is None
@@ -146,14 +166,14 @@ def test_nothing_to_do():
 
 
 def test_an_empty_batch():
-    for algorithm in configuration.ALGORITHMS:
+    for algorithm in fields.ALGORITHMS:
         plan = match(torch.randn(0, 10, 4), 0.8, algorithm=algorithm)
         assert plan.merge(torch.randn(0, 10, 3)).shape == (0, 8, 3)
 
 
 def test_one_mask_for_the_whole_batch():
     features, valid = torch.randn(3, 12, 4), torch.arange(12)[None] < 9
-    for algorithm in configuration.ALGORITHMS:
+    for algorithm in fields.ALGORITHMS:
         one = match(features, 0.7, TokenMasks(valid=valid), algorithm=algorithm)
         each = match(features, 0.7, TokenMasks(valid=valid.expand(3, -1)), algorithm=algorithm)
         assert torch.equal(one.assignment, each.assignment) and torch.equal(one.valid, each.valid)

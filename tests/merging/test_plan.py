@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from merging.problems import MATCHING, problems
 
-from optimum_pitome.configuration import ALGORITHMS
+from optimum_pitome.fields import ALGORITHMS
 from optimum_pitome.merging import KeepRatio, MergePlan, MergeSpec, TokenMasks, match_tokens
 
 
@@ -128,6 +128,19 @@ def test_unmerge_gives_each_token_its_group(problem):
                 mean = (problem.hidden_states[sample, members].double() * weights).sum(0) / weights.sum()
                 error = (restored[sample, token].double() - mean).abs().max()
                 assert error <= {torch.float32: 2e-6, torch.bfloat16: 2e-2, torch.float16: 3e-3}[restored.dtype]
+
+
+@settings(max_examples=100)
+@given(problems(algorithms=EVERY))
+def test_a_mean_is_computed_in_float32_and_rounded_once(problem):
+    """Bit for bit: half precision in, the float32 mean rounded out; no weights are weights of one."""
+    plan, hidden_states, sizes = problem.plan(), problem.hidden_states, problem.sizes
+    if plan is None:
+        return
+    merged = plan.merge(hidden_states, sizes)
+    assert torch.equal(merged, plan.merge(hidden_states.float(), sizes).to(hidden_states.dtype))
+    assert torch.equal(merged, plan.merge(hidden_states, sizes, plan.merge_sizes(sizes)))
+    assert torch.equal(plan.merge(hidden_states.float()), plan.merge(hidden_states.float(), torch.ones_like(sizes)))
 
 
 @settings(max_examples=100)

@@ -32,6 +32,21 @@ def test_every_sample_every_run_and_every_value_drop_the_same():
     assert torch.equal(plan.kept, again.kept.expand(3, -1))
 
 
+def test_every_release_drops_the_same():
+    """Results with `random` are floors that others are compared with: they must be found again."""
+    found = {length: sorted(drop(length, 0.6, TokenMasks(1)).source[0].tolist()) for length in (20, 21, 40)}
+    assert found == {
+        20: [2, 8, 10, 15, 16, 17, 18],
+        21: [2, 5, 6, 7, 8, 11, 19, 20],
+        40: [3, 8, 9, 10, 12, 15, 18, 19, 20, 28, 30, 32, 34, 35, 38],
+    }
+    # Padding takes no part: the sample's own length decides, as if it were alone.
+    valid = torch.arange(26)[None] < torch.tensor([[20], [26], [21]])
+    plan = drop(26, 0.6, TokenMasks(1, valid), batch_size=3)
+    assert sorted(plan.source[0, plan.source_mask[0]].tolist()) == found[20]
+    assert sorted(plan.source[2, plan.source_mask[2]].tolist()) == found[21]
+
+
 def test_the_drops_look_like_chance():
     """Over 400 lengths, each position goes about as often, alone of its neighbours and of the length before."""
     gone = torch.zeros(400, 50)

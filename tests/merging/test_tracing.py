@@ -18,7 +18,7 @@ import pytest
 import torch
 from torch._subclasses import FakeTensorMode
 
-from optimum_pitome.configuration import ALGORITHMS
+from optimum_pitome.fields import ALGORITHMS
 from optimum_pitome.merging import ENERGIES, KeepRatio, MergeSpec, TokenMasks, match_tokens
 
 

@@ -17,6 +17,8 @@
 Nothing of the package runs here but the model under test.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -24,6 +26,7 @@ from merging import reference
 from modeling.helpers import build, images, run
 
 from optimum_pitome import PiToMeConfig, apply_pitome
+from optimum_pitome.modeling.rewrite import rewritten_encoders
 
 
 #: Double precision is what the model keeps where nothing is asked to be float32: similarities are.
@@ -51,6 +54,8 @@ def recompute(model, pixel_values, real, settings):
         ]
         attended = torch.tensor(np.concatenate(attended, axis=-1))
         hidden_states = hidden_states + layer.attention.o_proj(attended)
+        if settings.get("after") == "layer":
+            hidden_states = hidden_states + layer.mlp(layer.layernorm_after(hidden_states))
 
         features = key.mean(dim=0) if settings["metric"] == "keys" else hidden_states
         margin = 0.9 - 0.9 * index / num_layers
@@ -62,18 +67,22 @@ def recompute(model, pixel_values, real, settings):
             "0.8",
             settings["energy"],
             margin,
+            settings.get("alpha", 1.0),
             num_prefix=1,
             valid=real.tolist(),
             attention=attention,
             importance=settings.get("importance", 0.0),
         )
         closest = min(closest, merge.decisions.closest)
-        means, totals = reference.merged(merge, hidden_states.numpy(), sizes)
+        weights = sizes if settings.get("size_weighted", True) else np.ones_like(sizes)
+        means, _ = reference.merged(merge, hidden_states.numpy(), weights)
+        _, totals = reference.merged(merge, hidden_states.numpy(), sizes)
         place = {token: slot for slot, token in enumerate(merge.kept)}
         # -1: what was padding is in no group, and leaves with the first merge.
         groups = np.array([place.get(merge.group_of(group), -1) if group >= 0 else -1 for group in groups])
         hidden_states, sizes, real = torch.tensor(means), totals, np.ones(len(means), dtype=bool)
-        hidden_states = hidden_states + layer.mlp(layer.layernorm_after(hidden_states))
+        if settings.get("after") != "layer":
+            hidden_states = hidden_states + layer.mlp(layer.layernorm_after(hidden_states))
     return model.layernorm(hidden_states)[groups], closest
 
 
@@ -86,6 +95,14 @@ SETTINGS = [
     {"algorithm": "pitome_unprotected", "energy": "elu", "metric": "keys", "proportional_attention": True},
     {"algorithm": "pitome_halves", "energy": "gaussian", "metric": "keys", "proportional_attention": False},
     {"algorithm": "tome", "energy": "nearest", "metric": "keys", "proportional_attention": True},
+    {"algorithm": "pitome", "energy": "elu", "metric": "hidden_states", "proportional_attention": True, "alpha": 3.0},
+]
+
+#: What no user sets, but presets and families do: the fields of the layers' specs, beside settings from above.
+OF_FAMILIES = [
+    {**SETTINGS[0], "size_weighted": False},
+    {**SETTINGS[0], "after": "layer"},
+    {**SETTINGS[4], "after": "layer", "size_weighted": False},
 ]
 
 
@@ -93,8 +110,21 @@ SETTINGS = [
 @pytest.mark.parametrize("attn_implementation", ["eager", "sdpa"])
 @pytest.mark.parametrize("settings", SETTINGS, ids=lambda settings: "-".join(map(str, settings.values())))
 def test_a_whole_model_by_hand(settings, attn_implementation, padded):
+    check_by_hand(settings, attn_implementation, padded)
+
+
+@pytest.mark.parametrize("settings", OF_FAMILIES, ids=lambda settings: "-".join(map(str, settings.values())))
+def test_a_whole_model_with_the_settings_of_a_family_by_hand(settings):
+    check_by_hand(settings, "sdpa", padded=True)
+
+
+def check_by_hand(settings, attn_implementation, padded):
     dense = build("ViTModel", attn_implementation, dtype=DTYPE)
-    model = apply_pitome(build("ViTModel", attn_implementation, dtype=DTYPE), PiToMeConfig(0.8, **settings))
+    of_family = {name: value for name, value in settings.items() if name in ("after", "size_weighted")}
+    of_user = {name: value for name, value in settings.items() if name not in of_family}
+    model = apply_pitome(build("ViTModel", attn_implementation, dtype=DTYPE), PiToMeConfig(0.8, **of_user))
+    rewrite = rewritten_encoders(model)[0].pitome
+    rewrite.specs = tuple(replace(spec, **of_family) for spec in rewrite.specs)
     batch = images(3, seed=11, dtype=DTYPE)
     mask = torch.ones(3, 65, dtype=torch.bool)
     if padded:
