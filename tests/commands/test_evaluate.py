@@ -141,12 +141,14 @@ def test_pairs_of_texts_and_a_rewritten_checkpoint(evaluate, tmp_path):
     model.save_pretrained(tmp_path)
     PreTrainedTokenizerFast.from_pretrained("bert").save_pretrained(tmp_path)
     options = ["--task", "text-classification", "--dataset", "pairs", "--input-columns", "first", "second"]
-    assert "name one with --model-card" in evaluate(tmp_path, *options, "--base-model", "me/bert", code=2)
-    options += ["--model-card", tmp_path, "--base-model"]
+    for option in ("--base-model", "--provenance"):
+        assert f"{option} is for the card: name one" in evaluate(tmp_path, *options, option, "me/bert", code=2)
+    options += ["--provenance", "From a drawer.", "--model-card", tmp_path, "--base-model"]
     assert "Repo id must use alphanumeric" in evaluate(tmp_path, *options, "not an id", code=2)
     assert "12 samples" in evaluate(tmp_path, *options, "me/bert", "--max-length", 16)
     card = ModelCard.load(tmp_path / "README.md")
-    assert card.data.base_model == "me/bert"
+    assert card.data.base_model == "me/bert" and "\n\nFrom a drawer.\n\n## Evaluation" in card.text
+    assert is_generated(card)
     length = card.text.partition("pitome_summary(model, num_tokens=")[2].partition(")")[0]
     assert f"    0       {int(length)} -> " in card.text  # the table is for a length that was met
     settings = json.loads(card.text.partition("```json")[2].partition("```")[0])
