@@ -12,45 +12,138 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Checks of the fields of [`PiToMeConfig`]: each returns the value, or says what is accepted instead."""
+"""Checks of single values: each returns the value as plain data, or says what is accepted instead.
+
+Imports nothing heavy: the command line checks its options here before it imports torch.
+"""
 
 from __future__ import annotations
 
 import difflib
+import itertools
+import math
+import re
+import reprlib
+from collections.abc import Sequence
 from typing import Any
 
 
 #: Version of the fields. Minor: fields were added. Major: the meaning of a field changed.
 FORMAT_VERSION = "1.0"
 
+#: More layers than any model has: what is longer is a mistake, and is not worth reading.
+MAX_ENTRIES = 1000
+_MAX_PATH = 4096
+_MAX_COUNT = 2**31 - 1
+
+
+class _Short(reprlib.Repr):
+    """A `repr` that is short and quick whatever it gets, and that never raises."""
+
+    def __init__(self):
+        super().__init__()
+        self.maxlevel, self.maxstring, self.maxother = 3, 100, 100
+        self.maxlist = self.maxtuple = self.maxdict = self.maxset = self.maxfrozenset = 12
+
+    def repr_int(self, x, level):
+        # Python refuses to write numbers of more than 4,300 digits.
+        return repr(x) if abs(x) < 10**30 else f"<a number of about {int(x.bit_length() * 0.30103) + 1} digits>"
+
+    def repr_dict(self, x, level):
+        # The original sorts all the keys first, and so does the one for sets.
+        if level <= 0:
+            return "{...}"
+        items = itertools.islice(x.items(), self.maxdict)
+        shown = [f"{self.repr1(key, level - 1)}: {self.repr1(value, level - 1)}" for key, value in items]
+        return "{" + ", ".join(shown + ["..."] * (len(x) > self.maxdict)) + "}"
+
+    def repr_set(self, x, level):
+        return f"{type(x).__name__}({self.repr_list(list(itertools.islice(x, self.maxlist + 1)), level)})"
+
+    repr_frozenset = repr_set
+
+    def repr_bytes(self, x, level):
+        return self.repr_str(x, level)
+
+    def repr1(self, x, level):
+        try:
+            return super().repr1(x, level)
+        except Exception:  # somebody's __repr__, or somebody's class with the name of a built-in one
+            return f"<{type(x).__name__}>"
+
+
+_short = _Short()
+
+
+def show(value: Any, limit: int = 300) -> str:
+    """How a message quotes `value`: its `repr`, cut to `limit` characters."""
+    text = _short.repr(value)
+    return text if len(text) <= limit else f"{text[: limit - 60]}...{text[-50:]}"
+
+
+def plain(value: Any) -> Any:
+    """Numbers of numpy and torch, and one-dimensional arrays of them, as Python's; anything else as it is.
+
+    What counts is the number as it is written: `numpy.float32(0.9)` is 0.9, not the 0.8999999761581421 that it holds.
+    """
+    package = str(type(value).__module__).partition(".")[0]
+    if package not in ("numpy", "torch") or not hasattr(value, "tolist"):
+        return value
+    try:
+        array = value.detach().cpu().numpy() if package == "torch" else value
+        if array.ndim > 1 or array.size > MAX_ENTRIES or array.dtype.kind not in "fiu":
+            return value
+        numbers = [float(str(item)) if array.dtype.kind == "f" else int(item) for item in array.reshape(-1)]
+        return numbers if array.ndim else numbers[0]
+    except (TypeError, RuntimeError):  # a tensor without data (meta), or of a kind that numpy does not have
+        return value
+
+
+def is_number(value: Any) -> bool:
+    """Whether `value` is a number, of Python, numpy or torch; truth values are none."""
+    return isinstance(number := plain(value), (int, float)) and not isinstance(number, bool)
+
+
+def is_text(value: str) -> bool:
+    """Whether `value` can be written to a file: lone surrogates cannot, nor NUL in a path."""
+    return "\0" not in value and not any("\ud800" <= character <= "\udfff" for character in value)
+
+
+def similar(name: Any, choices: Sequence[str], cutoff: float = 0.6) -> str | None:
+    """The one of `choices` that `name` may be a misspelling of."""
+    close = difflib.get_close_matches(name, choices, 1, cutoff) if isinstance(name, str) and len(name) < 50 else []
+    return close[0] if close else None
+
 
 def check_version(version: Any) -> bool:
     """Whether `version` is a newer minor version; refuses what this package cannot read."""
-    try:
-        major, minor = (int(part) for part in str(version).split("."))
-    except ValueError:
-        raise ValueError(f"format_version={version!r}: expected two numbers, such as {FORMAT_VERSION!r}.") from None
-    own_major, own_minor = (int(part) for part in FORMAT_VERSION.split("."))
+    found = re.fullmatch(r"([0-9]{1,6})\.([0-9]{1,6})", str(version) if type(version) in (str, float) else "")
+    if found is None:
+        raise ValueError(f"format_version={show(version)}: expected two numbers, such as {FORMAT_VERSION!r}.")
+    major, minor = map(int, found.groups())
+    own_major, own_minor = map(int, FORMAT_VERSION.split("."))
     if major > own_major:
         raise ValueError(
-            f"This PiToMe configuration has format {version}; this optimum_pitome reads up to {own_major}.x. "
-            "Upgrade optimum_pitome: pip install -U optimum_pitome"
+            f"This PiToMe configuration has format {version} (format_version); this optimum_pitome reads up to "
+            f"{own_major}.x. Upgrade optimum_pitome: pip install -U optimum_pitome"
         )
     return major == own_major and minor > own_minor
 
 
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> str | None:
-    if value is None or value in choices:
-        return value
-    close = difflib.get_close_matches(str(value), choices, n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
-    raise ValueError(f"{name}={value!r} is not known. Accepted: {', '.join(map(repr, choices))}.{hint}")
+    if value is None:
+        return None
+    if isinstance(value, str) and value in choices:
+        return choices[choices.index(value)]
+    close = similar(value, choices)
+    hint = f" Did you mean {close!r}?" if close else ""
+    raise ValueError(f"{name}={show(value)} is not known. Accepted: {', '.join(map(repr, choices))}.{hint}")
 
 
 def check_bool(name: str, value: Any) -> bool | None:
     if value is None or isinstance(value, bool):
         return value
-    raise ValueError(f"{name}={value!r}: expected True, False, or None for the architecture's default.")
+    raise ValueError(f"{name}={show(value)}: expected True, False, or None for the architecture's default.")
 
 
 def check_number(name, value, low, high, listable=False, optional=False, open_end=False):
@@ -58,35 +151,74 @@ def check_number(name, value, low, high, listable=False, optional=False, open_en
     accepted = f"a number in {interval}" + (" or a list of them, one per layer" if listable else "")
     if value is None and optional:
         return None
-    if isinstance(value, (list, tuple)) and listable:
-        if not value:
-            raise ValueError(f"{name}=[] is empty: expected {accepted}.")
-        return [check_number(f"{name}[{i}]", item, low, high, open_end=open_end) for i, item in enumerate(value)]
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ValueError(f"{name}={value!r}: expected {accepted}.")
-    value = float(value)
-    if not (low <= value < high if open_end else low <= value <= high):
+    given = plain(value)
+    if isinstance(given, (list, tuple)) and listable:
+        if not 0 < len(given) <= MAX_ENTRIES:
+            what = f" has {len(given)} entries" if given else "=[] is empty"
+            raise ValueError(f"{name}{what}: expected {accepted}.")
+        return [check_number(f"{name}[{i}]", item, low, high, open_end=open_end) for i, item in enumerate(given)]
+    if isinstance(given, bool) or not isinstance(given, (int, float)):
+        raise ValueError(f"{name}={show(value)}: expected {accepted}.")
+    try:
+        number = float(given) + 0.0  # no negative zero
+    except OverflowError:  # an int that no float can hold
+        number = math.inf if given > 0 else -math.inf
+    if not (low <= number < high if open_end else low <= number <= high):
         hint = ""
-        if name.startswith("ratio") and value < low:
+        if name.startswith("ratio") and number < low:
             hint = " A layer can merge at most half of its tokens; ratio is the fraction that it keeps."
-        raise ValueError(f"{name}={value:g} is out of range: expected {accepted}.{hint}")
-    return value
+        raise ValueError(f"{name}={show(given)} is out of range: expected {accepted}.{hint}")
+    return number
 
 
 def check_count(name: str, value: Any) -> int | None:
-    if value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 0):
-        return value
-    raise ValueError(f"{name}={value!r}: expected a whole number of at least 0, or None.")
-
-
-def check_layers(layers: Any) -> list[int] | None:
-    if layers is None:
+    number = plain(value)
+    if number is None:
         return None
-    items = list(layers) if isinstance(layers, (list, tuple, range)) else None
-    if not items or any(isinstance(item, bool) or not isinstance(item, int) for item in items):
+    if isinstance(number, int) and not isinstance(number, bool) and 0 <= number <= _MAX_COUNT:
+        return int(number)
+    raise ValueError(f"{name}={show(value)}: expected a whole number of at least 0, or None.")
+
+
+def check_token_ids(name: str, value: Any) -> list[int] | None:
+    if value is None:
+        return None
+    given = plain(value)
+    items = given if isinstance(given, (list, tuple, range)) else None
+    if items is not None and len(items) > MAX_ENTRIES:
+        raise ValueError(f"{name}={show(value)} has {len(items)} entries; at most {MAX_ENTRIES} are accepted.")
+    items = None if items is None else [plain(item) for item in items]
+    if items is None or not all(
+        isinstance(i, int) and not isinstance(i, bool) and 0 <= i <= _MAX_COUNT for i in items
+    ):
         raise ValueError(
-            f"layers={layers!r}: expected a list of layer indices such as [0, 1, 2], or None for the default."
+            f"{name}={show(value)}: expected a list of token ids, whole numbers of at least 0, such as "
+            "[tokenizer.mask_token_id], or None."
         )
     if len(set(items)) != len(items):
-        raise ValueError(f"layers={layers!r} names a layer twice.")
-    return items
+        raise ValueError(f"{name}={show(value)} names a token twice.")
+    return [int(item) for item in items]
+
+
+def check_layers(name: str, value: Any) -> list[int] | None:
+    if value is None:
+        return None
+    given = plain(value)
+    items = given if isinstance(given, (list, tuple, range)) else ()
+    if len(items) > MAX_ENTRIES:
+        raise ValueError(f"{name}={show(value)} has {len(items)} entries, more than any model has layers.")
+    items = [plain(item) for item in items]
+    indices = [int(item) for item in items if isinstance(item, int) and not isinstance(item, bool)]
+    if not items or len(indices) < len(items) or max(map(abs, indices)) > MAX_ENTRIES:
+        raise ValueError(
+            f"{name}={show(value)}: expected a list of layer indices such as [0, 1, 2], or None for the default."
+        )
+    if len(set(indices)) != len(indices):
+        raise ValueError(f"{name}={show(value)} names a layer twice.")
+    return indices
+
+
+def check_path(name: str, value: Any) -> str | None:
+    if value is None or (isinstance(value, str) and len(value) <= _MAX_PATH and is_text(value)):
+        return value
+    raise ValueError(f"{name}={show(value)}: expected a Hub id or a local path, as a string.")

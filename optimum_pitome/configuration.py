@@ -16,45 +16,23 @@
 
 from __future__ import annotations
 
-import difflib
-import math
+import dataclasses
 import os
+from collections.abc import Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
 from transformers import PreTrainedConfig
 from transformers.utils import logging
 
-from .checks import FORMAT_VERSION, check_bool, check_choice, check_count, check_layers, check_number, check_version
+from .checks import FORMAT_VERSION, check_version, is_number, show
+from .fields import FIELDS, LOADING_KEYS, NOT_OF_A_PART, TRANSFORMERS_KEYS, fields_of, unknown_field_message
 
 
 logger = logging.get_logger(__name__)
 
-ALGORITHMS = ("pitome", "pitome_unprotected", "pitome_halves", "tome", "random")
-ENERGIES = ("paper", "elu", "gaussian", "nearest")
-METRICS = ("keys", "hidden_states")
-PRESETS = ("official",)
-#: Parts of composite models, as the built-in families name them.
-PARTS = ("vision", "text")
-
-#: What a matching that halves the tokens at most can keep.
-MIN_RATIO = 0.5
-
-#: Keys that transformers writes into, or passes through, every configuration. They carry nothing about merging.
-_BASE_KEYS = frozenset(
-    {
-        "_attn_implementation_autoset",
-        "_commit_hash",
-        "_name_or_path",
-        "architectures",
-        "attn_implementation",
-        "dtype",
-        "model_type",
-        "name_or_path",
-        "torch_dtype",
-        "transformers_version",
-    }
-)
+#: Keys that transformers writes into, or passes through, every configuration.
+_BASE_KEYS = TRANSFORMERS_KEYS | LOADING_KEYS | {field.name for field in dataclasses.fields(PreTrainedConfig)}
 
 
 class PiToMeConfig(PreTrainedConfig):
@@ -95,10 +73,15 @@ class PiToMeConfig(PreTrainedConfig):
         parts (`dict[str, float | dict | PiToMeConfig]`, *optional*):
             Which parts of a model merge, and how: `{"vision": 0.9, "text": {"ratio": 0.8}}`. What a part leaves open
             comes from the fields above; parts that are not named stay dense. `None`: in a model that has a vision
-            part only that one merges.
+            part only that one merges. The names are those of the registered architectures (`Architecture.part`).
         base_model_name_or_path (`str`, *optional*):
             Makes this configuration a recipe: a repository without weights that loads that model, rewritten.
         format_version (`str`): Version of this format.
+        protect_token_ids (`list[int]`, *optional*):
+            Ids of tokens of a text that never merge, beside the special tokens, which need no naming. They may be any
+            number: as many others merge in their place, as long as more of those are there than a layer removes. A
+            model that predicts masked tokens adds its mask token by itself, where its tokenizer is found beside the
+            weights.
 
     Raises:
         ValueError: for an unknown field or a value out of range; the message names what is accepted.
@@ -108,6 +91,7 @@ class PiToMeConfig(PreTrainedConfig):
 
     def __init__(
         self,
+        /,
         ratio: float | list[float] = 0.9,
         layers: list[int] | None = None,
         min_tokens: int | None = None,
@@ -123,40 +107,45 @@ class PiToMeConfig(PreTrainedConfig):
         parts: dict[str, Any] | None = None,
         base_model_name_or_path: str | None = None,
         format_version: str = FORMAT_VERSION,
+        protect_token_ids: list[int] | None = None,
         **kwargs: Any,
     ):
-        unknown = {key: kwargs.pop(key) for key in list(kwargs) if key not in _BASE_KEYS}
-        super().__init__(**kwargs)
+        unknown = sorted(key for key in kwargs if key not in _BASE_KEYS)
         newer_minor = check_version(format_version)
-        if unknown and newer_minor:
+        if unknown and not newer_minor:
+            raise ValueError(unknown_field_message(unknown[0], kwargs[unknown[0]]))
+        if unknown:
             logger.warning(
                 f"This PiToMe configuration was written by a newer optimum_pitome (format {format_version}, this is "
-                f"{FORMAT_VERSION}). Fields unknown here are ignored: {', '.join(sorted(unknown))}."
+                f"{FORMAT_VERSION}). Fields unknown here are ignored: {show(unknown)}."
             )
-        elif unknown:
-            raise ValueError(_unknown_field_message(sorted(unknown)[0]))
-        self.ratio = check_number("ratio", ratio, MIN_RATIO, 1.0, listable=True)
-        self.layers = check_layers(layers)
-        self.min_tokens = check_count("min_tokens", min_tokens)
-        self.algorithm = check_choice("algorithm", algorithm, ALGORITHMS)
-        self.energy = check_choice("energy", energy, ENERGIES)
-        self.metric = check_choice("metric", metric, METRICS)
-        self.margin = check_number("margin", margin, -1.0, 1.0, listable=True, optional=True, open_end=True)
-        self.alpha = check_number("alpha", alpha, 0.0, math.inf, optional=True, open_end=True)
-        self.importance = check_number("importance", importance, 0.0, 1.0, optional=True)
-        self.proportional_attention = check_bool("proportional_attention", proportional_attention)
-        self.unmerge = check_bool("unmerge", unmerge)
-        self.preset = check_choice("preset", preset, PRESETS)
-        self.parts = _check_parts(parts)
-        if base_model_name_or_path is not None and not isinstance(base_model_name_or_path, str):
-            raise ValueError(
-                f"base_model_name_or_path={base_model_name_or_path!r}: expected a Hub id or a local path, as a string."
-            )
-        self.base_model_name_or_path = base_model_name_or_path
+        base = {key: value for key, value in kwargs.items() if key in _BASE_KEYS}
+        try:
+            super().__init__(**base)
+        except Exception as error:
+            raise ValueError(f"transformers refuses {show(base)} in a PiToMeConfig: {show(str(error))}.") from error
+        given = {
+            "ratio": ratio,
+            "layers": layers,
+            "min_tokens": min_tokens,
+            "algorithm": algorithm,
+            "energy": energy,
+            "metric": metric,
+            "margin": margin,
+            "alpha": alpha,
+            "importance": importance,
+            "proportional_attention": proportional_attention,
+            "unmerge": unmerge,
+            "preset": preset,
+            "protect_token_ids": protect_token_ids,
+            "parts": parts,
+            "base_model_name_or_path": base_model_name_or_path,
+            "format_version": format_version,
+        }
+        for name, check in FIELDS.items():
+            setattr(self, name, check(name, given[name]))
         #: Arguments of `from_pretrained` that are meant for the model that this recipe names. They are never saved.
         self.model_arguments: dict[str, Any] = {}
-        # What is written is always the current format: reading an older one upgrades it.
-        self.format_version = FORMAT_VERSION
 
     @classmethod
     def paper(cls, ratio: float | list[float] = 0.9, **kwargs: Any) -> PiToMeConfig:
@@ -171,20 +160,46 @@ class PiToMeConfig(PreTrainedConfig):
 
     @classmethod
     def from_value(cls, value: Any) -> PiToMeConfig | None:
-        """Normalises what a user may pass as `pitome=`: a config, a dict, a ratio; `None` or `False` give `None`."""
+        """Normalises what a user may pass as `pitome=`: a config, a dict, a ratio; `None` or `False` give `None`.
+
+        Raises:
+            ValueError: for anything else, and for fields out of range.
+        """
         if value is None or value is False:
             return None
         if isinstance(value, cls):
-            return value
-        if isinstance(value, dict):
-            names_parts = any(key in PARTS for key in value) and not any(key in _FIELDS for key in value)
-            return cls(parts=value) if names_parts else cls(**value)
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            # A configuration can be changed after it was made. The repr tells 0.9 from numpy's 0.9.
+            fields = {name: getattr(value, name, None) for name in FIELDS}
+            checked = {name: check(name, fields[name]) for name, check in FIELDS.items()}
+            return value if repr(fields) == repr(checked) else cls(**checked)
+        if isinstance(value, Mapping):
+            return cls(**fields_of(value))
+        if is_number(value):
             return cls(ratio=value)
         raise ValueError(
-            f"pitome={value!r} is not understood. Pass a ratio (pitome=0.9), a dict (pitome={{'ratio': 0.9}}; "
+            f"pitome={show(value)} is not understood. Pass a ratio (pitome=0.9), a dict (pitome={{'ratio': 0.9}}; "
             "per layer {'ratio': [0.9, ...]}; by part {'vision': 0.9}), a PiToMeConfig, or False for the dense model."
         )
+
+    @classmethod
+    def get_config_dict(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> tuple[dict, dict]:
+        """As in transformers; of a rewritten model's checkpoint, the `pitome` entry of its `config.json`.
+
+        Raises:
+            ValueError: for the checkpoint of a dense model.
+        """
+        found, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        model_type = found.get("model_type")
+        if model_type in (None, cls.model_type):
+            return found, kwargs
+        settings = cls.from_value(found.get("pitome"))
+        if settings is None:
+            raise ValueError(
+                f"{show(pretrained_model_name_or_path)} is a {show(model_type)} model without a `pitome` entry in its "
+                "config.json, so there are no settings of merging to read. Load it with pitome=0.9, say, and save it, "
+                "or write a recipe: PiToMeConfig(ratio=0.9, base_model_name_or_path=...).save_pretrained(folder)."
+            )
+        return settings.to_pitome_dict(), kwargs
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
@@ -194,7 +209,7 @@ class PiToMeConfig(PreTrainedConfig):
         return_unused_kwargs = kwargs.pop("return_unused_kwargs", False)
         for name in ("_from_auto", "_from_pipeline"):
             kwargs.pop(name, None)
-        own = {name: kwargs.pop(name) for name in (*_FIELDS, "name_or_path", "_commit_hash") if name in kwargs}
+        own = {name: kwargs.pop(name) for name in (*FIELDS, "name_or_path", "_commit_hash") if name in kwargs}
         config = cls(**{**config_dict, **own})
         if return_unused_kwargs:
             return config, kwargs
@@ -207,7 +222,7 @@ class PiToMeConfig(PreTrainedConfig):
             return self
         if name not in self.parts:
             return None
-        shared = {key: value for key, value in self.to_pitome_dict().items() if key not in _NOT_OF_A_PART}
+        shared = {key: value for key, value in self.to_pitome_dict().items() if key not in NOT_OF_A_PART}
         return type(self)(**{**shared, **self.parts[name]})
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
@@ -233,7 +248,7 @@ class PiToMeConfig(PreTrainedConfig):
 
     def to_pitome_dict(self) -> dict[str, Any]:
         """The fields that are set, as plain data: what goes under `pitome` in a model's `config.json`."""
-        return {name: value for name in _FIELDS if (value := getattr(self, name)) is not None}
+        return {name: value for name in FIELDS if (value := getattr(self, name)) is not None}
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as plain data, as it is saved."""
@@ -247,59 +262,14 @@ class PiToMeConfig(PreTrainedConfig):
     __hash__ = None
 
 
-_FIELDS = (
-    "ratio",
-    "layers",
-    "min_tokens",
-    "algorithm",
-    "energy",
-    "metric",
-    "margin",
-    "alpha",
-    "importance",
-    "proportional_attention",
-    "unmerge",
-    "preset",
-    "parts",
-    "base_model_name_or_path",
-    "format_version",
-)
-
-
-#: Fields that say nothing about a single part.
-_NOT_OF_A_PART = ("parts", "base_model_name_or_path", "format_version")
-
-
-def _unknown_field_message(name: str) -> str:
-    close = difflib.get_close_matches(name, _FIELDS, n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
-    return f"PiToMeConfig has no field {name!r}.{hint} Fields: {', '.join(_FIELDS)}."
-
-
 def register(configuration_auto: ModuleType) -> None:
     """Teaches `AutoConfig` the recipes; called when its module has been imported."""
     configuration_auto.AutoConfig.register(PiToMeConfig.model_type, PiToMeConfig, exist_ok=True)
 
 
-def _check_parts(parts: Any) -> dict[str, dict[str, Any]] | None:
-    if parts is None:
-        return None
-    accepted = "a dict from part to settings, such as {'vision': 0.9, 'text': {'ratio': 0.8}}"
-    if not isinstance(parts, dict) or not parts or not all(isinstance(name, str) for name in parts):
-        raise ValueError(f"parts={parts!r}: expected {accepted}, or None for the default.")
-    checked = {}
-    for name, value in parts.items():
-        try:
-            settings = PiToMeConfig.from_value(value)
-        except ValueError as error:
-            raise ValueError(f"parts[{name!r}]: {error}") from None
-        if settings is None:
-            continue
-        if settings.parts is not None or settings.base_model_name_or_path is not None:
-            raise ValueError(f"parts[{name!r}] has parts or a base model of its own: expected {accepted}.")
-        # Only what the user wrote: the rest comes from the fields that all parts share.
-        given = value if isinstance(value, dict) else settings.to_pitome_dict()
-        checked[name] = {key: getattr(settings, key) for key in given if key not in _NOT_OF_A_PART}
-    if not checked:
-        raise ValueError(f"parts={parts!r} leaves every part dense: expected {accepted}, or None for the default.")
-    return checked
+def configurations(config: PreTrainedConfig, name: str = "") -> Iterator[tuple[str, PreTrainedConfig]]:
+    """`config` and the configurations of the model's parts in it, each with its name, such as `vision_config`."""
+    yield name, config
+    for key, value in list(vars(config).items()):
+        if isinstance(value, PreTrainedConfig) and not isinstance(value, PiToMeConfig):
+            yield from configurations(value, f"{name}.{key}" if name else key)

@@ -44,8 +44,8 @@ MAX_RECIPES = 8
 _followed: ContextVar[tuple[tuple[str, str, str], ...]] = ContextVar("pitome_recipes", default=())
 
 
-def read_recipe(name: Any, arguments: dict[str, Any]) -> tuple[PiToMeConfig, dict[str, Any]]:
-    """The recipe in a folder or a repository, and those of `arguments` that are no fields of it.
+def read_recipe(name: Any, arguments: dict[str, Any]) -> PiToMeConfig:
+    """The recipe in a folder or a repository; of `arguments`, those count that say where it is and how to get there.
 
     Raises:
         OSError: if there is no `config.json`.
@@ -57,18 +57,20 @@ def read_recipe(name: Any, arguments: dict[str, Any]) -> tuple[PiToMeConfig, dic
             f"{str(name)!r} is no PiToMe recipe: the model_type in its config.json is {settings.get('model_type')!r}, "
             f"not {PiToMeConfig.model_type!r}. What has weights loads with an auto class and pitome=0.9."
         )
-    return PiToMeConfig.from_dict(settings, return_unused_kwargs=True, **arguments)
+    return PiToMeConfig.from_dict(settings)
 
 
-def find_recipe(name: Any, arguments: dict[str, Any]) -> tuple[PiToMeConfig, dict[str, Any]] | None:
+def find_recipe(name: Any, arguments: dict[str, Any]) -> PiToMeConfig | None:
     """As [`read_recipe`], for one who has another error in hand: `None` for whatever is no recipe or can't be read."""
     if name is None:
         return None
     try:
-        is_recipe = _read_settings(name, arguments).get("model_type") == PiToMeConfig.model_type
+        settings = _read_settings(name, arguments)
+        if settings.get("model_type") != PiToMeConfig.model_type:
+            return None
     except Exception:
         return None
-    return read_recipe(name, arguments) if is_recipe else None
+    return PiToMeConfig.from_dict(settings)
 
 
 def explain_recipe(config: PiToMeConfig, recipe: Any, class_name: str) -> None:
@@ -108,10 +110,10 @@ def following(config: PiToMeConfig, recipe: Any, arguments: dict[str, Any]) -> I
     """
     base = base_model_of(config, str(recipe))
     step = (str(recipe), str(arguments.get("revision") or "main"), arguments.get("subfolder") or "")
-    chain, following_step = (*_followed.get(), step), (base, "main", "")
-    if following_step in chain or len(chain) > MAX_RECIPES:
-        names = " -> ".join(_describe(*step) for step in (*chain, following_step))
-        fault = "never come to a model" if following_step in chain else f"are more than {MAX_RECIPES}"
+    chain, next_step = (*_followed.get(), step), (base, "main", "")
+    if next_step in chain or len(chain) > MAX_RECIPES:
+        names = " -> ".join(_describe(*each) for each in (*chain, next_step))
+        fault = "never come to a model" if next_step in chain else f"are more than {MAX_RECIPES}"
         raise ValueError(
             f"PiToMe recipes that name each other {fault}: {names}. Set base_model_name_or_path of one of them to the "
             "Hub id or the folder of a model."
@@ -134,17 +136,10 @@ def load_base_model(
     arguments = dict(arguments)
     if isinstance(arguments.get("config"), PiToMeConfig):
         config = arguments.pop("config")
-    # The auto classes look for a PEFT adapter, of the recipe's revision, before they know that this is a recipe.
-    adapter_kwargs = dict(arguments.pop("adapter_kwargs", None) or {})
-    adapter = adapter_kwargs.pop("_adapter_model_path", None)
-    if adapter is None and is_peft_available() and os.path.isfile(os.path.join(str(recipe), "adapter_config.json")):
-        adapter = recipe
-    if adapter is None and adapter_kwargs.get("revision") == arguments.get("revision"):
-        adapter_kwargs.pop("revision", None)
-    if adapter is None and adapter_kwargs:
-        arguments["adapter_kwargs"] = adapter_kwargs
     meant = dict(config.model_arguments)
+    config, arguments = PiToMeConfig.from_dict(config.to_pitome_dict(), return_unused_kwargs=True, **arguments)
     arguments.setdefault("pitome", meant.pop("pitome", config))
+    adapter, adapter_kwargs = _take_adapter(recipe, arguments)
     with following(config, recipe, arguments) as (base, arguments):
         if meant and not isinstance(arguments.get("config"), PreTrainedConfig):
             reach = {key: arguments[key] for key in (*_HUB, "trust_remote_code") if key in arguments}
@@ -154,5 +149,21 @@ def load_base_model(
         return loaded
     model = loaded[0] if isinstance(loaded, tuple) else loaded
     name = arguments.get("adapter_name", "default")
-    info = model.load_adapter(str(adapter), adapter_name=name, adapter_kwargs=adapter_kwargs)
+    info = model.load_adapter(adapter, adapter_name=name, adapter_kwargs=adapter_kwargs)
     return (model, info.to_dict()) if isinstance(loaded, tuple) else model
+
+
+def _take_adapter(recipe: Any, arguments: dict[str, Any]) -> tuple[str | None, dict[str, Any]]:
+    """The PEFT adapter that lies beside the recipe or that names it, and how to load it; `None` if there is none."""
+    adapter_kwargs = dict(arguments.pop("adapter_kwargs", None) or {})
+    # The auto classes have looked for an adapter, of the same revision, before they knew that this is a recipe.
+    adapter = adapter_kwargs.pop("_adapter_model_path", None)
+    if adapter is None and is_peft_available() and os.path.isfile(os.path.join(str(recipe), "adapter_config.json")):
+        adapter = recipe
+    if adapter is not None:
+        return str(adapter), adapter_kwargs
+    if adapter_kwargs.get("revision") == arguments.get("revision"):
+        adapter_kwargs.pop("revision", None)
+    if adapter_kwargs:
+        arguments["adapter_kwargs"] = adapter_kwargs
+    return None, {}

@@ -28,11 +28,13 @@ from .configuration import PiToMeConfig
 from .recipe_lookup import find_recipe, following, read_recipe
 
 
-def load_of_base_model(auto_class: Any, recipe: Any, inputs: tuple, found: tuple[PiToMeConfig, dict[str, Any]]) -> Any:
-    """What `auto_class` finds for the model that a recipe names. `found` is what [`read_recipe`] returned."""
-    config, arguments = found
+def load_of_base_model(
+    auto_class: Any, config: PiToMeConfig, recipe: Any, inputs: tuple, arguments: dict[str, Any]
+) -> Any:
+    """What `auto_class` finds for the model that a recipe names."""
     with following(config, recipe, arguments) as (base, arguments):
-        arguments.pop("config", None)
+        if isinstance(arguments.get("config"), PiToMeConfig):
+            del arguments["config"]
         return auto_class.from_pretrained(base, *inputs, **arguments)
 
 
@@ -55,10 +57,10 @@ def register_image_processing(image_processing_auto: ModuleType) -> None:
         try:
             return original(cls, pretrained_model_name_or_path, *inputs, **kwargs)
         except (OSError, ValueError):
-            found = find_recipe(pretrained_model_name_or_path, kwargs)
-            if found is None:
+            recipe = find_recipe(pretrained_model_name_or_path, kwargs)
+            if recipe is None:
                 raise
-        return load_of_base_model(cls, pretrained_model_name_or_path, inputs, found)
+        return load_of_base_model(cls, recipe, pretrained_model_name_or_path, inputs, kwargs)
 
     from_pretrained._pitome = True
     auto_class.from_pretrained = classmethod(from_pretrained)
@@ -71,8 +73,8 @@ class RecipeTokenizer:
     def from_pretrained(cls, pretrained_model_name_or_path, *inputs, **kwargs):
         from transformers import AutoTokenizer
 
-        found = read_recipe(pretrained_model_name_or_path, kwargs)
-        return load_of_base_model(AutoTokenizer, pretrained_model_name_or_path, inputs, found)
+        recipe = read_recipe(pretrained_model_name_or_path, kwargs)
+        return load_of_base_model(AutoTokenizer, recipe, pretrained_model_name_or_path, inputs, kwargs)
 
 
 class RecipeProcessor:
@@ -82,5 +84,5 @@ class RecipeProcessor:
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
         from transformers import AutoProcessor
 
-        found = read_recipe(pretrained_model_name_or_path, kwargs)
-        return load_of_base_model(AutoProcessor, pretrained_model_name_or_path, (), found)
+        recipe = read_recipe(pretrained_model_name_or_path, kwargs)
+        return load_of_base_model(AutoProcessor, recipe, pretrained_model_name_or_path, (), kwargs)

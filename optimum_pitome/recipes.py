@@ -63,7 +63,8 @@ class PiToMeModel:
         """
         recipe = config
         if not isinstance(config, PiToMeConfig):
-            recipe, kwargs = read_recipe(pretrained_model_name_or_path, {**kwargs, "config": config})
+            recipe = read_recipe(pretrained_model_name_or_path, kwargs)
+            kwargs["config"] = config
         load = cls._auto_class().from_pretrained
         return load_base_model(load, recipe, pretrained_model_name_or_path, model_args, kwargs)
 

@@ -28,6 +28,7 @@ from transformers import (
     AutoModelForImageClassification,
     AutoProcessor,
     AutoTokenizer,
+    BitsAndBytesConfig,
     PreTrainedModel,
     ViTConfig,
     ViTForImageClassification,
@@ -61,6 +62,8 @@ ARGUMENTS = [
     {"output_loading_info": True},
     {"device_map": "cpu"},
     {"device_map": {"": "cpu"}, "max_memory": {"cpu": "1GB"}},
+    {"device_map": {"vit": "disk", "classifier": "cpu"}, "offload_folder": "offloaded", "offload_buffers": True},
+    {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)},  # not installed
     {"trust_remote_code": True},
     {"trust_remote_code": False, "code_revision": "main"},
     {"revision": "main", "subfolder": "", "force_download": True, "proxies": None},
@@ -94,7 +97,8 @@ def outcome(load, name, arguments):
 
 @pytest.mark.parametrize("arguments", ARGUMENTS, ids=lambda arguments: "-".join(arguments))
 @pytest.mark.parametrize("way", ["auto", "variant", "concrete"])
-def test_arguments_belong_to_the_model(checkpoint, recipe, way, arguments):  # noqa: F811
+def test_arguments_belong_to_the_model(checkpoint, recipe, way, arguments, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.chdir(tmp_path)
     load = (ViTForImageClassification if way == "concrete" else AutoModelForImageClassification).from_pretrained
     expected = outcome(load, checkpoint, {"pitome": 0.8, **arguments})
     load = PiToMeForImageClassification.from_pretrained if way == "variant" else load
@@ -115,14 +119,17 @@ def test_fields_of_the_recipe_are_the_recipes(recipe):  # noqa: F811
 def test_what_a_configuration_was_asked_for_reaches_the_model(checkpoint, recipe, tmp_path):  # noqa: F811
     asked = {"num_labels": 5, "hidden_dropout_prob": 0.25, "finetuning_task": "pets", "output_hidden_states": True}
     config = AutoConfig.from_pretrained(recipe, **asked)
-    base_config = AutoConfig.from_pretrained(checkpoint, **asked)
     for auto_class in (AutoModel, AutoModelForImageClassification):
+        base_config = AutoConfig.from_pretrained(checkpoint, **asked)
         expected = auto_class.from_pretrained(checkpoint, config=base_config, pitome=0.8, **NEW_HEAD)
         model = auto_class.from_pretrained(recipe, config=config, **NEW_HEAD)
         assert model.config.to_dict() == expected.config.to_dict() and ratio_of(model) == 0.8
         assert (model.config.num_labels, model.config.hidden_dropout_prob) == (5, 0.25)
-        model = auto_class.from_config(config)
-        assert model.config.num_labels == 5 and ratio_of(model) == 0.8
+        how = {"attn_implementation": "eager", "dtype": torch.float16}
+        expected = auto_class.from_config(base_config, pitome=0.8, **how)
+        model = auto_class.from_config(config, **how)
+        assert model.config.to_dict() == expected.config.to_dict()
+        assert (model.dtype, model.config._attn_implementation) == (torch.float16, "eager")
     dense = AutoConfig.from_pretrained(recipe, pitome=False)
     assert ratio_of(AutoModelForImageClassification.from_config(dense)) is None
     assert ratio_of(AutoModelForImageClassification.from_pretrained(recipe, config=dense)) is None
@@ -178,6 +185,20 @@ def test_an_adapter_beside_the_recipe_or_of_the_recipe(checkpoint, recipe, tmp_p
         if names == "model":
             for load in (PiToMeForImageClassification.from_pretrained, ViTForImageClassification.from_pretrained):
                 assert torch.equal(load(folder)(**images).logits, expected)
+
+
+def test_arguments_of_tokenizers_and_processors(text_recipe, recipe):  # noqa: F811
+    for auto_class in (AutoTokenizer, AutoProcessor):
+        tokenizer = auto_class.from_pretrained(text_recipe, padding_side="left", model_max_length=7, revision="main")
+        assert (tokenizer.padding_side, tokenizer.model_max_length) == ("left", 7)
+    if HAS_IMAGE_PROCESSORS:
+        size = {"height": 16, "width": 16}
+        for auto_class in (AutoImageProcessor, AutoProcessor):
+            assert auto_class.from_pretrained(recipe, size=size, trust_remote_code=True).size == size
+        processor, unused = AutoImageProcessor.from_pretrained(recipe, size=size, unknown=1, return_unused_kwargs=True)
+        assert processor.size == size and unused["unknown"] == 1
+        config = AutoConfig.from_pretrained(recipe)
+        assert AutoImageProcessor.from_pretrained(recipe, config=config).size == {"height": 32, "width": 32}
 
 
 def make_recipe(folder, base, **settings):

@@ -14,7 +14,8 @@
 
 """What merging does to a model, counted and shown."""
 
-from .summary import EncoderSummary, LayerSummary, PiToMeSummary, pitome_summary
+from .report import EncoderSummary, LayerSummary, PiToMeSummary, ReaderSummary
+from .summary import pitome_summary
 
 
-__all__ = ["EncoderSummary", "LayerSummary", "PiToMeSummary", "pitome_summary"]
+__all__ = ["EncoderSummary", "LayerSummary", "PiToMeSummary", "ReaderSummary", "pitome_summary"]

@@ -16,126 +16,31 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
 
-from ..merging import MergeSpec, TokenMasks
+from ..merging import MergeSpec
+from ..modeling.hosts import find_readers
 from ..modeling.registry import Architecture
 from ..modeling.rewrite import EncoderRewrite, rewritten_encoders
+from .operations import Widths, linear_weights, merge_step, prefill
+from .report import EncoderSummary, LayerSummary, PiToMeSummary, ReaderSummary
 
 
 COUNTS = ("exact", "paper")
 
-
-@dataclass(frozen=True)
-class LayerSummary:
-    """One layer. A multiply-add counts as one operation, as in the paper's tables.
-
-    Attributes:
-        index (`int`): position in the encoder.
-        tokens_in, tokens_out (`int`): sequence length before and behind the merge, special tokens included.
-        gflops_dense, gflops_merged (`float`): 10**9 operations of the layer without and with merging.
-        gflops_merge_step (`float`): 10**9 operations of matching and merging themselves.
-    """
-
-    index: int
-    tokens_in: int
-    tokens_out: int
-    gflops_dense: float
-    gflops_merged: float
-    gflops_merge_step: float
-
-
-@dataclass(frozen=True)
-class EncoderSummary:
-    """One rewritten encoder; the sums run over its layers (embeddings and heads are not in it)."""
-
-    name: str
-    layers: tuple[LayerSummary, ...]
-
-    @property
-    def tokens(self) -> list[int]:
-        """Sequence length in front of every layer, and behind the last."""
-        return [layer.tokens_in for layer in self.layers] + [self.layers[-1].tokens_out]
-
-    @property
-    def gflops_dense(self) -> float:
-        return sum(layer.gflops_dense for layer in self.layers)
-
-    @property
-    def gflops_merged(self) -> float:
-        return sum(layer.gflops_merged for layer in self.layers)
-
-    @property
-    def gflops_merge_step(self) -> float:
-        return sum(layer.gflops_merge_step for layer in self.layers)
-
-
-@dataclass(frozen=True)
-class PiToMeSummary:
-    """What merging saves in a model, for one sample. `print` shows the table.
-
-    Attributes:
-        encoders (`tuple[EncoderSummary, ...]`): every rewritten encoder.
-        count (`str`): `"exact"` or `"paper"`.
-    """
-
-    encoders: tuple[EncoderSummary, ...]
-    count: str = "exact"
-    notes: tuple[str, ...] = field(default=())
-
-    @property
-    def layers(self) -> tuple[LayerSummary, ...]:
-        """The layers of all encoders, in order."""
-        return tuple(layer for encoder in self.encoders for layer in encoder.layers)
-
-    @property
-    def tokens(self) -> list[int]:
-        """Sequence lengths through the first encoder (the only one of most models)."""
-        return self.encoders[0].tokens
-
-    @property
-    def gflops_dense(self) -> float:
-        return sum(encoder.gflops_dense for encoder in self.encoders)
-
-    @property
-    def gflops_merged(self) -> float:
-        """Without the merge step."""
-        return sum(encoder.gflops_merged for encoder in self.encoders)
-
-    @property
-    def gflops_merge_step(self) -> float:
-        return sum(encoder.gflops_merge_step for encoder in self.encoders)
-
-    @property
-    def flops_ratio(self) -> float:
-        """How many times fewer operations the merged model needs, the merge step included in the exact count."""
-        return self.gflops_dense / (self.gflops_merged + self.gflops_merge_step)
-
-    def __str__(self) -> str:
-        lines = []
-        row = "{:>5}  {:>13}  {:>9}  {:>9}  {:>9}"
-        for encoder in self.encoders:
-            lines.append(f"{encoder.name}: GFLOPs per sample ({self.count} count, multiply-add = 1)")
-            lines.append(row.format("layer", "tokens", "dense", "merged", "merging"))
-            for layer in encoder.layers:
-                tokens = f"{layer.tokens_in} -> {layer.tokens_out}"
-                numbers = (layer.gflops_dense, layer.gflops_merged, layer.gflops_merge_step)
-                lines.append(row.format(layer.index, tokens, *(f"{number:.4g}" for number in numbers)))
-            tokens = f"{encoder.tokens[0]} -> {encoder.tokens[-1]}"
-            numbers = (encoder.gflops_dense, encoder.gflops_merged, encoder.gflops_merge_step)
-            lines.append(row.format("all", tokens, *(f"{number:.4g}" for number in numbers)))
-        lines.append(f"{self.flops_ratio:.2f}x fewer operations than the dense model")
-        lines.extend(f"Note: {note}" for note in self.notes)
-        return "\n".join(lines)
+#: Energies that read the margin and alpha.
+_ENERGIES_WITH_MARGIN = ("paper", "elu", "gaussian")
 
 
 def pitome_summary(
-    model: nn.Module, num_tokens: int | Sequence[int] | None = None, count: str = "exact"
+    model: nn.Module,
+    num_tokens: int | Sequence[int] | None = None,
+    count: str = "exact",
+    num_text_tokens: int = 32,
 ) -> PiToMeSummary:
     """Counts tokens and operations of a rewritten model, layer by layer. Works on the `meta` device, without weights.
 
@@ -145,14 +50,17 @@ def pitome_summary(
             Sequence length with special tokens (of a text: no longer than the model reads), or one for each rewritten
             encoder. Defaults to the configured image size, or maximum text length.
         count (`str`, *optional*, defaults to `"exact"`):
-            `"exact"`: attention before the merge, the MLP (with its real width) behind it, and the merge step.
+            `"exact"`: attention before the merge, the MLP (with its real width) after it, and the merge step.
             `"paper"`: `12 N C² + 2 N² C` per layer with N before the merge, the merge uncounted: the paper's tables.
+        num_text_tokens (`int`, *optional*, defaults to 32): tokens of text in the prompt of a LLaVA, beside the image.
 
     Raises:
         ValueError: if the model is not rewritten, or an argument is out of range.
     """
     if count not in COUNTS:
         raise ValueError(f"count={count!r} is not known. Accepted: {', '.join(map(repr, COUNTS))}.")
+    if isinstance(num_text_tokens, bool) or not isinstance(num_text_tokens, int) or num_text_tokens < 0:
+        raise ValueError(f"num_text_tokens={num_text_tokens!r}: expected a whole number of at least 0.")
     encoders = rewritten_encoders(model)
     if not encoders:
         raise ValueError(
@@ -168,17 +76,19 @@ def pitome_summary(
         )
     names = {id(module): name for name, module in model.named_modules()}
     summaries = tuple(
-        EncoderSummary(names[id(encoder)] or type(encoder).__name__, _count_layers(encoder, length, count))
+        _summarize(encoder, names[id(encoder)] or type(encoder).__name__, length, count)
         for encoder, length in zip(encoders, lengths)
     )
-    summary = PiToMeSummary(summaries, count)
-    if summary.gflops_merged + summary.gflops_merge_step >= summary.gflops_dense > summary.gflops_merged:
-        note = "merging costs more operations than it saves at this length; leave the model dense for such inputs."
-        summary = PiToMeSummary(summaries, count, (note,))
+    reader = _summarize_reader(model, dict(zip(map(id, encoders), summaries)), names, num_text_tokens)
+    summary = PiToMeSummary(summaries, count, reader=reader)
+    if reader is None and summary.gflops_merged + summary.gflops_merge_step >= summary.gflops_dense:
+        if summary.gflops_dense > summary.gflops_merged:
+            note = "merging costs more operations than it saves at this length; leave the model dense for such inputs."
+            summary = PiToMeSummary(summaries, count, (note,))
     return summary
 
 
-def _count_layers(encoder: nn.Module, num_tokens: int | None, count: str) -> tuple[LayerSummary, ...]:
+def _summarize(encoder: nn.Module, name: str, num_tokens: int | None, count: str) -> EncoderSummary:
     rewrite: EncoderRewrite = encoder.pitome
     architecture, config = rewrite.architecture, encoder.config
     longest = None if architecture.num_tokens is None else architecture.num_tokens(config)
@@ -188,13 +98,12 @@ def _count_layers(encoder: nn.Module, num_tokens: int | None, count: str) -> tup
         num_tokens = longest
     elif architecture.part == "text" and longest is not None and num_tokens > longest:
         raise ValueError(f"num_tokens={num_tokens}: {type(encoder).__name__} reads {longest} tokens at most.")
-    masks = TokenMasks(rewrite.num_prefix_tokens, max_special=_max_special(architecture, num_tokens))
-    layers, tokens = [], num_tokens
+    num_special = rewrite.num_prefix_tokens + _max_special(architecture, num_tokens)
+    layers, tokens, mergeable = [], num_tokens, max(num_tokens - num_special, 0)
     for index, (layer, spec) in enumerate(zip(architecture.find_layers(encoder), rewrite.specs)):
         runs = architecture.num_layers_run is None or index < architecture.num_layers_run
-        mergeable = max(tokens - masks.num_prefix_tokens - masks.max_special, 0)
         removed = spec.ratio.num_removed(mergeable) if runs else 0
-        widths = _widths(layer, architecture, config)
+        widths = Widths.of(layer, architecture, config)
         if count == "paper":
             dense = 12 * num_tokens * widths.hidden**2 + 2 * num_tokens**2 * widths.hidden
             merged = 12 * tokens * widths.hidden**2 + 2 * tokens**2 * widths.hidden
@@ -202,11 +111,54 @@ def _count_layers(encoder: nn.Module, num_tokens: int | None, count: str) -> tup
         else:
             dense = widths.operations(num_tokens, num_tokens)
             merged = widths.operations(tokens, tokens - removed)
-            step = _merge_step(spec, tokens - masks.num_prefix_tokens, removed, widths) if removed else 0
+            step = merge_step(spec, tokens - rewrite.num_prefix_tokens, removed, widths) if removed else 0
         numbers = (dense / 1e9, merged / 1e9 if runs else 0.0, step / 1e9)
-        layers.append(LayerSummary(index, tokens, tokens - removed, *numbers))
-        tokens -= removed
-    return tuple(layers)
+        layers.append(LayerSummary(index, tokens, tokens - removed, *numbers, runs))
+        tokens, mergeable = tokens - removed, mergeable - removed
+    # Protected tokens are counted in what a layer leaves over, and they must be fewer.
+    return EncoderSummary(name, tuple(layers), _resolved_settings(rewrite), num_special, max(mergeable - 1, 0))
+
+
+def _resolved_settings(rewrite: EncoderRewrite) -> dict[str, Any]:
+    """The fields of the layers that merge; a list where they differ."""
+    merging = {index: spec for index, spec in enumerate(rewrite.specs) if not spec.ratio.is_dense}
+    if not merging:
+        return {"ratio": 1.0}
+    specs = list(merging.values())
+
+    def of_each(values: list) -> Any:
+        return values[0] if all(value == values[0] for value in values) else values
+
+    kept = [1 - spec.ratio.removed_numerator / spec.ratio.removed_denominator for spec in specs]
+    settings = {"ratio": of_each([round(value, 9) for value in kept]), "layers": list(merging)}
+    for name in ("algorithm", "energy", "metric", "importance"):
+        settings[name] = of_each([getattr(spec, name) for spec in specs])
+    if any(spec.energy in _ENERGIES_WITH_MARGIN for spec in specs):
+        settings["margin"] = of_each([round(spec.margin, 6) for spec in specs])
+        settings["alpha"] = of_each([spec.alpha for spec in specs])
+    settings["min_tokens"] = of_each([spec.ratio.min_tokens for spec in specs])
+    settings["proportional_attention"] = of_each([spec.proportional_attention for spec in specs])
+    for name in ("size_weighted", "after"):  # no fields of the configuration: presets alone change them
+        if any(getattr(spec, name) != getattr(MergeSpec, name) for spec in specs):
+            settings[name] = of_each([getattr(spec, name) for spec in specs])
+    return {**settings, "unmerge": rewrite.unmerge, "protect_token_ids": list(rewrite.protect_token_ids)}
+
+
+def _summarize_reader(
+    model: nn.Module, summaries: dict[int, EncoderSummary], names: dict[int, str], num_text_tokens: int
+) -> ReaderSummary | None:
+    for reader in find_readers(model):
+        summary = summaries.get(id(reader.encoder))
+        if summary is None:
+            continue
+        left = summary.tokens[0 if reader.encoder.pitome.unmerge else -1]
+        images = [tokens - reader.num_dropped for tokens in (summary.tokens[0], left)]
+        projector = linear_weights(reader.projector)
+        gflops = [
+            (tokens * projector + prefill(reader.language_model, tokens + num_text_tokens)) / 1e9 for tokens in images
+        ]
+        return ReaderSummary(names[id(reader.language_model)], *images, num_text_tokens, *gflops)
+    return None
 
 
 def _max_special(architecture: Architecture, num_tokens: int) -> int:
@@ -214,51 +166,5 @@ def _max_special(architecture: Architecture, num_tokens: int) -> int:
         return 0
     ones = torch.ones(1, num_tokens, dtype=torch.long)
     # Encoders that get no token ids know fewer special tokens.
-    takes_ids = "input_ids" in inspect.signature(architecture.encoder_class.forward).parameters
-    inputs = {"input_ids": ones} if takes_ids else {"hidden_states": ones.unsqueeze(-1)}
+    inputs = {"input_ids": ones} if architecture.reads_token_ids else {"hidden_states": ones.unsqueeze(-1)}
     return architecture.special_tokens({**inputs, "attention_mask": ones})[1]
-
-
-@dataclass(frozen=True)
-class _Widths:
-    """Weights that each token meets in a layer, and the widths that the merge step sees."""
-
-    attention: int
-    mlp: int
-    hidden: int
-    heads: int
-
-    def operations(self, tokens_in: int, tokens_out: int) -> int:
-        # QK^T and the weighted sum of the values: N² per feature each.
-        return tokens_in * self.attention + 2 * tokens_in**2 * self.hidden + tokens_out * self.mlp
-
-
-def _widths(layer: nn.Module, architecture: Architecture, config) -> _Widths:
-    # `attention.self` is the module that attends; its output projection lies beside it, under `attention`.
-    attention_root = layer.get_submodule(architecture.attention.split(".")[0])
-    inside = {id(module) for module in attention_root.modules()}
-    attention = mlp = 0
-    for module in layer.modules():
-        if isinstance(module, nn.Linear):
-            weights = module.in_features * module.out_features
-            if id(module) in inside:
-                attention += weights
-            else:
-                mlp += weights
-    return _Widths(attention, mlp, config.hidden_size, config.num_attention_heads)
-
-
-def _merge_step(spec: MergeSpec, mergeable: int, removed: int, widths: _Widths) -> int:
-    """Operations of one merge of `removed` out of `mergeable` tokens, special tokens aside."""
-    dim = widths.hidden if spec.metric == "hidden_states" else widths.hidden // widths.heads
-    reading = mergeable * (widths.hidden if spec.metric == "keys" else 0) + mergeable * dim  # head mean, norm
-    reading += mergeable * widths.hidden if spec.importance else 0  # one query's scores
-    if spec.algorithm == "random":
-        return removed * widths.hidden
-    if spec.algorithm == "tome":
-        similarity = (mergeable // 2) * ((mergeable + 1) // 2) * dim
-    elif spec.algorithm == "pitome_unprotected":
-        similarity = mergeable**2 * (dim + 1) + (mergeable // 2) * ((mergeable + 1) // 2) * dim
-    else:
-        similarity = mergeable**2 * (dim + 1)
-    return reading + similarity + mergeable * widths.hidden

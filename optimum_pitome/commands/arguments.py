@@ -18,8 +18,11 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
+
+from ..fields import ALGORITHMS, ENERGIES, FIELDS, METRICS, PRESETS, fields_of
 
 
 #: Of `evaluate`; what they do is in `tasks.py`, which imports torch.
@@ -32,17 +35,24 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
-    """The fields of `PiToMeConfig`; their values are checked there."""
+    """The fields of `PiToMeConfig`. They are checked as they are parsed, before torch is imported."""
     group = parser.add_argument_group("merging", "Without any of these: the settings in config.json, or the defaults.")
     group.add_argument(
-        "--ratio", help="Fraction of the tokens that each layer keeps, such as 0.9; or a list, 0.9,0.95,1"
+        "--ratio",
+        type=_field("ratio", _ratio),
+        help="Fraction of the tokens that each layer keeps, such as 0.9; or a list, 0.9,0.95,1",
     )
-    group.add_argument("--layers", help="Layers that merge, such as 0,1,2")
-    group.add_argument("--min-tokens", type=int, help="See PiToMeConfig.min_tokens.")
-    for name in ("algorithm", "energy", "metric", "preset"):
-        group.add_argument(f"--{name}", help=f"See PiToMeConfig.{name}.")
-    group.add_argument("--importance", type=float, help="See PiToMeConfig.importance; 0 leaves it out.")
-    group.add_argument("--pitome-config", metavar="JSON", help="Any fields as JSON, or a file with them.")
+    group.add_argument("--layers", type=_field("layers", _layers), help="Layers that merge, such as 0,1,2")
+    group.add_argument("--min-tokens", type=_field("min_tokens", int), help="See PiToMeConfig.min_tokens.")
+    choices = {"algorithm": ALGORITHMS, "energy": ENERGIES, "metric": METRICS, "preset": PRESETS}
+    for name, accepted in choices.items():
+        group.add_argument(f"--{name}", choices=accepted, help=f"See PiToMeConfig.{name}.")
+    group.add_argument(
+        "--importance", type=_field("importance", float), help="See PiToMeConfig.importance; 0 leaves it out."
+    )
+    group.add_argument(
+        "--pitome-config", metavar="JSON", type=_json_settings, help="Any fields as JSON, or a file with them."
+    )
 
 
 def add_evaluation(parser: argparse.ArgumentParser) -> None:
@@ -110,26 +120,9 @@ def fail(parser: argparse.ArgumentParser, error: Exception) -> NoReturn:
 
 
 def settings_from(args: argparse.Namespace) -> dict[str, Any] | None:
-    """The settings of the command line as keyword arguments of `PiToMeConfig`; `None` if there are none.
-
-    Raises:
-        ValueError: for text that is not a number, a list or JSON.
-    """
-    settings: dict[str, Any] = {}
-    if args.pitome_config is not None:
-        text = args.pitome_config
-        if not text.lstrip().startswith("{"):
-            text = Path(text).read_text(encoding="utf-8")
-        try:
-            settings.update(json.loads(text))
-        except json.JSONDecodeError as error:
-            raise ValueError(f'--pitome-config is not JSON ({error}): expected {{"ratio": 0.9}} or a file.') from None
-    if args.ratio is not None:
-        settings["ratio"] = _numbers("--ratio", args.ratio, float)
-    if args.layers is not None:
-        layers = _numbers("--layers", args.layers, int)
-        settings["layers"] = layers if isinstance(layers, list) else [layers]
-    for name in ("min_tokens", "algorithm", "energy", "metric", "preset", "importance"):
+    """The settings of the command line as keyword arguments of `PiToMeConfig`; `None` if there are none."""
+    settings = dict(args.pitome_config or {})
+    for name in ("ratio", "layers", "min_tokens", "algorithm", "energy", "metric", "preset", "importance"):
         if getattr(args, name) is not None:
             settings[name] = getattr(args, name)
     return settings or None
@@ -138,15 +131,57 @@ def settings_from(args: argparse.Namespace) -> dict[str, Any] | None:
 def pitome_keyword(args: argparse.Namespace, config: Any) -> dict[str, Any]:
     """`pitome=` for loading a model of `config`: what the command line says, or nothing where `config` has settings
     (a rewritten model, a recipe), or the defaults."""
+    from ..entries import entries
+
     settings = settings_from(args)
-    if settings is None and not hasattr(config, "pitome") and config.model_type != "pitome":
+    if settings is None and not entries(config) and config.model_type != "pitome":
         settings = {}
     return {} if settings is None else {"pitome": settings}
 
 
-def _numbers(option: str, text: str, kind: type) -> Any:
+def _field(name: str, read: Callable[[str], Any]) -> Callable[[str], Any]:
+    """For argparse: reads text, and checks it as the field `name`."""
+
+    def convert(text: str) -> Any:
+        try:
+            value = read(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(
+                f"{text}: expected a number, or several with commas between them."
+            ) from None
+        return _checked(name, value)
+
+    return convert
+
+
+def _checked(name: str, value: Any) -> Any:
     try:
-        values = [kind(part) for part in text.split(",")]
-    except ValueError:
-        raise ValueError(f"{option} {text}: expected a number, or several with commas between them.") from None
+        return FIELDS[name](name, value)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _ratio(text: str) -> float | list[float]:
+    values = [float(part) for part in text.split(",")]
     return values if len(values) > 1 else values[0]
+
+
+def _layers(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
+
+
+def _json_settings(text: str) -> dict[str, Any]:
+    """The fields in JSON, or in a file with JSON."""
+    try:
+        settings = json.loads(text if text.lstrip().startswith("{") else Path(text).read_text(encoding="utf-8"))
+        if not isinstance(settings, dict):
+            raise ValueError(f"expected an object, not {type(settings).__name__}")
+    except (OSError, RecursionError, ValueError) as error:
+        raise argparse.ArgumentTypeError(
+            f'{error}. Expected JSON such as {{"ratio": 0.9}}, or a file of it.'
+        ) from None
+    try:
+        settings = fields_of(settings)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return {name: _checked(name, value) if name in FIELDS else value for name, value in settings.items()}

@@ -17,10 +17,19 @@
 A merged token keeps the position of the token that survives, so the bias between two of them is that of their original
 places: rows and columns of the full bias. MPNet attends in its own code, always `eager`; it gets the log sizes as part
 of the mask.
+
+`MPNetModel` does not pass its keyword arguments on, so the encoder is what is rewritten; and the token ids, by which
+separators and protected tokens are found, do not get there. They come as a mark on what leaves the embeddings. Where
+the mark is lost (on the way to another device), the separator of a pair merges like any other token.
 """
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
 from transformers.models.mpnet import modeling_mpnet
 
 from ..modeling.call import CALL_KEY
@@ -28,6 +37,10 @@ from ..modeling.layer import MergingLayer
 from ..modeling.registry import register_architecture
 from ..modeling.state import STATE_KEY, take_pairs
 from .text import SETTINGS
+
+
+#: Attribute of the embedded tokens `(B, N, dim)` with their ids `(B, N)`.
+_IDS = "pitome_input_ids"
 
 
 class MPNetLayer(MergingLayer, modeling_mpnet.MPNetLayer):
@@ -65,15 +78,34 @@ class MPNetLayer(MergingLayer, modeling_mpnet.MPNetLayer):
         return self.output(self.intermediate(hidden_states), hidden_states)
 
 
+def mark_ids(forward: Callable) -> Callable:
+    """Wraps `MPNetEmbeddings.forward`: what it returns says which tokens were embedded."""
+
+    @functools.wraps(forward)
+    def wrapper(self, input_ids: torch.Tensor | None = None, *args, **kwargs) -> torch.Tensor:
+        embeddings = forward(self, input_ids, *args, **kwargs)
+        if input_ids is not None:
+            setattr(embeddings, _IDS, input_ids)
+        return embeddings
+
+    return wrapper
+
+
+def read_ids(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The arguments of the encoder, with the token ids among them."""
+    return {**arguments, "input_ids": getattr(arguments["hidden_states"], _IDS, None)}
+
+
+modeling_mpnet.MPNetEmbeddings.forward = mark_ids(modeling_mpnet.MPNetEmbeddings.forward)
+
 register_architecture(
-    # Not MPNetModel, which does not pass its keyword arguments on. Token ids do not get here, so the separator between
-    # two sentences merges like any other token.
     modeling_mpnet.MPNetEncoder,
     MPNetLayer,
     layers="layer",
     attention="attention.attn",
     attention_interface=False,
     track_positions=True,
+    read_arguments=read_ids,
     num_tokens=lambda config: config.max_position_embeddings - config.pad_token_id - 1,
     **SETTINGS,
 )

@@ -73,10 +73,14 @@ def match_pitome(features: torch.Tensor, spec: MergeSpec, masks: TokenMasks) -> 
     energy, similarity = candidates.energy(spec)
     ranked = rank_by_energy(energy, candidates.mergeable, 2 * candidates.num_pairs)
     source, pool = ranked[:, 0::2], ranked[:, 1::2]
+    if candidates.counted is not None:
+        # Where many are protected there are fewer than 2k candidates: what lacks are odd ranks.
+        pair = torch.arange(candidates.num_pairs, device=features.device)
+        source = ranked.gather(1, torch.minimum(2 * pair, pair + candidates.room()))
     similarity = _between(similarity, source, pool)
     source_mask = candidates.pair_mask()
     if source_mask is not None:
-        similarity = similarity.masked_fill(~source_mask.unsqueeze(1), NEVER)
+        similarity = similarity.masked_fill(~_pool_mask(candidates, source_mask).unsqueeze(1), NEVER)
     return candidates.plan(source, pool.gather(1, similarity.argmax(dim=-1)), source_mask)
 
 
@@ -98,7 +102,7 @@ def match_pitome_halves(features: torch.Tensor, spec: MergeSpec, masks: TokenMas
         pool = ranked.gather(1, lower)
     similarity = _between(similarity, source, pool)
     if source_mask is not None:
-        similarity = similarity.masked_fill(~source_mask.unsqueeze(1), NEVER)
+        similarity = similarity.masked_fill(~_pool_mask(candidates, source_mask).unsqueeze(1), NEVER)
     return candidates.plan(source, pool.gather(1, similarity.argmax(dim=-1)), source_mask)
 
 
@@ -157,6 +161,13 @@ def match_random(features: torch.Tensor, spec: MergeSpec, masks: TokenMasks) -> 
     return candidates.plan(source, stays.gather(1, nearest), candidates.pair_mask(), prune=True)
 
 
+def _pool_mask(candidates: Candidates, source_mask: torch.Tensor) -> torch.Tensor:
+    """Which of the `k` places in the pool hold a token that may merge, `(B, k)`."""
+    if candidates.counted is None:
+        return source_mask
+    return source_mask & (torch.arange(candidates.num_pairs, device=source_mask.device) < candidates.room())
+
+
 def _between(similarity: torch.Tensor, source: torch.Tensor, pool: torch.Tensor) -> torch.Tensor:
     """Of `(B, M, M)`, the rows `source` `(B, a)` and the columns `pool` `(B, b)`: `(B, a, b)`."""
     rows = gather_tokens(similarity, source)
@@ -174,13 +185,23 @@ def _merge_best_pairs(candidates: Candidates, order: torch.Tensor, even_first: b
     # Not slices with a step: export would tie the length to the parity of its example, for their strides.
     even, odd = (torch.arange(start, num_tokens, 2, device=order.device) for start in (0, 1))
     proposing, accepting = (even, odd) if even_first else (odd, even)
-    source, pool = order.index_select(1, proposing), order.index_select(1, accepting)
-    similarity = candidates.similarity(source, pool)
-    mergeable = None
+    mergeable, refused = None, None
     if candidates.mergeable is not None:
         count = candidates.count()
+        refused = accepting >= count
+    if candidates.counted is not None:
+        # Where many are protected, every second one of the others is less than k: what lacks is taken from the rest.
+        room = candidates.room()
+        few = room < candidates.pairs_of_sample()
+        place = torch.arange(proposing.shape[0], device=order.device)
+        proposing = torch.where(few, torch.minimum(proposing, place + room), proposing)
+        refused = torch.where(few, accepting >= 2 * room, refused)
+    source = order.gather(1, proposing.expand(order.shape[0], -1))
+    pool = order.index_select(1, accepting)
+    similarity = candidates.similarity(source, pool)
+    if refused is not None:
         mergeable = proposing < count
-        similarity = similarity.masked_fill(~(accepting < count).unsqueeze(1), NEVER)
+        similarity = similarity.masked_fill(refused.unsqueeze(1), NEVER)
     best, target = similarity.max(dim=-1)
     chosen = rank_by_energy(best, mergeable, candidates.num_pairs)
     target = pool.gather(1, target).gather(1, chosen)

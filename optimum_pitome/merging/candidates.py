@@ -68,6 +68,15 @@ class TokenMasks:
         max_special (`int`): no sample has more special tokens than this. Keeps the output length static.
         attention (`torch.FloatTensor` of shape `(B, N)`, *optional*):
             What the class token pays to each token, for `MergeSpec.importance`.
+        protected (`torch.BoolTensor` of shape `(B, N)`, *optional*):
+            Tokens that do not merge either, any number of them per sample (masks of a masked language model).
+
+    Special tokens are not counted in `M`, the mergeable tokens that `k = floor(M * (1 - ratio))` is made of; so
+    `max_special` has to bound their number. Protected tokens are counted: the others of the sample make up for them.
+    The output length is therefore the same however many tokens are protected, and protection costs nothing where
+    there are none. It holds as long as a sample has more unprotected tokens than `k`, that is, while fewer than
+    `M - k` are protected. A sample beyond that merges in this layer as if nothing were protected: no plan of static
+    length could keep all of its tokens.
     """
 
     num_prefix_tokens: int = 0
@@ -75,6 +84,7 @@ class TokenMasks:
     special: torch.Tensor | None = None
     max_special: int = 0
     attention: torch.Tensor | None = None
+    protected: torch.Tensor | None = None
 
     def check(self, features: torch.Tensor) -> None:
         """Compares the masks with `features` `(B, N, dim)`.
@@ -83,7 +93,11 @@ class TokenMasks:
             ValueError: if a mask is for another number of samples or tokens.
         """
         batch_size, num_tokens = features.shape[:2]
-        for name, mask in (("attention mask", self.valid), ("mask of special tokens", self.special)):
+        for name, mask in (
+            ("attention mask", self.valid),
+            ("mask of special tokens", self.special),
+            ("mask of protected tokens", self.protected),
+        ):
             if mask is None:
                 continue
             if mask.shape[1] != num_tokens or (mask.shape[0] != batch_size and mask.shape[0] != 1):
@@ -94,10 +108,10 @@ class TokenMasks:
                 )
 
     def mergeable(self) -> torch.Tensor | None:
-        """`(B, N)` bool, or `None` where the prefix says it all."""
-        if self.valid is None and self.special is None:
+        """The tokens that are counted in `M`, `(B, N)` bool, or `None` where the prefix says it all."""
+        reference = next((mask for mask in (self.valid, self.special, self.protected) if mask is not None), None)
+        if reference is None:
             return None
-        reference = self.valid if self.valid is not None else self.special
         mergeable = torch.arange(reference.shape[1], device=reference.device) >= self.num_prefix_tokens
         mergeable = mergeable.expand_as(reference)
         if self.valid is not None:
@@ -112,6 +126,8 @@ class Candidates:
     Attributes:
         features (`torch.Tensor` of shape `(B, M, dim)`): what is compared.
         mergeable (`torch.BoolTensor` of shape `(B, M)`, *optional*): tokens that may merge. `None`: all.
+        counted (`torch.LongTensor` of shape `(B, 1)`, *optional*):
+            Tokens of the sample that k is made of, where some of them are protected. `None`: those that may merge.
         num_pairs (`int`): k of a sample in which all `M` tokens may merge, at least 1.
         weights (`torch.FloatTensor` of shape `(B, M)`, *optional*): of each token in its distances. `None`: all 1.
         spec, masks: as the algorithm got them.
@@ -119,6 +135,7 @@ class Candidates:
 
     features: torch.Tensor
     mergeable: torch.Tensor | None
+    counted: torch.Tensor | None
     num_pairs: int
     weights: torch.Tensor | None
     spec: MergeSpec
@@ -136,10 +153,16 @@ class Candidates:
         if mergeable is not None:
             # One mask may stand for the whole batch.
             mergeable = mergeable[:, prefix:].expand(features.shape[0], -1)
+        counted = None
+        if masks.protected is not None:
+            counted = mergeable.sum(dim=1, keepdim=True)
+            unprotected = mergeable & ~masks.protected[:, prefix:]
+            enough = unprotected.sum(dim=1, keepdim=True) > spec.ratio.num_removed(counted)
+            mergeable = torch.where(enough, unprotected, mergeable)
         weights = None
         if spec.importance > 0.0 and masks.attention is not None:
             weights = importance_weights(masks.attention[:, prefix:], mergeable, spec.importance)
-        return cls(features[:, prefix:], mergeable, num_pairs, weights, spec, masks)
+        return cls(features[:, prefix:], mergeable, counted, num_pairs, weights, spec, masks)
 
     def energy(self, spec: MergeSpec) -> tuple[torch.Tensor, torch.Tensor]:
         """Energies `(B, M)`, and the similarities of all pairs `(B, M, M)`, useless between a token and itself or one
@@ -165,7 +188,7 @@ class Candidates:
         return self.mergeable.long().cumsum(dim=1) - 1
 
     def count(self) -> torch.Tensor:
-        """The sample's mergeable tokens, `(B, 1)`."""
+        """The sample's tokens that may merge, `(B, 1)`."""
         if self.mergeable is None:
             batch_size, num_tokens = self.features.shape[:2]
             return torch.full((batch_size, 1), num_tokens, device=self.features.device)
@@ -179,7 +202,12 @@ class Candidates:
 
     def pairs_of_sample(self) -> torch.Tensor:
         """k of each sample, `(B, 1)`."""
-        return self.spec.ratio.num_removed(self.count())
+        return self.spec.ratio.num_removed(self.count() if self.counted is None else self.counted)
+
+    def room(self) -> torch.Tensor:
+        """How many of the sample's tokens that may merge are left over as targets, `(B, 1)`: less than k only where
+        tokens are protected."""
+        return self.count() - self.pairs_of_sample()
 
     def pair_mask(self) -> torch.Tensor | None:
         """Which of `num_pairs` pairs, the best first, a sample merges: `(B, k)` bool, or `None` for all."""
@@ -197,7 +225,7 @@ class Candidates:
         num_kept = num_tokens - self.spec.ratio.num_removed(torch.sym_max(fewest, 0))
         valid = masks.valid
         if valid is None and self.mergeable is not None:
-            valid = torch.ones_like(masks.special)
+            valid = torch.ones(self.mergeable.shape[0], num_tokens, dtype=torch.bool, device=self.features.device)
         return plan_from_pairs(source + prefix, target + prefix, num_tokens, num_kept, source_mask, valid, prune)
 
 

@@ -21,11 +21,12 @@ import inspect
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 from .attention import check_implementation
 from .marks import mark_tokens
-from .state import SELECTION_KEY, STATE_KEY, MergeState, Tokens, read_mask
+from .state import SELECTION_KEY, STATE_KEY, MergeState, Tokens, check_mask, read_mask
 
 
 if TYPE_CHECKING:
@@ -82,8 +83,9 @@ def _check_forward(encoder: nn.Module, arguments: Mapping[str, Any]) -> None:
     """Refuses what merging would get wrong.
 
     Raises:
-        ValueError: for an attention implementation that cannot merge, and for packed sequences.
+        ValueError: for an attention implementation that cannot merge, for what is no mask, and for packed sequences.
     """
+    check_mask(arguments.get("attention_mask"))
     check_implementation(encoder.config._attn_implementation, type(encoder).__name__)
     packed = [name for name in _PACKED if arguments.get(name) is not None]
     if packed:
@@ -96,6 +98,8 @@ def _check_forward(encoder: nn.Module, arguments: Mapping[str, Any]) -> None:
 
 def _read_tokens(rewrite: EncoderRewrite, arguments: Mapping[str, Any]) -> Tokens:
     """The tokens that enter an encoder, from its arguments by name."""
+    if rewrite.architecture.read_arguments is not None:
+        arguments = rewrite.architecture.read_arguments(arguments)
     special, max_special = None, 0
     if rewrite.architecture.special_tokens is not None:
         special, max_special = rewrite.architecture.special_tokens(arguments)
@@ -109,7 +113,18 @@ def _read_tokens(rewrite: EncoderRewrite, arguments: Mapping[str, Any]) -> Token
         track_positions=rewrite.architecture.track_positions,
         num_prefix_tokens=rewrite.num_prefix_tokens,
         max_special=max_special,
+        protected=_places_of(rewrite.protect_token_ids, arguments.get("input_ids")),
     )
+
+
+def _places_of(token_ids: tuple[int, ...], input_ids: torch.Tensor | None) -> torch.Tensor | None:
+    """Where `input_ids` `(B, N)` has one of `token_ids`: `(B, N)` bool."""
+    if not token_ids or input_ids is None:
+        return None
+    found = input_ids == token_ids[0]
+    for token_id in token_ids[1:]:  # numbers and no tensor, which would have to come to the device in every forward
+        found = found | (input_ids == token_id)
+    return found
 
 
 def _finish(rewrite: EncoderRewrite, state: MergeState, output: Any) -> Any:

@@ -26,6 +26,23 @@ from .registry import Architecture
 
 
 @dataclass(frozen=True)
+class Reader:
+    """The language model that reads what leaves an encoder.
+
+    Attributes:
+        encoder (`nn.Module`): the rewritten encoder.
+        projector (`nn.Module`): what each token that is read passes first.
+        language_model (`nn.Module`): without its head.
+        num_dropped (`int`): tokens of the encoder that are not read.
+    """
+
+    encoder: nn.Module
+    projector: nn.Module
+    language_model: nn.Module
+    num_dropped: int
+
+
+@dataclass(frozen=True)
 class Host:
     """What rewriting the encoders inside `model_class` means for the model itself.
 
@@ -36,6 +53,7 @@ class Host:
             The entry to use for an encoder in `encoders`, from the model, the encoder's own entry and the settings;
             refuses settings that the model cannot follow.
         encoders (`str`, *optional*): The sub-module whose encoders `adapt` concerns.
+        reader (`Callable[[nn.Module], Reader | None]`, *optional*): Who reads the encoder's tokens (summaries).
     """
 
     model_class: type[nn.Module]
@@ -43,6 +61,7 @@ class Host:
     uninstall: Callable[[nn.Module], None]
     adapt: Callable[[nn.Module, Architecture, Any], Architecture] | None = None
     encoders: str = ""
+    reader: Callable[[nn.Module], Reader | None] | None = None
 
 
 _HOSTS: dict[type[nn.Module], Host] = {}
@@ -64,6 +83,12 @@ def find_hosts(model: nn.Module) -> list[tuple[nn.Module, Host]]:
         if host is not None:
             found.append((module, host))
     return found
+
+
+def find_readers(model: nn.Module) -> list[Reader]:
+    """The language models in `model` that read a rewritten encoder."""
+    readers = [host.reader(module) for module, host in find_hosts(model) if host.reader is not None]
+    return [reader for reader in readers if reader is not None]
 
 
 def adapt_architectures(model: nn.Module, encoders: list[tuple]) -> list[tuple]:

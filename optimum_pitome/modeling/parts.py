@@ -17,8 +17,11 @@
 from __future__ import annotations
 
 from torch import nn
+from transformers import PreTrainedConfig
 
 from ..configuration import PiToMeConfig
+from ..fields import FIELDS
+from .refusals import explain
 from .registry import Architecture, UnsupportedArchitectureError, find_architecture, find_refusal, supported_message
 
 
@@ -29,6 +32,7 @@ def select_encoders(model: nn.Module, config: PiToMeConfig) -> list[tuple[nn.Mod
         UnsupportedArchitectureError: if nothing in the model can be rewritten.
         ValueError: if `config.parts` names a part that the model does not have, or that cannot merge.
     """
+    name = type(model).__name__
     encoders: list[tuple[nn.Module, Architecture]] = []
     refusals: dict[str, str] = {}
     for module in model.modules():
@@ -39,8 +43,11 @@ def select_encoders(model: nn.Module, config: PiToMeConfig) -> list[tuple[nn.Mod
             encoders.append((module, architecture))
     if not encoders:
         reasons = "".join(f" Its {part} part cannot merge: {reason}." for part, reason in refusals.items())
+        reasons += _explain(model)
+        if not reasons and getattr(model, "config", None) is not None:
+            reasons = f" Model type {getattr(model.config, 'model_type', '')!r} is not supported yet."
         raise UnsupportedArchitectureError(
-            f"{type(model).__name__} has no encoder that optimum_pitome can rewrite.{reasons} {supported_message()}"
+            f"{name} has no encoder that optimum_pitome can rewrite.{reasons} {supported_message()}"
         )
     available = sorted({architecture.part for _, architecture in encoders})
     for part in config.parts or ():
@@ -48,8 +55,10 @@ def select_encoders(model: nn.Module, config: PiToMeConfig) -> list[tuple[nn.Mod
             continue
         accepted = f"Parts of this model that can merge: {', '.join(map(repr, available))}."
         if part in refusals:
-            raise ValueError(f"The part {part!r} of {type(model).__name__} cannot merge: {refusals[part]}. {accepted}")
-        raise ValueError(f"{type(model).__name__} has no part {part!r}. {accepted}")
+            raise ValueError(f"The part {part!r} of {name} cannot merge: {refusals[part]}. {accepted}")
+        raise ValueError(
+            f"{name} has no part {part!r}. {accepted}{_explain(model)} If a setting was meant: {', '.join(FIELDS)}."
+        )
     default = "vision" if "vision" in available else None
     selected = []
     for encoder, architecture in encoders:
@@ -58,4 +67,24 @@ def select_encoders(model: nn.Module, config: PiToMeConfig) -> list[tuple[nn.Mod
             settings = None
         if settings is not None:
             selected.append((encoder, architecture, settings))
+    _check_protected_ids(config, selected)
     return selected
+
+
+def _explain(model: nn.Module) -> str:
+    config = getattr(model, "config", None)
+    return explain(config) if isinstance(config, PreTrainedConfig) else ""
+
+
+def _check_protected_ids(config: PiToMeConfig, selected: list[tuple[nn.Module, Architecture, PiToMeConfig]]) -> None:
+    """Refuses `protect_token_ids` where nothing could be found by it."""
+    for encoder, architecture, settings in selected:
+        own = "protect_token_ids" in (config.parts or {}).get(architecture.part, ())
+        if architecture.reads_token_ids or not settings.protect_token_ids:
+            continue
+        if own or not any(other.reads_token_ids for _, other, _ in selected):
+            raise ValueError(
+                f"protect_token_ids={settings.protect_token_ids!r}: {type(encoder).__name__} (the part "
+                f"{architecture.part!r}) reads no token ids, so there is nothing to find them in. Leave the field "
+                "out, or give it to a part that reads text: parts={'text': {'protect_token_ids': [...]}}."
+            )

@@ -27,6 +27,7 @@ import transformers
 from torch import nn
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
+from ..requirements import supported
 from .attention import MergingAttention, route_attention
 from .forward import wrap_forward
 from .layer import MergingLayer
@@ -99,6 +100,9 @@ class Architecture:
         special_tokens (`Callable[[Mapping], tuple[Tensor | None, int]]`, *optional*):
             From the encoder's arguments by name, further tokens that never merge (`(B, N)` bool) and the most that a
             sample can have.
+        read_arguments (`Callable[[Mapping], Mapping]`, *optional*):
+            From the encoder's arguments by name, those that `special_tokens` and the masks are read from, where they
+            reach the encoder in another form.
         num_layers_run (`int`, *optional*):
             Layers that run when the encoder serves its model; nothing reads what those behind compute. `None`: all.
         part (`str`): What `PiToMeConfig.parts` calls this encoder in a composite model.
@@ -123,6 +127,7 @@ class Architecture:
     num_prefix_tokens: Callable[[Any], int] = lambda config: 1
     num_tokens: Callable[[Any], int] | None = None
     special_tokens: Callable[[Mapping[str, Any]], tuple[torch.Tensor | None, int]] | None = None
+    read_arguments: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
     num_layers_run: int | None = None
     part: str = "vision"
     refuses: Callable[[nn.Module], str | None] | None = None
@@ -142,6 +147,14 @@ class Architecture:
         if self.attention_class is None:
             return None
         return next(base for base in self.attention_class.__mro__ if not issubclass(base, MergingAttention))
+
+    @property
+    def reads_token_ids(self) -> bool:
+        """Whether tokens can be protected by their ids."""
+        if self.special_tokens is None:
+            return False
+        parameters = inspect.signature(self.encoder_class.forward).parameters
+        return self.read_arguments is not None or "input_ids" in parameters
 
     def __deepcopy__(self, memo: dict) -> Architecture:
         return self  # nothing in it changes, and a host may have adapted it
@@ -192,8 +205,9 @@ def _check_signature(dense_class: type[nn.Module], ours: Callable, exact: bool =
             f"{dense_class.__name__}.forward of transformers {transformers.__version__} takes "
             f"({', '.join(map(_name, found))}), but optimum_pitome rewrites it as ({', '.join(map(_name, read))}"
             f"{'' if exact else ', **kwargs'}). "
-            "Merging there could give wrong results, so the model was left dense. Install a transformers version "
-            f"from the README's table, or a newer optimum_pitome. {supported_message()}"
+            "Merging there could give wrong results, so the model was left dense. This optimum_pitome was made for "
+            f"{supported('transformers')}: install another version of these, or a newer optimum_pitome. "
+            f"{supported_message()}"
         )
 
 

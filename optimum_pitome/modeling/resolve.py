@@ -20,6 +20,7 @@ from typing import Any
 
 from transformers.utils import logging
 
+from ..checks import show
 from ..configuration import PiToMeConfig
 from ..merging import KeepRatio, MergeSpec
 from .registry import Architecture
@@ -93,6 +94,27 @@ def resolve_unmerge(config: PiToMeConfig, architecture: Architecture) -> bool:
     return architecture.defaults.get("unmerge", PACKAGE_DEFAULTS["unmerge"])
 
 
+def resolve_protected_ids(
+    config: PiToMeConfig, architecture: Architecture, encoder_config: Any, mask_token: int | None
+) -> tuple[int, ...]:
+    """The ids of the tokens that never merge: the user's own and the mask token.
+
+    Raises:
+        ValueError: if the vocabulary has no such id.
+    """
+    if not architecture.reads_token_ids:
+        return ()
+    size = getattr(encoder_config, "vocab_size", None)
+    for token_id in config.protect_token_ids or ():
+        if size is not None and token_id >= size:
+            raise ValueError(
+                f"protect_token_ids={config.protect_token_ids!r}: the vocabulary of "
+                f"{architecture.encoder_class.__name__} has {size} tokens, so {token_id} is out of range (accepted: 0 "
+                f"to {size - 1})."
+            )
+    return tuple(sorted({*(config.protect_token_ids or ()), *(() if mask_token is None else (mask_token,))}))
+
+
 def _official(architecture: Architecture):
     if architecture.official is None:
         raise ValueError(
@@ -111,12 +133,12 @@ def _merging_layers(config: PiToMeConfig, architecture: Architecture, num_layers
     for index in layers:
         if not -num_layers <= index < num_layers:
             raise ValueError(
-                f"layers={list(layers)!r}: the model has {num_layers} layers, so {index} is out of range (accepted: "
-                f"{-num_layers} to {num_layers - 1})."
+                f"layers={show(list(layers))}: the model has {num_layers} layers, so {index} is out of range "
+                f"(accepted: {-num_layers} to {num_layers - 1})."
             )
     merging = {index % num_layers: position for position, index in enumerate(layers)}
     if len(merging) != len(layers):
-        raise ValueError(f"layers={list(layers)!r} names a layer of this {num_layers}-layer model twice.")
+        raise ValueError(f"layers={show(list(layers))} names a layer of this {num_layers}-layer model twice.")
     return merging
 
 

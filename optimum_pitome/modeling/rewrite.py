@@ -24,16 +24,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
+from transformers import PreTrainedConfig
 
-from ..configuration import PiToMeConfig
+from ..checks import show
+from ..configuration import PiToMeConfig, configurations
 from ..merging import MergeSpec
 from .attention import MergingAttention, check_implementation, is_routed
 from .forward import restore_length, wrap_forward
 from .hosts import adapt_architectures, find_hosts, remove_hooks
 from .layer import MergingLayer
+from .mask_token import find_mask_token
 from .parts import select_encoders
 from .registry import Architecture, UnsupportedArchitectureError, supported_message
-from .resolve import resolve_specs, resolve_unmerge
+from .resolve import resolve_protected_ids, resolve_specs, resolve_unmerge
 
 
 TAG = "pitome"
@@ -49,6 +52,7 @@ class EncoderRewrite:
         specs (`tuple[MergeSpec, ...]`): one per layer.
         unmerge (`bool`): whether outputs return to the original length.
         num_prefix_tokens (`int`): special tokens at the front.
+        protect_token_ids (`tuple[int, ...]`): ids of tokens that never merge: the user's and the mask token's.
         encoder_class (`type`): the encoder's own class, which may be a subclass of the registered one.
         is_dense (`bool`): whether nothing is ever merged (ratio 1).
         enabled (`bool`): whether the next forward merges.
@@ -59,6 +63,7 @@ class EncoderRewrite:
     specs: tuple[MergeSpec, ...]
     unmerge: bool
     num_prefix_tokens: int
+    protect_token_ids: tuple[int, ...]
     encoder_class: type[nn.Module]
     is_dense: bool = field(init=False)
     enabled: bool = field(init=False, default=True)
@@ -102,15 +107,24 @@ def apply_pitome(model: nn.Module, config: Any) -> nn.Module:
     """
     if not isinstance(model, nn.Module):
         raise TypeError(
-            f"apply_pitome takes a model, got {model!r}. Load one first: AutoModel.from_pretrained(..., pitome=0.9) "
-            "loads and rewrites in one step."
+            f"apply_pitome takes a model, got {show(model)}. Load one first: "
+            "AutoModel.from_pretrained(..., pitome=0.9) loads and rewrites in one step."
         )
+    # Who has a model in hand does not expect a download here.
+    return rewrite_model(model, config, local_files_only=True)
+
+
+def rewrite_model(model: nn.Module, config: Any, **hub: Any) -> nn.Module:
+    """[`apply_pitome`]; `hub` says how to look for the tokenizer of a model that predicts masked tokens."""
     config = PiToMeConfig.from_value(config)
     if config is None:
         return remove_pitome(model)
     # Everything that can fail comes before the first change.
     encoders = adapt_architectures(model, select_encoders(model, config))
-    rewrites = [(encoder, _plan(encoder, *settings)) for encoder, *settings in encoders]
+    reads_ids = any(architecture.reads_token_ids for _, architecture, _ in encoders)
+    named = any(settings.protect_token_ids for _, _, settings in encoders)
+    mask_token = find_mask_token(model, named, **hub) if reads_ids else None
+    rewrites = [(encoder, _plan(encoder, *settings, mask_token)) for encoder, *settings in encoders]
     before = [(encoder, encoder.pitome) for encoder in rewritten_encoders(model)]
     try:
         chosen = {id(encoder) for encoder, _ in rewrites}
@@ -129,10 +143,22 @@ def apply_pitome(model: nn.Module, config: Any) -> nn.Module:
     if hasattr(model, "config"):
         settings = config.to_pitome_dict()
         settings.pop("base_model_name_or_path", None)  # a recipe names the model; the model holds its own weights
+        if mask_token is not None:  # the tokenizer may not be there where the model is loaded next
+            settings["protect_token_ids"] = sorted({mask_token, *settings.get("protect_token_ids", ())})
         model.config.pitome = settings
     if hasattr(model, "add_model_tags") and TAG not in (getattr(model, "model_tags", None) or []):
         model.add_model_tags([TAG])
     return model
+
+
+def plan_rewrites(model: nn.Module, config: PiToMeConfig) -> list[tuple[nn.Module, EncoderRewrite]]:
+    """What [`apply_pitome`] would do to which encoders. All its checks; changes nothing and reads no weights.
+
+    Raises:
+        ValueError: as [`apply_pitome`].
+    """
+    encoders = adapt_architectures(model, select_encoders(model, config))
+    return [(encoder, _plan(encoder, *settings)) for encoder, *settings in encoders]
 
 
 def remove_pitome(model: nn.Module) -> nn.Module:
@@ -153,10 +179,11 @@ def remove_pitome(model: nn.Module) -> nn.Module:
 
 def _forget_settings(model: nn.Module) -> None:
     """Takes `pitome` out of the configurations of `model` and of the models it is made of."""
-    for module in model.modules():
-        config = vars(module).get("config")
-        if hasattr(config, "pitome"):
-            del config.pitome
+    found = {id(config): config for module in model.modules() if (config := vars(module).get("config")) is not None}
+    for config in found.values():
+        for part in dict(configurations(config)).values() if isinstance(config, PreTrainedConfig) else [config]:
+            if hasattr(part, "pitome"):
+                del part.pitome
 
 
 _disabling = threading.Lock()
@@ -186,7 +213,9 @@ def rewritten_encoders(model: nn.Module) -> list[nn.Module]:
     return [module for module in model.modules() if isinstance(vars(module).get("pitome"), EncoderRewrite)]
 
 
-def _plan(encoder: nn.Module, architecture: Architecture, config: PiToMeConfig) -> EncoderRewrite:
+def _plan(
+    encoder: nn.Module, architecture: Architecture, config: PiToMeConfig, mask_token: int | None = None
+) -> EncoderRewrite:
     """All checks for one encoder; changes nothing of it."""
     architecture.check()
     _check_subclass(type(encoder), architecture.encoder_class)
@@ -216,7 +245,8 @@ def _plan(encoder: nn.Module, architecture: Architecture, config: PiToMeConfig) 
     num_prefix_tokens = architecture.num_prefix_tokens(encoder.config)
     specs = resolve_specs(config, architecture, len(layers), num_prefix_tokens)
     unmerge = resolve_unmerge(config, architecture)
-    return EncoderRewrite(config, architecture, specs, unmerge, num_prefix_tokens, type(encoder))
+    protected = resolve_protected_ids(config, architecture, encoder.config, mask_token)
+    return EncoderRewrite(config, architecture, specs, unmerge, num_prefix_tokens, protected, type(encoder))
 
 
 def _check_subclass(encoder_class: type[nn.Module], known_class: type[nn.Module]) -> None:

@@ -53,6 +53,7 @@ class Tokens:
             Original position of each (of the token that survived), for architectures that track it.
         track_positions (`bool`): whether `positions` are kept.
         num_prefix_tokens, max_special (`int`): see [`~merging.TokenMasks`].
+        protected (`torch.BoolTensor` of shape `(B, n)`, *optional*): see [`~merging.TokenMasks`].
     """
 
     sizes: torch.Tensor | None = None
@@ -64,9 +65,11 @@ class Tokens:
     track_positions: bool = False
     num_prefix_tokens: int = 0
     max_special: int = 0
+    protected: torch.Tensor | None = None
 
     def masks(self, attention: torch.Tensor | None = None) -> TokenMasks:
-        return TokenMasks(self.num_prefix_tokens, self.valid, self.special, self.max_special, attention)
+        specials = (self.special, self.max_special)
+        return TokenMasks(self.num_prefix_tokens, self.valid, *specials, attention, self.protected)
 
     def merged(self, plan: MergePlan) -> Tokens:
         """The tokens behind `plan`."""
@@ -78,6 +81,7 @@ class Tokens:
             sizes=plan.merge_sizes(sizes),
             valid=plan.valid,
             special=None if self.special is None else gather_tokens(self.special, plan.kept),
+            protected=None if self.protected is None else gather_tokens(self.protected, plan.kept),
             pairwise_mask=None if self.pairwise_mask is None else take_pairs(self.pairwise_mask, plan.kept),
             assignment=plan.assignment if self.assignment is None else plan.assignment.gather(1, self.assignment),
             positions=self._positions_behind(plan),
@@ -170,6 +174,23 @@ def take_pairs(mask: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
     return mask.gather(3, kept[:, None, None, :].expand(-1, mask.shape[1], mask.shape[2], -1))
 
 
+def check_mask(attention_mask: Any) -> None:
+    """Refuses what is no mask.
+
+    Raises:
+        ValueError: for anything but a tensor of 2 to 4 dimensions, or `None`.
+    """
+    if attention_mask is None:
+        return
+    if not isinstance(attention_mask, torch.Tensor) or not 2 <= attention_mask.dim() <= 4:
+        is_tensor = isinstance(attention_mask, torch.Tensor)
+        found = f"a tensor of shape {tuple(attention_mask.shape)}" if is_tensor else type(attention_mask).__name__
+        raise ValueError(
+            f"attention_mask is {found}. Merging accepts a tensor of shape (batch, tokens), 1 for a real token and 0 "
+            "for padding, or (batch, 1 or heads, 1 or tokens, tokens), boolean or additive."
+        )
+
+
 def read_mask(attention_mask: torch.Tensor | None) -> tuple[torch.Tensor | None, torch.Tensor | None]:
     """A caller's mask as (real tokens `(B, N)`, pattern `(B, heads or 1, N or 1, N)`); either may be `None`.
 
@@ -180,15 +201,9 @@ def read_mask(attention_mask: torch.Tensor | None) -> tuple[torch.Tensor | None,
     Raises:
         ValueError: for anything else.
     """
+    check_mask(attention_mask)
     if attention_mask is None:
         return None, None
-    if not isinstance(attention_mask, torch.Tensor) or not 2 <= attention_mask.dim() <= 4:
-        is_tensor = isinstance(attention_mask, torch.Tensor)
-        found = f"a tensor of shape {tuple(attention_mask.shape)}" if is_tensor else type(attention_mask).__name__
-        raise ValueError(
-            f"attention_mask is {found}. Merging accepts a tensor of shape (batch, tokens), 1 for a real token and 0 "
-            "for padding, or (batch, 1 or heads, 1 or tokens, tokens), boolean or additive."
-        )
     if attention_mask.dim() == 2:
         return attention_mask.bool(), None
     if attention_mask.dim() == 3:

@@ -21,7 +21,8 @@ from collections.abc import Callable
 from torch import nn
 
 from ..analysis import pitome_summary
-from ..configuration import MIN_RATIO, PiToMeConfig
+from ..configuration import PiToMeConfig
+from ..fields import MIN_RATIO
 from ..modeling.rewrite import EncoderRewrite, apply_pitome, rewritten_encoders
 
 

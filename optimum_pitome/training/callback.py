@@ -29,7 +29,8 @@ from transformers.utils import logging
 
 from ..analysis import pitome_summary
 from ..checks import check_choice, check_number
-from ..configuration import MIN_RATIO, PiToMeConfig
+from ..configuration import PiToMeConfig
+from ..fields import MIN_RATIO
 from ..modeling.rewrite import apply_pitome, rewritten_encoders
 from .attach import AttachedCallback
 from .card import add_settings

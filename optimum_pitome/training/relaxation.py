@@ -29,8 +29,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from ..analysis.summary import _widths
-from ..configuration import MIN_RATIO, PiToMeConfig
+from ..analysis.operations import Widths
+from ..configuration import PiToMeConfig
+from ..fields import MIN_RATIO
 from ..merging import KeepRatio, MergePlan, MergeSpec, TokenMasks, gather_tokens, match_tokens, register_algorithm
 from ..modeling.rewrite import apply_pitome, rewritten_encoders
 from ..modeling.state import Tokens
@@ -189,6 +190,7 @@ class RatioLearner:
                 track_positions=True,
                 num_prefix_tokens=masks.num_prefix_tokens,
                 max_special=masks.max_special,
+                protected=masks.protected,
             )
         left = gather_tokens(features, tokens.positions)
         ratio = round(self.ratios[place].item(), 6)
@@ -238,7 +240,7 @@ class _SmoothCount:
     def __init__(self, encoder: nn.Module, budget: FlopsBudget):
         rewrite = encoder.pitome
         layers = rewrite.architecture.find_layers(encoder)
-        self.widths = [_widths(layer, rewrite.architecture, encoder.config) for layer in layers]
+        self.widths = [Widths.of(layer, rewrite.architecture, encoder.config) for layer in layers]
         self.merging = {index: place for place, index in enumerate(budget.layers)}
         self.prefix = rewrite.num_prefix_tokens
         self.num_tokens = budget.num_tokens or rewrite.architecture.num_tokens(encoder.config)

@@ -26,7 +26,8 @@ from torch.nn import functional
 from tqdm import tqdm
 from transformers.utils import logging
 
-from ..configuration import MIN_RATIO, PiToMeConfig
+from ..configuration import PiToMeConfig
+from ..fields import MIN_RATIO
 from ..modeling.rewrite import apply_pitome, pitome_disabled
 from .budget import FlopsBudget
 

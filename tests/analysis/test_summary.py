@@ -14,10 +14,17 @@
 
 import pytest
 import torch
-from transformers import AutoModelForImageClassification, ViTConfig, ViTForImageClassification
+from transformers import (
+    AutoModelForImageClassification,
+    AutoModelForImageTextToText,
+    ViTConfig,
+    ViTForImageClassification,
+)
 from zoo import all_cases
+from zoo.llava import llava_config, vipllava_config
 
-from optimum_pitome import PiToMeConfig, apply_pitome, pitome_summary
+from optimum_pitome import PiToMeConfig, apply_pitome, num_image_tokens, pitome_summary
+from optimum_pitome.analysis.operations import linear_weights, prefill
 
 
 # hidden size, layers, image, patch → the GFLOPs of the paper at each ratio, tokens left at .9
@@ -89,7 +96,58 @@ def test_counted_tokens_are_the_ones_that_run(case):
 
 def test_it_prints_a_table():
     text = str(pitome_summary(apply_pitome(on_meta(384, 12, 224, 16), 0.9)))
-    assert "197 -> 178" in text and "fewer operations" in text and len(text.splitlines()) == 16
+    assert "197 -> 178" in text and "fewer operations" in text and len(text.splitlines()) == 18
+    assert "settings: ratio=0.9, layers=all, algorithm=pitome, energy=nearest, metric=keys, importance=0.5, " in text
+    assert "min_tokens=0" in text and "special tokens, which never merge: up to 1 in a sample" in text
+
+
+def test_resolved_settings():
+    """What merges, and how: defaults, presets and lists resolved."""
+    model = on_meta(64, 4, 32, 16)
+    settings = pitome_summary(apply_pitome(model, {"ratio": [0.9, 1, 0.8, 0.7], "min_tokens": 3})).settings
+    expected = {"ratio": [0.9, 0.8, 0.7], "layers": [0, 2, 3], "algorithm": "pitome", "energy": "nearest"}
+    expected |= {"metric": "keys", "importance": 0.5, "min_tokens": 3, "proportional_attention": True}
+    assert settings == {**expected, "unmerge": True, "protect_token_ids": []}
+    settings = pitome_summary(apply_pitome(model, PiToMeConfig.official(0.9))).settings
+    assert settings["algorithm"] == ["pitome_unprotected"] * 2 + ["pitome"] * 2
+    assert settings["margin"] == pytest.approx([0.75, 0.5625, 0.375, 0.1875]) and settings["importance"] == 0.0
+    assert pitome_summary(apply_pitome(model, 1.0)).settings == {"ratio": 1.0}
+
+
+@pytest.mark.parametrize("unmerge", [False, True])
+@pytest.mark.parametrize("make", [llava_config, vipllava_config, lambda: llava_config("siglip")])
+def test_a_llava_by_hand(make, unmerge):
+    """The tower, the layers of it that nothing reads, the prompt, and the whole: each apart."""
+    config = make()
+    layer = "vision_feature_layers" if hasattr(config, "vision_feature_layers") else "vision_feature_layer"
+    setattr(config, layer, [-3, -2] if config.model_type == "vipllava" else -2)
+    model = AutoModelForImageTextToText.from_config(config, pitome={"ratio": 0.8, "unmerge": unmerge})
+    summary = pitome_summary(model, num_text_tokens=5)
+    assert [layer.runs for layer in summary.layers] == [True, True, True, False]
+    one = summary.layers[0].gflops_dense
+    assert summary.gflops_dense == pytest.approx(3 * one) and summary.gflops_skipped == pytest.approx(one)
+    assert summary.layers[3].gflops_merged == 0 and summary.tokens[3] == summary.tokens[4]
+    reader, language_model = summary.reader, model.model.language_model
+    dropped = 0 if config.model_type == "llava" and config.vision_feature_select_strategy == "full" else 1
+    assert reader.image_tokens_dense == summary.tokens[0] - dropped == 64
+    assert reader.image_tokens_merged == num_image_tokens(model) == (64 if unmerge else summary.tokens[-1] - dropped)
+    projector = linear_weights(model.model.multi_modal_projector)
+    for tokens, gflops in ((64, reader.gflops_dense), (reader.image_tokens_merged, reader.gflops_merged)):
+        assert gflops * 1e9 == pytest.approx(tokens * projector + prefill(language_model, tokens + 5))
+    assert summary.gflops_whole_dense == pytest.approx(4 * one + reader.gflops_dense)
+    own = summary.gflops_merged + summary.gflops_merge_step
+    assert summary.gflops_whole_merged == pytest.approx(own + reader.gflops_merged)
+    assert summary.flops_ratio == pytest.approx(3 * one / own)  # no credit for what is not run
+    text = str(summary)
+    for part in (
+        "not run, since nothing reads it: layer 3",
+        f"image tokens: 64 -> {reader.image_tokens_merged}",
+        "model.language_model: prefill of an image and 5 tokens of text",
+        "tower and language model: ",
+    ):
+        assert part in text
+    with pytest.raises(ValueError, match="num_text_tokens=-1: expected a whole number of at least 0"):
+        pitome_summary(model, num_text_tokens=-1)
 
 
 def test_it_says_when_merging_does_not_pay():

@@ -69,10 +69,11 @@ def test_summary_of_a_recipe_and_of_a_rewritten_model(optimum_cli, folder, tmp_p
     "options, message",
     [
         (["--ratio", "0.4"], "ratio=0.4 is out of range"),
-        (["--ratio", "x"], "--ratio x: expected a number"),
+        (["--ratio", "x"], "--ratio: x: expected a number"),
         (["--layers", "9"], "layers=[9]: the model has 4 layers"),
-        (["--algorithm", "pitone"], "Did you mean 'pitome'?"),
-        (["--pitome-config", "{"], "is not JSON"),
+        (["--algorithm", "pitone"], "argument --algorithm: invalid choice: 'pitone' (choose from"),
+        (["--pitome-config", "{"], 'Expected JSON such as {"ratio": 0.9}, or a file of it'),
+        (["--pitome-config", "nowhere.json"], 'Expected JSON such as {"ratio": 0.9}, or a file of it'),
         (["--count", "flops"], "Accepted: 'exact', 'paper'"),
     ],
 )

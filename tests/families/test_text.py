@@ -85,7 +85,15 @@ def put_together(sentences, extra, left, form):
 
 @pytest.mark.parametrize("attn_implementation", ["eager", "sdpa"])
 @pytest.mark.parametrize(
-    ("name", "settings_"), [*((name, {}) for name in MODELS), ("BertModel", {"min_tokens": 9})], ids=str
+    ("name", "settings_"),
+    [
+        *((name, {}) for name in MODELS),
+        ("BertModel", {"min_tokens": 9}),
+        # Half of the words, whatever their share in a sentence.
+        ("BertModel", {"protect_token_ids": [*range(7, 53)]}),
+        ("MPNetForSequenceClassification", {"protect_token_ids": [*range(7, 53)]}),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else value,
 )
 def test_a_sample_is_the_same_in_every_batch(name, settings_, attn_implementation):
     """Random batches: alone without a mask, or among others, in any order, padded left or right by any amount, with

@@ -90,7 +90,7 @@ def test_parts_round_trip_through_config_json(tmp_path):
         ({}, "parts={}"),
         ({"vision": 2.0}, r"parts\['vision'\]: ratio=2"),
         ({"vision": {"rato": 0.9}}, "did you mean 'ratio'"),
-        ({"vision": {"parts": {"vision": 0.9}}}, "parts or a base model of its own"),
+        ({"vision": {"parts": {"vision": 0.9}}}, "a part has no parts of its own"),
         ({"vision": False}, "leaves every part dense"),
     ],
 )

@@ -37,7 +37,8 @@ class Problem:
     Attributes:
         features, hidden_states: `(B, N, dim)`.
         ratio: a decimal, as a string.
-        num_prefix, special, valid, max_special, attention: see `TokenMasks`; `special` is `None` or `(B, N)`.
+        num_prefix, special, valid, max_special, attention, protected: see `TokenMasks`; `special` is `None` or
+            `(B, N)`.
     """
 
     features: torch.Tensor
@@ -54,6 +55,7 @@ class Problem:
     max_special: int
     importance: float
     attention: torch.Tensor
+    protected: torch.Tensor | None
 
     @property
     def spec(self) -> MergeSpec:
@@ -64,7 +66,7 @@ class Problem:
 
     @property
     def masks(self) -> TokenMasks:
-        return TokenMasks(self.num_prefix, self.valid, self.special, self.max_special, self.attention)
+        return TokenMasks(self.num_prefix, self.valid, self.special, self.max_special, self.attention, self.protected)
 
     def plan(self):
         return match_tokens(self.features, self.spec, self.masks)
@@ -105,6 +107,8 @@ def problems(draw, algorithms=MATCHING, dtypes=DTYPES, padding=("none", "left", 
         if side == "scattered":
             valid = generator.permuted(valid, axis=1)
             valid[:, -1] = True
+    # From one token in a hundred to every token.
+    share = draw(st.sampled_from([None, None, 0.05, 0.3, 0.6, 0.9, 1.0]))
     special, max_special = None, 0
     if draw(st.booleans()):
         special = generator.random((batch_size, num_tokens)) < 0.2
@@ -126,4 +130,5 @@ def problems(draw, algorithms=MATCHING, dtypes=DTYPES, padding=("none", "left", 
         max_special,
         draw(st.sampled_from([0.0, 0.5, 1.0])),
         torch.tensor(generator.gamma(0.5, size=(batch_size, num_tokens)), dtype=torch.float32),
+        None if share is None else torch.tensor(generator.random((batch_size, num_tokens)) < share),
     )

@@ -33,8 +33,9 @@ class Decisions:
 
     closest: float = math.inf
 
-    def note(self, gap: float) -> None:
-        if gap > 0:
+    def note(self, gap: float, exact: bool = True) -> None:
+        """`exact`: equal numbers here are equal in float32, too."""
+        if gap > 0 or not exact:
             self.closest = min(self.closest, gap)
 
 
@@ -108,11 +109,11 @@ def energies(name: str, features, margin: float, alpha: float, decisions: Decisi
     return scores
 
 
-def ranking(scores: list[float], decisions: Decisions, num_ranked: int) -> list[int]:
+def ranking(scores: list[float], decisions: Decisions, num_ranked: int, exact: bool = True) -> list[int]:
     """Indices by descending score, equal scores by position; the first `num_ranked` must be beyond doubt."""
     order = sorted(range(len(scores)), key=lambda i: (-scores[i], i))
     for upper, lower in list(zip(order, order[1:]))[:num_ranked]:
-        decisions.note(scores[upper] - scores[lower])
+        decisions.note(scores[upper] - scores[lower], exact)
     return order
 
 
@@ -136,6 +137,7 @@ def match(
     valid=None,
     attention=None,
     importance=0.0,
+    protected=(),
 ) -> Merge:
     """Matches the tokens of one sample.
 
@@ -145,11 +147,16 @@ def match(
         special: indices of further tokens that never merge.
         valid: `N` booleans, real tokens. `None`: all.
         attention: `N` values, what the class token pays to each.
+        protected: indices of tokens that are counted but do not merge, while the others are more than k.
     """
     features = np.asarray(features, dtype=np.float64)
     real = [i for i in range(len(features)) if valid is None or valid[i]]
     mergeable = [i for i in real if i >= num_prefix and i not in special]
     k = num_removed(len(mergeable), ratio)
+    unprotected = [i for i in mergeable if i not in protected]
+    if len(unprotected) > k:
+        mergeable = unprotected
+    room = len(mergeable) - k
     decisions = Decisions()
     pairs = []
     weight = np.ones(len(features))
@@ -158,12 +165,19 @@ def match(
     if k > 0 and algorithm.startswith("pitome"):
         scores = energies(energy, features[mergeable], margin, alpha, decisions, weight[mergeable])
         needed = len(mergeable) if algorithm == "pitome_unprotected" else 2 * k
-        order = [mergeable[i] for i in ranking(scores, decisions, needed)][:needed]
+        # Sums of equal numbers in another order need not be equal.
+        order = [mergeable[i] for i in ranking(scores, decisions, needed, exact=energy == "nearest")][:needed]
         proposers, accepters = (order[:k], order[k:]) if algorithm == "pitome_halves" else (order[0::2], order[1::2])
+        if room < k and algorithm != "pitome_halves":  # fewer than k of every second one
+            accepters = order[1 : 2 * room : 2]
+            proposers = [token for token in order if token not in accepters]
     elif k > 0:
         # Alternating positions, the prefix counted, padding and special tokens not: even ones propose.
         proposers = [token for place, token in enumerate(mergeable) if (place + num_prefix) % 2 == 0]
         accepters = [token for place, token in enumerate(mergeable) if (place + num_prefix) % 2 == 1]
+        if room < k:
+            accepters = accepters[:room]
+            proposers = [token for token in mergeable if token not in accepters]
     if k > 0:
         proposals = [(a, *most_similar(a, accepters, features, decisions, weight)) for a in proposers]
         best = ranking([score for _, score, _ in proposals], decisions, k)[:k]

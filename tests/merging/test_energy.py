@@ -23,7 +23,7 @@ from hypothesis import assume, given, settings
 from merging.problems import NEAR_TIE, problems
 from merging.reference import Decisions, energies
 
-from optimum_pitome import configuration
+from optimum_pitome import fields
 from optimum_pitome.merging import ALGORITHMS, ENERGIES, pairwise_similarity
 from optimum_pitome.merging.candidates import importance_weights
 
@@ -145,5 +145,5 @@ def test_a_zero_vector_gives_no_nan():
 def test_the_configuration_offers_what_is_registered():
     # Training registers one more, which no user selects.
     offered = {name for name, match in ALGORITHMS.items() if match.__module__.startswith("optimum_pitome.merging")}
-    assert set(configuration.ALGORITHMS) == offered
-    assert set(configuration.ENERGIES) == set(ENERGIES)
+    assert set(fields.ALGORITHMS) == offered
+    assert set(fields.ENERGIES) == set(ENERGIES)

@@ -23,7 +23,7 @@ from hypothesis import assume, given, settings
 from merging import reference
 from merging.problems import NEAR_TIE, problems
 
-from optimum_pitome import configuration
+from optimum_pitome import fields
 from optimum_pitome.merging import ALGORITHMS, KeepRatio, MergeSpec, TokenMasks, match_tokens, register_algorithm
 
 
@@ -109,6 +109,7 @@ def test_matching_against_the_reference(problem):
             None if problem.valid is None else problem.valid[sample].tolist(),
             problem.attention[sample].double().numpy(),
             problem.importance,
+            () if problem.protected is None else problem.protected[sample].nonzero().flatten().tolist(),
         )
         assume(expected.decisions.closest > NEAR_TIE)
         if plan is None:
@@ -157,7 +158,7 @@ def test_equal_tokens_are_ranked_by_position():
 
 def test_nothing_to_do():
     features = torch.randn(2, 6, 4)
-    for algorithm in configuration.ALGORITHMS:
+    for algorithm in fields.ALGORITHMS:
         assert match(features, 1.0, algorithm=algorithm) is None
         assert match(features, 0.9, algorithm=algorithm) is None  # 6 * 0.1 is less than one token
         assert match(features, 0.5, TokenMasks(num_prefix_tokens=5), algorithm=algorithm) is None
@@ -165,14 +166,14 @@ def test_nothing_to_do():
 
 
 def test_an_empty_batch():
-    for algorithm in configuration.ALGORITHMS:
+    for algorithm in fields.ALGORITHMS:
         plan = match(torch.randn(0, 10, 4), 0.8, algorithm=algorithm)
         assert plan.merge(torch.randn(0, 10, 3)).shape == (0, 8, 3)
 
 
 def test_one_mask_for_the_whole_batch():
     features, valid = torch.randn(3, 12, 4), torch.arange(12)[None] < 9
-    for algorithm in configuration.ALGORITHMS:
+    for algorithm in fields.ALGORITHMS:
         one = match(features, 0.7, TokenMasks(valid=valid), algorithm=algorithm)
         each = match(features, 0.7, TokenMasks(valid=valid.expand(3, -1)), algorithm=algorithm)
         assert torch.equal(one.assignment, each.assignment) and torch.equal(one.valid, each.valid)

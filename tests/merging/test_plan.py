@@ -14,12 +14,15 @@
 
 """What holds for every plan: partition, order, static lengths, padding, merging, unmerging, gradients."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
+from hypothesis import strategies as st
 from merging.problems import MATCHING, problems
 
-from optimum_pitome.configuration import ALGORITHMS
+from optimum_pitome.fields import ALGORITHMS
 from optimum_pitome.merging import KeepRatio, MergePlan, MergeSpec, TokenMasks, match_tokens
 
 
@@ -53,9 +56,41 @@ def test_a_plan_is_a_partition(problem):
         assert all(0 <= slot < num_kept for slot in slots)
         assert all(slots[token] < len(kept) for token in real)
         assert all(slots[token] == slot for slot, token in enumerate(kept))
-        # Whoever shares a group may merge; pads and special tokens are alone.
+        # Whoever shares a group may merge; pads, special and protected tokens are alone.
+        unprotected = [i for i in may_merge if problem.protected is None or not problem.protected[sample, i]]
+        if len(unprotected) > keep.num_removed(len(may_merge)):
+            may_merge = unprotected
         for token in set(real) - set(kept):
             assert token in may_merge and kept[slots[token]] in may_merge
+
+
+@settings(max_examples=200)
+@given(problems(algorithms=EVERY), st.floats(0, 1))
+def test_protection_never_changes_the_length(problem, share):
+    """None, a few, or all tokens protected: shapes and the number of real tokens left are the same, and none of up to
+    `M - k - 1` protected tokens is in a group with another."""
+    plain = replace(problem, protected=None).plan()
+    if plain is None:
+        return
+    counted = torch.ones_like(problem.sizes).bool() if (m := problem.masks.mergeable()) is None else m
+    protected = torch.rand(problem.sizes.shape, generator=torch.Generator().manual_seed(0)) < share
+    for mask in (protected, torch.ones_like(protected)):
+        plan = replace(problem, protected=mask).plan()
+        assert plan.kept.shape == plain.kept.shape and plan.assignment.shape == plain.assignment.shape
+        if plain.valid is not None:
+            assert torch.equal(plan.valid.sum(dim=1), plain.valid.sum(dim=1)), "a sample got longer"
+    plan = replace(problem, protected=protected).plan()
+    keep = KeepRatio.from_float(float(problem.ratio))
+    for sample in range(len(protected)):
+        may_merge = counted[sample].clone()
+        may_merge[: problem.num_prefix] = False
+        number = int(may_merge.sum())
+        chosen = protected[sample] & may_merge
+        if int(chosen.sum()) >= number - keep.num_removed(number):
+            continue
+        real = problem.real(sample)
+        for token in chosen.nonzero().flatten().tolist():
+            assert (plan.assignment[sample, real] == plan.assignment[sample, token]).sum() == 1
 
 
 @settings(max_examples=200)
@@ -121,7 +156,9 @@ def test_padding_and_batch_change_nothing(problem):
         features, hidden_states = problem.features[[sample]][:, real], problem.hidden_states[[sample]][:, real]
         max_special = 0 if special is None else int(special.sum())
         attention = problem.attention[[sample]][:, real]
-        alone = match_tokens(features, problem.spec, TokenMasks(0, None, special, max_special, attention))
+        protected = None if problem.protected is None else problem.protected[[sample]][:, real]
+        masks = TokenMasks(0, None, special, max_special, attention, protected)
+        alone = match_tokens(features, problem.spec, masks)
         if alone is None:
             assert int(plan.valid[sample].sum()) == len(real)
             continue

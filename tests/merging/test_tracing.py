@@ -18,7 +18,7 @@ import pytest
 import torch
 from torch._subclasses import FakeTensorMode
 
-from optimum_pitome.configuration import ALGORITHMS
+from optimum_pitome.fields import ALGORITHMS
 from optimum_pitome.merging import ENERGIES, KeepRatio, MergeSpec, TokenMasks, match_tokens
 
 
@@ -35,6 +35,7 @@ class Merge(torch.nn.Module):
             "padding": TokenMasks(0, valid),
             "special": TokenMasks(1, None, special, 1),
             "both": TokenMasks(1, valid, special, 2),
+            "protected": TokenMasks(1, valid, special, 2, protected=features[..., 0] > 0),
         }[self.masks]
         plan = match_tokens(features, self.spec, masks)
         merged = plan.merge(hidden_states, sizes)
@@ -47,7 +48,7 @@ def inputs(batch_size=2, num_tokens=16):
     return features, hidden_states, torch.ones(batch_size, num_tokens), valid
 
 
-@pytest.mark.parametrize("masks", ["none", "padding", "special", "both"])
+@pytest.mark.parametrize("masks", ["none", "padding", "special", "both", "protected"])
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_no_value_is_read(algorithm, masks):
     module = Merge(algorithm=algorithm, masks=masks)

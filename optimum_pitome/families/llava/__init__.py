@@ -28,10 +28,18 @@ from transformers.models.llava import modeling_llava
 from transformers.models.vipllava import modeling_vipllava
 
 from ...configuration import PiToMeConfig
-from ...modeling.hosts import Host, register_host, remove_hooks
+from ...modeling.hosts import Host, Reader, register_host, remove_hooks
 from ...modeling.registry import Architecture, UnsupportedArchitectureError
+from ...modeling.rewrite import rewritten_encoders
 from ...modeling.state import SELECTION_KEY, Selection
-from .counts import FEATURE_LAYER_NAMES, active_tower, feature_layers, num_image_tokens, tower_inside_llava
+from .counts import (
+    FEATURE_LAYER_NAMES,
+    active_tower,
+    drops_class_token,
+    feature_layers,
+    num_image_tokens,
+    tower_inside_llava,
+)
 from .generation import generate_with_short_prompt
 from .prompt import shorten_inputs
 
@@ -78,6 +86,14 @@ def uninstall(model: nn.Module) -> None:
     remove_hooks(model, (shorten_forward,))
 
 
+def find_reader(model: nn.Module) -> Reader | None:
+    """The language model of a LLaVA whose tower is rewritten."""
+    for encoder in rewritten_encoders(model.vision_tower):
+        dropped = drops_class_token(model.config)
+        return Reader(encoder, model.multi_modal_projector, model.language_model, int(dropped))
+    return None
+
+
 def _nothing(model: nn.Module) -> None:
     pass
 
@@ -106,7 +122,7 @@ def _register(module, base_name: str, head_name: str) -> None:
     base, head = getattr(module, base_name), getattr(module, head_name)
     base.get_image_features = _select_features(base.get_image_features)
     head.generate = generate_with_short_prompt(head.generate)
-    register_host(Host(base, install, uninstall, adapt_tower, "vision_tower"))
+    register_host(Host(base, install, uninstall, adapt_tower, "vision_tower", find_reader))
     register_host(Host(head, install, uninstall))
 
 

@@ -95,6 +95,12 @@ def active_tower(model: nn.Module) -> EncoderRewrite | None:
     return None
 
 
+def drops_class_token(config: PreTrainedConfig, strategy: str | None = None) -> bool:
+    """Whether the tower's first token is not read."""
+    # VipLLaVA knows no strategy: it always drops it.
+    return (strategy or getattr(config, "vision_feature_select_strategy", "default")) == "default"
+
+
 def count_features(
     config: PreTrainedConfig,
     architecture: Architecture,
@@ -113,9 +119,7 @@ def count_features(
         tokens = prefix + (height // patch) * (width // patch)
     for spec in specs[: max(feature_layers(config, layers))]:
         tokens -= spec.ratio.num_removed(tokens - prefix)
-    # VipLLaVA knows no strategy: it always drops the first token.
-    strategy = strategy or getattr(config, "vision_feature_select_strategy", "default")
-    return tokens - 1 if strategy == "default" else tokens
+    return tokens - int(drops_class_token(config, strategy))
 
 
 def num_image_tokens(model: Any, image_size: int | Sequence[int] | None = None) -> int:

@@ -1,0 +1,218 @@
+# Copyright 2026 The optimum_pitome authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""What [`pitome_summary`] returns, and how it prints."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+_ROW = "{:>5}  {:>13}  {:>9}  {:>9}  {:>9}"
+
+
+@dataclass(frozen=True)
+class LayerSummary:
+    """One layer. A multiply-add counts as one operation, as in the paper's tables.
+
+    Attributes:
+        index (`int`): position in the encoder.
+        tokens_in, tokens_out (`int`): sequence length before and after the merge, special tokens included.
+        gflops_dense, gflops_merged (`float`): 10**9 operations of the layer without and with merging.
+        gflops_merge_step (`float`): 10**9 operations of matching and merging themselves.
+        runs (`bool`): whether anything reads what the layer computes. The dense model runs it all the same; the
+            rewritten one does not.
+    """
+
+    index: int
+    tokens_in: int
+    tokens_out: int
+    gflops_dense: float
+    gflops_merged: float
+    gflops_merge_step: float
+    runs: bool = True
+
+
+@dataclass(frozen=True)
+class EncoderSummary:
+    """One rewritten encoder; the sums run over its layers (embeddings and heads are not in it) that run.
+
+    Attributes:
+        name (`str`): of the module.
+        layers (`tuple[LayerSummary, ...]`): all of them.
+        settings (`dict[str, Any]`):
+            What the layers that merge really do: every field, defaults and presets resolved. A list where they differ.
+        num_special (`int`): so many tokens of a sample, at most, are special: they never merge, and no ratio counts
+            them.
+        max_protected (`int`): so many tokens of a sample can be protected by `protect_token_ids` and never merge.
+    """
+
+    name: str
+    layers: tuple[LayerSummary, ...]
+    settings: dict[str, Any] = field(default_factory=dict)
+    num_special: int = 0
+    max_protected: int = 0
+
+    @property
+    def tokens(self) -> list[int]:
+        """Sequence length before every layer, and after the last."""
+        return [layer.tokens_in for layer in self.layers] + [self.layers[-1].tokens_out]
+
+    @property
+    def gflops_dense(self) -> float:
+        return sum(layer.gflops_dense for layer in self.layers if layer.runs)
+
+    @property
+    def gflops_merged(self) -> float:
+        return sum(layer.gflops_merged for layer in self.layers)
+
+    @property
+    def gflops_merge_step(self) -> float:
+        return sum(layer.gflops_merge_step for layer in self.layers)
+
+    @property
+    def gflops_skipped(self) -> float:
+        """What the dense model spends on layers that nothing reads: saved, but not by merging."""
+        return sum(layer.gflops_dense for layer in self.layers if not layer.runs)
+
+    def __str__(self) -> str:
+        lines = [_ROW.format("layer", "tokens", "dense", "merged", "merging")]
+        for layer in self.layers:
+            tokens = f"{layer.tokens_in} -> {layer.tokens_out}"
+            merged = f"{layer.gflops_merged:.4g}" if layer.runs else "not run"
+            numbers = (f"{layer.gflops_dense:.4g}", merged, f"{layer.gflops_merge_step:.4g}")
+            lines.append(_ROW.format(layer.index, tokens, *numbers))
+        tokens = f"{self.tokens[0]} -> {self.tokens[-1]}"
+        numbers = (self.gflops_dense, self.gflops_merged, self.gflops_merge_step)
+        lines.append(_ROW.format("all", tokens, *(f"{number:.4g}" for number in numbers)))
+        settings = {name: value for name, value in self.settings.items() if name != "protect_token_ids"}
+        if len(settings.get("layers", ())) == len(self.layers):
+            settings["layers"] = "all"
+        lines.append("settings: " + ", ".join(f"{name}={value}" for name, value in settings.items()))
+        if self.num_special:
+            lines.append(f"special tokens, which never merge: up to {self.num_special} in a sample")
+        if ids := self.settings.get("protect_token_ids"):
+            lines.append(f"protected token ids: {ids}; up to {self.max_protected} such tokens of a sample never merge")
+        if self.gflops_skipped:
+            layers = ", ".join(str(layer.index) for layer in self.layers if not layer.runs)
+            lines.append(f"not run, since nothing reads it: layer {layers}; {self.gflops_skipped:.4g} GFLOPs less")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class ReaderSummary:
+    """The language model that reads what leaves an encoder: one image and some text.
+
+    Attributes:
+        name (`str`): of the module.
+        image_tokens_dense, image_tokens_merged (`int`): that the image takes in the prompt.
+        text_tokens (`int`): the rest of the prompt.
+        gflops_dense, gflops_merged (`float`): 10**9 operations of the prefill, and of the projector before it.
+    """
+
+    name: str
+    image_tokens_dense: int
+    image_tokens_merged: int
+    text_tokens: int
+    gflops_dense: float
+    gflops_merged: float
+
+    def __str__(self) -> str:
+        return (
+            f"image tokens: {self.image_tokens_dense} -> {self.image_tokens_merged}\n"
+            f"{self.name}: prefill of an image and {self.text_tokens} tokens of text: {self.gflops_dense:.4g} -> "
+            f"{self.gflops_merged:.4g} GFLOPs ({self.gflops_dense / self.gflops_merged:.2f}x fewer)"
+        )
+
+
+@dataclass(frozen=True)
+class PiToMeSummary:
+    """What merging saves in a model, for one sample. `print` shows the table.
+
+    Attributes:
+        encoders (`tuple[EncoderSummary, ...]`): every rewritten encoder. `gflops_dense`, `gflops_merged` and
+            `flops_ratio` are of them, and of layers that run.
+        count (`str`): `"exact"` or `"paper"`.
+        reader ([`ReaderSummary`], *optional*): the language model that reads the merged tokens, in a LLaVA.
+    """
+
+    encoders: tuple[EncoderSummary, ...]
+    count: str = "exact"
+    notes: tuple[str, ...] = field(default=())
+    reader: ReaderSummary | None = None
+
+    @property
+    def layers(self) -> tuple[LayerSummary, ...]:
+        """The layers of all encoders, in order."""
+        return tuple(layer for encoder in self.encoders for layer in encoder.layers)
+
+    @property
+    def tokens(self) -> list[int]:
+        """Sequence lengths through the first encoder (the only one of most models)."""
+        return self.encoders[0].tokens
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the first encoder really does: every field, defaults and presets resolved."""
+        return self.encoders[0].settings
+
+    @property
+    def gflops_dense(self) -> float:
+        return sum(encoder.gflops_dense for encoder in self.encoders)
+
+    @property
+    def gflops_merged(self) -> float:
+        """Without the merge step."""
+        return sum(encoder.gflops_merged for encoder in self.encoders)
+
+    @property
+    def gflops_merge_step(self) -> float:
+        return sum(encoder.gflops_merge_step for encoder in self.encoders)
+
+    @property
+    def gflops_skipped(self) -> float:
+        """Of layers that the rewritten model does not run, since nothing reads them."""
+        return sum(encoder.gflops_skipped for encoder in self.encoders)
+
+    @property
+    def flops_ratio(self) -> float:
+        """How many times fewer operations merging leaves in the encoders, the merge step included in the exact
+        count."""
+        return self.gflops_dense / (self.gflops_merged + self.gflops_merge_step)
+
+    @property
+    def gflops_whole_dense(self) -> float:
+        """The encoders with every layer, and the language model that reads them."""
+        return self.gflops_dense + self.gflops_skipped + (self.reader.gflops_dense if self.reader else 0.0)
+
+    @property
+    def gflops_whole_merged(self) -> float:
+        """The same of the rewritten model, the merge step included."""
+        merged = self.gflops_merged + self.gflops_merge_step
+        return merged + (self.reader.gflops_merged if self.reader else 0.0)
+
+    def __str__(self) -> str:
+        lines = []
+        for encoder in self.encoders:
+            lines.append(f"{encoder.name}: GFLOPs per sample ({self.count} count, multiply-add = 1)")
+            lines.append(str(encoder))
+        lines.append(f"{self.flops_ratio:.2f}x fewer operations than the dense model")
+        if self.reader is not None:
+            lines[-1] = f"{self.flops_ratio:.2f}x fewer operations than the same layers of the dense tower"
+            lines.append(str(self.reader))
+            dense, merged = self.gflops_whole_dense, self.gflops_whole_merged
+            lines.append(f"tower and language model: {dense:.4g} -> {merged:.4g} GFLOPs ({dense / merged:.2f}x fewer)")
+        lines.extend(f"Note: {note}" for note in self.notes)
+        return "\n".join(lines)

@@ -1,0 +1,81 @@
+# Copyright 2026 The optimum_pitome authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The mask token of models that predict masked tokens. No configuration names it; the tokenizer beside the weights
+does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+from transformers import AutoTokenizer
+from transformers.utils import has_file, logging
+
+
+logger = logging.get_logger(__name__)
+
+#: A folder without any of them has no tokenizer. (From its config.json alone `AutoTokenizer` would make an empty one.)
+_TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model")
+
+#: (name or path, revision) → the id. A search over ratios rewrites a model many times.
+_FOUND: dict[tuple[str, str | None], int] = {}
+
+
+def find_mask_token(model: nn.Module, named: bool, **hub: Any) -> int | None:
+    """The id of the mask token, if `model` (or a module in it) predicts masked tokens and its tokenizer is found.
+
+    Args:
+        model (`torch.nn.Module`): any model.
+        named (`bool`): the user named tokens to protect, so that nothing has to be said if none is found.
+        hub: where to look for the tokenizer: `token`, `cache_dir` and `local_files_only` of `from_pretrained`.
+    """
+    for module in model.modules():
+        if predicts_masked_tokens(module):
+            found = _mask_token_beside(module, hub)
+            if found is None and not named:
+                logger.warning_once(
+                    f"{type(module).__name__} predicts masked tokens, but no tokenizer was found beside its weights "
+                    "to name the mask token, so masks may merge with other tokens. Name it: PiToMeConfig(..., "
+                    "protect_token_ids=[tokenizer.mask_token_id])."
+                )
+            return found
+    return None
+
+
+def predicts_masked_tokens(module: nn.Module) -> bool:
+    names = [base.__name__ for base in type(module).__mro__]
+    if any(name.endswith("ForMaskedLM") for name in names):
+        return True
+    # ELECTRA's sees no masks: it tells real tokens from others, and has no output embeddings.
+    return any(name.endswith("ForPreTraining") for name in names) and module.get_output_embeddings() is not None
+
+
+def _mask_token_beside(model: nn.Module, hub: dict[str, Any]) -> int | None:
+    name, revision = model.config.name_or_path, getattr(model.config, "_commit_hash", None)
+    if not name:
+        return None
+    if (name, revision) not in _FOUND:
+        hub = {**hub, "revision": revision}
+        try:
+            if not any(has_file(name, file, **hub) for file in _TOKENIZER_FILES):
+                return None
+            found = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **hub).mask_token_id
+        except Exception as error:  # a tokenizer that does not load must not keep the model from loading
+            logger.info(f"The tokenizer of {name} was not read: {error}")
+            return None
+        if found is None or not 0 <= found < model.config.vocab_size:
+            return None
+        _FOUND[name, revision] = found
+    return _FOUND[name, revision]

@@ -1,0 +1,101 @@
+# Copyright 2026 The optimum_pitome authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Options that are wrong end the command at once: no torch, no transformers, no look at the model."""
+
+import argparse
+import json
+import subprocess
+import sys
+
+import pytest
+
+from optimum_pitome import PiToMeConfig
+from optimum_pitome.commands import arguments
+
+
+def parse(*options):
+    parser = argparse.ArgumentParser(prog="pitome")
+    arguments.add_settings(parser)
+    return parser.parse_args([str(option) for option in options])
+
+
+@pytest.mark.parametrize(
+    "options, expected",
+    [
+        ([], None),
+        (["--ratio", "0.8"], {"ratio": 0.8}),
+        (["--ratio", "0.8,1"], {"ratio": [0.8, 1.0]}),
+        (["--layers", "3"], {"layers": [3]}),
+        (["--layers", "0,-1", "--min-tokens", "4"], {"layers": [0, -1], "min_tokens": 4}),
+        (["--algorithm", "tome", "--importance", "0"], {"algorithm": "tome", "importance": 0.0}),
+        (["--energy", "elu", "--metric", "keys"], {"energy": "elu", "metric": "keys"}),
+        (["--preset", "official"], {"preset": "official"}),
+        (["--pitome-config", '{"vision": 0.8}', "--ratio", "1"], {"parts": {"vision": {"ratio": 0.8}}, "ratio": 1.0}),
+    ],
+)
+def test_what_options_say(options, expected):
+    found = arguments.settings_from(parse(*options))
+    assert found == expected
+    PiToMeConfig(**(found or {}))
+
+
+def test_a_recipe_is_a_file_of_settings(tmp_path):
+    config = PiToMeConfig(0.75, layers=[0, 1], algorithm="tome")
+    config.save_pretrained(tmp_path)
+    found = arguments.settings_from(parse("--pitome-config", tmp_path / "config.json"))
+    assert PiToMeConfig(**found) == config
+    (tmp_path / "all.json").write_text(json.dumps(config.to_dict()))
+    assert PiToMeConfig(**arguments.settings_from(parse("--pitome-config", tmp_path / "all.json"))) == config
+
+
+WRONG = {
+    "--ratio 0.2": "argument --ratio: ratio=0.2 is out of range",
+    "--ratio 0.9,0.2": "argument --ratio: ratio[1]=0.2 is out of range",
+    "--ratio high": "argument --ratio: high: expected a number",
+    "--layers 1,1": "names a layer twice",
+    "--layers x": "argument --layers: x: expected a number",
+    "--min-tokens -1": "at least 0",
+    "--importance 2": "importance=2.0 is out of range",
+    "--algorithm pitmoe": "argument --algorithm: invalid choice: 'pitmoe' (choose from",
+    "--energy cosine": "argument --energy: invalid choice: 'cosine'",
+    "--metric cosine": "argument --metric: invalid choice: 'cosine'",
+    "--preset paper": "argument --preset: invalid choice: 'paper'",
+    '--pitome-config {"ratoi":0.9}': "Did you mean 'ratio'?",
+    '--pitome-config {"vision":{"ration":0.9}}': "parts['vision']: PiToMeConfig has no field 'ration'",
+    "--pitome-config nowhere.json": "or a file of it",
+    '--pitome-config {"ratio"': "or a file of it",
+}
+
+
+@pytest.mark.parametrize("line", WRONG)
+def test_wrong_options(line, capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse(*line.split(" ", 1))
+    assert stop.value.code == 2 and WRONG[line] in capsys.readouterr().err
+
+
+def test_wrong_options_cost_no_imports():
+    script = (
+        "import argparse, sys\n"
+        "from optimum_pitome.commands import arguments\n"
+        "parser = argparse.ArgumentParser()\n"
+        "arguments.add_settings(parser)\n"
+        "try:\n"
+        "    parser.parse_args(['--algorithm', 'pitmoe'])\n"
+        "except SystemExit:\n"
+        "    print('torch' in sys.modules, 'transformers' in sys.modules, 'numpy' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    assert done.stdout.split() == ["False", "False", "False"]
