@@ -197,7 +197,8 @@ def assert_survives(config, folder):
         assert again == config and again.to_pitome_dict() == config.to_pitome_dict()
 
 
-@pytest.mark.parametrize("value", HOSTILE, ids=lambda value: show(value, 70))
+# Not the values as names: those of sets differ between the processes of pytest-xdist.
+@pytest.mark.parametrize("value", HOSTILE, ids=[f"{i}-{type(value).__name__}" for i, value in enumerate(HOSTILE)])
 def test_hostile_values(value, tmp_path):
     for number, passed in enumerate((value, {"ratio": value}, {"parts": {"vision": value}}, {"vision": value})):
         found = read(passed)
