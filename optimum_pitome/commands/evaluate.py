@@ -53,8 +53,9 @@ def _evaluate(args: argparse.Namespace) -> tuple[PreTrainedConfig, Evaluation, A
             f"--model-card {args.model_card}: there is a card that somebody wrote or edited. It is not overwritten: "
             "name another file."
         )
-    if args.base_model is not None and args.model_card is None:
-        raise ValueError("--base-model is for the card: name one with --model-card.")
+    for option in ("base_model", "provenance"):
+        if getattr(args, option) is not None and args.model_card is None:
+            raise ValueError(f"--{option.replace('_', '-')} is for the card: name one with --model-card.")
     for name in args.base_model or ():
         validate_repo_id(name)
     for option in ("batch_size", "max_new_tokens"):
@@ -62,6 +63,11 @@ def _evaluate(args: argparse.Namespace) -> tuple[PreTrainedConfig, Evaluation, A
             raise ValueError(f"--{option.replace('_', '-')} {getattr(args, option)}: expected at least 1.")
     config = AutoConfig.from_pretrained(args.model, revision=args.revision)
     keyword = pitome_keyword(args, config)
+    if args.model_card is not None and not keyword and not hasattr(config, "pitome") and config.model_type != "pitome":
+        raise ValueError(
+            "--model-card: the settings of this model stand in the configuration of a part of it, and a card is about "
+            "the whole model. Name settings for it, such as --ratio 0.9."
+        )
     if args.dtype != "auto" and not isinstance(getattr(torch, args.dtype, None), torch.dtype):
         raise ValueError(f"--dtype {args.dtype}: expected auto, float32, bfloat16 or float16.")
     dataset, split = load_labelled(args.dataset, args.dataset_config, args.split, args.dataset_revision)
@@ -104,4 +110,5 @@ def _write_card(args: argparse.Namespace, config: PreTrainedConfig, evaluation: 
     if not known["saved"]:
         known["repository"] = None  # what is there merges otherwise, or not at all
     base_model = args.base_model[0] if args.base_model and len(args.base_model) == 1 else args.base_model
-    return write_card(model, args.model_card, name=Path(args.model).name, base_model=base_model, **known)
+    known |= {"name": Path(args.model).name, "base_model": base_model, "provenance": args.provenance}
+    return write_card(model, args.model_card, **known)

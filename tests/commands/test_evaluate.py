@@ -30,6 +30,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
+    CLIPModel,
     CLIPProcessor,
     PreTrainedTokenizerFast,
     ViTForImageClassification,
@@ -140,12 +141,14 @@ def test_pairs_of_texts_and_a_rewritten_checkpoint(evaluate, tmp_path):
     model.save_pretrained(tmp_path)
     PreTrainedTokenizerFast.from_pretrained("bert").save_pretrained(tmp_path)
     options = ["--task", "text-classification", "--dataset", "pairs", "--input-columns", "first", "second"]
-    assert "name one with --model-card" in evaluate(tmp_path, *options, "--base-model", "me/bert", code=2)
-    options += ["--model-card", tmp_path, "--base-model"]
+    for option in ("--base-model", "--provenance"):
+        assert f"{option} is for the card: name one" in evaluate(tmp_path, *options, option, "me/bert", code=2)
+    options += ["--provenance", "From a drawer.", "--model-card", tmp_path, "--base-model"]
     assert "Repo id must use alphanumeric" in evaluate(tmp_path, *options, "not an id", code=2)
     assert "12 samples" in evaluate(tmp_path, *options, "me/bert", "--max-length", 16)
     card = ModelCard.load(tmp_path / "README.md")
-    assert card.data.base_model == "me/bert"
+    assert card.data.base_model == "me/bert" and "\n\nFrom a drawer.\n\n## Evaluation" in card.text
+    assert is_generated(card)
     length = card.text.partition("pitome_summary(model, num_tokens=")[2].partition(")")[0]
     assert f"    0       {int(length)} -> " in card.text  # the table is for a length that was met
     settings = json.loads(card.text.partition("```json")[2].partition("```")[0])
@@ -201,6 +204,14 @@ def test_captioned_pictures_and_the_card(evaluate, multimodal, tmp_path):
     assert [line for line in text.splitlines() if "recall" in line] == [
         line for line in again.splitlines() if "recall" in line
     ]
+    # A tower that was rewritten by itself is evaluated as it is, but a card is about the whole model.
+    model = CLIPModel.from_pretrained("clip")
+    apply_pitome(model.vision_model, 0.8)
+    model.save_pretrained(tmp_path / "tower")
+    CLIPProcessor.from_pretrained("clip").save_pretrained(tmp_path / "tower")
+    tower = [tmp_path / "tower", *command[1:3], "--dataset", "captioned"]
+    assert "6 samples" in evaluate(*tower)
+    assert "stand in the configuration of a part" in evaluate(*tower, "--model-card", tmp_path / "t.md", code=2)
     error = evaluate(*command, "--dataset", "questions", code=2)
     assert "there is no obvious caption column: name it (--label-column)" in error
     error = evaluate("vit", *command[1:], "--dataset", "captioned", code=2)
