@@ -16,6 +16,7 @@
 
 import json
 import time
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -23,12 +24,15 @@ import pytest
 import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from modeling.helpers import build
 from transformers import AutoConfig, BertConfig, CLIPVisionConfig, ViTConfig
 
 from optimum_pitome import PiToMeConfig, apply_pitome
 from optimum_pitome.checks import show
 from optimum_pitome.configuration import configurations
 from optimum_pitome.fields import FIELDS
+from optimum_pitome.modeling import registry
+from optimum_pitome.modeling.registry import find_architecture
 
 
 class Hostile:
@@ -193,7 +197,8 @@ def assert_survives(config, folder):
         assert again == config and again.to_pitome_dict() == config.to_pitome_dict()
 
 
-@pytest.mark.parametrize("value", HOSTILE, ids=lambda value: show(value, 70))
+# Not the values as names: those of sets differ between the processes of pytest-xdist.
+@pytest.mark.parametrize("value", HOSTILE, ids=[f"{i}-{type(value).__name__}" for i, value in enumerate(HOSTILE)])
 def test_hostile_values(value, tmp_path):
     for number, passed in enumerate((value, {"ratio": value}, {"parts": {"vision": value}}, {"vision": value})):
         found = read(passed)
@@ -261,6 +266,17 @@ UNDERSTOOD = {
 def test_parts_by_name(what):
     value, parts = UNDERSTOOD[what]
     assert PiToMeConfig.from_value(value).parts == parts
+
+
+def test_a_part_that_an_architecture_names(monkeypatch):
+    model = build("ViTForImageClassification")
+    architecture = replace(find_architecture(model.vit), part="audio")
+    monkeypatch.setitem(registry._ARCHITECTURES, type(model.vit), architecture)
+    apply_pitome(model, {"audio": 0.8})
+    assert model.config.pitome["parts"] == {"audio": {"ratio": 0.8}}
+    assert [spec.ratio.is_dense for spec in model.vit.pitome.specs] == [False] * 4
+    with pytest.raises(ValueError, match="no part 'vision'. Parts of this model that can merge: 'audio'"):
+        apply_pitome(model, {"vision": 0.8})
 
 
 MISUNDERSTOOD = {

@@ -63,6 +63,11 @@ def _evaluate(args: argparse.Namespace) -> tuple[PreTrainedConfig, Evaluation, A
             raise ValueError(f"--{option.replace('_', '-')} {getattr(args, option)}: expected at least 1.")
     config = AutoConfig.from_pretrained(args.model, revision=args.revision)
     keyword = pitome_keyword(args, config)
+    if args.model_card is not None and not keyword and not hasattr(config, "pitome") and config.model_type != "pitome":
+        raise ValueError(
+            "--model-card: the settings of this model stand in the configuration of a part of it, and a card is about "
+            "the whole model. Name settings for it, such as --ratio 0.9."
+        )
     if args.dtype != "auto" and not isinstance(getattr(torch, args.dtype, None), torch.dtype):
         raise ValueError(f"--dtype {args.dtype}: expected auto, float32, bfloat16 or float16.")
     dataset, split = load_labelled(args.dataset, args.dataset_config, args.split, args.dataset_revision)

@@ -21,8 +21,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
+from transformers import PreTrainedModel
+from transformers.backbone_utils import BackboneMixin
 
-from .registry import Architecture
+from .registry import Architecture, UnsupportedArchitectureError
 
 
 @dataclass(frozen=True)
@@ -44,14 +46,13 @@ class Reader:
 
 @dataclass(frozen=True)
 class Host:
-    """What rewriting the encoders inside `model_class` means for the model itself.
+    """What rewriting the encoders inside `model_class` means for the model itself, which follows their short sequence.
 
     Attributes:
         model_class (`type`): The class of the model. Subclasses count.
         install, uninstall (`Callable[[nn.Module], None]`): Put hooks on the model, and take them off; idempotent.
         adapt (`Callable[[nn.Module, Architecture, PiToMeConfig], Architecture]`, *optional*):
-            The entry to use for an encoder in `encoders`, from the model, the encoder's own entry and the settings;
-            refuses settings that the model cannot follow.
+            The entry to use for an encoder in `encoders`, from the model, the encoder's own entry and the settings.
         encoders (`str`, *optional*): The sub-module whose encoders `adapt` concerns.
         reader (`Callable[[nn.Module], Reader | None]`, *optional*): Who reads the encoder's tokens (summaries).
     """
@@ -65,6 +66,25 @@ class Host:
 
 
 _HOSTS: dict[type[nn.Module], Host] = {}
+
+#: Whether models of transformers can read a short sequence, where the rule of [`_reads_short`] does not say it. By
+#: name, so that nothing is imported for an entry.
+_READS_SHORT = {
+    "VisionTextDualEncoderModel": True,  # the pooled output
+    "VisionEncoderDecoderModel": True,  # cross-attention, which gets no mask
+    "DPREncoder": True,  # the first token
+    "DPRContextEncoder": True,
+    "DPRQuestionEncoder": True,
+    "ViTForMaskedImageModeling": False,  # the grid of patches
+    "DeiTForMaskedImageModeling": False,
+}
+
+_PHRASES = (
+    "its text is a row of phrases that must not see one another, and merging would mix their tokens. Load it without "
+    "pitome"
+)
+#: Models of transformers in which no encoder can merge, by name.
+_REFUSED = {"GroundingDinoModel": _PHRASES, "MMGroundingDinoModel": _PHRASES}
 
 
 def register_host(host: Host) -> Host:
@@ -102,6 +122,55 @@ def adapt_architectures(model: nn.Module, encoders: list[tuple]) -> list[tuple]:
             for encoder, architecture, config in encoders
         ]
     return encoders
+
+
+def check_hosts(model: nn.Module, encoders: list[tuple[nn.Module, Architecture, bool]]) -> None:
+    """Looks at the models around `encoders` that are to merge: each with its registry entry, and whether it is to
+    return the original length.
+
+    Raises:
+        UnsupportedArchitectureError: if one of those models, which comes from transformers, would get wrong results.
+    """
+    for encoder, architecture, unmerge in encoders:
+        unit = "patch" if architecture.part == "vision" else "token"
+        for module in model.modules():  # the outermost first
+            if not isinstance(module, PreTrainedModel):
+                continue
+            reason = next(
+                (_REFUSED[base.__name__] for base in type(module).__mro__ if base.__name__ in _REFUSED), None
+            )
+            if reason is None and (unmerge or _reads_short(type(module), architecture.encoder_class)):
+                continue
+            if all(inner is not encoder for inner in module.modules()):
+                continue
+            name, encoder_name = type(module).__name__, type(encoder).__name__
+            if reason is not None:
+                raise UnsupportedArchitectureError(f"The {encoder_name} of {name} cannot merge: {reason}.")
+            raise UnsupportedArchitectureError(
+                f"{name} reads one feature per {unit} of its {encoder_name}, so unmerge=False (the short sequence) "
+                "cannot work here. Pass unmerge=True (the default) to merge inside the encoder only: it gets faster, "
+                "and what it returns keeps its length."
+            )
+
+
+def _reads_short(model_class: type[nn.Module], encoder_class: type[nn.Module]) -> bool:
+    """Whether a model around an encoder can read the short sequence. Models of transformers that were written for
+    another encoder than their own family's count on its length, unless we know better; other people's models are
+    theirs to judge."""
+    known = next(
+        (
+            base
+            for base in model_class.__mro__
+            if base.__module__.startswith("transformers.models.") and "forward" in vars(base)
+        ),
+        None,
+    )
+    if known is None or any(base in _HOSTS for base in model_class.__mro__):
+        return True
+    if issubclass(known, BackboneMixin):  # feature maps
+        return False
+    same_family = known.__module__.rpartition(".")[0] == encoder_class.__module__.rpartition(".")[0]
+    return _READS_SHORT.get(known.__name__, same_family)
 
 
 def remove_hooks(module: nn.Module, functions: tuple[Callable, ...]) -> None:

@@ -31,7 +31,7 @@ from ..configuration import PiToMeConfig, configurations
 from ..merging import MergeSpec
 from .attention import MergingAttention, check_implementation, is_routed
 from .forward import restore_length, wrap_forward
-from .hosts import adapt_architectures, find_hosts, remove_hooks
+from .hosts import adapt_architectures, check_hosts, find_hosts, remove_hooks
 from .layer import MergingLayer
 from .mask_token import find_mask_token
 from .parts import select_encoders
@@ -124,7 +124,7 @@ def rewrite_model(model: nn.Module, config: Any, **hub: Any) -> nn.Module:
     reads_ids = any(architecture.reads_token_ids for _, architecture, _ in encoders)
     named = any(settings.protect_token_ids for _, _, settings in encoders)
     mask_token = find_mask_token(model, named, **hub) if reads_ids else None
-    rewrites = [(encoder, _plan(encoder, *settings, mask_token)) for encoder, *settings in encoders]
+    rewrites = _plan_all(model, encoders, mask_token)
     before = [(encoder, encoder.pitome) for encoder in rewritten_encoders(model)]
     try:
         chosen = {id(encoder) for encoder, _ in rewrites}
@@ -158,7 +158,7 @@ def plan_rewrites(model: nn.Module, config: PiToMeConfig) -> list[tuple[nn.Modul
         ValueError: as [`apply_pitome`].
     """
     encoders = adapt_architectures(model, select_encoders(model, config))
-    return [(encoder, _plan(encoder, *settings)) for encoder, *settings in encoders]
+    return _plan_all(model, encoders)
 
 
 def remove_pitome(model: nn.Module) -> nn.Module:
@@ -211,6 +211,15 @@ def _count_blocks(rewrites: list[EncoderRewrite], change: int) -> None:
 def rewritten_encoders(model: nn.Module) -> list[nn.Module]:
     """The encoders in `model` that are rewritten."""
     return [module for module in model.modules() if isinstance(vars(module).get("pitome"), EncoderRewrite)]
+
+
+def _plan_all(
+    model: nn.Module, encoders: list[tuple], mask_token: int | None = None
+) -> list[tuple[nn.Module, EncoderRewrite]]:
+    """All checks for the encoders in a model; changes nothing of it."""
+    rewrites = [(encoder, _plan(encoder, *settings, mask_token)) for encoder, *settings in encoders]
+    check_hosts(model, [(encoder, plan.architecture, plan.unmerge) for encoder, plan in rewrites if not plan.is_dense])
+    return rewrites
 
 
 def _plan(

@@ -30,6 +30,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
+    CLIPModel,
     CLIPProcessor,
     PreTrainedTokenizerFast,
     ViTForImageClassification,
@@ -203,6 +204,14 @@ def test_captioned_pictures_and_the_card(evaluate, multimodal, tmp_path):
     assert [line for line in text.splitlines() if "recall" in line] == [
         line for line in again.splitlines() if "recall" in line
     ]
+    # A tower that was rewritten by itself is evaluated as it is, but a card is about the whole model.
+    model = CLIPModel.from_pretrained("clip")
+    apply_pitome(model.vision_model, 0.8)
+    model.save_pretrained(tmp_path / "tower")
+    CLIPProcessor.from_pretrained("clip").save_pretrained(tmp_path / "tower")
+    tower = [tmp_path / "tower", *command[1:3], "--dataset", "captioned"]
+    assert "6 samples" in evaluate(*tower)
+    assert "stand in the configuration of a part" in evaluate(*tower, "--model-card", tmp_path / "t.md", code=2)
     error = evaluate(*command, "--dataset", "questions", code=2)
     assert "there is no obvious caption column: name it (--label-column)" in error
     error = evaluate("vit", *command[1:], "--dataset", "captioned", code=2)

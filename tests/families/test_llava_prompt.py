@@ -26,12 +26,12 @@ from transformers import (
     AutoModelForImageTextToText,
     LlavaForConditionalGeneration,
 )
+from zoo.hosts import CASES as grid_cases
 from zoo.llava import (
     GRID_MODELS,
     IMAGE_SIZE,
     IMAGE_TOKEN,
     NUM_PATCHES,
-    grid_config,
     image,
     inputs,
     llava_config,
@@ -242,24 +242,17 @@ def test_gradients_reach_tower_projector_and_language_model():
 
 
 @pytest.mark.parametrize("model_class", GRID_MODELS, ids=lambda model_class: model_class.__name__)
-def test_grids_refuse_to_shrink_and_say_why(model_class):
-    model = build(grid_config(GRID_MODELS[model_class]), model_class)
-    with pytest.raises(UnsupportedArchitectureError, match="fixed grid.*unmerge=True"):
-        apply_pitome(model, 0.8)
-    assert not hasattr(model.config, "pitome")
-    # Two tiles and the whole picture; the tiles' rows end in a newline token.
-    pixels, sizes = image(1, 3), torch.tensor([[IMAGE_SIZE, 2 * IMAGE_SIZE]])
-    with torch.no_grad():
-        count = len(model.get_image_features(pixels, sizes).pooler_output[0])
-    ids = torch.tensor([prompt(num_placeholders=count)])
-    batch = {"input_ids": ids, "pixel_values": pixels, "image_sizes": sizes}
+def test_grids_keep_the_prompt(model_class):
+    """They merge inside the tower; what else holds for them, the family tests say."""
+    case = next(case for case in grid_cases if case.model_class is model_class)
+    model, batch = case.build(), case.inputs(1)
     dense = logits(model, **batch)
-    apply_pitome(model, 1.0)
-    assert torch.equal(logits(model, **batch), dense)
-    apply_pitome(model, PiToMeConfig(ratio=0.8, unmerge=True))
-    merged = logits(model, **batch)
+    with pytest.raises(UnsupportedArchitectureError, match=f"{model_class.__name__} .*unmerge=True"):
+        apply_pitome(model, {"ratio": 0.8, "unmerge": False})
+    merged = logits(apply_pitome(model, 0.8), **batch)
     assert merged.shape == dense.shape and not torch.equal(merged, dense)
-    assert model.generate(**batch, max_new_tokens=2, do_sample=False).shape[1] <= ids.shape[1] + 2
+    assert torch.equal(logits(apply_pitome(model, {"ratio": 0.8, "unmerge": True}), **batch), merged)
+    assert model.generate(**batch, max_new_tokens=2, do_sample=False).shape[1] <= batch["input_ids"].shape[1] + 2
 
 
 def test_more_images_than_places_for_them():

@@ -25,7 +25,7 @@ import torch
 from accelerate import cpu_offload, dispatch_model
 from modeling.helpers import VISION, build, difference, images, run
 
-from optimum_pitome import apply_pitome, remove_pitome
+from optimum_pitome import apply_pitome, pitome_disabled, remove_pitome
 
 
 def through_torch(model):
@@ -54,6 +54,19 @@ def test_copies_are_rewritten_and_independent(name, how):
     assert run(twin, output_attentions=True)["attentions.0"].shape[-1] == dense_length(name)
     twin.set_attn_implementation("sdpa")
     assert difference(run(remove_pitome(twin)), dense) == 0.0 == difference(run(model), dense)
+
+
+@pytest.mark.parametrize("how", COPIES)
+def test_a_copy_from_inside_a_block_of_pitome_disabled_merges(how):
+    """The block is the original's: nobody would end it for the copy."""
+    model = apply_pitome(build(), 0.8)
+    merged = run(model)
+    with pitome_disabled(model):
+        twin = COPIES[how](model)
+        assert difference(run(twin), merged) == 0.0 < difference(run(model), merged)
+    with pitome_disabled(twin):
+        assert difference(run(twin), merged) > 0.0
+    assert difference(run(twin), merged) == 0.0 == difference(run(model), merged)
 
 
 def dense_length(name):

@@ -78,7 +78,7 @@ REFUSED = {
     "a part of a composite": (clip_config, {"text": 0.9}, "The part 'text' of CLIPModel cannot merge|no part 'text'"),
     "no class token": (lambda: SiglipVisionConfig(**VISION), {"importance": 0.5}, "class token"),
     "no official code": (lambda: SiglipVisionConfig(**VISION), {"preset": "official"}, "released code has no"),
-    "a host": (lambda: grid_config(LlavaNextConfig), 0.9, "fixed grid"),
+    "a host": (lambda: grid_config(LlavaNextConfig), {"unmerge": False}, "LlavaNext.* one feature per patch"),
     "windows": (
         lambda: SwinConfig(embed_dim=8, depths=[1], num_heads=[1], image_size=32, patch_size=4, window_size=4),
         0.9,

@@ -39,8 +39,10 @@ class Case:
         config: makes a tiny configuration.
         inputs: makes inputs for a batch of the given size (called with `batch_size`), without labels.
         across_samples: outputs that compare the samples of a batch with one another (contrastive logits).
+        reads_every_token: it refuses `unmerge=False`.
         eager_only: transformers has no SDPA for it, and the rewriting adds it.
-        flat: outputs that hold the samples one behind the other, without a dimension for them.
+        flat: outputs that hold the samples one after the other: in a tuple, or without a dimension for them.
+        encoder_config: the sub-configuration whose model has the attention implementations, if the others have not.
         shortens: its sequences lose the merged tokens, whatever it is asked for.
         prepare: changes the fresh model (optional), for weights that would hide an error at their initial value.
         runs_since: the first transformers release in which the dense model itself works.
@@ -54,7 +56,9 @@ class Case:
     across_samples: tuple[str, ...] = ()
     flat: tuple[str, ...] = ()
     shortens: bool = False
+    reads_every_token: bool = False
     eager_only: bool = False
+    encoder_config: str = ""
     runs_since: str = "5.0"
     supported_since: str = "5.0"
 
@@ -70,8 +74,10 @@ class Case:
     def build(self, attn_implementation: str = "sdpa", dtype: torch.dtype = torch.float32) -> nn.Module:
         """A fresh model with seeded weights, in eval mode."""
         torch.manual_seed(0)
-        attn_implementation = "eager" if self.eager_only else attn_implementation
-        model = self.model_class._from_config(self.config(), attn_implementation=attn_implementation)
+        chosen = "eager" if self.eager_only else attn_implementation
+        if self.encoder_config:
+            chosen = {"": "eager", self.encoder_config: attn_implementation}
+        model = self.model_class._from_config(self.config(), attn_implementation=chosen)
         with torch.no_grad():
             for parameter in model.parameters():
                 # The usual initialisation is so small that every token looks alike.

@@ -29,6 +29,8 @@ from transformers import (
     LlavaForConditionalGeneration,
     LlavaNextConfig,
     LlavaNextForConditionalGeneration,
+    LlavaNextVideoConfig,
+    LlavaNextVideoForConditionalGeneration,
     LlavaOnevisionConfig,
     LlavaOnevisionForConditionalGeneration,
     LlavaProcessor,
@@ -108,6 +110,7 @@ def grid_config(config_class) -> LlavaNextConfig | LlavaOnevisionConfig:
 
 GRID_MODELS = {
     LlavaNextForConditionalGeneration: LlavaNextConfig,
+    LlavaNextVideoForConditionalGeneration: LlavaNextVideoConfig,
     LlavaOnevisionForConditionalGeneration: LlavaOnevisionConfig,
 }
 
@@ -158,6 +161,12 @@ def picture(seed: int = 0) -> PILImage.Image:
 
 
 CASES = [
-    Case(LlavaForConditionalGeneration, llava_config, inputs, shortens=True, flat=("image_hidden_states",)),
+    Case(
+        LlavaForConditionalGeneration,
+        llava_config,
+        inputs,
+        shortens=True,
+        flat=("image_hidden_states", "image_outputs.pooler_output"),
+    ),
     Case(VipLlavaForConditionalGeneration, vipllava_config, inputs, shortens=True),
 ]

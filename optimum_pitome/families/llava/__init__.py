@@ -29,7 +29,7 @@ from transformers.models.vipllava import modeling_vipllava
 
 from ...configuration import PiToMeConfig
 from ...modeling.hosts import Host, Reader, register_host, remove_hooks
-from ...modeling.registry import Architecture, UnsupportedArchitectureError
+from ...modeling.registry import Architecture
 from ...modeling.rewrite import rewritten_encoders
 from ...modeling.state import SELECTION_KEY, Selection
 from .counts import (
@@ -47,24 +47,6 @@ from .prompt import shorten_inputs
 def adapt_tower(model: nn.Module, architecture: Architecture, config: PiToMeConfig) -> Architecture:
     """See [`~optimum_pitome.families.llava.counts.tower_inside_llava`]."""
     return tower_inside_llava(model.config, architecture)
-
-
-def adapt_grid_tower(model: nn.Module, architecture: Architecture, config: PiToMeConfig) -> Architecture:
-    """A tower's entry inside a model that lays its features out on a grid.
-
-    Raises:
-        UnsupportedArchitectureError: unless the tower returns every token.
-    """
-    ratios = config.ratio if isinstance(config.ratio, list) else [config.ratio]
-    if config.unmerge is not True and any(ratio < 1.0 for ratio in ratios):
-        raise UnsupportedArchitectureError(
-            f"{type(model).__name__} lays the features of each image tile out on the tile's fixed grid, cuts off the "
-            "padding row by row and puts a newline token behind each row, so the tower must return one feature per "
-            "patch and visual tokens cannot disappear from the prompt. Pass unmerge=True, as in "
-            "PiToMeConfig(ratio=0.9, unmerge=True), to merge inside the tower only: it gets faster, the prompt keeps "
-            "its length."
-        )
-    return architecture
 
 
 def shorten_forward(model: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
@@ -92,10 +74,6 @@ def find_reader(model: nn.Module) -> Reader | None:
         dropped = drops_class_token(model.config)
         return Reader(encoder, model.multi_modal_projector, model.language_model, int(dropped))
     return None
-
-
-def _nothing(model: nn.Module) -> None:
-    pass
 
 
 def _select_features(get_features):
@@ -129,6 +107,7 @@ def _register(module, base_name: str, head_name: str) -> None:
 _register(modeling_llava, "LlavaModel", "LlavaForConditionalGeneration")
 _register(modeling_vipllava, "VipLlavaModel", "VipLlavaForConditionalGeneration")
 
+# They lay features out on a fixed grid, so their prompt keeps its length, but they need not run what nothing reads.
 for _family, _name in (
     ("llava_next", "LlavaNextModel"),
     ("llava_next_video", "LlavaNextVideoModel"),
@@ -137,4 +116,3 @@ for _family, _name in (
     _module = importlib.import_module(f"transformers.models.{_family}.modeling_{_family}")
     _class = getattr(_module, _name)
     _class.get_image_features = _select_features(_class.get_image_features)
-    register_host(Host(_class, _nothing, _nothing, adapt_grid_tower, "vision_tower"))

@@ -1,0 +1,331 @@
+# Copyright 2026 The optimum_pitome authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Models around an encoder that merges, which know nothing of it: the encoder returns every token, so they run."""
+
+import torch
+import transformers
+from transformers import (
+    AyaVisionConfig,
+    BertConfig,
+    CLIPVisionConfig,
+    Cohere2Config,
+    Cohere2VisionConfig,
+    ColModernVBertConfig,
+    ColPaliConfig,
+    DeepseekVLConfig,
+    DepthAnythingConfig,
+    DepthProConfig,
+    DepthProForDepthEstimation,
+    Dinov2Config,
+    DPRConfig,
+    DPTConfig,
+    EncoderDecoderConfig,
+    Gemma3Config,
+    Gemma3TextConfig,
+    GemmaConfig,
+    ModernBertConfig,
+    ModernVBertConfig,
+    PaliGemmaConfig,
+    PromptDepthAnythingConfig,
+    SiglipVisionConfig,
+    T5Gemma2Config,
+    T5Gemma2DecoderConfig,
+    T5Gemma2EncoderConfig,
+    T5Gemma2TextConfig,
+    VideoLlavaConfig,
+)
+
+from zoo import Case
+from zoo.llava import GRID_MODELS, IMAGE_SIZE, IMAGE_TOKEN, NUM_PATCHES, PAD, grid_config, image, prompt, text_config
+from zoo.text import SIZES as TEXT
+from zoo.text import text_inputs
+from zoo.vision_language import VISION
+from zoo.vit import pixel_values
+
+
+_LANGUAGE = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 16,
+    "intermediate_size": 64,
+    "vocab_size": 100,
+    "pad_token_id": PAD,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+_COHERE = {name: value for name, value in _LANGUAGE.items() if name != "head_dim"}
+
+
+def siglip(head: bool = False) -> SiglipVisionConfig:
+    return SiglipVisionConfig(**VISION, vision_use_head=head)
+
+
+def with_image(num_placeholders: int):
+    """Inputs with one image, for which the model reads so many tokens."""
+
+    def make(batch_size: int) -> dict[str, torch.Tensor]:
+        ids = torch.tensor([prompt(num_placeholders=num_placeholders)] * batch_size)
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids), **pixel_values(batch_size)}
+
+    return make
+
+
+def with_images(num_placeholders: int):
+    """The same, in a list of one image for each sample."""
+
+    def make(batch_size: int) -> dict[str, torch.Tensor]:
+        inputs = with_image(num_placeholders)(batch_size)
+        return {**inputs, "pixel_values": inputs["pixel_values"].unsqueeze(1)}
+
+    return make
+
+
+def with_tiles(batch_size: int) -> dict[str, torch.Tensor]:
+    """The whole picture and two tiles of it beside each other, whose rows end in a newline token."""
+    columns, rows = 2 * IMAGE_SIZE // 4, IMAGE_SIZE // 4
+    inputs = with_image(NUM_PATCHES + rows * (columns + 1))(batch_size)
+    sizes = torch.tensor([[IMAGE_SIZE, 2 * IMAGE_SIZE]] * batch_size)
+    return {**inputs, "pixel_values": image(batch_size, 3), "image_sizes": sizes}
+
+
+def with_video(batch_size: int) -> dict[str, torch.Tensor]:
+    row = [*prompt(), *[98] * (2 * (1 + NUM_PATCHES)), 30]
+    ids = torch.tensor([row] * batch_size)
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    return {**inputs, "pixel_values_images": image(batch_size), "pixel_values_videos": image(batch_size, 2, seed=2)}
+
+
+def with_decoder_ids(batch_size: int) -> dict[str, torch.Tensor]:
+    inputs = text_inputs(batch_size)
+    return {**inputs, "decoder_input_ids": inputs["input_ids"][:, :5]}
+
+
+def with_image_and_decoder_ids(batch_size: int) -> dict[str, torch.Tensor]:
+    inputs = with_image(16)(batch_size)
+    return {**inputs, "decoder_input_ids": inputs["input_ids"][:, -3:]}
+
+
+def large_pixel_values(batch_size: int) -> dict[str, torch.Tensor]:
+    return {"pixel_values": image(batch_size).repeat_interleave(2, -1).repeat_interleave(2, -2)}
+
+
+def with_prompt_depth(batch_size: int) -> dict[str, torch.Tensor]:
+    return {**pixel_values(batch_size), "prompt_depth": image(batch_size, seed=3)[:, :1, :8, :8].abs()}
+
+
+def paligemma_config():
+    return PaliGemmaConfig(
+        vision_config=siglip().to_dict(),
+        text_config=GemmaConfig(**_LANGUAGE).to_dict(),
+        image_token_index=IMAGE_TOKEN,
+        projection_dim=32,
+    )
+
+
+def colpali_config():
+    return ColPaliConfig(vlm_config=paligemma_config(), embedding_dim=16)
+
+
+def gemma3_config():
+    return Gemma3Config(
+        vision_config=siglip(),
+        text_config=Gemma3TextConfig(**_LANGUAGE),
+        mm_tokens_per_image=16,
+        boi_token_index=97,
+        eoi_token_index=98,
+        image_token_index=IMAGE_TOKEN,
+    )
+
+
+def aya_vision_config():
+    text = Cohere2Config(**_COHERE)
+    return AyaVisionConfig(vision_config=siglip(), text_config=text, image_token_index=IMAGE_TOKEN)
+
+
+def cohere2_vision_config():
+    return Cohere2VisionConfig(
+        vision_config=siglip(),
+        text_config=Cohere2Config(**_COHERE),
+        image_token_id=IMAGE_TOKEN,
+        alignment_intermediate_size=64,
+    )
+
+
+def video_llava_config():
+    return VideoLlavaConfig(
+        vision_config=CLIPVisionConfig(**VISION),
+        text_config=text_config(),
+        image_token_index=IMAGE_TOKEN,
+        video_token_index=98,
+    )
+
+
+def deepseek_vl_config():
+    return DeepseekVLConfig(vision_config=siglip(), text_config=text_config(), image_token_id=IMAGE_TOKEN)
+
+
+def modernvbert_config():
+    names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size")
+    special = {
+        f"{name}_token_id": index for name, index in {"pad": PAD, "bos": 1, "cls": 1, "eos": 2, "sep": 2}.items()
+    }
+    text = ModernBertConfig(**{name: _LANGUAGE[name] for name in names}, **special)
+    return ModernVBertConfig(vision_config=siglip(), text_config=text, image_token_id=IMAGE_TOKEN, num_labels=3)
+
+
+def colmodernvbert_config():
+    return ColModernVBertConfig(vlm_config=modernvbert_config(), embedding_dim=16)
+
+
+def t5gemma2_config():
+    encoder = T5Gemma2EncoderConfig(
+        vision_config=siglip(),
+        text_config=T5Gemma2TextConfig(**_LANGUAGE),
+        mm_tokens_per_image=16,
+        boi_token_index=97,
+        eoi_token_index=98,
+        image_token_index=IMAGE_TOKEN,
+    )
+    decoder = T5Gemma2DecoderConfig(**_LANGUAGE)
+    return T5Gemma2Config(encoder=encoder, decoder=decoder, image_token_index=IMAGE_TOKEN)
+
+
+def backbone():
+    features = [f"stage{index}" for index in range(1, 5)]
+    return Dinov2Config(**VISION, layerscale_value=0.5, out_features=features, reshape_hidden_states=False)
+
+
+def depth_anything_config(config_class=DepthAnythingConfig):
+    sizes = {"neck_hidden_sizes": [8] * 4, "fusion_hidden_size": 8, "head_hidden_size": 8}
+    return config_class(
+        backbone_config=backbone(), patch_size=4, reassemble_hidden_size=32, reassemble_factors=[4, 2, 1, 0.5], **sizes
+    )
+
+
+def prompt_depth_anything_config():
+    return depth_anything_config(PromptDepthAnythingConfig)
+
+
+def dpt_config():
+    return DPTConfig(
+        backbone_config=backbone(),
+        hidden_size=32,
+        neck_hidden_sizes=[8] * 4,
+        fusion_hidden_size=8,
+        is_hybrid=False,
+        num_labels=3,
+    )
+
+
+def depth_pro_config():
+    encoder = Dinov2Config(**VISION, layerscale_value=0.5)
+    return DepthProConfig(
+        patch_size=IMAGE_SIZE,
+        patch_model_config=encoder.to_dict(),
+        image_model_config=encoder.to_dict(),
+        fov_model_config=encoder.to_dict(),
+        fusion_hidden_size=8,
+        intermediate_hook_ids=[2, 1],
+        intermediate_feature_dims=[8, 8],
+        scaled_images_ratios=[0.5, 1],
+        scaled_images_overlap_ratios=[0.0, 0.5],
+        scaled_images_feature_dims=[8, 8],
+        merge_padding_value=1,
+        use_fov_model=True,
+    )
+
+
+def dpr_config(projection_dim=16):
+    sizes = {name: value for name, value in TEXT.items() if name != "num_labels"}
+    return DPRConfig(**sizes, projection_dim=projection_dim)
+
+
+def dpr_reader_config():
+    return dpr_config(projection_dim=0)
+
+
+def encoder_decoder_config():
+    decoder = BertConfig(**TEXT, is_decoder=True, add_cross_attention=True)
+    config = EncoderDecoderConfig.from_encoder_decoder_configs(BertConfig(**TEXT), decoder)
+    config.decoder_start_token_id, config.pad_token_id = TEXT["bos_token_id"], TEXT["pad_token_id"]
+    return config
+
+
+def _grid(model_class):
+    return lambda: grid_config(GRID_MODELS[model_class])
+
+
+_CONFIGS = {
+    "PaliGemmaForConditionalGeneration": (paligemma_config, with_image(NUM_PATCHES)),
+    "ColPaliForRetrieval": (colpali_config, with_image(NUM_PATCHES)),
+    "Gemma3ForConditionalGeneration": (gemma3_config, with_image(16)),
+    "Gemma3ForSequenceClassification": (gemma3_config, with_image(16)),
+    "AyaVisionForConditionalGeneration": (aya_vision_config, with_image(16)),
+    "Cohere2VisionForConditionalGeneration": (cohere2_vision_config, with_image(16)),
+    "VideoLlavaForConditionalGeneration": (video_llava_config, with_video),
+    "DeepseekVLForConditionalGeneration": (deepseek_vl_config, with_image(NUM_PATCHES)),
+    "ModernVBertForMaskedLM": (modernvbert_config, with_images(4)),
+    "ModernVBertForSequenceClassification": (modernvbert_config, with_images(4)),
+    "ModernVBertForTokenClassification": (modernvbert_config, with_images(4)),
+    "ColModernVBertForRetrieval": (colmodernvbert_config, with_images(4)),
+    "T5Gemma2ForConditionalGeneration": (t5gemma2_config, with_image_and_decoder_ids),
+    "DepthProForDepthEstimation": (depth_pro_config, large_pixel_values),
+    "DepthAnythingForDepthEstimation": (depth_anything_config, pixel_values),
+    "PromptDepthAnythingForDepthEstimation": (prompt_depth_anything_config, with_prompt_depth),
+    "DPTForDepthEstimation": (dpt_config, pixel_values),
+    "DPRQuestionEncoder": (dpr_config, text_inputs),
+    "DPRContextEncoder": (dpr_config, text_inputs),
+    "DPRReader": (dpr_reader_config, text_inputs),
+    "EncoderDecoderModel": (encoder_decoder_config, with_decoder_ids),
+    **{model_class.__name__: (_grid(model_class), with_tiles) for model_class in GRID_MODELS},
+}
+
+#: Outputs that hold the samples one after the other: every tile or frame, or a list.
+_TILES = ("image_hidden_states", *(f"image_outputs.{name}" for name in ("last_hidden_state", "hidden_states.3")))
+_FLAT = {
+    "VideoLlava": ("video_hidden_states", "video_outputs.last_hidden_state", "video_outputs.hidden_states.3")
+    + ("video_outputs.pooler_output",),
+    "LlavaNext": (*_TILES, "image_outputs.pooler_output"),
+    "LlavaOnevision": (*_TILES, "image_outputs.pooler_output"),
+    "ModernVBert": ("image_outputs.pooler_output",),
+    "ColModernVBert": ("image_outputs.pooler_output",),
+}
+
+
+def positive_depth(model):
+    """Depths behind the ReLU, neither all zero nor in the thousands."""
+    last = [module for module in model.head.modules() if isinstance(module, torch.nn.Conv2d)][-1]
+    torch.nn.init.ones_(last.bias)
+    if isinstance(model, DepthProForDepthEstimation):
+        last.weight.data *= 1e-3
+
+
+def _case(name: str, config, inputs) -> Case:
+    return Case(
+        getattr(transformers, name),
+        config,
+        inputs,
+        prepare=positive_depth if name.endswith("ForDepthEstimation") else None,
+        flat=next((outputs for start, outputs in _FLAT.items() if name.startswith(start)), ()),
+        reads_every_token=name not in ("DPRQuestionEncoder", "DPRContextEncoder"),
+        # No SDPA of their own, around an encoder that has it.
+        encoder_config="backbone_config" if "DepthAnything" in name else "",
+        supported_since="5.18.0" if name.endswith("ForDepthEstimation") else "5.0",  # DINOv2
+    )
+
+
+CASES = [_case(name, config, inputs) for name, (config, inputs) in _CONFIGS.items()]
