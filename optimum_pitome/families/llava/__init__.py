@@ -31,7 +31,7 @@ from ...configuration import PiToMeConfig
 from ...modeling.hosts import Host, Reader, register_host, remove_hooks
 from ...modeling.registry import Architecture
 from ...modeling.rewrite import rewritten_encoders
-from ...modeling.state import SELECTION_KEY, Selection
+from ...modeling.state import SELECTION_KEY
 from .counts import (
     FEATURE_LAYER_NAMES,
     active_tower,
@@ -90,7 +90,7 @@ def _select_features(get_features):
             arguments = {**arguments.get("kwargs", {}), **arguments}
             given = next((arguments[name] for name in FEATURE_LAYER_NAMES if arguments.get(name) is not None), None)
             output_all = arguments.get("output_hidden_states") is True
-            kwargs[SELECTION_KEY] = Selection(feature_layers(self.config, given), output_all)
+            kwargs[SELECTION_KEY] = (feature_layers(self.config, given), output_all)
         return get_features(self, *args, **kwargs)
 
     return wrapper
