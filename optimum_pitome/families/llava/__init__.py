@@ -22,6 +22,7 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+from dataclasses import replace
 
 from torch import nn
 from transformers.models.llava import modeling_llava
@@ -49,6 +50,11 @@ def adapt_tower(model: nn.Module, architecture: Architecture, config: PiToMeConf
     return tower_inside_llava(model.config, architecture)
 
 
+def adapt_grid_tower(model: nn.Module, architecture: Architecture, config: PiToMeConfig) -> Architecture:
+    """A tower whose features are laid out on a grid: what nothing reads is not run."""
+    return replace(architecture, num_layers_run=max(feature_layers(model.config)))
+
+
 def shorten_forward(model: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
     """Forward pre-hook of a LLaVA, with and without its language modeling head."""
     names = list(inspect.signature(type(model).forward).parameters)[1:]
@@ -74,6 +80,10 @@ def find_reader(model: nn.Module) -> Reader | None:
         dropped = drops_class_token(model.config)
         return Reader(encoder, model.multi_modal_projector, model.language_model, int(dropped))
     return None
+
+
+def _nothing(model: nn.Module) -> None:
+    pass
 
 
 def _select_features(get_features):
@@ -116,3 +126,4 @@ for _family, _name in (
     _module = importlib.import_module(f"transformers.models.{_family}.modeling_{_family}")
     _class = getattr(_module, _name)
     _class.get_image_features = _select_features(_class.get_image_features)
+    register_host(Host(_class, _nothing, _nothing, adapt_grid_tower, "vision_tower", follows=False))
