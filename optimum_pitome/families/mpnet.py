@@ -53,6 +53,12 @@ class MPNetLayer(MergingLayer, modeling_mpnet.MPNetLayer):
         if tokens.sizes is not None:
             attention_mask = tokens.attention_bias(hidden_states.dtype, proportional)
             position_bias = take_pairs(position_bias, tokens.positions)
+        elif attention_mask is not None and attention_mask.dtype == torch.bool:
+            # It is added to the scores, so a caller's boolean one would only shift them by one.
+            lowest = torch.finfo(hidden_states.dtype).min
+            attention_mask = torch.zeros_like(attention_mask, dtype=hidden_states.dtype).masked_fill(
+                ~attention_mask, lowest
+            )
         attentions = []
         output = super().forward(
             hidden_states, attention_mask, position_bias, output_attentions, attentions=attentions, **kwargs
