@@ -299,3 +299,4 @@ def test_a_layer_merges_where_the_longest_sample_could():
     # Five tokens behind the prefix lose one, fewer none; four stay in any case; and ratio 1 is dense.
     assert [state.merges(0, num_tokens) for num_tokens in (0, 2, 6, 7, 70)] == [False, False, False, True, True]
     assert not any(state.merges(1, num_tokens) for num_tokens in (0, 7, 70))
+    assert MergeState(specs, Tokens).merges(0, 5) and not MergeState(specs, Tokens).merges(0, 4)
