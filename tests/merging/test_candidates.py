@@ -22,12 +22,12 @@ from hypothesis import strategies as st
 from optimum_pitome.merging import KeepRatio, MergeSpec, TokenMasks, match_tokens, rank_by_energy
 
 
-@pytest.mark.parametrize("name", ["valid", "special"])
+@pytest.mark.parametrize("name", ["valid", "special", "protected"])
 @pytest.mark.parametrize("shape", [(3, 9), (3, 11), (2, 10), (4, 10)], ids=str)
 def test_masks_for_other_tokens_are_refused(shape, name):
     features, spec = torch.randn(3, 10, 4), MergeSpec(KeepRatio.from_float(0.7))
     mask = torch.zeros(shape, dtype=torch.bool)
-    said = {"valid": "attention mask", "special": "mask of special tokens"}[name]
+    said = f"mask of {name} tokens" if name != "valid" else "attention mask"
     message = f"The {said} is for {shape[0]} samples of {shape[1]} tokens, but there are 3 samples of 10 tokens"
     with pytest.raises(ValueError, match=message):
         match_tokens(features, spec, TokenMasks(**{name: mask}))
