@@ -35,7 +35,7 @@ from transformers.models.mpnet import modeling_mpnet
 from ..modeling.call import CALL_KEY
 from ..modeling.layer import MergingLayer
 from ..modeling.registry import register_architecture
-from ..modeling.state import STATE_KEY, Tokens, take_pairs
+from ..modeling.state import STATE_KEY, take_pairs
 from .text import SETTINGS
 
 
@@ -54,8 +54,11 @@ class MPNetLayer(MergingLayer, modeling_mpnet.MPNetLayer):
             attention_mask = tokens.attention_bias(hidden_states.dtype, proportional)
             position_bias = take_pairs(position_bias, tokens.positions)
         elif attention_mask is not None and attention_mask.dtype == torch.bool:
-            # MPNet adds its mask to the scores, so a caller's boolean one would only shift them by one.
-            attention_mask = Tokens(pairwise_mask=attention_mask).attention_bias(hidden_states.dtype, proportional)
+            # It is added to the scores, so a caller's boolean one would only shift them by one.
+            lowest = torch.finfo(hidden_states.dtype).min
+            attention_mask = torch.zeros_like(attention_mask, dtype=hidden_states.dtype).masked_fill(
+                ~attention_mask, lowest
+            )
         attentions = []
         output = super().forward(
             hidden_states, attention_mask, position_bias, output_attentions, attentions=attentions, **kwargs

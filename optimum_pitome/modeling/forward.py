@@ -26,7 +26,7 @@ from torch import nn
 
 from .attention import check_implementation
 from .marks import mark_tokens
-from .state import SELECTION_KEY, STATE_KEY, MergeState, Tokens, check_mask, read_mask
+from .state import SELECTION_KEY, STATE_KEY, MergeState, Selection, Tokens, check_mask, read_mask
 
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ def wrap_forward(encoder_class: type[nn.Module]) -> None:
         arguments = {**dict(zip(names, args)), **kwargs}
         _check_forward(self, arguments)
         read_tokens = functools.partial(_read_tokens, rewrite, arguments)
+        selection = None if selection is None else Selection(*selection)
         state = MergeState(rewrite.specs, read_tokens, rewrite.num_prefix_tokens, selection)
         return_dict = arguments.get("return_dict")
         as_tuple = (self.config.return_dict if return_dict is None else return_dict) is False

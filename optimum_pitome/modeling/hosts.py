@@ -46,7 +46,7 @@ class Reader:
 
 @dataclass(frozen=True)
 class Host:
-    """What rewriting the encoders inside `model_class` means for the model itself, which follows their short sequence.
+    """What rewriting the encoders inside `model_class` means for the model itself.
 
     Attributes:
         model_class (`type`): The class of the model. Subclasses count.
@@ -55,6 +55,7 @@ class Host:
             The entry to use for an encoder in `encoders`, from the model, the encoder's own entry and the settings.
         encoders (`str`, *optional*): The sub-module whose encoders `adapt` concerns.
         reader (`Callable[[nn.Module], Reader | None]`, *optional*): Who reads the encoder's tokens (summaries).
+        reads_short (`bool`): Whether the model follows the short sequence.
     """
 
     model_class: type[nn.Module]
@@ -63,6 +64,7 @@ class Host:
     adapt: Callable[[nn.Module, Architecture, Any], Architecture] | None = None
     encoders: str = ""
     reader: Callable[[nn.Module], Reader | None] | None = None
+    reads_short: bool = True
 
 
 _HOSTS: dict[type[nn.Module], Host] = {}
@@ -165,8 +167,9 @@ def _reads_short(model_class: type[nn.Module], encoder_class: type[nn.Module]) -
         ),
         None,
     )
-    if known is None or any(base in _HOSTS for base in model_class.__mro__):
-        return True
+    host = next((_HOSTS[base] for base in model_class.__mro__ if base in _HOSTS), None)
+    if known is None or host is not None:
+        return host is None or host.reads_short
     if issubclass(known, BackboneMixin):  # feature maps
         return False
     same_family = known.__module__.rpartition(".")[0] == encoder_class.__module__.rpartition(".")[0]

@@ -12,8 +12,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The mask token of models that predict masked tokens. No configuration names it; the tokenizer beside the weights
-does."""
+"""The mask token of models that predict masked tokens. Their configurations do not name it (unless somebody wrote
+`mask_token_id` there); the tokenizer beside the weights does."""
 
 from __future__ import annotations
 
@@ -64,12 +64,17 @@ def predicts_masked_tokens(module: nn.Module) -> bool:
 
 def _mask_token_beside(model: nn.Module, hub: dict[str, Any]) -> int | None:
     name, revision = model.config.name_or_path, getattr(model.config, "_commit_hash", None)
+    written = getattr(model.config, "mask_token_id", None)
+    if isinstance(written, int):
+        return written
     if not name:
         return None
     if (name, revision) not in _FOUND:
         hub = {**hub, "revision": revision}
         try:
-            if not any(has_file(name, file, **hub) for file in _TOKENIZER_FILES):
+            # First what is here: without a connection each question takes its time.
+            places = ({**hub, "local_files_only": True}, hub)
+            if not any(has_file(name, file, **place) for place in places for file in _TOKENIZER_FILES):
                 return None
             found = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **hub).mask_token_id
         except Exception as error:  # a tokenizer that does not load must not keep the model from loading

@@ -31,7 +31,8 @@ from ..merging import MergePlan, MergeSpec, TokenMasks, gather_tokens
 
 #: Keyword argument that carries the state to the layers.
 STATE_KEY = "pitome_state"
-#: Keyword argument in which the caller of an encoder says which hidden states it will read.
+#: Keyword argument in which the caller of an encoder says which hidden states it will read: the values of a
+#: [`Selection`], as plain data, since transformers' exporters take the arguments of a tower apart.
 SELECTION_KEY = "pitome_selection"
 
 #: A score that is lowered by this much weighs nothing in a softmax, in any dtype.

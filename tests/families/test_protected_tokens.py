@@ -164,6 +164,12 @@ def test_the_pipeline_needs_nothing_more(tokenizer, tmp_path):
     assert pipe(text, top_k=1)[0]["token"] == pipe([text, "w7 [MASK]"], batch_size=2, top_k=1)[0][0]["token"]
 
 
+def test_a_configuration_that_names_the_mask_token(warnings):
+    model = build("BertForMaskedLM")
+    model.config.mask_token_id = MASK
+    assert apply_pitome(model, 0.8).bert.pitome.protect_token_ids == (MASK,) and not warnings
+
+
 def test_without_a_tokenizer_nothing_is_guessed(tmp_path, warnings):
     """From a folder with a config.json only, `AutoTokenizer` makes a tokenizer of five tokens."""
     path = saved(tmp_path, "BertForMaskedLM")

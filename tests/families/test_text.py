@@ -314,6 +314,7 @@ def test_the_encoder_of_a_pair_merges_and_its_decoder_does_not():
     assert merged.shape == dense.shape and not torch.equal(merged, dense)
 
 
+@pytest.mark.filterwarnings("ignore:.past_key_values. is deprecated")  # since transformers 5.24: `cache`
 def test_cached_keys_are_refused():
     from transformers import DynamicCache
 

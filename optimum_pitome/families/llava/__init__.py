@@ -22,6 +22,7 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+from dataclasses import replace
 
 from torch import nn
 from transformers.models.llava import modeling_llava
@@ -31,7 +32,7 @@ from ...configuration import PiToMeConfig
 from ...modeling.hosts import Host, Reader, register_host, remove_hooks
 from ...modeling.registry import Architecture
 from ...modeling.rewrite import rewritten_encoders
-from ...modeling.state import SELECTION_KEY, Selection
+from ...modeling.state import SELECTION_KEY
 from .counts import (
     FEATURE_LAYER_NAMES,
     active_tower,
@@ -47,6 +48,12 @@ from .prompt import shorten_inputs
 def adapt_tower(model: nn.Module, architecture: Architecture, config: PiToMeConfig) -> Architecture:
     """See [`~optimum_pitome.families.llava.counts.tower_inside_llava`]."""
     return tower_inside_llava(model.config, architecture)
+
+
+def adapt_grid_tower(model: nn.Module, architecture: Architecture, config: PiToMeConfig) -> Architecture:
+    """A tower's entry inside a model that lays features out on a fixed grid: it returns every token of the layers that
+    are read."""
+    return replace(architecture, num_layers_run=max(feature_layers(model.config)))
 
 
 def shorten_forward(model: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
@@ -76,6 +83,10 @@ def find_reader(model: nn.Module) -> Reader | None:
     return None
 
 
+def _nothing(model: nn.Module) -> None:
+    pass
+
+
 def _select_features(get_features):
     """Wraps `get_image_features` of a class: a rewritten tower learns which of its hidden states will be read.
 
@@ -90,7 +101,7 @@ def _select_features(get_features):
             arguments = {**arguments.get("kwargs", {}), **arguments}
             given = next((arguments[name] for name in FEATURE_LAYER_NAMES if arguments.get(name) is not None), None)
             output_all = arguments.get("output_hidden_states") is True
-            kwargs[SELECTION_KEY] = Selection(feature_layers(self.config, given), output_all)
+            kwargs[SELECTION_KEY] = (feature_layers(self.config, given), output_all)
         return get_features(self, *args, **kwargs)
 
     return wrapper
@@ -107,7 +118,6 @@ def _register(module, base_name: str, head_name: str) -> None:
 _register(modeling_llava, "LlavaModel", "LlavaForConditionalGeneration")
 _register(modeling_vipllava, "VipLlavaModel", "VipLlavaForConditionalGeneration")
 
-# They lay features out on a fixed grid, so their prompt keeps its length, but they need not run what nothing reads.
 for _family, _name in (
     ("llava_next", "LlavaNextModel"),
     ("llava_next_video", "LlavaNextVideoModel"),
@@ -116,3 +126,4 @@ for _family, _name in (
     _module = importlib.import_module(f"transformers.models.{_family}.modeling_{_family}")
     _class = getattr(_module, _name)
     _class.get_image_features = _select_features(_class.get_image_features)
+    register_host(Host(_class, _nothing, _nothing, adapt_grid_tower, "vision_tower", reads_short=False))
