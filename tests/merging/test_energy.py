@@ -130,6 +130,8 @@ def test_importance_weights_by_hand():
     attention = torch.tensor([[0.0, 0.1, 0.2, 0.7]])
     half = importance_weights(attention, torch.tensor([[False, True, True, False]]), 1.0)
     assert half[0, 1:3].tolist() == pytest.approx([(0.1 / 0.15) ** 0.5, (0.2 / 0.15) ** 0.5])
+    alone = importance_weights(attention, torch.tensor([[False, False, False, True]]), 1.0)
+    assert alone[0, 3].item() == pytest.approx(1.0)  # it is its own mean
     every = importance_weights(attention, None, 0.5)
     assert every[0].tolist() == pytest.approx([0.2**0.25, 0.4**0.25, 0.8**0.25, 2.8**0.25])
     assert importance_weights(torch.zeros(1, 3), None, 0.5).isfinite().all()

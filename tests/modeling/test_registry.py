@@ -51,6 +51,15 @@ def test_the_classes_of_an_entry():
     assert vit.num_prefix_tokens(None) == 1 and siglip.num_prefix_tokens(None) == 0
 
 
+def test_which_encoders_read_token_ids():
+    """Those that take them as an argument, and those of which the family knows another way; no vision tower."""
+    bert, mpnet = find_architecture(build("BertModel")), find_architecture(build("MPNetModel").encoder)
+    assert bert.reads_token_ids and mpnet.reads_token_ids
+    assert not find_architecture(build("ViTModel")).reads_token_ids
+    assert not replace(mpnet, read_arguments=None).reads_token_ids
+    assert not replace(bert, special_tokens=None).reads_token_ids
+
+
 def test_subclasses_have_the_entry_of_their_base():
     class Mine(ViTModel):
         pass

@@ -255,19 +255,15 @@ def test_what_is_no_mask(mask):
 # --- what is read of a forward --------------------------------------------------------------------------------------
 
 
-def selection(*indices, run_all=False):
-    return None if not indices else Selection(indices, run_all)
-
-
 @pytest.mark.parametrize(
     ("selected", "ran"),
     [
         (None, [True, True, True]),
-        (selection(0), [False, False, False]),
-        (selection(1), [True, False, False]),
-        (selection(2, 0), [True, True, False]),
-        (selection(3, 1), [True, True, True]),
-        (selection(1, run_all=True), [True, True, True]),
+        (Selection((0,)), [False, False, False]),
+        (Selection((1,)), [True, False, False]),
+        (Selection((2, 0)), [True, True, False]),
+        (Selection((3, 1)), [True, True, True]),
+        (Selection((1,), run_all=True), [True, True, True]),
     ],
 )
 @pytest.mark.parametrize("unmerge", [True, False])
