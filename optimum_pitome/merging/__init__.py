@@ -16,7 +16,7 @@
 
 from .algorithms import ALGORITHMS, match_tokens, register_algorithm
 from .candidates import Candidates, MergeSpec, TokenMasks, rank_by_energy
-from .counts import KeepRatio
+from .counts import KeepRatio, length_of
 from .energy import ENERGIES, pairwise_similarity
 from .plan import MergePlan, gather_tokens, plan_from_pairs
 
@@ -30,6 +30,7 @@ __all__ = [
     "MergeSpec",
     "TokenMasks",
     "gather_tokens",
+    "length_of",
     "match_tokens",
     "pairwise_similarity",
     "plan_from_pairs",

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .counts import KeepRatio
+from .counts import KeepRatio, length_of
 from .energy import ENERGIES, pairwise_similarity
 from .plan import MergePlan, gather_tokens, plan_from_pairs
 
@@ -145,7 +145,7 @@ class Candidates:
     def read(cls, features: torch.Tensor, spec: MergeSpec, masks: TokenMasks) -> Candidates | None:
         """`None` where the ratio leaves nothing to merge."""
         prefix = masks.num_prefix_tokens
-        num_pairs = spec.ratio.num_removed(features.shape[1] - prefix)
+        num_pairs = spec.ratio.num_removed(length_of(features) - prefix)
         if num_pairs <= 0:
             return None
         masks.check(features)
@@ -219,9 +219,9 @@ class Candidates:
         self, source: torch.Tensor, target: torch.Tensor, source_mask: torch.Tensor | None, prune: bool = False
     ) -> MergePlan:
         masks, prefix = self.masks, self.masks.num_prefix_tokens
-        num_tokens = prefix + self.features.shape[1]
+        num_tokens = prefix + length_of(self.features)
         # Samples with fewer special tokens than `max_special` merge more: the length must fit the one with the most.
-        fewest = self.features.shape[1] - masks.max_special
+        fewest = num_tokens - prefix - masks.max_special
         num_kept = num_tokens - self.spec.ratio.num_removed(torch.sym_max(fewest, 0))
         valid = masks.valid
         if valid is None and self.mergeable is not None:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import torch
 
-from ..merging import MergeSpec, match_tokens
+from ..merging import MergeSpec, length_of, match_tokens
 from .call import CALL_KEY, AttentionCall
 from .state import STATE_KEY, MergeState
 
@@ -55,7 +55,7 @@ class MergingLayer:
         if not state.runs(index):
             state.slots[index + 1] = tokens
             return hidden_states
-        if not state.merges(index, hidden_states.shape[1]):
+        if not state.merges(index, length_of(hidden_states)):
             state.slots[index + 1] = tokens
             kwargs[CALL_KEY] = AttentionCall(tokens, spec.proportional_attention)
             return super().forward(hidden_states, *args, **kwargs)
