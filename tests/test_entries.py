@@ -63,7 +63,8 @@ def reload(case, model, folder, **kwargs):
 def assert_same(first, second):
     assert first.keys() == second.keys()
     for name, output in first.items():
-        assert torch.equal(output, second[name]), name
+        # Backbones of depth models take the implementation of attention from elsewhere when they are loaded.
+        torch.testing.assert_close(output, second[name], atol=1e-5, rtol=1e-5)
 
 
 def test_there_are_many_composites():

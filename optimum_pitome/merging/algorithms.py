@@ -140,6 +140,11 @@ def match_random(features: torch.Tensor, spec: MergeSpec, masks: TokenMasks) -> 
     leaves the sizes, too. [`MergePlan.unmerge`] gives a dropped token the vector of the mergeable token that stays
     nearest to it in the sequence.
     """
+    if torch.jit.is_tracing() and torch.onnx.is_in_onnx_export():
+        raise RuntimeError(
+            "The older ONNX exporter (dynamo=False) computes the hash of algorithm='random' wrongly. Use "
+            "torch.onnx.export(..., dynamo=True), or another algorithm."
+        )
     candidates = Candidates.read(features, spec, masks)
     if candidates is None:
         return None

@@ -78,8 +78,8 @@ class KeepRatio:
 def length_of(tokens: torch.Tensor) -> int:
     """Tokens in a tensor of shape `(B, N, ...)`, which lengths are computed from.
 
-    `torch.jit.trace` (and with it `torch.onnx.export(dynamo=False)`) hands out sizes as tensors. There the length is that
-    of the example, as a constant; the size of the batch stays open.
+    `torch.jit.trace` (and with it `torch.onnx.export(dynamo=False)`) hands out sizes as tensors. There the length is
+    that of the example, as a constant; the size of the batch stays open.
     """
     length = tokens.shape[1]
     return int(length) if isinstance(length, torch.Tensor) else length

@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""transformers' own exporters on models that merge."""
+"""Models that merge, exported: by transformers' own exporters, and by tracing."""
 
 import pytest
 import torch
@@ -19,6 +19,8 @@ from transformers import (
     BertModel,
     Blip2ForConditionalGeneration,
     LlavaForConditionalGeneration,
+    MPNetModel,
+    SiglipVisionModel,
     ViTModel,
 )
 from zoo import all_cases, outputs_of
@@ -60,3 +62,54 @@ def test_an_encoder_exports(model_class, dynamic):
     model, inputs = build(model_class)
     program, expected = export(model, dict(inputs), dynamic)
     torch.testing.assert_close(outputs_of(program(**inputs)), expected, atol=1e-5, rtol=1e-5)
+
+
+class ByPosition(torch.nn.Module):
+    """The older exporter passes tensors by position; BERT's mask is its second argument only by name."""
+
+    def __init__(self, model, names):
+        super().__init__()
+        self.model, self.names = model, names
+
+    def forward(self, *values):
+        return self.model(**dict(zip(self.names, values)))[0]
+
+
+@pytest.mark.filterwarnings("ignore")  # tracing warns of lengths, and of attributes of transformers that it reads
+@pytest.mark.parametrize("model_class", [ViTModel, SiglipVisionModel, BertModel, MPNetModel])
+def test_a_trace_serves_any_batch_size(model_class):
+    model, inputs = build(model_class)
+    model.config.return_dict = False
+    traced = torch.jit.trace(model, example_kwarg_inputs=inputs, strict=False, check_trace=False)
+    other = {name: torch.cat([value, value[:1]]) for name, value in inputs.items()}
+    with torch.no_grad():
+        for arguments in (inputs, other):
+            torch.testing.assert_close(traced(**arguments)[0], model(**arguments)[0], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")  # tracing warns of lengths, and of attributes of transformers that it reads
+@pytest.mark.parametrize("model_class", [ViTModel, BertModel])
+def test_the_older_onnx_export(model_class, tmp_path):
+    """`dynamo=False`, which traces."""
+    onnxruntime = pytest.importorskip("onnxruntime", reason="the older export is checked with ONNX Runtime")
+    model, inputs = build(model_class)
+    model.config.return_dict = False
+    names, path = list(inputs), tmp_path / "model.onnx"
+    axes = {name: {0: "batch"} for name in names}
+    settings = {"input_names": names, "dynamic_axes": axes, "opset_version": 18}
+    torch.onnx.export(ByPosition(model, names), tuple(inputs.values()), path, dynamo=False, **settings)
+    session = onnxruntime.InferenceSession(path)
+    other = {name: torch.cat([value, value[:1]]) for name, value in inputs.items()}
+    for arguments in (inputs, other):
+        found = session.run(None, {name: value.numpy() for name, value in arguments.items()})[0]
+        with torch.no_grad():
+            expected = model(**arguments)[0]
+        torch.testing.assert_close(torch.from_numpy(found), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_the_older_onnx_export_gets_wrong_is_refused(tmp_path):
+    model, inputs = build(ViTModel)
+    apply_pitome(model, {"ratio": 0.8, "algorithm": "random"})
+    with pytest.raises(RuntimeError, match="dynamo=True"):
+        torch.onnx.export(model, (inputs["pixel_values"],), tmp_path / "model.onnx", dynamo=False)
