@@ -409,6 +409,9 @@ def test_a_forward_that_keeps_the_state_from_its_layers_is_refused():
     with pytest.raises(UnsupportedArchitectureError, match="NoArguments.*takes no \\*\\*kwargs"):
         apply_pitome(model, 0.8)
     assert_same_state(model, before)
+    derived = type("Derived", (NoArguments,), {})(build().config)
+    with pytest.raises(UnsupportedArchitectureError, match="NoArguments is a ViTModel with a forward of its own"):
+        apply_pitome(derived, 0.8)
     with pytest.raises(RuntimeError, match="LosesArguments.forward did not pass its keyword arguments on"):
         run(apply_pitome(LosesArguments(build().config), 0.8))
 
