@@ -61,7 +61,7 @@ def special_tokens(arguments: Mapping[str, Any]) -> tuple[torch.Tensor, int]:
     valid, _ = read_mask(arguments.get("attention_mask"))
     shape = inputs.shape[:2]
     valid = torch.ones(shape, dtype=torch.bool, device=inputs.device) if valid is None else valid.expand(shape)
-    order = valid.cumsum(dim=1)
+    order = valid.long().cumsum(dim=1)
     count = order[:, -1:]
     first, last = valid & (order == 1), valid & (order == count)
     types = arguments.get("token_type_ids")
@@ -73,7 +73,7 @@ def special_tokens(arguments: Mapping[str, Any]) -> tuple[torch.Tensor, int]:
         separator = torch.nn.functional.pad(changes, (0, 1)) & ~first & ~last
     else:
         return first | last, 2
-    return first | last | separator & (separator.cumsum(dim=1) <= _INNER_SEPARATORS), 2 + _INNER_SEPARATORS
+    return first | last | separator & (separator.long().cumsum(dim=1) <= _INNER_SEPARATORS), 2 + _INNER_SEPARATORS
 
 
 def refuses_decoder(encoder: nn.Module) -> str | None:
