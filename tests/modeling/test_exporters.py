@@ -29,6 +29,7 @@ from optimum_pitome import apply_pitome
 
 
 exporters = pytest.importorskip("transformers.exporters", reason="transformers has exporters since 5.13")
+pytestmark = pytest.mark.slow
 
 
 def build(model_class):
