@@ -29,7 +29,7 @@ from typing import Any
 
 
 #: Version of the fields. Minor: fields were added. Major: the meaning of a field changed.
-FORMAT_VERSION = "1.0"
+FORMAT_VERSION = "1.1"
 
 #: More layers than any model has: what is longer is a mistake, and is not worth reading.
 MAX_ENTRIES = 1000

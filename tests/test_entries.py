@@ -36,6 +36,7 @@ from zoo.llava import llava_config
 from zoo.vision_language import VISION, clip_config, dual_encoder_config, image_and_text
 
 from optimum_pitome import PiToMeConfig, apply_pitome, remove_pitome
+from optimum_pitome.checks import FORMAT_VERSION
 from optimum_pitome.configuration import configurations
 from optimum_pitome.modeling.parts import select_encoders
 from optimum_pitome.modeling.rewrite import rewritten_encoders
@@ -253,7 +254,9 @@ def test_llava_inside_and_out(tmp_path):
     apply_pitome(model.model.vision_tower, 0.9).config.pitome.setdefault("unmerge", True)
     model.save_pretrained(tmp_path)
     again = LlavaForConditionalGeneration.from_pretrained(tmp_path)
-    assert entries(again.config) == {"vision_config": {"ratio": 0.9, "unmerge": True, "format_version": "1.0"}}
+    assert entries(again.config) == {
+        "vision_config": {"ratio": 0.9, "unmerge": True, "format_version": FORMAT_VERSION}
+    }
     assert rewritten_encoders(again)[0].pitome.unmerge
     whole = LlavaForConditionalGeneration.from_pretrained(tmp_path, pitome=0.9)
     assert not rewritten_encoders(whole)[0].pitome.unmerge

@@ -37,6 +37,7 @@ from transformers import (
 from zoo.vit import pixel_values, vit_config
 
 from optimum_pitome import PiToMeConfig, apply_pitome, pitome_disabled, remove_pitome
+from optimum_pitome.checks import FORMAT_VERSION
 from optimum_pitome.modeling.rewrite import rewritten_encoders
 
 
@@ -78,7 +79,7 @@ def test_the_keyword(checkpoint, model_class, value):
     model = model_class.from_pretrained(checkpoint, pitome=value)
     assert type(model) is ViTForImageClassification
     assert ratio_of(model) == 0.9
-    assert model.config.pitome == {"ratio": 0.9, "format_version": "1.0"}
+    assert model.config.pitome == {"ratio": 0.9, "format_version": FORMAT_VERSION}
 
 
 @pytest.mark.parametrize("value", [False, None])
@@ -111,7 +112,7 @@ def test_from_config(merged_checkpoint):
 
 def test_saving_keeps_weights_keys_and_type(checkpoint, merged_checkpoint):
     dense, merged = (json.loads((folder / "config.json").read_text()) for folder in (checkpoint, merged_checkpoint))
-    assert merged.pop("pitome") == {"ratio": 0.9, "format_version": "1.0"}
+    assert merged.pop("pitome") == {"ratio": 0.9, "format_version": FORMAT_VERSION}
     assert merged == dense
     assert (merged_checkpoint / "model.safetensors").read_bytes() == (checkpoint / "model.safetensors").read_bytes()
 

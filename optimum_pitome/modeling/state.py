@@ -261,7 +261,7 @@ class MergeState:
     read_tokens: Callable[[], Tokens]
     num_prefix_tokens: int = 0
     selection: Selection | None = None
-    slots: list[Tokens | None] = field(default_factory=list)
+    slots: list[Tokens | None] = field(init=False)
 
     def __post_init__(self):
         self.slots = [UNTOUCHED] + [None] * len(self.specs)
