@@ -18,6 +18,7 @@ from .algorithms import ALGORITHMS, match_tokens, register_algorithm
 from .candidates import Candidates, MergeSpec, TokenMasks, rank_by_energy
 from .counts import KeepRatio, length_of
 from .energy import ENERGIES, pairwise_similarity
+from .opaque import is_opaque
 from .plan import MergePlan, gather_tokens, plan_from_pairs
 
 
@@ -30,6 +31,7 @@ __all__ = [
     "MergeSpec",
     "TokenMasks",
     "gather_tokens",
+    "is_opaque",
     "length_of",
     "match_tokens",
     "pairwise_similarity",

@@ -26,6 +26,7 @@ import torch
 
 from .candidates import LAST, Candidates, MergeSpec, TokenMasks, rank_by_energy
 from .energy import NEVER
+from .opaque import is_opaque, new_length, operator
 from .plan import MergePlan, gather_tokens
 
 
@@ -60,7 +61,58 @@ def match_tokens(features: torch.Tensor, spec: MergeSpec, masks: TokenMasks | No
     """
     if spec.ratio.is_dense:
         return None
-    return ALGORITHMS[spec.algorithm](features, spec, masks or TokenMasks())
+    masks = masks or TokenMasks()
+    if not is_opaque(features):
+        return ALGORITHMS[spec.algorithm](features, spec, masks)
+    of_masks = masks.num_prefix_tokens, masks.valid, masks.special, masks.max_special, masks.attention, masks.protected
+    found = _match(features, spec.text, *of_masks)
+    return MergePlan(*found[:4], *(found[4:] or (None, None)), prune=spec.algorithm == "random")
+
+
+def _shapes_of_plan(features, spec, num_prefix_tokens, valid, special, max_special, attention, protected):
+    batch_size, num_tokens = features.shape[:2]
+    num_kept, num_pairs = new_length(features, 2), new_length(features, 0)
+    shapes = [(batch_size, length) for length in (num_kept, num_pairs, num_pairs, num_tokens)]
+    found = [features.new_empty(shape, dtype=torch.int64) for shape in shapes]
+    if not (valid is None and special is None and protected is None):
+        found += [features.new_empty((batch_size, length), dtype=torch.bool) for length in (num_pairs, num_kept)]
+    return found
+
+
+@operator("match", fake=_shapes_of_plan)
+def _match(
+    features: torch.Tensor,
+    spec: str,
+    num_prefix_tokens: int,
+    valid: torch.Tensor | None,
+    special: torch.Tensor | None,
+    max_special: int,
+    attention: torch.Tensor | None,
+    protected: torch.Tensor | None,
+) -> list[torch.Tensor]:
+    """[`match_tokens`] on `MergeSpec.text` and the fields of [`TokenMasks`].
+
+    Returns:
+        The fields of the [`MergePlan`]: four tensors, and two more where a mask is given. Where nothing is to be
+        merged, the plan that keeps every token.
+    """
+    masks = TokenMasks(num_prefix_tokens, valid, special, max_special, attention, protected)
+    plan = match_tokens(features, MergeSpec.from_text(spec), masks)
+    if plan is None:
+        position = torch.arange(features.shape[1], device=features.device).expand(features.shape[0], -1)
+        no_pair = position[:, :0]
+        plan = MergePlan(position, no_pair, no_pair, position, no_pair.bool(), torch.ones_like(position).bool())
+        plan.valid = plan.valid if valid is None else valid.expand_as(position)
+    if plan.kept.shape[1] < 2:
+        raise RuntimeError(
+            "This compiled model would merge all tokens of a sample into one, and compilers treat a length of 1 as a "
+            "case of its own. Keep more of them: min_tokens=2, or a higher ratio."
+        )
+    found = [plan.kept, plan.source, plan.destination, plan.assignment]
+    if masks.mergeable() is not None:
+        found += [plan.source_mask, plan.valid]
+    # An operator may return neither its arguments nor views of one another.
+    return [tensor.clone(memory_format=torch.contiguous_format) for tensor in found]
 
 
 @register_algorithm("pitome")

@@ -16,7 +16,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, field
 
 import torch
 
@@ -55,6 +56,17 @@ class MergeSpec:
     proportional_attention: bool = True
     size_weighted: bool = True
     after: str = "attention"
+    #: All of it, as an argument of an operator: compilers take a string for a constant, and may not take a number so.
+    text: str = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self):
+        fields = {name: value for name, value in vars(self).items() if name != "ratio"}
+        object.__setattr__(self, "text", json.dumps({"ratio": vars(self.ratio), **fields}))
+
+    @classmethod
+    def from_text(cls, text: str) -> MergeSpec:
+        fields = json.loads(text)
+        return cls(**{**fields, "ratio": KeepRatio(**fields["ratio"])})
 
 
 @dataclass(frozen=True)
@@ -221,8 +233,8 @@ class Candidates:
         masks, prefix = self.masks, self.masks.num_prefix_tokens
         num_tokens = prefix + length_of(self.features)
         # Samples with fewer special tokens than `max_special` merge more: the length must fit the one with the most.
-        fewest = num_tokens - prefix - masks.max_special
-        num_kept = num_tokens - self.spec.ratio.num_removed(torch.sym_max(fewest, 0))
+        never = prefix + masks.max_special
+        num_kept = num_tokens if num_tokens < never else never + self.spec.ratio.num_kept(num_tokens - never)
         valid = masks.valid
         if valid is None and self.mergeable is not None:
             valid = torch.ones(self.mergeable.shape[0], num_tokens, dtype=torch.bool, device=self.features.device)

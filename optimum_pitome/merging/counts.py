@@ -74,6 +74,13 @@ class KeepRatio:
             return torch.minimum(removed, (num_mergeable - self.min_tokens).clamp(min=0))
         return torch.sym_min(removed, torch.sym_max(num_mergeable - self.min_tokens, 0))
 
+    def num_kept(self, num_mergeable):
+        """`M - k`, in a form that names M once: compilers build the length after a dozen layers from this, and every
+        further mention would double the expression in each layer."""
+        kept = self.removed_denominator - self.removed_numerator
+        kept = (num_mergeable * kept + self.removed_denominator - 1) // self.removed_denominator
+        return kept if self.min_tokens == 0 else torch.sym_max(kept, torch.sym_min(num_mergeable, self.min_tokens))
+
 
 def length_of(tokens: torch.Tensor) -> int:
     """Tokens in a tensor of shape `(B, N, ...)`, which lengths are computed from.

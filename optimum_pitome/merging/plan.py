@@ -20,7 +20,24 @@ from dataclasses import dataclass
 
 import torch
 
+from .opaque import operator
 
+
+def scatter_tokens(tokens: torch.Tensor, index: torch.Tensor, num_tokens: int) -> torch.Tensor:
+    """The sums of the `tokens` `(B, n, ...)` that go to each place `index` `(B, n)`: `(B, num_tokens, ...)`."""
+    sums = tokens.new_zeros((tokens.shape[0], num_tokens, *tokens.shape[2:]))
+    return sums.scatter_add_(1, index.view(*index.shape, *[1] * (tokens.dim() - 2)).expand_as(tokens), tokens)
+
+
+@operator(
+    "gather_tokens",
+    fake=lambda tokens, index: tokens.new_empty((*index.shape, *tokens.shape[2:])),
+    save=lambda tokens, index: (index, tokens.shape[1]),
+    gradient=operator(
+        "gather_tokens_backward",
+        fake=lambda gradient, index, num_tokens: gradient.new_empty((len(index), num_tokens, *gradient.shape[2:])),
+    )(scatter_tokens),
+)
 def gather_tokens(tokens: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     """Rows of `tokens` `(batch_size, num_tokens, ...)` at `index` `(batch_size, n)`, as `(batch_size, n, ...)`.
 
@@ -32,6 +49,83 @@ def gather_tokens(tokens: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     offsets = torch.arange(batch_size, device=index.device).unsqueeze(1) * num_tokens
     rows = tokens.reshape(batch_size * num_tokens, *tokens.shape[2:]).index_select(0, (index + offsets).flatten())
     return rows.view(batch_size, index.shape[1], *tokens.shape[2:])
+
+
+def _shares(
+    weights: torch.Tensor,
+    totals: torch.Tensor,
+    kept: torch.Tensor,
+    source: torch.Tensor,
+    destination: torch.Tensor,
+    source_mask: torch.Tensor | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What each kept token `(B, n)` and each source `(B, k)` weighs in the mean of its group."""
+    moved = gather_tokens(weights, source)
+    moved = moved if source_mask is None else moved * source_mask
+    return gather_tokens(weights, kept) / totals, moved / totals.gather(1, destination)
+
+
+@operator("merge_backward", fake=lambda gradient, weights, *_: gradient.new_empty((*weights.shape, gradient.shape[2])))
+def _merge_gradient(
+    gradient: torch.Tensor,
+    weights: torch.Tensor,
+    totals: torch.Tensor,
+    kept: torch.Tensor,
+    source: torch.Tensor,
+    destination: torch.Tensor,
+    source_mask: torch.Tensor | None,
+) -> torch.Tensor:
+    kept_weight, source_weight = _shares(weights, totals, kept, source, destination, source_mask)
+    accumulated = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
+    moved = gather_tokens(accumulated, destination) * source_weight.unsqueeze(-1)
+    spread = scatter_tokens(accumulated * kept_weight.unsqueeze(-1), kept, weights.shape[1])
+    return (spread + scatter_tokens(moved, source, weights.shape[1])).to(gradient.dtype)
+
+
+@operator(
+    "merge",
+    fake=lambda hidden_states, weights, totals, *_: hidden_states.new_empty((*totals.shape, hidden_states.shape[2])),
+    save=lambda hidden_states, *others: others,
+    gradient=_merge_gradient,
+)
+def _merge(
+    hidden_states: torch.Tensor,
+    weights: torch.Tensor,
+    totals: torch.Tensor,
+    kept: torch.Tensor,
+    source: torch.Tensor,
+    destination: torch.Tensor,
+    source_mask: torch.Tensor | None,
+) -> torch.Tensor:
+    """See [`MergePlan.merge`]."""
+    # Convex weights: half precision cannot overflow, whatever the sizes; the sum itself runs in float32 at least.
+    accumulate = torch.promote_types(hidden_states.dtype, torch.float32)
+    kept_weight, source_weight = _shares(weights, totals, kept, source, destination, source_mask)
+    batch_size, num_kept = kept.shape
+    # In place: what is gathered is fresh memory, and a second copy of it would cost as much again.
+    merged = gather_tokens(hidden_states, kept).to(accumulate).mul_(kept_weight.unsqueeze(-1))
+    moved = gather_tokens(hidden_states, source).to(accumulate).mul_(source_weight.unsqueeze(-1))
+    if torch.jit.is_tracing():
+        # The older ONNX exporter loses additions in place; this one takes ten times as long on a CPU.
+        index = destination.unsqueeze(-1).expand_as(moved)
+        return merged.scatter_add(1, index, moved).to(hidden_states.dtype)
+    offsets = torch.arange(batch_size, device=destination.device).unsqueeze(1) * num_kept
+    flat = merged.flatten(0, 1).index_add_(0, (destination + offsets).flatten(), moved.flatten(0, 1))
+    return flat.view_as(merged).to(hidden_states.dtype)
+
+
+@operator("merge_sizes", fake=lambda sizes, kept, *_: sizes.new_empty(kept.shape))
+def _merge_sizes(
+    sizes: torch.Tensor,
+    kept: torch.Tensor,
+    source: torch.Tensor,
+    destination: torch.Tensor,
+    source_mask: torch.Tensor | None,
+) -> torch.Tensor:
+    """See [`MergePlan.merge_sizes`]."""
+    moved = gather_tokens(sizes, source)
+    moved = moved if source_mask is None else moved * source_mask
+    return gather_tokens(sizes, kept).scatter_add(1, destination, moved)
 
 
 @dataclass
@@ -79,35 +173,17 @@ class MergePlan:
         if weights is None:
             weights = torch.ones(hidden_states.shape[:2], dtype=torch.float32, device=hidden_states.device)
         totals = self.merge_sizes(weights) if totals is None else totals
-        # Convex weights: half precision cannot overflow, whatever the sizes; the sum itself runs in float32 at least.
-        accumulate = torch.promote_types(hidden_states.dtype, torch.float32)
-        kept_weight = gather_tokens(weights, self.kept) / totals
-        source_weight = self._source_weights(weights) / totals.gather(1, self.destination)
-        batch_size, num_kept = self.kept.shape
-        # In place: what is gathered is fresh memory, and a second copy of it would cost as much again.
-        merged = gather_tokens(hidden_states, self.kept).to(accumulate).mul_(kept_weight.unsqueeze(-1))
-        moved = gather_tokens(hidden_states, self.source).to(accumulate).mul_(source_weight.unsqueeze(-1))
-        if torch.jit.is_tracing():
-            # The older ONNX exporter loses additions in place; this one takes ten times as long on a CPU.
-            index = self.destination.unsqueeze(-1).expand_as(moved)
-            return merged.scatter_add(1, index, moved).to(hidden_states.dtype)
-        offsets = torch.arange(batch_size, device=self.destination.device).unsqueeze(1) * num_kept
-        flat = merged.flatten(0, 1).index_add_(0, (self.destination + offsets).flatten(), moved.flatten(0, 1))
-        return flat.view_as(merged).to(hidden_states.dtype)
+        return _merge(hidden_states, weights, totals, self.kept, self.source, self.destination, self.source_mask)
 
     def merge_sizes(self, sizes: torch.Tensor) -> torch.Tensor:
         """Group totals: `(B, N)` token sizes to `(B, n)`, float32."""
         if self.prune:
             return gather_tokens(sizes, self.kept)
-        return gather_tokens(sizes, self.kept).scatter_add(1, self.destination, self._source_weights(sizes))
+        return _merge_sizes(sizes, self.kept, self.source, self.destination, self.source_mask)
 
     def unmerge(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Back to `N` tokens: each original token gets the vector of its group. `(B, n, ...)` to `(B, N, ...)`."""
         return gather_tokens(hidden_states, self.assignment)
-
-    def _source_weights(self, weights: torch.Tensor) -> torch.Tensor:
-        source_weights = gather_tokens(weights, self.source)
-        return source_weights if self.source_mask is None else source_weights * self.source_mask
 
 
 def plan_from_pairs(

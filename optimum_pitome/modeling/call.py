@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ..merging.opaque import operator
 from .state import Tokens
 
 
@@ -59,7 +60,9 @@ class AttentionCall:
         """
         self.keys = key
         if self.importance:
-            self.attention = _attention_of_class_token(self.tokens, query, key, bias, scaling or key.shape[-1] ** -0.5)
+            # With padding, the class token is the first real one.
+            valid = self.tokens.valid if self.tokens.num_prefix_tokens == 0 else None
+            self.attention = _class_attention(query, key, bias, valid, scaling or key.shape[-1] ** -0.5)
 
     def attention_mask(self, attention_mask: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
         """The mask to use: the caller's as long as nothing merged, ours from then on."""
@@ -69,13 +72,16 @@ class AttentionCall:
 
 
 @torch.no_grad()
-def _attention_of_class_token(tokens: Tokens, query, key, bias, scaling: float) -> torch.Tensor:
-    if tokens.num_prefix_tokens > 0 or tokens.valid is None:
+@operator("class_attention", fake=lambda query, key, *_: key.new_empty((len(key), key.shape[2]), dtype=torch.float32))
+def _class_attention(
+    query: torch.Tensor, key: torch.Tensor, bias: torch.Tensor | None, valid: torch.Tensor | None, scaling: float
+) -> torch.Tensor:
+    """What the first token that is `valid` pays to each, mean over the heads: `(B, n)`, float32."""
+    if valid is None:
         query = query[:, :, :1]
         bias = bias if bias is None or bias.shape[2] == 1 else bias[:, :, :1]
     else:
-        # The class token is the first real one.
-        valid = tokens.valid.expand(query.shape[0], -1)
+        valid = valid.expand(query.shape[0], -1)
         first = ((valid.long().cumsum(dim=1) == 1) & valid).long().argmax(dim=1)
         first = first[:, None, None, None]
         query = query.gather(2, first.expand(-1, query.shape[1], 1, query.shape[3]))

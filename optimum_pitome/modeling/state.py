@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 
-from ..merging import MergePlan, MergeSpec, TokenMasks, gather_tokens
+from ..merging import MergePlan, MergeSpec, TokenMasks, gather_tokens, is_opaque
 
 
 #: Keyword argument that carries the state to the layers.
@@ -84,14 +84,14 @@ class Tokens:
             special=None if self.special is None else gather_tokens(self.special, plan.kept),
             protected=None if self.protected is None else gather_tokens(self.protected, plan.kept),
             pairwise_mask=None if self.pairwise_mask is None else take_pairs(self.pairwise_mask, plan.kept),
-            assignment=plan.assignment if self.assignment is None else plan.assignment.gather(1, self.assignment),
+            assignment=plan.assignment if self.assignment is None else gather_tokens(plan.assignment, self.assignment),
             positions=self._positions_behind(plan),
         )
 
     def _positions_behind(self, plan: MergePlan) -> torch.Tensor | None:
         if not self.track_positions:
             return None
-        return plan.kept if self.positions is None else self.positions.gather(1, plan.kept)
+        return plan.kept if self.positions is None else gather_tokens(self.positions, plan.kept)
 
     def to(self, device: torch.device) -> Tokens:
         """On another device: with `device_map`, layers live on several."""
@@ -269,7 +269,12 @@ class MergeState:
     def merges(self, index: int, num_tokens: int) -> bool:
         """Whether layer `index` can merge anything in a sequence of `num_tokens`, whatever the sample."""
         ratio = self.specs[index].ratio
-        return not ratio.is_dense and ratio.num_removed(num_tokens - self.num_prefix_tokens) > 0
+        if ratio.is_dense:
+            return False
+        sizes = self.slots[index].sizes
+        if sizes is not None and is_opaque(sizes):
+            return True  # the length is not known before the model runs; the operator may find nothing to merge
+        return ratio.num_removed(num_tokens - self.num_prefix_tokens) > 0
 
     def runs(self, index: int) -> bool:
         """Whether anything that layer `index` computes is read."""
