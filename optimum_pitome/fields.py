@@ -173,7 +173,7 @@ def unknown_field_message(name: Any, value: Any = None) -> str:
         hint = f" Did you mean {close!r}?"
     elif name in LOADING_KEYS:
         hint = " It is no setting of merging: pass it to from_pretrained beside pitome."
-    elif isinstance(name, str) and value is not None and _looks_like_settings(value):
+    elif isinstance(name, str) and (isinstance(value, Mapping) or _is_config(value) or _is_ratio(value)):
         hint = f" Settings of a part of the model go under parts: {{'parts': {{{show(name)}: {show(value, 100)}}}}}."
     else:
         hint = ""
@@ -199,6 +199,10 @@ def _misspelt(name: Any) -> str | None:
 
 def _looks_like_settings(value: Any) -> bool:
     return value is None or value is False or is_number(value) or isinstance(value, Mapping) or _is_config(value)
+
+
+def _is_ratio(value: Any) -> bool:
+    return is_number(value) and 0.0 < value <= 1.0
 
 
 def _is_config(value: Any) -> bool:

@@ -107,6 +107,7 @@ def following(config: PiToMeConfig, recipe: Any, arguments: dict[str, Any]) -> I
 
     Raises:
         ValueError: if it names no model, or if the recipes lead back to one of them.
+        OSError: if what it names cannot be loaded.
     """
     base = base_model_of(config, str(recipe))
     step = (str(recipe), str(arguments.get("revision") or "main"), arguments.get("subfolder") or "")
@@ -121,6 +122,8 @@ def following(config: PiToMeConfig, recipe: Any, arguments: dict[str, Any]) -> I
     token = _followed.set(chain)
     try:
         yield base, {key: value for key, value in arguments.items() if key not in (*_SELECTION, *_ADDED)}
+    except OSError as error:
+        raise OSError(f"The PiToMe recipe {str(recipe)!r} names {base!r}, which did not load: {error}") from error
     finally:
         _followed.reset(token)
 

@@ -280,3 +280,10 @@ def test_what_is_no_recipe_keeps_its_own_error(checkpoint, recipe, tmp_path):  #
     make_recipe(tmp_path / "orphan", tmp_path / "gone")
     with pytest.raises(OSError, match="gone"):
         ViTForImageClassification.from_pretrained(tmp_path / "orphan")
+
+
+def test_a_model_that_is_not_there(tmp_path):
+    missing = str(tmp_path / "missing")
+    PiToMeConfig(ratio=0.9, base_model_name_or_path=missing).save_pretrained(tmp_path / "recipe")
+    with pytest.raises(OSError, match=f"^The PiToMe recipe '.*recipe' names '{missing}', which did not load: "):
+        AutoModel.from_pretrained(tmp_path / "recipe")

@@ -23,8 +23,12 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.backbone_utils import BackboneMixin
+from transformers.utils import logging
 
 from .registry import Architecture, UnsupportedArchitectureError
+
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,9 @@ _READS_SHORT = {
     "DeiTForMaskedImageModeling": False,
 }
 
+#: How the names of heads end that say something of every token.
+_PER_TOKEN = ("ForTokenClassification", "ForQuestionAnswering", "ForMaskedLM", "ForPreTraining")
+
 _PHRASES = (
     "its text is a row of phrases that must not see one another, and merging would mix their tokens. Load it without "
     "pitome"
@@ -134,6 +141,12 @@ def check_hosts(model: nn.Module, encoders: list[tuple[nn.Module, Architecture, 
         UnsupportedArchitectureError: if one of those models, which comes from transformers, would get wrong results.
     """
     for encoder, architecture, unmerge in encoders:
+        if encoder is model and architecture.part == "text" and not unmerge:
+            logger.warning_once(
+                f"{type(model).__name__} is to return the short sequence (unmerge=False), which an attention_mask does "
+                "not fit any more. What averages tokens by their mask (sentence-transformers, say) would be wrong "
+                "without an error: read the first token only, or leave unmerge at True."
+            )
         unit = "patch" if architecture.part == "vision" else "token"
         for module in model.modules():  # the outermost first
             if not isinstance(module, PreTrainedModel):
@@ -171,6 +184,8 @@ def _reads_short(model_class: type[nn.Module], encoder_class: type[nn.Module]) -
     if known is None or host is not None:
         return host is None or host.reads_short
     if issubclass(known, BackboneMixin):  # feature maps
+        return False
+    if known.__name__.endswith(_PER_TOKEN):
         return False
     same_family = known.__module__.rpartition(".")[0] == encoder_class.__module__.rpartition(".")[0]
     return _READS_SHORT.get(known.__name__, same_family)

@@ -124,6 +124,22 @@ def test_who_reads_every_token_refuses_the_short_sequence(name, tmp_path):
     apply_pitome(model, PiToMeConfig(ratio=1.0, unmerge=False))  # nothing is shorter
 
 
+@pytest.mark.parametrize("head", ["ForTokenClassification", "ForQuestionAnswering", "ForMaskedLM", "ForPreTraining"])
+def test_heads_of_text_models_that_need_every_token(head):
+    model = getattr(transformers, f"Electra{head}")(transformers.ElectraConfig(**TEXT))
+    with pytest.raises(UnsupportedArchitectureError, match=f"^Electra{head} reads one feature per token"):
+        apply_pitome(model, SHORT)
+
+
+def test_the_short_sequence_of_a_text_encoder_comes_with_a_warning(monkeypatch):
+    said = []
+    monkeypatch.setattr(hosts.logger, "warning_once", said.append, raising=False)
+    apply_pitome(transformers.ElectraForSequenceClassification(transformers.ElectraConfig(**TEXT)), SHORT)
+    assert not said  # it reads the first token
+    apply_pitome(transformers.ElectraModel(transformers.ElectraConfig(**TEXT)), SHORT)
+    assert len(said) == 1 and "which an attention_mask does not fit any more" in said[0]
+
+
 @pytest.mark.parametrize("name", SHORTENED)
 def test_the_others_run_with_the_short_sequence(name):
     model, lengths = build(name), []
