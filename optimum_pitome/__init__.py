@@ -39,13 +39,12 @@ _EXPORTS = {
     "register_architecture": ".modeling.registry",
     "MergingLayer": ".modeling.layer",
     "UnsupportedArchitectureError": ".modeling.registry",
-    "register_algorithm": ".merging",
+    "register_algorithm": ".methods",
+    "register_energy": ".methods",
     "PiToMeCallback": ".training.callback",
     "RatioSchedule": ".training.schedule",
     "RatioScheduler": ".training.schedule",
     "DenseDistillation": ".training.distillation",
-    "RatioLearner": ".training.relaxation",
-    "RatioLearningCallback": ".training.learning",
     "tune_ratios": ".training.tuning",
 }
 
@@ -96,14 +95,12 @@ if TYPE_CHECKING:
     from .analysis import pitome_summary
     from .configuration import PiToMeConfig
     from .families.llava import num_image_tokens
-    from .merging import register_algorithm
+    from .methods import register_algorithm, register_energy
     from .modeling.layer import MergingLayer
     from .modeling.registry import UnsupportedArchitectureError, register_architecture
     from .modeling.rewrite import apply_pitome, pitome_disabled, remove_pitome
     from .recipes import PiToMeModel
     from .training.callback import PiToMeCallback
     from .training.distillation import DenseDistillation
-    from .training.learning import RatioLearningCallback
-    from .training.relaxation import RatioLearner
     from .training.schedule import RatioSchedule, RatioScheduler
     from .training.tuning import tune_ratios

@@ -24,7 +24,7 @@ import itertools
 import math
 import re
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 
@@ -130,13 +130,15 @@ def check_version(version: Any) -> bool:
     return major == own_major and minor > own_minor
 
 
-def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> str | None:
+def check_choice(name: str, value: Any, choices: Collection[str], register: str = "") -> str | None:
     if value is None:
         return None
     if isinstance(value, str) and value in choices:
-        return choices[choices.index(value)]
-    close = similar(value, choices)
+        return next(choice for choice in choices if choice == value)  # no subclass of str
+    close = similar(value, list(choices))
     hint = f" Did you mean {close!r}?" if close else ""
+    if register and isinstance(value, str):
+        hint += f" If it is your own, import the module that registers it ({register}) first."
     raise ValueError(f"{name}={show(value)} is not known. Accepted: {', '.join(map(repr, choices))}.{hint}")
 
 

@@ -39,10 +39,9 @@ from .checks import (
     show,
     similar,
 )
+from .methods import ALGORITHMS, ENERGIES
 
 
-ALGORITHMS = ("pitome", "pitome_unprotected", "pitome_halves", "tome", "random")
-ENERGIES = ("paper", "elu", "gaussian", "nearest")
 METRICS = ("keys", "hidden_states")
 PRESETS = ("official",)
 #: Parts of composite models, as the built-in families name them. An architecture may name others.
@@ -122,8 +121,8 @@ FIELDS: dict[str, Callable[[str, Any], Any]] = {
     "ratio": functools.partial(check_number, low=MIN_RATIO, high=1.0, listable=True),
     "layers": check_layers,
     "min_tokens": check_count,
-    "algorithm": functools.partial(check_choice, choices=ALGORITHMS),
-    "energy": functools.partial(check_choice, choices=ENERGIES),
+    "algorithm": functools.partial(check_choice, choices=ALGORITHMS, register="optimum_pitome.register_algorithm"),
+    "energy": functools.partial(check_choice, choices=ENERGIES, register="optimum_pitome.register_energy"),
     "metric": functools.partial(check_choice, choices=METRICS),
     "margin": functools.partial(check_number, low=-1.0, high=1.0, listable=True, optional=True, open_end=True),
     "alpha": functools.partial(check_number, low=0.0, high=math.inf, optional=True, open_end=True),

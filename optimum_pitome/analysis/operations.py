@@ -22,6 +22,7 @@ import torch
 from torch import nn
 
 from ..merging import MergeSpec
+from ..methods import ALGORITHMS
 from ..modeling.registry import Architecture
 
 
@@ -75,17 +76,14 @@ class Widths:
 def merge_step(spec: MergeSpec, mergeable: int, removed: int, widths: Widths) -> int:
     """Operations of one merge of `removed` out of `mergeable` tokens, special tokens aside."""
     dim = widths.hidden if spec.metric == "hidden_states" else widths.hidden // widths.heads
+    algorithm = ALGORITHMS[spec.algorithm]
+    averaging = (removed if algorithm.prunes else mergeable) * widths.hidden
+    if algorithm.comparisons is None:
+        return averaging
     reading = mergeable * (widths.hidden if spec.metric == "keys" else 0) + mergeable * dim  # head mean, norm
     reading += mergeable * widths.hidden if spec.importance else 0  # one query's scores
-    if spec.algorithm == "random":
-        return removed * widths.hidden
-    if spec.algorithm == "tome":
-        similarity = (mergeable // 2) * ((mergeable + 1) // 2) * dim
-    elif spec.algorithm == "pitome_unprotected":
-        similarity = mergeable**2 * (dim + 1) + (mergeable // 2) * ((mergeable + 1) // 2) * dim
-    else:
-        similarity = mergeable**2 * (dim + 1)
-    return reading + similarity + mergeable * widths.hidden
+    energy = mergeable**2 if algorithm.reads_energy else 0
+    return reading + algorithm.comparisons(mergeable, removed) * dim + energy + averaging
 
 
 def prefill(language_model: nn.Module, num_tokens: int) -> int:

@@ -23,6 +23,7 @@ import torch
 from torch import nn
 
 from ..merging import MergeSpec
+from ..methods import ENERGIES
 from ..modeling.hosts import find_readers
 from ..modeling.registry import Architecture
 from ..modeling.rewrite import EncoderRewrite, rewritten_encoders
@@ -31,9 +32,6 @@ from .report import EncoderSummary, LayerSummary, PiToMeSummary, ReaderSummary
 
 
 COUNTS = ("exact", "paper")
-
-#: Energies that read the margin and alpha.
-_ENERGIES_WITH_MARGIN = ("paper", "elu", "gaussian")
 
 
 def pitome_summary(
@@ -133,7 +131,7 @@ def _resolved_settings(rewrite: EncoderRewrite) -> dict[str, Any]:
     settings = {"ratio": of_each([round(value, 9) for value in kept]), "layers": list(merging)}
     for name in ("algorithm", "energy", "metric", "importance"):
         settings[name] = of_each([getattr(spec, name) for spec in specs])
-    if any(spec.energy in _ENERGIES_WITH_MARGIN for spec in specs):
+    if any(ENERGIES[spec.energy].has_margin for spec in specs):
         settings["margin"] = of_each([round(spec.margin, 6) for spec in specs])
         settings["alpha"] = of_each([spec.alpha for spec in specs])
     settings["min_tokens"] = of_each([spec.ratio.min_tokens for spec in specs])

@@ -22,7 +22,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ..fields import ALGORITHMS, ENERGIES, FIELDS, METRICS, PRESETS, fields_of
+from ..fields import FIELDS, METRICS, PRESETS, fields_of
+from ..methods import ALGORITHMS, ENERGIES
 
 
 #: Of `evaluate`; what they do is in `tasks.py`, which imports torch.
@@ -46,7 +47,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--min-tokens", type=_field("min_tokens", int), help="See PiToMeConfig.min_tokens.")
     choices = {"algorithm": ALGORITHMS, "energy": ENERGIES, "metric": METRICS, "preset": PRESETS}
     for name, accepted in choices.items():
-        group.add_argument(f"--{name}", choices=accepted, help=f"See PiToMeConfig.{name}.")
+        group.add_argument(f"--{name}", choices=list(accepted), help=f"See PiToMeConfig.{name}.")
     group.add_argument(
         "--importance", type=_field("importance", float), help="See PiToMeConfig.importance; 0 leaves it out."
     )

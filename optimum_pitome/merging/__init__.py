@@ -12,19 +12,17 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Merging as pure tensor functions. Imports torch and nothing else: not transformers, nothing else of ours."""
+"""Merging as pure tensor functions. Imports torch and the table of methods: not transformers, nothing else of ours."""
 
-from .algorithms import ALGORITHMS, match_tokens, register_algorithm
+from .algorithms import match_tokens
 from .candidates import Candidates, MergeSpec, TokenMasks, rank_by_energy
 from .counts import KeepRatio, length_of
-from .energy import ENERGIES, pairwise_similarity
+from .energy import pairwise_similarity
 from .opaque import is_opaque
 from .plan import MergePlan, gather_tokens, plan_from_pairs
 
 
 __all__ = [
-    "ALGORITHMS",
-    "ENERGIES",
     "Candidates",
     "KeepRatio",
     "MergePlan",
@@ -37,5 +35,4 @@ __all__ = [
     "pairwise_similarity",
     "plan_from_pairs",
     "rank_by_energy",
-    "register_algorithm",
 ]

@@ -12,7 +12,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Matching algorithms: which tokens of a layer merge into which. Each is one entry of `ALGORITHMS`.
+"""Matching algorithms: which tokens of a layer merge into which. Each is the function of an entry of
+`ALGORITHMS`.
 
 Pure tensor functions: nothing here knows transformers, reads a value back from the device, or lets a shape depend on
 data.
@@ -24,27 +25,11 @@ from collections.abc import Callable
 
 import torch
 
+from ..methods import ALGORITHMS
 from .candidates import LAST, Candidates, MergeSpec, TokenMasks, rank_by_energy
 from .energy import NEVER
 from .opaque import is_opaque, new_length, operator
 from .plan import MergePlan, gather_tokens
-
-
-MatchFunction = Callable[[torch.Tensor, MergeSpec, TokenMasks], "MergePlan | None"]
-
-ALGORITHMS: dict[str, MatchFunction] = {}
-
-
-def register_algorithm(name: str) -> Callable[[MatchFunction], MatchFunction]:
-    """Adds a matching function under `name`; refuses a name that is taken."""
-
-    def decorator(function: MatchFunction) -> MatchFunction:
-        if name in ALGORITHMS:
-            raise ValueError(f"The algorithm {name!r} is already registered ({ALGORITHMS[name].__module__}).")
-        ALGORITHMS[name] = function
-        return function
-
-    return decorator
 
 
 @torch.no_grad()
@@ -63,13 +48,13 @@ def match_tokens(features: torch.Tensor, spec: MergeSpec, masks: TokenMasks | No
         return None
     masks = masks or TokenMasks()
     if not is_opaque(features):
-        return ALGORITHMS[spec.algorithm](features, spec, masks)
+        return ALGORITHMS[spec.algorithm].match(features, spec, masks)
     of_masks = masks.num_prefix_tokens, masks.valid, masks.special, masks.max_special, masks.attention, masks.protected
     found = _match(features, spec.text, *of_masks)
-    return MergePlan(*found[:4], *(found[4:] or (None, None)), prune=spec.algorithm == "random")
+    return MergePlan(*found[:4], *(found[4:] or (None, None)), prune=ALGORITHMS[spec.algorithm].prunes)
 
 
-def _shapes_of_plan(features, spec, num_prefix_tokens, valid, special, max_special, attention, protected):
+def _shapes_of_plan(features, text, num_prefix_tokens, valid, special, max_special, attention, protected):
     batch_size, num_tokens = features.shape[:2]
     num_kept, num_pairs = new_length(features, 2), new_length(features, 0)
     shapes = [(batch_size, length) for length in (num_kept, num_pairs, num_pairs, num_tokens)]
@@ -82,7 +67,7 @@ def _shapes_of_plan(features, spec, num_prefix_tokens, valid, special, max_speci
 @operator("match", fake=_shapes_of_plan)
 def _match(
     features: torch.Tensor,
-    spec: str,
+    text: str,
     num_prefix_tokens: int,
     valid: torch.Tensor | None,
     special: torch.Tensor | None,
@@ -97,12 +82,17 @@ def _match(
         merged, the plan that keeps every token.
     """
     masks = TokenMasks(num_prefix_tokens, valid, special, max_special, attention, protected)
-    plan = match_tokens(features, MergeSpec.from_text(spec), masks)
+    spec = MergeSpec.from_text(text)
+    plan, prune = match_tokens(features, spec, masks), ALGORITHMS[spec.algorithm].prunes
     if plan is None:
         position = torch.arange(features.shape[1], device=features.device).expand(features.shape[0], -1)
-        no_pair = position[:, :0]
-        plan = MergePlan(position, no_pair, no_pair, position, no_pair.bool(), torch.ones_like(position).bool())
-        plan.valid = plan.valid if valid is None else valid.expand_as(position)
+        no_pair, real = position[:, :0], None if valid is None else valid.expand_as(position)
+        plan = MergePlan(position, no_pair, no_pair, position, None, real, prune)
+    if plan.prune != prune:
+        raise RuntimeError(
+            f"The algorithm {spec.algorithm!r} was registered with prunes={prune}, and its plan has "
+            f"prune={plan.prune}. torch.compile needs to know: pass the right one to register_algorithm."
+        )
     if plan.kept.shape[1] < 2:
         raise RuntimeError(
             "This compiled model would merge all tokens of a sample into one, and compilers treat a length of 1 as a "
@@ -110,12 +100,21 @@ def _match(
         )
     found = [plan.kept, plan.source, plan.destination, plan.assignment]
     if masks.mergeable() is not None:
-        found += [plan.source_mask, plan.valid]
+        for mask, like in ((plan.source_mask, plan.source), (plan.valid, plan.kept)):
+            found.append(torch.ones_like(like, dtype=torch.bool) if mask is None else mask)
     # An operator may return neither its arguments nor views of one another.
     return [tensor.clone(memory_format=torch.contiguous_format) for tensor in found]
 
 
-@register_algorithm("pitome")
+def _implements(name: str) -> Callable[[Callable], Callable]:
+    def decorate(function: Callable) -> Callable:
+        ALGORITHMS[name].match = function
+        return function
+
+    return decorate
+
+
+@_implements("pitome")
 def match_pitome(features: torch.Tensor, spec: MergeSpec, masks: TokenMasks) -> MergePlan | None:
     """PiToMe (paper, section 3.2): of the `2k` tokens of highest energy, the even ranks each join the odd rank they
     resemble most; all others are protected."""
@@ -136,7 +135,7 @@ def match_pitome(features: torch.Tensor, spec: MergeSpec, masks: TokenMasks) -> 
     return candidates.plan(source, pool.gather(1, similarity.argmax(dim=-1)), source_mask)
 
 
-@register_algorithm("pitome_halves")
+@_implements("pitome_halves")
 def match_pitome_halves(features: torch.Tensor, spec: MergeSpec, masks: TokenMasks) -> MergePlan | None:
     """PiToMe as the released code has it for text: of the `2k` tokens of highest energy, each of the upper half joins
     the one of the lower half that it resembles most."""
@@ -158,7 +157,7 @@ def match_pitome_halves(features: torch.Tensor, spec: MergeSpec, masks: TokenMas
     return candidates.plan(source, pool.gather(1, similarity.argmax(dim=-1)), source_mask)
 
 
-@register_algorithm("pitome_unprotected")
+@_implements("pitome_unprotected")
 def match_pitome_unprotected(features: torch.Tensor, spec: MergeSpec, masks: TokenMasks) -> MergePlan | None:
     """Energy-ordered matching, "PiToMe without protection": all tokens ranked by energy, even ranks against odd ranks,
     and the `k` best-matched pairs merge."""
@@ -170,7 +169,7 @@ def match_pitome_unprotected(features: torch.Tensor, spec: MergeSpec, masks: Tok
     return _merge_best_pairs(candidates, rank_by_energy(energy, candidates.mergeable, num_mergeable))
 
 
-@register_algorithm("tome")
+@_implements("tome")
 def match_tome(features: torch.Tensor, spec: MergeSpec, masks: TokenMasks) -> MergePlan | None:
     """ToMe (2210.09461): even positions against odd positions, and the `k` best-matched pairs merge.
 
@@ -183,7 +182,7 @@ def match_tome(features: torch.Tensor, spec: MergeSpec, masks: TokenMasks) -> Me
     return _merge_best_pairs(candidates, order, even_first=masks.num_prefix_tokens % 2 == 0)
 
 
-@register_algorithm("random")
+@_implements("random")
 def match_random(features: torch.Tensor, spec: MergeSpec, masks: TokenMasks) -> MergePlan | None:
     """Drops `k` tokens without looking at them: the floor that every other algorithm must clear.
 

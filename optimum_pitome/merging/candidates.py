@@ -21,8 +21,9 @@ from dataclasses import dataclass, field
 
 import torch
 
+from ..methods import ENERGIES
 from .counts import KeepRatio, length_of
-from .energy import ENERGIES, pairwise_similarity
+from .energy import pairwise_similarity
 from .plan import MergePlan, gather_tokens, plan_from_pairs
 
 
@@ -180,7 +181,7 @@ class Candidates:
         """Energies `(B, M)`, and the similarities of all pairs `(B, M, M)`, useless between a token and itself or one
         that may not merge; float32."""
         similarity = pairwise_similarity(self.features, weights=self.weights)
-        energy = ENERGIES[spec.energy](similarity, self.mergeable, spec.margin, spec.alpha)
+        energy = ENERGIES[spec.energy].score(similarity, self.mergeable, spec.margin, spec.alpha)
         # Ranking reads fixed-point numbers; only the order counts, and a large alpha would leave their range.
         return energy if spec.alpha <= 1.0 else energy / spec.alpha, similarity
 

@@ -21,15 +21,14 @@ ever ranked within a sample, so a constant offset or scale changes nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
+
+from ..methods import ENERGIES
 
 
 #: Below any similarity: a weighted one goes down to `1 - N` among `N` tokens.
 NEVER = -1e6
-
-EnergyFunction = Callable[[torch.Tensor, "torch.Tensor | None", float, float], torch.Tensor]
 
 
 def pairwise_similarity(
@@ -107,10 +106,10 @@ def nearest_energy(similarity, mergeable, margin, alpha):
     return torch.maximum(similarity.amax(dim=-1), similarity.amax(dim=-2))
 
 
-#: name → function of (similarity `(B, N, N)`, mergeable `(B, N)` bool or None, margin, alpha) → energy `(B, N)`.
-ENERGIES: dict[str, EnergyFunction] = {
+for _name, _function in {
     "paper": paper_energy,
     "elu": elu_energy,
     "gaussian": gaussian_energy,
     "nearest": nearest_energy,
-}
+}.items():
+    ENERGIES[_name].score = _function

@@ -143,9 +143,9 @@ def check_hosts(model: nn.Module, encoders: list[tuple[nn.Module, Architecture, 
     for encoder, architecture, unmerge in encoders:
         if encoder is model and architecture.part == "text" and not unmerge:
             logger.warning_once(
-                f"{type(model).__name__} is to return the short sequence (unmerge=False), which an attention_mask does "
-                "not fit any more. What averages tokens by their mask (sentence-transformers, say) would be wrong "
-                "without an error: read the first token only, or leave unmerge at True."
+                f"{type(model).__name__} is to return the short sequence (unmerge=False), which an attention_mask "
+                "does not fit any more. What averages tokens by their mask (sentence-transformers, say) would be "
+                "wrong without an error: read the first token only, or leave unmerge at True."
             )
         unit = "patch" if architecture.part == "vision" else "token"
         for module in model.modules():  # the outermost first

@@ -23,6 +23,7 @@ from transformers.utils import logging
 from ..checks import show
 from ..configuration import PiToMeConfig
 from ..merging import KeepRatio, MergeSpec
+from ..methods import ALGORITHMS, ENERGIES
 from .registry import Architecture
 
 
@@ -78,13 +79,30 @@ def resolve_specs(
             settings["importance"] = 0.0
         ratio = KeepRatio.from_float(ratios[index] if merges else 1.0, config.min_tokens or 0)
         specs.append(MergeSpec(ratio, **{k: v for k, v in settings.items() if k not in ("layers", "unmerge")}))
-    unused = [name for name in ("margin", "alpha") if getattr(config, name) is not None]
-    if unused and all(spec.energy == "nearest" or spec.algorithm in ("tome", "random") for spec in specs):
+    _warn_of_unused(config, specs)
+    return tuple(specs)
+
+
+def _warn_of_unused(config: PiToMeConfig, specs: list[MergeSpec]) -> None:
+    """Says which settings of the user's no layer reads."""
+    algorithms = [ALGORITHMS[spec.algorithm] for spec in specs]
+    reads_energy = any(algorithm.reads_energy for algorithm in algorithms)
+    compares = any(algorithm.comparisons is not None for algorithm in algorithms)
+    reads_margin = reads_energy and any(ENERGIES[spec.energy].has_margin for spec in specs)
+    read = {
+        "energy": reads_energy,
+        "margin": reads_margin,
+        "alpha": reads_margin,
+        "metric": compares,
+        "importance": compares,
+    }
+    unused = [name for name in read if getattr(config, name) is not None and not read[name]]
+    if unused:
         logger.warning_once(
             f"{' and '.join(unused)} without effect here: algorithm={specs[0].algorithm!r} with "
-            f"energy={specs[0].energy!r} has no such parameter. Set energy='paper', say, or leave it out."
+            f"energy={specs[0].energy!r} does not read {'them' if len(unused) > 1 else 'it'}. Leave "
+            f"{'them' if len(unused) > 1 else 'it'} out, or choose another algorithm or energy."
         )
-    return tuple(specs)
 
 
 def resolve_unmerge(config: PiToMeConfig, architecture: Architecture) -> bool:

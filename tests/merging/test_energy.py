@@ -23,9 +23,9 @@ from hypothesis import assume, given, settings
 from merging.problems import NEAR_TIE, problems
 from merging.reference import Decisions, energies
 
-from optimum_pitome import fields
-from optimum_pitome.merging import ALGORITHMS, ENERGIES, pairwise_similarity
+from optimum_pitome.merging import pairwise_similarity
 from optimum_pitome.merging.candidates import importance_weights
+from optimum_pitome.methods import ALGORITHMS, ENERGIES
 
 
 # Three directions in the plane: cos(0, 1) = 0.6, cos(1, 2) = 0.8, cos(0, 2) = 0.
@@ -49,15 +49,15 @@ BY_HAND = {
 
 @pytest.mark.parametrize(("name", "alpha"), BY_HAND)
 def test_energies_by_hand(name, alpha):
-    energy = ENERGIES[name](pairwise_similarity(PLANE), None, 0.5, alpha)
+    energy = ENERGIES[name].score(pairwise_similarity(PLANE), None, 0.5, alpha)
     assert energy.dtype == torch.float32
     assert energy[0].tolist() == pytest.approx(BY_HAND[name, alpha], abs=1e-6)
 
 
 def test_equation_4_jumps_at_the_margin():
     similarity = torch.tensor([[[0.5, 0.4999]]])
-    assert ENERGIES["paper"](similarity[..., :1], None, 0.5, 1.0).item() == 0.5
-    assert ENERGIES["paper"](similarity[..., 1:], None, 0.5, 1.0).item() == pytest.approx(-1e-4, abs=1e-6)
+    assert ENERGIES["paper"].score(similarity[..., :1], None, 0.5, 1.0).item() == 0.5
+    assert ENERGIES["paper"].score(similarity[..., 1:], None, 0.5, 1.0).item() == pytest.approx(-1e-4, abs=1e-6)
 
 
 @pytest.mark.parametrize("name", ENERGIES)
@@ -65,14 +65,14 @@ def test_tokens_that_may_not_merge_do_not_count(name):
     noise = torch.randn(1, 4, 2)
     features = torch.cat([noise[:, :2], PLANE[:, :2], noise[:, 2:], PLANE[:, 2:]], dim=1)
     mergeable = torch.tensor([[False, False, True, True, False, False, True]])
-    energy = ENERGIES[name](pairwise_similarity(features), mergeable, 0.5, 1.0)
+    energy = ENERGIES[name].score(pairwise_similarity(features), mergeable, 0.5, 1.0)
     assert energy[mergeable].tolist() == pytest.approx(BY_HAND[name, 1.0], abs=1e-6)
 
 
 @settings(max_examples=200)
 @given(problems(padding=("none",), prefixes=0))
 def test_energies_against_the_reference(problem):
-    energy = ENERGIES[problem.energy](pairwise_similarity(problem.features), None, problem.margin, problem.alpha)
+    energy = ENERGIES[problem.energy].score(pairwise_similarity(problem.features), None, problem.margin, problem.alpha)
     for sample in range(len(problem.features)):
         decisions = Decisions()
         features = problem.features[sample].double().numpy()
@@ -83,7 +83,7 @@ def test_energies_against_the_reference(problem):
 
 def test_mutual_nearest_neighbours_have_bitwise_equal_energy():
     similarity = pairwise_similarity(torch.randn(4, 40, 16))
-    energy = ENERGIES["nearest"](similarity, None, 0.0, 1.0)
+    energy = ENERGIES["nearest"].score(similarity, None, 0.0, 1.0)
     nearest = similarity.masked_fill(torch.eye(40, dtype=torch.bool), -2).argmax(dim=-1)
     mutual = nearest.gather(1, nearest) == torch.arange(40)
     assert mutual.sum() > 20
@@ -97,7 +97,7 @@ def test_nearest_reads_rows_and_columns(mergeable):
         [[[9.0, 0.1, 0.2, 0.9], [0.5, 9.0, 0.3, 0.8], [0.4, 0.1, 9.0, 0.7], [0.0, 0.0, 0.6, 9.0]]]
     )
     mask = None if mergeable is None else torch.tensor([mergeable])
-    energy = ENERGIES["nearest"](similarity, mask, 0.5, 1.0)[0]
+    energy = ENERGIES["nearest"].score(similarity, mask, 0.5, 1.0)[0]
     expected = [0.9, 0.8, 0.7, 0.9] if mergeable is None else [0.5, 0.5, 0.4, energy[3].item()]
     assert energy.tolist() == pytest.approx(expected)
     assert mergeable is None or energy[3] < -1e5
@@ -141,11 +141,9 @@ def test_a_zero_vector_gives_no_nan():
     features = torch.zeros(1, 4, 3)
     features[0, 0] = 1
     for energy in ENERGIES.values():
-        assert energy(pairwise_similarity(features), None, 0.5, 1.0).isfinite().all()
+        assert energy.score(pairwise_similarity(features), None, 0.5, 1.0).isfinite().all()
 
 
-def test_the_configuration_offers_what_is_registered():
-    # Training registers one more, which no user selects.
-    offered = {name for name, match in ALGORITHMS.items() if match.__module__.startswith("optimum_pitome.merging")}
-    assert set(fields.ALGORITHMS) == offered
-    assert set(fields.ENERGIES) == set(ENERGIES)
+def test_everything_in_the_tables_has_its_function():
+    assert all(callable(algorithm.match) for algorithm in ALGORITHMS.values())
+    assert all(callable(energy.score) for energy in ENERGIES.values())

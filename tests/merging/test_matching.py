@@ -23,8 +23,8 @@ from hypothesis import assume, given, settings
 from merging import reference
 from merging.problems import NEAR_TIE, problems
 
-from optimum_pitome import fields
-from optimum_pitome.merging import ALGORITHMS, KeepRatio, MergeSpec, TokenMasks, match_tokens, register_algorithm
+from optimum_pitome.merging import KeepRatio, MergeSpec, TokenMasks, match_tokens
+from optimum_pitome.methods import ALGORITHMS
 
 
 def directions(*degrees):
@@ -158,7 +158,7 @@ def test_equal_tokens_are_ranked_by_position():
 
 def test_nothing_to_do():
     features = torch.randn(2, 6, 4)
-    for algorithm in fields.ALGORITHMS:
+    for algorithm in ALGORITHMS:
         assert match(features, 1.0, algorithm=algorithm) is None
         assert match(features, 0.9, algorithm=algorithm) is None  # 6 * 0.1 is less than one token
         assert match(features, 0.5, TokenMasks(num_prefix_tokens=5), algorithm=algorithm) is None
@@ -166,30 +166,16 @@ def test_nothing_to_do():
 
 
 def test_an_empty_batch():
-    for algorithm in fields.ALGORITHMS:
+    for algorithm in ALGORITHMS:
         plan = match(torch.randn(0, 10, 4), 0.8, algorithm=algorithm)
         assert plan.merge(torch.randn(0, 10, 3)).shape == (0, 8, 3)
 
 
 def test_one_mask_for_the_whole_batch():
     features, valid = torch.randn(3, 12, 4), torch.arange(12)[None] < 9
-    for algorithm in fields.ALGORITHMS:
+    for algorithm in ALGORITHMS:
         one = match(features, 0.7, TokenMasks(valid=valid), algorithm=algorithm)
         each = match(features, 0.7, TokenMasks(valid=valid.expand(3, -1)), algorithm=algorithm)
         assert torch.equal(one.assignment, each.assignment) and torch.equal(one.valid, each.valid)
         hidden_states = torch.randn(3, 12, 5)
         assert torch.equal(one.merge(hidden_states), each.merge(hidden_states))
-
-
-def test_registering_an_algorithm():
-    with pytest.raises(ValueError, match="'pitome' is already registered"):
-        register_algorithm("pitome")(lambda features, spec, masks: None)
-    try:
-
-        @register_algorithm("none")
-        def match_nothing(features, spec, masks):
-            return None
-
-        assert match(torch.randn(1, 8, 2), 0.5, algorithm="none") is None
-    finally:
-        del ALGORITHMS["none"]

@@ -22,8 +22,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from merging.problems import MATCHING, problems
 
-from optimum_pitome.fields import ALGORITHMS
 from optimum_pitome.merging import KeepRatio, MergePlan, MergeSpec, TokenMasks, match_tokens
+from optimum_pitome.methods import ALGORITHMS
 
 
 EVERY = (*MATCHING, "random")

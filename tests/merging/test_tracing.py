@@ -18,8 +18,8 @@ import pytest
 import torch
 from torch._subclasses import FakeTensorMode
 
-from optimum_pitome.fields import ALGORITHMS
-from optimum_pitome.merging import ENERGIES, KeepRatio, MergeSpec, TokenMasks, match_tokens
+from optimum_pitome.merging import KeepRatio, MergeSpec, TokenMasks, match_tokens
+from optimum_pitome.methods import ALGORITHMS, ENERGIES
 
 
 class Merge(torch.nn.Module):

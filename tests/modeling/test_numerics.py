@@ -19,7 +19,7 @@ import torch
 from modeling.helpers import VISION, build, images, run
 
 from optimum_pitome import PiToMeConfig, apply_pitome
-from optimum_pitome.merging import algorithms
+from optimum_pitome.methods import ALGORITHMS
 
 
 def parameters_with_gradients(model):
@@ -77,14 +77,14 @@ def test_half_precision_is_near_full_precision(dtype):
 
 @pytest.mark.parametrize("name", VISION)
 def test_autocast_matches_in_float32(name, monkeypatch):
-    seen, original = [], algorithms.ALGORITHMS["pitome"]
+    seen, original = [], ALGORITHMS["pitome"].match
 
     def spy(features, spec, masks):
         plan = original(features, spec, masks)
         seen.append((features.dtype, plan.merge_sizes(torch.ones(features.shape[:2])).dtype))
         return plan
 
-    monkeypatch.setitem(algorithms.ALGORITHMS, "pitome", spy)
+    monkeypatch.setattr(ALGORITHMS["pitome"], "match", spy)
     model = apply_pitome(build(name), 0.8).train()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         output = model(images())

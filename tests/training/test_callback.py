@@ -21,7 +21,7 @@ import torch
 from training.tiny import Pictures, checkpointing, history, make_trainer, tiny_vit
 from transformers import AutoModelForImageClassification, EarlyStoppingCallback, TrainerCallback
 
-from optimum_pitome import DenseDistillation, PiToMeCallback, RatioLearningCallback, RatioSchedule, apply_pitome
+from optimum_pitome import DenseDistillation, PiToMeCallback, RatioSchedule, apply_pitome
 
 
 class Recorder(TrainerCallback):
@@ -250,7 +250,7 @@ def test_errors(tmp_path):
     with pytest.raises(ValueError, match="is dense, and no settings were given"):
         make_trainer(tmp_path, PiToMeCallback()).train()
     with pytest.raises(ValueError, match="of one Trainer would each set the ratios"):
-        make_trainer(tmp_path, PiToMeCallback(0.8), RatioLearningCallback(1.2)).train()
+        make_trainer(tmp_path, PiToMeCallback(0.8), PiToMeCallback(0.9)).train()
     with pytest.raises(ValueError, match="eval_ratios, schedule='random' and schedule='stepped' need"):
         model = apply_pitome(tiny_vit(), {"ratio": [0.9, 0.9, 0.8, 0.8]})
         make_trainer(tmp_path, PiToMeCallback(eval_ratios=[0.8]), model=model).train()
@@ -259,18 +259,18 @@ def test_errors(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated")  # PEFT asks by the old name
-def test_the_card_of_an_adapter_has_the_learned_ratios(tmp_path):
+def test_the_card_of_an_adapter_has_the_last_ratio(tmp_path):
     from peft import LoraConfig, get_peft_model
 
     model = get_peft_model(apply_pitome(tiny_vit(), 0.9), LoraConfig(target_modules=["q_proj", "v_proj"]))
-    trainer = make_trainer(tmp_path, RatioLearningCallback(1.3), model=model, label_names=["labels"])
+    trainer = make_trainer(tmp_path, PiToMeCallback(0.8), model=model, label_names=["labels"])
     for steps in (2, 4):  # the second time there is a card already
         trainer.args.max_steps = steps
         trainer.train()
         trainer.save_model()
         card = (tmp_path / "README.md").read_text()
         settings = json.loads(card.partition("```json")[2].partition("```")[0])
-        assert settings == trainer.model.config.pitome and len(settings["ratio"]) == 4
+        assert settings == trainer.model.config.pitome and settings["ratio"] == 0.8
         assert card.count("## Token merging") == 1
 
 

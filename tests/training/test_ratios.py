@@ -14,19 +14,15 @@
 
 """Ratios per layer: the budget, the search, and the relaxation."""
 
-import json
-
 import pytest
 import torch
-from training.tiny import Pictures, history, make_trainer, tiny_vit
+from training.tiny import Pictures, tiny_vit
 from transformers import ViTModel
 from zoo.text import bert_config, text_inputs
 from zoo.vit import vit_config
 
 from optimum_pitome import (
     PiToMeConfig,
-    RatioLearner,
-    RatioLearningCallback,
     apply_pitome,
     pitome_disabled,
     pitome_summary,
@@ -134,94 +130,3 @@ def test_search_errors_leave_the_model_alone():
     with pytest.raises(ValueError, match="out of reach"):
         tune_ratios(model, [], 100.0)
     assert model.config.pitome["ratio"] == 0.9
-
-
-def relaxed_and_real(model, inputs, ratios):
-    """The output of the relaxed model at `ratios`, and of the real one."""
-    learner = RatioLearner(model, 1.2, num_tokens=65 if "pixel_values" in inputs else 24)
-    with torch.no_grad():
-        learner.ratios.copy_(torch.tensor(ratios))
-        relaxed = model(**inputs)[0]
-        settings = learner.budget.config(ratios)
-        learner.finish()
-        return relaxed, apply_pitome(model, settings)(**inputs)[0]
-
-
-@pytest.mark.parametrize("ratios", [[0.8] * 4, [0.9, 0.8, 0.95, 0.75], [1.0, 0.8, 1.0, 0.7]], ids=str)
-def test_relaxation_is_the_merging_model_at_grid_points(ratios):
-    model = apply_pitome(lively(tiny_vit()), 0.9)
-    relaxed, real = relaxed_and_real(model, {"pixel_values": Pictures(4).pixels}, ratios)
-    assert (relaxed - real).abs().max() < 1e-5
-
-
-def test_relaxation_with_padding():
-    inputs = text_inputs(3)
-    relaxed, real = relaxed_and_real(apply_pitome(bert(), 0.9), inputs, [0.8, 0.7, 0.9])
-    mask = inputs["attention_mask"].bool()
-    assert (relaxed - real)[mask].abs().max() < 1e-5
-
-
-def test_learned_ratios_stay_on_the_budget_and_follow_the_gradient():
-    model = apply_pitome(lively(tiny_vit()), 0.9)
-    data = Pictures(16)
-    learner = RatioLearner(model, 1.3, learning_rate=0.02)
-    optimizer = torch.optim.SGD(model.parameters(), 0.01)
-    before = learner.ratios.detach().clone()
-    for step in range(5):
-        model(data.pixels, labels=data.labels).loss.backward()
-        assert learner.ratios.grad.abs().sum() > 0
-        learner.step()
-        optimizer.step()
-        optimizer.zero_grad()
-        assert learner._count(learner.ratios).item() == pytest.approx(learner._target, rel=1e-4)
-    assert (learner.ratios - before).abs().max() > 0.01
-    learned = learner.ratios.tolist()
-    config = learner.finish()
-    assert config.ratio == pytest.approx(learned, abs=0.02)
-    assert 1.3 <= pitome_summary(model).flops_ratio < 1.4
-    with pytest.raises(RuntimeError, match="comes after loss.backward"):
-        learner.step()
-
-
-@pytest.mark.real
-def test_relaxation_of_real_weights():
-    """Sizes, energies and long chains of merges as they really are: still the merging model at the grid points."""
-    import real_assets
-    from transformers import Dinov2Model
-
-    model = Dinov2Model.from_pretrained(real_assets.dinov2_small(), pitome=0.9).eval()
-    pixels = torch.nn.functional.interpolate(Pictures(2).pixels, size=112)
-    ratios = [0.9, 0.85, 0.95, 0.9, 1.0, 0.9, 0.85, 0.9, 0.95, 0.8, 0.9, 0.9]
-    relaxed, real = relaxed_and_real(model, {"pixel_values": pixels}, ratios)
-    assert (relaxed - real).abs().max() < 1e-3 * real.abs().max()
-
-
-def learning_trainer(folder, **settings):
-    model = apply_pitome(lively(tiny_vit()), 0.9)
-    return make_trainer(folder, RatioLearningCallback(1.3, learning_rate=0.02), model=model, **settings)
-
-
-def test_learning_with_the_trainer_and_resuming(tmp_path):
-    saving = {"save_strategy": "steps", "save_steps": 2, "gradient_accumulation_steps": 2, "num_train_epochs": 2}
-    whole = learning_trainer(tmp_path / "whole", **saving)
-    whole.train()
-    ratios = history(whole, "pitome_ratio_1")
-    assert len(ratios) == 8 and len(set(ratios[:4])) == 4 and len(set(ratios[3:])) == 1  # learns in the first half
-    config = json.loads((tmp_path / "whole" / "checkpoint-8" / "config.json").read_text())["pitome"]
-    assert config == whole.model.config.pitome and len(config["ratio"]) == 4
-    early = json.loads((tmp_path / "whole" / "checkpoint-2" / "config.json").read_text())["pitome"]
-    assert early["ratio"] != config["ratio"] and pitome_summary(apply_pitome(tiny_vit(), early)).flops_ratio >= 1.3
-    for step in (2, 6):
-        resumed = learning_trainer(tmp_path / f"resumed{step}", **saving)
-        resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{step}"))
-        assert history(resumed, "loss") == history(whole, "loss")
-        assert resumed.model.config.pitome == whole.model.config.pitome
-
-
-def test_learning_callback_errors(tmp_path):
-    with pytest.raises(ValueError, match="end=2.0 is out of range"):
-        RatioLearningCallback(1.3, end=2.0)
-    with pytest.raises(ValueError, match="does not know its Trainer"):
-        RatioLearningCallback(1.3).on_train_begin(None, None, None)
-    with pytest.raises(ValueError, match="learn first, compile later"):
-        learning_trainer(tmp_path, torch_compile=True).train()

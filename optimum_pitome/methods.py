@@ -1,0 +1,160 @@
+# Copyright 2026 The optimum_pitome authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The matching algorithms and the energies that a configuration can name, and what each of them reads and costs.
+
+The one list of them. Imports nothing heavy: the command line checks its options here before it imports torch. The
+built-in ones get their functions where those are defined, in `merging`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+def all_pairs(num_tokens: int, num_removed: int) -> int:
+    """Every token against every other."""
+    return num_tokens**2
+
+
+def alternate_pairs(num_tokens: int, num_removed: int) -> int:
+    """Every second token against the others."""
+    return (num_tokens // 2) * ((num_tokens + 1) // 2)
+
+
+@dataclass
+class Algorithm:
+    """One way to match tokens.
+
+    Attributes:
+        comparisons (`Callable[[int, int], int]`):
+            From the tokens of a sample that may merge and those of them that are removed, how many pairs of tokens are
+            compared: what `pitome_summary` counts. `None`: none.
+        reads_energy (`bool`): whether it ranks tokens by an energy, the settings `energy`, `margin` and `alpha`.
+        prunes (`bool`): whether it drops tokens, so that their vectors and sizes are lost, instead of merging them.
+        match (`Callable`, *optional*): the function. See [`register_algorithm`].
+    """
+
+    comparisons: Callable[[int, int], int] | None = all_pairs
+    reads_energy: bool = False
+    prunes: bool = False
+    match: Callable[..., Any] | None = None
+
+
+@dataclass
+class Energy:
+    """One way to score how redundant a token is.
+
+    Attributes:
+        has_margin (`bool`): whether the settings `margin` and `alpha` are parameters of it.
+        score (`Callable`, *optional*): the function. See [`register_energy`].
+    """
+
+    has_margin: bool = False
+    score: Callable[..., Any] | None = None
+
+
+ALGORITHMS: dict[str, Algorithm] = {
+    "pitome": Algorithm(reads_energy=True),
+    "pitome_unprotected": Algorithm(lambda n, k: all_pairs(n, k) + alternate_pairs(n, k), reads_energy=True),
+    "pitome_halves": Algorithm(reads_energy=True),
+    "tome": Algorithm(alternate_pairs),
+    "random": Algorithm(None, prunes=True),
+}
+ENERGIES: dict[str, Energy] = {
+    "paper": Energy(has_margin=True),
+    "elu": Energy(has_margin=True),
+    "gaussian": Energy(has_margin=True),
+    "nearest": Energy(),
+}
+
+
+def register_algorithm(
+    name: str,
+    *,
+    comparisons: Callable[[int, int], int] | None = all_pairs,
+    reads_energy: bool = False,
+    prunes: bool = False,
+) -> Callable[[Callable], Callable]:
+    """Adds a matching algorithm, which `PiToMeConfig(algorithm=name)` then accepts.
+
+    ```python
+    @register_algorithm("neighbours")
+    def match_neighbours(features, spec, masks):
+        candidates = Candidates.read(features, spec, masks)
+        if candidates is None:
+            return None
+        ...
+        return candidates.plan(source, target, candidates.pair_mask())
+    ```
+
+    A checkpoint or a recipe that names it can be loaded where it is registered; elsewhere loading it is refused.
+
+    Args:
+        name (`str`): how configurations call it.
+        comparisons, reads_energy, prunes: what it reads and costs, see [`Algorithm`].
+
+    Returns:
+        A decorator for the function. It is called without gradients as `function(features, spec, masks)`: what is
+        compared (`torch.Tensor` of shape `(B, N, dim)`, any floating dtype), the layer's [`~merging.MergeSpec`], and
+        [`~merging.TokenMasks`]. It returns a [`~merging.MergePlan`], or `None` where nothing is to be merged. No shape
+        of the plan may depend on data.
+
+    Raises:
+        ValueError: if the name is taken.
+    """
+    entry = Algorithm(comparisons, reads_energy, prunes)
+    return _adder(ALGORITHMS, "algorithm", name, entry, "match")
+
+
+def register_energy(name: str, *, has_margin: bool = False) -> Callable[[Callable], Callable]:
+    """Adds an energy, which `PiToMeConfig(energy=name)` then accepts: tokens of high energy merge first.
+
+    ```python
+    @register_energy("mean")
+    def mean_energy(similarity, mergeable, margin, alpha):
+        if mergeable is None:
+            return similarity.mean(dim=-1)
+        weights = mergeable.to(similarity.dtype).unsqueeze(1)
+        return (similarity * weights).sum(dim=-1) / weights.sum(dim=-1).clamp(min=1)
+    ```
+
+    Args:
+        name (`str`): how configurations call it.
+        has_margin (`bool`, *optional*, defaults to `False`): see [`Energy`].
+
+    Returns:
+        A decorator for the function. It is called without gradients as `function(similarity, mergeable, margin,
+        alpha)`: cosines of all pairs (`torch.FloatTensor` of shape `(B, M, M)`, which it may overwrite), the tokens
+        that may merge (`torch.BoolTensor` of shape `(B, M)`, or `None` for all), and two `float`. It returns a
+        `torch.FloatTensor` of shape `(B, M)`. Energies are compared in steps of 2**-22, so they should lie within a
+        few units of zero (per unit of `alpha` where that is above 1).
+
+    Raises:
+        ValueError: if the name is taken.
+    """
+    return _adder(ENERGIES, "energy", name, Energy(has_margin), "score")
+
+
+def _adder(table: dict[str, Any], kind: str, name: str, entry: Any, attribute: str) -> Callable[[Callable], Callable]:
+    def decorate(function: Callable) -> Callable:
+        if name in table:
+            raise ValueError(f"The {kind} {name!r} is already registered.")
+        setattr(entry, attribute, function)
+        table[name] = entry
+        return function
+
+    return decorate
