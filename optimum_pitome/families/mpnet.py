@@ -35,7 +35,8 @@ from transformers.models.mpnet import modeling_mpnet
 from ..modeling.call import CALL_KEY
 from ..modeling.layer import MergingLayer
 from ..modeling.registry import register_architecture
-from ..modeling.state import STATE_KEY, take_pairs
+from ..modeling.state import STATE_KEY
+from ..modeling.token_arguments import cut_pairs
 from .text import SETTINGS
 
 
@@ -52,7 +53,6 @@ class MPNetLayer(MergingLayer, modeling_mpnet.MPNetLayer):
         proportional = state.specs[self.pitome_index].proportional_attention
         if tokens.sizes is not None:
             attention_mask = tokens.attention_bias(hidden_states.dtype, proportional)
-            position_bias = take_pairs(position_bias, tokens.positions)
         elif attention_mask is not None and attention_mask.dtype == torch.bool:
             # It is added to the scores, so a caller's boolean one would only shift them by one.
             lowest = torch.finfo(hidden_states.dtype).min
@@ -110,7 +110,7 @@ register_architecture(
     layers="layer",
     attention="attention.attn",
     attention_interface=False,
-    track_positions=True,
+    token_arguments={"position_bias": cut_pairs},
     read_arguments=read_ids,
     num_tokens=lambda config: config.max_position_embeddings - config.pad_token_id - 1,
     **SETTINGS,

@@ -59,7 +59,7 @@ def wrap_forward(encoder_class: type[nn.Module]) -> None:
         _check_forward(self, arguments)
         read_tokens = functools.partial(_read_tokens, rewrite, arguments)
         selection = None if selection is None else Selection(*selection)
-        state = MergeState(rewrite.specs, read_tokens, rewrite.num_prefix_tokens, selection)
+        state = MergeState(rewrite.specs, read_tokens, rewrite.layer_arguments, rewrite.num_prefix_tokens, selection)
         return_dict = arguments.get("return_dict")
         as_tuple = (self.config.return_dict if return_dict is None else return_dict) is False
         if as_tuple:
@@ -111,7 +111,7 @@ def _read_tokens(rewrite: EncoderRewrite, arguments: Mapping[str, Any]) -> Token
         valid=valid,
         special=special,
         pairwise_mask=pairwise_mask,
-        track_positions=rewrite.architecture.track_positions,
+        track_positions=bool(rewrite.architecture.token_arguments),
         num_prefix_tokens=rewrite.num_prefix_tokens,
         max_special=max_special,
         protected=_places_of(rewrite.protect_token_ids, arguments.get("input_ids")),

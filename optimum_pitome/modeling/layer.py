@@ -55,6 +55,8 @@ class MergingLayer:
         if not state.runs(index):
             state.slots[index + 1] = tokens
             return hidden_states
+        if tokens.sizes is not None and state.layer_arguments is not None:
+            args, kwargs = state.layer_arguments.cut(args, kwargs, tokens)
         if not state.merges(index, length_of(hidden_states)):
             state.slots[index + 1] = tokens
             kwargs[CALL_KEY] = AttentionCall(tokens, spec.proportional_attention)

@@ -107,7 +107,7 @@ REASONS = (
     Reason(
         _NOT_YET,
         _IMAGES,
-        "depth_anything dinov3_vit dpt eomt ijepa pixio timm_wrapper vit_mae vitpose_backbone yolos",
+        "depth_anything dpt eomt ijepa pixio timm_wrapper vit_mae vitpose_backbone yolos",
     ),
     Reason(
         _NOT_YET,

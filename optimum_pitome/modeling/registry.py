@@ -40,6 +40,7 @@ FAMILIES = {
     "transformers.models.vit_msn.modeling_vit_msn": "optimum_pitome.families.vit",
     "transformers.models.dinov2.modeling_dinov2": "optimum_pitome.families.dinov2",
     "transformers.models.dinov2_with_registers.modeling_dinov2_with_registers": "optimum_pitome.families.dinov2",
+    "transformers.models.dinov3_vit.modeling_dinov3_vit": "optimum_pitome.families.dinov3",
     "transformers.models.clip.modeling_clip": "optimum_pitome.families.clip",
     "transformers.models.siglip.modeling_siglip": "optimum_pitome.families.siglip",
     "transformers.models.llava.modeling_llava": "optimum_pitome.families.llava",
@@ -94,7 +95,10 @@ class Architecture:
             name and the same parameters of `forward`.
         attention_interface (`bool`):
             Whether attention goes through the interface. `False`: the layer class reads the token sizes by itself.
-        track_positions (`bool`): Whether layers need the original positions of the tokens (`Tokens.positions`).
+        token_arguments (`Mapping[str, Cut | None]`):
+            Arguments of a layer that have an entry for each token (rotary embeddings, position biases), and how to cut
+            them to the tokens that are left: [`~token_arguments.cut_rotary`], [`~token_arguments.cut_pairs`], or a
+            function of yours. `None` for other tensors that layers get; any that is not named is an error.
         num_prefix_tokens (`Callable[[config], int]`): Special tokens at the front of the sequence.
         num_tokens (`Callable[[config], int]`, *optional*): Sequence length for the configured input size (summaries).
         special_tokens (`Callable[[Mapping], tuple[Tensor | None, int]]`, *optional*):
@@ -123,7 +127,7 @@ class Architecture:
     attention: str = "attention"
     attention_class: type[MergingAttention] | None = None
     attention_interface: bool = True
-    track_positions: bool = False
+    token_arguments: Mapping[str, Callable[[Any, Any], Any] | None] = field(default_factory=dict)
     num_prefix_tokens: Callable[[Any], int] = lambda config: 1
     num_tokens: Callable[[Any], int] | None = None
     special_tokens: Callable[[Mapping[str, Any]], tuple[torch.Tensor | None, int]] | None = None

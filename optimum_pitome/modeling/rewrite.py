@@ -37,6 +37,7 @@ from .mask_token import find_mask_token
 from .parts import select_encoders
 from .registry import Architecture, UnsupportedArchitectureError, supported_message
 from .resolve import resolve_protected_ids, resolve_specs, resolve_unmerge
+from .token_arguments import LayerArguments
 
 
 TAG = "pitome"
@@ -54,6 +55,7 @@ class EncoderRewrite:
         num_prefix_tokens (`int`): special tokens at the front.
         protect_token_ids (`tuple[int, ...]`): ids of tokens that never merge: the user's and the mask token's.
         encoder_class (`type`): the encoder's own class, which may be a subclass of the registered one.
+        layer_arguments ([`LayerArguments`]): what layers are called with.
         is_dense (`bool`): whether nothing is ever merged (ratio 1).
         enabled (`bool`): whether the next forward merges.
     """
@@ -65,12 +67,14 @@ class EncoderRewrite:
     num_prefix_tokens: int
     protect_token_ids: tuple[int, ...]
     encoder_class: type[nn.Module]
+    layer_arguments: LayerArguments = field(init=False, repr=False)
     is_dense: bool = field(init=False)
     enabled: bool = field(init=False, default=True)
     #: Blocks of [`pitome_disabled`] that are open, in all threads.
     disabled_by: int = field(init=False, default=0)
 
     def __post_init__(self):
+        self.layer_arguments = LayerArguments.of(self.architecture)
         self.is_dense = all(spec.ratio.is_dense for spec in self.specs)
         for encoder_class in self.encoder_class.__mro__:
             wrap_forward(encoder_class)

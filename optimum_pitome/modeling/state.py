@@ -22,11 +22,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..merging import MergePlan, MergeSpec, TokenMasks, gather_tokens, is_opaque
+
+
+if TYPE_CHECKING:
+    from .token_arguments import LayerArguments
 
 
 #: Keyword argument that carries the state to the layers.
@@ -251,6 +255,7 @@ class MergeState:
     Attributes:
         specs (`tuple[MergeSpec, ...]`): one per layer.
         read_tokens (`Callable[[], Tokens]`): the tokens that enter the encoder.
+        layer_arguments ([`LayerArguments`], *optional*): how to cut what layers are called with.
         num_prefix_tokens (`int`): special tokens at the front.
         selection ([`Selection`], *optional*): the hidden states that will be read. `None`: any of them.
         slots (`list[Tokens | None]`):
@@ -259,6 +264,7 @@ class MergeState:
 
     specs: tuple[MergeSpec, ...]
     read_tokens: Callable[[], Tokens]
+    layer_arguments: LayerArguments | None = None
     num_prefix_tokens: int = 0
     selection: Selection | None = None
     slots: list[Tokens | None] = field(init=False)

@@ -56,7 +56,7 @@ SAYS = {
     "resnet": "'resnet' has no attention",
     "whisper": "'whisper' is not supported yet",
     "bart": "'bart' is not supported yet",
-    "dinov3_vit": "'dinov3_vit' is not supported yet; near it, vit, dinov2",
+    "ijepa": "'ijepa' is not supported yet; near it, vit, dinov2",
 }
 
 

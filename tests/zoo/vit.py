@@ -20,6 +20,7 @@ from transformers import (
     DeiTConfig,
     Dinov2Config,
     Dinov2WithRegistersConfig,
+    DINOv3ViTConfig,
     ViTConfig,
     ViTMSNConfig,
 )
@@ -75,6 +76,14 @@ def registers_backbone_config():
     return registers_config(out_features=["stage2", "stage4"])
 
 
+def dinov3_config(**kwargs):
+    return DINOv3ViTConfig(**SIZES, layerscale_value=0.5, num_register_tokens=2, **kwargs)
+
+
+def dinov3_backbone_config():
+    return dinov3_config(out_features=["stage2", "stage4"])
+
+
 _CONFIGS = {
     "ViTModel": vit_config,
     "ViTForImageClassification": vit_config,
@@ -91,6 +100,8 @@ _CONFIGS = {
     "Dinov2WithRegistersModel": registers_config,
     "Dinov2WithRegistersForImageClassification": registers_config,
     "Dinov2WithRegistersBackbone": registers_backbone_config,
+    "DINOv3ViTModel": dinov3_config,
+    "DINOv3ViTBackbone": dinov3_backbone_config,
 }
 
 

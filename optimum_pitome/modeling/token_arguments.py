@@ -1,0 +1,113 @@
+# Copyright 2026 The optimum_pitome authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Arguments of a layer that have an entry for each token: rotary embeddings, biases for the distance of two tokens.
+
+An encoder computes them once, for its original tokens. Every layer after a merge gets them for the tokens that are
+left: a merged token keeps the place of the one that survived.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..merging import gather_tokens
+from .call import CALL_KEY
+from .state import STATE_KEY, Tokens, take_pairs
+
+
+if TYPE_CHECKING:
+    from .registry import Architecture
+
+
+#: From an argument for the original tokens and the [`Tokens`] that are left (`positions` `(B, n)`), that for these.
+Cut = Callable[[Any, Tokens], Any]
+
+
+def cut_pairs(bias: torch.Tensor, tokens: Tokens) -> torch.Tensor:
+    """A bias on the scores: `(B or 1, heads, N, N)` to `(B, heads, n, n)`."""
+    return take_pairs(bias, tokens.positions)
+
+
+def cut_rotary(embeddings: tuple[torch.Tensor, ...], tokens: Tokens) -> tuple[torch.Tensor, ...]:
+    """Cosines and sines of rotary embeddings, of all tokens or of those after the prefix.
+
+    Args:
+        embeddings (`tuple[torch.Tensor, ...]`): each `(N, d)`, `(B or 1, N, d)` or `(B or 1, 1, N, d)`.
+        tokens ([`Tokens`]): those that are left.
+
+    Returns:
+        As many tensors of shape `(B, 1, n, d)`, or `(B, n, d)` for three dimensions.
+    """
+    return tuple(_cut_rows(values, tokens) for values in embeddings)
+
+
+def _cut_rows(values: torch.Tensor, tokens: Tokens) -> torch.Tensor:
+    # The prefix never merges, so it has not moved.
+    prefix = tokens.assignment.shape[1] - values.shape[-2]
+    positions = tokens.positions[:, prefix:] - prefix
+    rows = values.reshape(-1, *values.shape[-2:]).expand(len(positions), -1, -1)
+    rows = gather_tokens(rows, positions)
+    return rows if values.dim() == 3 else rows.unsqueeze(1)
+
+
+@dataclass(frozen=True)
+class LayerArguments:
+    """What a layer is called with, beside the hidden states.
+
+    Attributes:
+        layer (`str`): the layer's class.
+        names (`tuple[str, ...]`): parameters of its `forward`, in their order.
+        cuts (`Mapping[str, Cut | None]`): see `Architecture.token_arguments`.
+    """
+
+    layer: str
+    names: tuple[str, ...]
+    cuts: Mapping[str, Cut | None]
+
+    @classmethod
+    def of(cls, architecture: Architecture) -> LayerArguments:
+        layer_class = architecture.dense_layer_class
+        names = tuple(inspect.signature(layer_class.forward).parameters)[2:]  # without self and the hidden states
+        return cls(layer_class.__name__, names, architecture.token_arguments)
+
+    def cut(self, args: tuple, kwargs: dict[str, Any], tokens: Tokens) -> tuple[tuple, dict[str, Any]]:
+        """The arguments for tokens that have merged.
+
+        Raises:
+            RuntimeError: for a tensor that nobody has said anything about: it may have an entry for each token.
+        """
+        args = tuple(self._cut(name, value, tokens) for name, value in zip(self.names, args)) + args[len(self.names) :]
+        return args, {name: self._cut(name, value, tokens) for name, value in kwargs.items()}
+
+    def _cut(self, name: str, value: Any, tokens: Tokens) -> Any:
+        if value is None or name in ("attention_mask", CALL_KEY, STATE_KEY):  # the mask travels with the tokens
+            return value
+        if name in self.cuts:
+            cut = self.cuts[name]
+            return value if cut is None else cut(value, tokens)
+        values = value if isinstance(value, (tuple, list)) else (value,)
+        if any(isinstance(item, torch.Tensor) for item in values):
+            raise RuntimeError(
+                f"{self.layer} got the tensor argument {name!r} after tokens had merged. If it has an entry for each "
+                "token, merging must cut it down, and nothing says how. If the family is yours, pass it to "
+                f"register_architecture: token_arguments={{{name!r}: cut_rotary}}, say, or None for what has no such "
+                "entries. Otherwise run the model dense: with pitome_disabled(model): ..."
+            )
+        return value
