@@ -55,6 +55,7 @@ class EncoderRewrite:
         num_prefix_tokens (`int`): special tokens at the front.
         protect_token_ids (`tuple[int, ...]`): ids of tokens that never merge: the user's and the mask token's.
         encoder_class (`type`): the encoder's own class, which may be a subclass of the registered one.
+        attention_class (`type`): of the modules that attend in its layers.
         layer_arguments ([`LayerArguments`]): what layers are called with.
         is_dense (`bool`): whether nothing is ever merged (ratio 1).
         enabled (`bool`): whether the next forward merges.
@@ -67,6 +68,7 @@ class EncoderRewrite:
     num_prefix_tokens: int
     protect_token_ids: tuple[int, ...]
     encoder_class: type[nn.Module]
+    attention_class: type[nn.Module]
     layer_arguments: LayerArguments = field(init=False, repr=False)
     is_dense: bool = field(init=False)
     enabled: bool = field(init=False, default=True)
@@ -74,7 +76,7 @@ class EncoderRewrite:
     disabled_by: int = field(init=False, default=0)
 
     def __post_init__(self):
-        self.layer_arguments = LayerArguments.of(self.architecture)
+        self.layer_arguments = LayerArguments.of(self.architecture, self.attention_class)
         self.is_dense = all(spec.ratio.is_dense for spec in self.specs)
         for encoder_class in self.encoder_class.__mro__:
             wrap_forward(encoder_class)
@@ -259,7 +261,8 @@ def _plan(
     specs = resolve_specs(config, architecture, len(layers), num_prefix_tokens)
     unmerge = resolve_unmerge(config, architecture)
     protected = resolve_protected_ids(config, architecture, encoder.config, mask_token)
-    return EncoderRewrite(config, architecture, specs, unmerge, num_prefix_tokens, protected, type(encoder))
+    classes = type(encoder), type(architecture.find_attention(layers[0]))
+    return EncoderRewrite(config, architecture, specs, unmerge, num_prefix_tokens, protected, *classes)
 
 
 def _check_subclass(encoder_class: type[nn.Module], known_class: type[nn.Module]) -> None:

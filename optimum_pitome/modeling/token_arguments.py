@@ -28,8 +28,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..merging import gather_tokens
-from .call import CALL_KEY
-from .state import STATE_KEY, Tokens, take_pairs
+from .state import Tokens, take_pairs
 
 
 if TYPE_CHECKING:
@@ -74,34 +73,40 @@ class LayerArguments:
     Attributes:
         layer (`str`): the layer's class.
         names (`tuple[str, ...]`): parameters of its `forward`, in their order.
+        read (`frozenset[str]`): parameters of its `forward` and of its attention's; whatever else comes along, such as
+            what a `Trainer` passes to the model, nobody reads.
         cuts (`Mapping[str, Cut | None]`): see `Architecture.token_arguments`.
     """
 
     layer: str
     names: tuple[str, ...]
+    read: frozenset[str]
     cuts: Mapping[str, Cut | None]
 
     @classmethod
-    def of(cls, architecture: Architecture) -> LayerArguments:
+    def of(cls, architecture: Architecture, attention_class: type) -> LayerArguments:
         layer_class = architecture.dense_layer_class
         names = tuple(inspect.signature(layer_class.forward).parameters)[2:]  # without self and the hidden states
-        return cls(layer_class.__name__, names, architecture.token_arguments)
+        read = frozenset(names) | frozenset(inspect.signature(attention_class.forward).parameters)
+        return cls(layer_class.__name__, names, read, architecture.token_arguments)
 
     def cut(self, args: tuple, kwargs: dict[str, Any], tokens: Tokens) -> tuple[tuple, dict[str, Any]]:
         """The arguments for tokens that have merged.
 
         Raises:
-            RuntimeError: for a tensor that nobody has said anything about: it may have an entry for each token.
+            RuntimeError: for a tensor that the layer reads and that no entry names: it may have an entry for each token.
         """
         args = tuple(self._cut(name, value, tokens) for name, value in zip(self.names, args)) + args[len(self.names) :]
         return args, {name: self._cut(name, value, tokens) for name, value in kwargs.items()}
 
     def _cut(self, name: str, value: Any, tokens: Tokens) -> Any:
-        if value is None or name in ("attention_mask", CALL_KEY, STATE_KEY):  # the mask travels with the tokens
+        if value is None or name == "attention_mask":  # which travels with the tokens
             return value
         if name in self.cuts:
             cut = self.cuts[name]
             return value if cut is None else cut(value, tokens)
+        if name not in self.read:
+            return value
         values = value if isinstance(value, (tuple, list)) else (value,)
         if any(isinstance(item, torch.Tensor) for item in values):
             raise RuntimeError(

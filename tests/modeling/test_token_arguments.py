@@ -100,11 +100,13 @@ def test_a_forgotten_argument_is_an_error():
 
 def test_what_has_no_entries_per_token_passes():
     tokens = Tokens(sizes=torch.ones(1, 2))
-    arguments = LayerArguments("Layer", ("first", "second"), {"first": None, "scale": None})
+    arguments = LayerArguments(
+        "Layer", ("first", "second"), {"first", "second", "other"}, {"first": None, "scale": None}
+    )
     value = torch.ones(3)
-    assert arguments.cut((value, 5), {"scale": value, "flag": True, "cache": None}, tokens) == (
+    assert arguments.cut((value, 5), {"scale": value, "flag": True, "num_items_in_batch": value}, tokens) == (
         (value, 5),
-        {"scale": value, "flag": True, "cache": None},
+        {"scale": value, "flag": True, "num_items_in_batch": value},
     )
     for args, kwargs in (((None, value), {}), ((), {"other": (value, value)})):
         with pytest.raises(RuntimeError, match="Layer got the tensor argument '(second|other)'"):
