@@ -94,7 +94,7 @@ class LayerArguments:
         """The arguments for tokens that have merged.
 
         Raises:
-            RuntimeError: for a tensor that the layer reads and that no entry names: it may have an entry for each token.
+            RuntimeError: for a tensor that the layer reads and `cuts` does not name: it may have an entry per token.
         """
         args = tuple(self._cut(name, value, tokens) for name, value in zip(self.names, args)) + args[len(self.names) :]
         return args, {name: self._cut(name, value, tokens) for name, value in kwargs.items()}
