@@ -40,7 +40,7 @@ def operator(name: str, fake: Callable, save: Callable | None = None, gradient: 
     """Makes an operator of a function whose first argument is a tensor; callers go on calling the function.
 
     Args:
-        name (`str`): behind "optimum_pitome::".
+        name (`str`): after "optimum_pitome::".
         fake (`Callable`): from the arguments, empty tensors of the shapes that the function returns.
         save (`Callable`, *optional*): from the arguments, what `gradient` needs.
         gradient (`Callable`, *optional*):
