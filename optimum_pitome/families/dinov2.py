@@ -24,7 +24,7 @@ from ..modeling.registry import register_architecture
 from .vit import num_patches, official_deit
 
 
-class _Dinov2Layer(MergingLayer):
+class Dinov2StyleLayer(MergingLayer):
     def attention_half(self, hidden_states, attention_mask=None, **kwargs):
         attention_output, _ = self.attention(self.norm1(hidden_states), attention_mask=attention_mask, **kwargs)
         return self.drop_path(self.layer_scale1(attention_output)) + hidden_states
@@ -33,11 +33,11 @@ class _Dinov2Layer(MergingLayer):
         return self.drop_path(self.layer_scale2(self.mlp(self.norm2(hidden_states)))) + hidden_states
 
 
-class Dinov2Layer(_Dinov2Layer, modeling_dinov2.Dinov2Layer):
+class Dinov2Layer(Dinov2StyleLayer, modeling_dinov2.Dinov2Layer):
     pass
 
 
-class Dinov2WithRegistersLayer(_Dinov2Layer, modeling_dinov2_with_registers.Dinov2WithRegistersLayer):
+class Dinov2WithRegistersLayer(Dinov2StyleLayer, modeling_dinov2_with_registers.Dinov2WithRegistersLayer):
     pass
 
 

@@ -21,24 +21,14 @@ from __future__ import annotations
 
 from transformers.models.dinov3_vit import modeling_dinov3_vit
 
-from ..modeling.layer import MergingLayer
 from ..modeling.registry import register_architecture
 from ..modeling.token_arguments import cut_rotary
+from .dinov2 import Dinov2StyleLayer
 from .vit import num_patches, official_deit
 
 
-class DINOv3ViTLayer(MergingLayer, modeling_dinov3_vit.DINOv3ViTLayer):
-    def attention_half(self, hidden_states, attention_mask=None, position_embeddings=None, **kwargs):
-        attention_output, _ = self.attention(
-            self.norm1(hidden_states),
-            attention_mask=attention_mask,
-            position_embeddings=position_embeddings,
-            **kwargs,
-        )
-        return self.drop_path(self.layer_scale1(attention_output)) + hidden_states
-
-    def mlp_half(self, hidden_states):
-        return self.drop_path(self.layer_scale2(self.mlp(self.norm2(hidden_states)))) + hidden_states
+class DINOv3ViTLayer(Dinov2StyleLayer, modeling_dinov3_vit.DINOv3ViTLayer):
+    pass
 
 
 register_architecture(

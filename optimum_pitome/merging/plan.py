@@ -51,6 +51,12 @@ def gather_tokens(tokens: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     return rows.view(batch_size, index.shape[1], *tokens.shape[2:])
 
 
+def _of_sources(weights: torch.Tensor, source: torch.Tensor, source_mask: torch.Tensor | None) -> torch.Tensor:
+    """The weights of the sources, `(B, k)`: 0 for pairs that do not merge."""
+    moved = gather_tokens(weights, source)
+    return moved if source_mask is None else moved * source_mask
+
+
 def _shares(
     weights: torch.Tensor,
     totals: torch.Tensor,
@@ -60,8 +66,7 @@ def _shares(
     source_mask: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """What each kept token `(B, n)` and each source `(B, k)` weighs in the mean of its group."""
-    moved = gather_tokens(weights, source)
-    moved = moved if source_mask is None else moved * source_mask
+    moved = _of_sources(weights, source, source_mask)
     return gather_tokens(weights, kept) / totals, moved / totals.gather(1, destination)
 
 
@@ -75,6 +80,7 @@ def _merge_gradient(
     destination: torch.Tensor,
     source_mask: torch.Tensor | None,
 ) -> torch.Tensor:
+    """The gradient of what [`_merge`] returns `(B, n, dim)`, as that of its hidden states `(B, N, dim)`."""
     kept_weight, source_weight = _shares(weights, totals, kept, source, destination, source_mask)
     accumulated = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
     moved = gather_tokens(accumulated, destination) * source_weight.unsqueeze(-1)
@@ -123,9 +129,7 @@ def _merge_sizes(
     source_mask: torch.Tensor | None,
 ) -> torch.Tensor:
     """See [`MergePlan.merge_sizes`]."""
-    moved = gather_tokens(sizes, source)
-    moved = moved if source_mask is None else moved * source_mask
-    return gather_tokens(sizes, kept).scatter_add(1, destination, moved)
+    return gather_tokens(sizes, kept).scatter_add(1, destination, _of_sources(sizes, source, source_mask))
 
 
 @dataclass

@@ -139,6 +139,8 @@ def check_hosts(model: nn.Module, encoders: list[tuple[nn.Module, Architecture, 
 
     Raises:
         UnsupportedArchitectureError: if one of those models, which comes from transformers, would get wrong results.
+
+    A text encoder alone, whose reader is not known, gets a warning.
     """
     for encoder, architecture, unmerge in encoders:
         if encoder is model and architecture.part == "text" and not unmerge:

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Ratios per layer: the budget, the search, and the relaxation."""
+"""Ratios per layer: the budget and the search."""
 
 import pytest
 import torch
