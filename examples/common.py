@@ -30,7 +30,7 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from optimum_pitome import PiToMeConfig, apply_pitome, pitome_disabled
-from optimum_pitome.metrics import Accuracy, Agreement
+from optimum_pitome.evaluation.metrics import Accuracy, Agreement
 
 
 #: The label of a sample that has none.

@@ -40,7 +40,7 @@ from transformers.utils import logging
 
 from optimum_pitome import PiToMeConfig, apply_pitome, pitome_summary
 from optimum_pitome.analysis.timing import DenseMergedTimer
-from optimum_pitome.metrics import Recall
+from optimum_pitome.evaluation.metrics import Recall
 from optimum_pitome.modeling.rewrite import rewritten_encoders
 
 

@@ -26,7 +26,7 @@ from datasets import Image, Value
 from finetune_data import BUILT_IN_DATA, load_splits, save_test_part
 from retrieval_data import captioned_stamps
 
-from optimum_pitome.analysis.labelled_data import take
+from optimum_pitome.evaluation.data import take
 
 
 def main() -> None:

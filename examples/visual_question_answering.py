@@ -47,9 +47,9 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from vqa_timing import PhaseTimes, measure, random_llava, random_questions
 
 from optimum_pitome import PiToMeConfig, apply_pitome, num_image_tokens, pitome_disabled
-from optimum_pitome.analysis.labelled_data import texts_of
-from optimum_pitome.analysis.questions import encode_questions
-from optimum_pitome.metrics import VqaAccuracy, normalize_answer
+from optimum_pitome.evaluation.data import texts_of
+from optimum_pitome.evaluation.metrics import VqaAccuracy, normalize_answer
+from optimum_pitome.evaluation.questions import encode_questions
 
 
 ANSWER_COLUMNS = ("answers", "answer", "multiple_choice_answer", "label")

@@ -21,19 +21,19 @@ import importlib
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from ._import_hooks import when_imported
-from .loading import COMPOSERS, install, install_composer
+from .hub.import_hooks import when_imported
+from .hub.loading import COMPOSERS, install, install_composer
 
 
 __version__ = "0.1.0"
 
 #: Public name → module. Imported on first use: `import optimum_pitome` stays light (no torch).
 _EXPORTS = {
-    "PiToMeConfig": ".configuration",
-    "PiToMeModel": ".recipes",
-    "apply_pitome": ".modeling.rewrite",
-    "remove_pitome": ".modeling.rewrite",
-    "pitome_disabled": ".modeling.rewrite",
+    "PiToMeConfig": ".configuration.config",
+    "PiToMeModel": ".hub.recipes",
+    "apply_pitome": ".apply",
+    "remove_pitome": ".apply",
+    "pitome_disabled": ".apply",
     "num_image_tokens": ".families.llava",
     "pitome_summary": ".analysis",
     "register_architecture": ".modeling.registry",
@@ -53,7 +53,7 @@ __all__ = ["__version__", *_EXPORTS]
 
 def __getattr__(name: str):
     if name.startswith("PiToMe") and name not in _EXPORTS:  # task variants: PiToMeForImageClassification, ...
-        variant = importlib.import_module(".recipes", __name__).variant(name)
+        variant = importlib.import_module(".hub.recipes", __name__).variant(name)
         if variant is not None:
             return variant
     if name not in _EXPORTS:
@@ -64,15 +64,15 @@ def __getattr__(name: str):
 
 
 def _register_config(configuration_auto: ModuleType) -> None:
-    importlib.import_module(".configuration", __name__).register(configuration_auto)
+    importlib.import_module(".configuration.config", __name__).register(configuration_auto)
 
 
 def _register_models(modeling_auto: ModuleType) -> None:
-    importlib.import_module(".recipes", __name__).register(modeling_auto)
+    importlib.import_module(".hub.recipes", __name__).register(modeling_auto)
 
 
 def _register_recipe_processors(function: str, auto_module: ModuleType) -> None:
-    getattr(importlib.import_module(".recipe_processors", __name__), function)(auto_module)
+    getattr(importlib.import_module(".hub.recipe_processors", __name__), function)(auto_module)
 
 
 when_imported("transformers.modeling_utils", install)
@@ -93,13 +93,13 @@ def __dir__() -> list[str]:
 
 if TYPE_CHECKING:
     from .analysis import pitome_summary
-    from .configuration import PiToMeConfig
+    from .apply import apply_pitome, pitome_disabled, remove_pitome
+    from .configuration.config import PiToMeConfig
     from .families.llava import num_image_tokens
+    from .hub.recipes import PiToMeModel
     from .methods import register_algorithm, register_energy
     from .modeling.layer import MergingLayer
     from .modeling.registry import UnsupportedArchitectureError, register_architecture
-    from .modeling.rewrite import apply_pitome, pitome_disabled, remove_pitome
-    from .recipes import PiToMeModel
     from .training.callback import PiToMeCallback
     from .training.distillation import DenseDistillation
     from .training.schedule import RatioSchedule, RatioScheduler

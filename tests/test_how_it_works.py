@@ -20,8 +20,8 @@ from pathlib import Path
 
 import pytest
 
-from optimum_pitome.loading import COMPOSERS
-from optimum_pitome.modeling.registry import FAMILIES
+from optimum_pitome.families.table import FAMILIES
+from optimum_pitome.hub.loading import COMPOSERS
 
 
 PAGE = (Path(__file__).parents[1] / "docs" / "how_it_works.md").read_text(encoding="utf-8")

@@ -106,7 +106,7 @@ for error in (KeyboardInterrupt, MemoryError):
     Interrupt(error, lambda name: "transformers.modeling_utils" in sys.modules)
     attempt(lambda: __import__("transformers.modeling_utils"))
     assert "transformers.modeling_utils" not in sys.modules
-    Interrupt(error, lambda name: name == "optimum_pitome.recipes")
+    Interrupt(error, lambda name: name == "optimum_pitome.hub.recipes")
     attempt(lambda: __import__("transformers.models.auto.modeling_auto"))
 """
 RELOADED = """
@@ -152,7 +152,7 @@ def test_public_names():
 def test_wrapping_twice_is_wrapping_once():
     from transformers import PreTrainedModel, modeling_utils
 
-    from optimum_pitome.loading import install
+    from optimum_pitome.hub.loading import install
 
     before = PreTrainedModel.from_pretrained.__func__
     install(modeling_utils)
@@ -162,7 +162,7 @@ def test_wrapping_twice_is_wrapping_once():
 def test_a_transformers_without_the_methods_is_refused():
     from types import SimpleNamespace
 
-    from optimum_pitome.loading import install
+    from optimum_pitome.hub.loading import install
 
     with pytest.raises(RuntimeError, match="PreTrainedModel has no from_pretrained, _from_config, save_pretrained"):
         install(SimpleNamespace(PreTrainedModel=type("PreTrainedModel", (), {})))

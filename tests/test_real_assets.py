@@ -33,7 +33,7 @@ from transformers import (
     pipeline,
 )
 
-from optimum_pitome.analysis.labelled_data import find_columns
+from optimum_pitome.evaluation.data import find_columns
 
 
 pytestmark = pytest.mark.real

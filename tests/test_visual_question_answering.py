@@ -25,7 +25,7 @@ from datasets import Dataset, Features, Image, Sequence, Value
 from families.llava_helpers import build
 from zoo.llava import NUM_PATCHES, make_processor, picture
 
-from optimum_pitome.metrics import VqaAccuracy, normalize_answer, wilson_interval
+from optimum_pitome.evaluation.metrics import VqaAccuracy, normalize_answer, wilson_interval
 
 
 def test_answers_are_compared_as_the_task_does():

@@ -26,7 +26,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from ..modeling.rewrite import pitome_disabled
+from ..apply import pitome_disabled
 
 
 Output = TypeVar("Output")

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ..fields import FIELDS, METRICS, PRESETS, fields_of
+from ..configuration.fields import FIELDS, METRICS, PRESETS, fields_of
 from ..methods import ALGORITHMS, ENERGIES
 
 
@@ -137,7 +137,7 @@ def settings_from(args: argparse.Namespace) -> dict[str, Any] | None:
 def pitome_keyword(args: argparse.Namespace, config: Any) -> dict[str, Any]:
     """`pitome=` for loading a model of `config`: what the command line says, or nothing where `config` has settings
     (a rewritten model, a recipe), or the defaults."""
-    from ..entries import entries
+    from ..hub.entries import entries
 
     settings = settings_from(args)
     if settings is None and not entries(config) and config.model_type != "pitome":

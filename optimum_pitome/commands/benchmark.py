@@ -27,8 +27,8 @@ from transformers.utils import logging
 
 from ..analysis import pitome_summary
 from ..analysis.timing import DenseMergedTimer
-from ..configuration import PiToMeConfig
-from ..recipe_lookup import base_model_of
+from ..configuration.config import PiToMeConfig
+from ..hub.recipe_lookup import base_model_of
 from .arguments import fail, pitome_keyword
 
 

@@ -28,10 +28,10 @@ from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import validate_repo_id
 from transformers import AutoConfig, PreTrainedConfig
 
-from ..analysis.labelled_data import find_columns, load_labelled, take
-from ..analysis.results import Evaluation
-from ..cards import may_write, write_card, write_recipe_card
-from ..configuration import PiToMeConfig
+from ..cards.card import may_write, write_card, write_recipe_card
+from ..configuration.config import PiToMeConfig
+from ..evaluation.data import find_columns, load_labelled, take
+from ..evaluation.results import Evaluation
 from .arguments import fail, pitome_keyword
 from .tasks import TASKS
 

@@ -33,11 +33,11 @@ from transformers import (
     AutoTokenizer,
 )
 
-from ..analysis.evaluation import evaluate_answers, evaluate_classifier, evaluate_retrieval
-from ..analysis.judges import check_two_towers
-from ..analysis.labelled_data import accepted_answers, batches, class_indices, group_captions
-from ..analysis.questions import encode_questions, rgb
-from ..analysis.results import Evaluation
+from ..evaluation.data import accepted_answers, batches, class_indices, group_captions
+from ..evaluation.evaluation import evaluate_answers, evaluate_classifier, evaluate_retrieval
+from ..evaluation.judges import check_two_towers
+from ..evaluation.questions import encode_questions, rgb
+from ..evaluation.results import Evaluation
 
 
 #: Longest text in tokens, for models that read more.
@@ -49,7 +49,7 @@ class Task:
     """
     Attributes:
         auto_class: loads the model.
-        kind (`str`): of [`~optimum_pitome.analysis.labelled_data.find_columns`].
+        kind (`str`): of [`~optimum_pitome.evaluation.data.find_columns`].
         run: from model, data set, its columns, the command's arguments and the options of an evaluation to its result.
     """
 

@@ -11,3 +11,12 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
+
+"""The models that can merge: one file per family, imported when a model needs it."""
+
+from ..modeling.registry import locate_families
+from .refusals import explain
+from .table import FAMILIES, SUPPORTED_MODEL_TYPES
+
+
+locate_families(FAMILIES, SUPPORTED_MODEL_TYPES, explain)

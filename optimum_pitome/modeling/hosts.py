@@ -16,7 +16,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,25 +104,26 @@ def register_host(host: Host) -> Host:
     return host
 
 
-def find_hosts(model: nn.Module) -> list[tuple[nn.Module, Host]]:
-    """The hosts in `model`. Families register theirs when [`~registry.find_architecture`] has seen the module."""
-    found = []
-    for module in model.modules():
-        host = next((_HOSTS[base] for base in type(module).__mro__ if base in _HOSTS), None)
-        if host is not None:
-            found.append((module, host))
-    return found
+def _host_of(model_class: type[nn.Module]) -> Host | None:
+    return next((_HOSTS[base] for base in model_class.__mro__ if base in _HOSTS), None)
+
+
+def find_hosts(modules: Iterable[nn.Module]) -> list[tuple[nn.Module, Host]]:
+    """The hosts among `modules`. Families register theirs when [`~registry.find_architecture`] has seen the module."""
+    modules = list(modules)
+    hosts = {module_class: _host_of(module_class) for module_class in dict.fromkeys(map(type, modules))}
+    return [(module, host) for module in modules if (host := hosts[type(module)]) is not None]
 
 
 def find_readers(model: nn.Module) -> list[Reader]:
     """The language models in `model` that read a rewritten encoder."""
-    readers = [host.reader(module) for module, host in find_hosts(model) if host.reader is not None]
+    readers = [host.reader(module) for module, host in find_hosts(model.modules()) if host.reader is not None]
     return [reader for reader in readers if reader is not None]
 
 
-def adapt_architectures(model: nn.Module, encoders: list[tuple]) -> list[tuple]:
+def adapt_architectures(hosts: list[tuple[nn.Module, Host]], encoders: list[tuple]) -> list[tuple]:
     """`encoders` (encoder, registry entry, settings) with the entries that their hosts want for them."""
-    for module, host in find_hosts(model):
+    for module, host in hosts:
         if host.adapt is None:
             continue
         inside = set(module.get_submodule(host.encoders).modules())
@@ -133,26 +134,25 @@ def adapt_architectures(model: nn.Module, encoders: list[tuple]) -> list[tuple]:
     return encoders
 
 
-def check_hosts(model: nn.Module, encoders: list[tuple[nn.Module, Architecture, bool]]) -> None:
+def check_hosts(modules: list[nn.Module], encoders: list[tuple[nn.Module, Architecture, bool]]) -> None:
     """Looks at the models around `encoders` that are to merge: each with its registry entry, and whether it is to
-    return the original length.
+    return the original length. `modules` are those of the whole model, the outermost first.
 
     Raises:
         UnsupportedArchitectureError: if one of those models, which comes from transformers, would get wrong results.
 
     A text encoder alone, whose reader is not known, gets a warning.
     """
+    models = [module for module in modules if isinstance(module, PreTrainedModel)]
     for encoder, architecture, unmerge in encoders:
-        if encoder is model and architecture.part == "text" and not unmerge:
+        if encoder is modules[0] and architecture.part == "text" and not unmerge:
             logger.warning_once(
-                f"{type(model).__name__} is to return the short sequence (unmerge=False), which an attention_mask "
+                f"{type(encoder).__name__} is to return the short sequence (unmerge=False), which an attention_mask "
                 "does not fit any more. What averages tokens by their mask (sentence-transformers, say) would be "
                 "wrong without an error: read the first token only, or leave unmerge at True."
             )
         unit = "patch" if architecture.part == "vision" else "token"
-        for module in model.modules():  # the outermost first
-            if not isinstance(module, PreTrainedModel):
-                continue
+        for module in models:
             reason = next(
                 (_REFUSED[base.__name__] for base in type(module).__mro__ if base.__name__ in _REFUSED), None
             )
@@ -182,7 +182,7 @@ def _reads_short(model_class: type[nn.Module], encoder_class: type[nn.Module]) -
         ),
         None,
     )
-    host = next((_HOSTS[base] for base in model_class.__mro__ if base in _HOSTS), None)
+    host = _host_of(model_class)
     if known is None or host is not None:
         return host is None or host.reads_short
     if issubclass(known, BackboneMixin):  # feature maps

@@ -33,15 +33,15 @@ _TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json", "vocab.txt", "voc
 _FOUND: dict[tuple[str, str | None], int] = {}
 
 
-def find_mask_token(model: nn.Module, named: bool, **hub: Any) -> int | None:
-    """The id of the mask token, if `model` (or a module in it) predicts masked tokens and its tokenizer is found.
+def find_mask_token(modules: list[nn.Module], named: bool, **hub: Any) -> int | None:
+    """The id of the mask token, if one of `modules` predicts masked tokens and its tokenizer is found.
 
     Args:
-        model (`torch.nn.Module`): any model.
+        modules (`list[torch.nn.Module]`): of any model.
         named (`bool`): the user named tokens to protect, so that nothing has to be said if none is found.
         hub: where to look for the tokenizer: `token`, `cache_dir` and `local_files_only` of `from_pretrained`.
     """
-    for module in model.modules():
+    for module in modules:
         if predicts_masked_tokens(module):
             found = _mask_token_beside(module, hub)
             if found is None and not named:

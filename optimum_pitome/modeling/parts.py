@@ -17,25 +17,37 @@
 from __future__ import annotations
 
 from torch import nn
-from transformers import PreTrainedConfig
 
-from ..configuration import PiToMeConfig
-from ..fields import FIELDS
-from .refusals import explain
-from .registry import Architecture, UnsupportedArchitectureError, find_architecture, find_refusal, supported_message
+from ..configuration.config import PiToMeConfig
+from ..configuration.fields import FIELDS
+from .registry import (
+    Architecture,
+    UnsupportedArchitectureError,
+    explain,
+    find_architecture,
+    find_refusal,
+    is_known,
+    supported_message,
+)
 
 
-def select_encoders(model: nn.Module, config: PiToMeConfig) -> list[tuple[nn.Module, Architecture, PiToMeConfig]]:
-    """The encoders that `config` addresses, each with its registry entry and its own settings.
+def select_encoders(
+    modules: list[nn.Module], config: PiToMeConfig
+) -> list[tuple[nn.Module, Architecture, PiToMeConfig]]:
+    """The encoders that `config` addresses among the `modules` of a model, with their registry entries and settings.
 
     Raises:
         UnsupportedArchitectureError: if nothing in the model can be rewritten.
         ValueError: if `config.parts` names a part that the model does not have, or that cannot merge.
     """
+    model = modules[0]
     name = type(model).__name__
     encoders: list[tuple[nn.Module, Architecture]] = []
     refusals: dict[str, str] = {}
-    for module in model.modules():
+    known = {module_class for module_class in dict.fromkeys(map(type, modules)) if is_known(module_class)}
+    for module in modules:
+        if type(module) not in known:
+            continue
         refusal = find_refusal(module)
         if refusal is not None:
             refusals.setdefault(refusal.part, refusal.reason)
@@ -43,7 +55,7 @@ def select_encoders(model: nn.Module, config: PiToMeConfig) -> list[tuple[nn.Mod
             encoders.append((module, architecture))
     if not encoders:
         reasons = "".join(f" Its {part} part cannot merge: {reason}." for part, reason in refusals.items())
-        reasons += _explain(model)
+        reasons += explain(model)
         if not reasons and getattr(model, "config", None) is not None:
             reasons = f" Model type {getattr(model.config, 'model_type', '')!r} is not supported yet."
         raise UnsupportedArchitectureError(
@@ -57,7 +69,7 @@ def select_encoders(model: nn.Module, config: PiToMeConfig) -> list[tuple[nn.Mod
         if part in refusals:
             raise ValueError(f"The part {part!r} of {name} cannot merge: {refusals[part]}. {accepted}")
         raise ValueError(
-            f"{name} has no part {part!r}. {accepted}{_explain(model)} If a setting was meant: {', '.join(FIELDS)}."
+            f"{name} has no part {part!r}. {accepted}{explain(model)} If a setting was meant: {', '.join(FIELDS)}."
         )
     default = "vision" if "vision" in available else None
     selected = []
@@ -69,11 +81,6 @@ def select_encoders(model: nn.Module, config: PiToMeConfig) -> list[tuple[nn.Mod
             selected.append((encoder, architecture, settings))
     _check_protected_ids(config, selected)
     return selected
-
-
-def _explain(model: nn.Module) -> str:
-    config = getattr(model, "config", None)
-    return explain(config) if isinstance(config, PreTrainedConfig) else ""
 
 
 def _check_protected_ids(config: PiToMeConfig, selected: list[tuple[nn.Module, Architecture, PiToMeConfig]]) -> None:

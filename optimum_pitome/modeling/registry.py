@@ -25,52 +25,12 @@ from typing import Any
 import torch
 import transformers
 from torch import nn
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+from transformers import PreTrainedConfig
 
-from ..requirements import supported
 from .attention import MergingAttention, route_attention
 from .forward import wrap_forward
 from .layer import MergingLayer
-
-
-#: transformers module that defines the encoder → module of ours that registers it. Imported when a model needs it.
-FAMILIES = {
-    "transformers.models.vit.modeling_vit": "optimum_pitome.families.vit",
-    "transformers.models.deit.modeling_deit": "optimum_pitome.families.vit",
-    "transformers.models.vit_msn.modeling_vit_msn": "optimum_pitome.families.vit",
-    "transformers.models.dinov2.modeling_dinov2": "optimum_pitome.families.dinov2",
-    "transformers.models.dinov2_with_registers.modeling_dinov2_with_registers": "optimum_pitome.families.dinov2",
-    "transformers.models.dinov3_vit.modeling_dinov3_vit": "optimum_pitome.families.dinov3",
-    "transformers.models.clip.modeling_clip": "optimum_pitome.families.clip",
-    "transformers.models.siglip.modeling_siglip": "optimum_pitome.families.siglip",
-    "transformers.models.llava.modeling_llava": "optimum_pitome.families.llava",
-    "transformers.models.vipllava.modeling_vipllava": "optimum_pitome.families.llava",
-    "transformers.models.llava_next.modeling_llava_next": "optimum_pitome.families.llava",
-    "transformers.models.llava_next_video.modeling_llava_next_video": "optimum_pitome.families.llava",
-    "transformers.models.llava_onevision.modeling_llava_onevision": "optimum_pitome.families.llava",
-    "transformers.models.blip.modeling_blip": "optimum_pitome.families.blip",
-    "transformers.models.blip_2.modeling_blip_2": "optimum_pitome.families.blip2",
-    "transformers.models.instructblip.modeling_instructblip": "optimum_pitome.families.blip2",
-    "transformers.models.bert.modeling_bert": "optimum_pitome.families.bert",
-    "transformers.models.electra.modeling_electra": "optimum_pitome.families.bert",
-    "transformers.models.ernie.modeling_ernie": "optimum_pitome.families.bert",
-    "transformers.models.roberta.modeling_roberta": "optimum_pitome.families.roberta",
-    "transformers.models.xlm_roberta.modeling_xlm_roberta": "optimum_pitome.families.roberta",
-    "transformers.models.xlm_roberta_xl.modeling_xlm_roberta_xl": "optimum_pitome.families.roberta",
-    "transformers.models.camembert.modeling_camembert": "optimum_pitome.families.roberta",
-    "transformers.models.data2vec.modeling_data2vec_text": "optimum_pitome.families.roberta",
-    "transformers.models.roberta_prelayernorm.modeling_roberta_prelayernorm": "optimum_pitome.families.roberta",
-    "transformers.models.distilbert.modeling_distilbert": "optimum_pitome.families.distilbert",
-    "transformers.models.mpnet.modeling_mpnet": "optimum_pitome.families.mpnet",
-}
-
-#: model types of the built-in families, for messages and documentation: a module's name, as configurations spell it.
-SUPPORTED_MODEL_TYPES = tuple(
-    sorted(
-        {"data2vec": "data2vec-text"}.get(name, name if name in CONFIG_MAPPING_NAMES else name.replace("_", "-"))
-        for name in (path.split(".")[2] for path in FAMILIES)
-    )
-)
+from .requirements import supported
 
 
 _VAR_POSITIONAL, _VAR_KEYWORD = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
@@ -165,10 +125,10 @@ class Architecture:
 
     def __reduce__(self):
         # By reference, as a class pickles, with what a host adapted: a rewritten model that is unpickled elsewhere
-        # finds that registry's entry.
+        # finds that registry's entry. With the layer's class comes the module that registers it.
         entry = _architecture_of(self.encoder_class)
         adapted = {name: value for name, value in vars(self).items() if value != getattr(entry, name)}
-        return _unpickle_architecture, (self.encoder_class, adapted)
+        return _unpickle_architecture, (self.encoder_class, self.layer_class, adapted)
 
     def find_layers(self, encoder: nn.Module) -> nn.ModuleList:
         return encoder.get_submodule(self.layers)
@@ -192,7 +152,9 @@ class Architecture:
             _check_signature(self.dense_attention_class, self.attention_class.forward, exact=True)
 
 
-def _unpickle_architecture(encoder_class: type[nn.Module], adapted: dict[str, Any]) -> Architecture:
+def _unpickle_architecture(
+    encoder_class: type[nn.Module], layer_class: type[MergingLayer], adapted: dict[str, Any]
+) -> Architecture:
     return replace(_architecture_of(encoder_class), **adapted)
 
 
@@ -224,6 +186,30 @@ def _name(parameter: inspect.Parameter) -> str:
 
 
 _ARCHITECTURES: dict[type[nn.Module], Architecture] = {}
+
+
+@dataclass(frozen=True)
+class _BuiltIn:
+    """What is known of the built-in families before any of them is imported.
+
+    Attributes:
+        modules (`Mapping[str, str]`): module of transformers that defines an encoder → module that registers it.
+        model_types (`tuple[str, ...]`): of the models that can merge, for messages.
+        explain (`Callable[[PreTrainedConfig], str]`): sentences that say why a model of a configuration cannot merge.
+    """
+
+    modules: Mapping[str, str] = field(default_factory=dict)
+    model_types: tuple[str, ...] = ()
+    explain: Callable[[Any], str] = lambda config: ""
+
+
+_built_in = _BuiltIn()
+
+
+def locate_families(modules: Mapping[str, str], model_types: tuple[str, ...], explain: Callable[[Any], str]) -> None:
+    """Tells the registry where the built-in families are: each is imported when a model needs it."""
+    global _built_in
+    _built_in = _BuiltIn(modules, model_types, explain)
 
 
 def register_architecture(
@@ -287,7 +273,16 @@ def find_refusal(module: nn.Module) -> Refusal | None:
     if architecture is not None:
         reason = None if architecture.refuses is None else architecture.refuses(module)
         return None if reason is None else Refusal(architecture.part, reason)
-    return next((_REFUSALS[base] for base in type(module).__mro__ if base in _REFUSALS), None)
+    return _refusal_of(type(module))
+
+
+def _refusal_of(module_class: type[nn.Module]) -> Refusal | None:
+    return next((_REFUSALS[base] for base in module_class.__mro__ if base in _REFUSALS), None)
+
+
+def is_known(module_class: type[nn.Module]) -> bool:
+    """Whether modules of a class can be rewritten, or are known to be none that can."""
+    return _architecture_of(module_class) is not None or _refusal_of(module_class) is not None
 
 
 def find_architecture(module: nn.Module) -> Architecture | None:
@@ -297,7 +292,7 @@ def find_architecture(module: nn.Module) -> Architecture | None:
 
 def _architecture_of(module_class: type[nn.Module]) -> Architecture | None:
     for base in module_class.__mro__:
-        family = FAMILIES.get(base.__module__)
+        family = _built_in.modules.get(base.__module__)
         if family is not None:
             importlib.import_module(family)
         if base in _ARCHITECTURES:
@@ -305,15 +300,21 @@ def _architecture_of(module_class: type[nn.Module]) -> Architecture | None:
     return None
 
 
+def explain(model: nn.Module) -> str:
+    """Sentences that say why `model` cannot merge, each with a space before it; "" if nothing is known."""
+    config = getattr(model, "config", None)
+    return _built_in.explain(config) if isinstance(config, PreTrainedConfig) else ""
+
+
 def supported_message() -> str:
     """What can be rewritten, for error messages."""
     added = sorted(
         architecture.encoder_class.__name__
         for architecture in _ARCHITECTURES.values()
-        if architecture.encoder_class.__module__ not in FAMILIES
+        if architecture.encoder_class.__module__ not in _built_in.modules
     )
     return (
-        f"Supported model types: {', '.join(SUPPORTED_MODEL_TYPES)}"
+        f"Supported model types: {', '.join(_built_in.model_types)}"
         + (f"; registered here: {', '.join(added)}" if added else "")
         + ". To add one, see optimum_pitome.register_architecture."
     )

@@ -20,8 +20,8 @@ from typing import Any
 
 from transformers.utils import logging
 
-from ..checks import show
-from ..configuration import PiToMeConfig
+from ..configuration.checks import show
+from ..configuration.config import PiToMeConfig
 from ..merging import KeepRatio, MergeSpec
 from ..methods import ALGORITHMS, ENERGIES
 from .registry import Architecture

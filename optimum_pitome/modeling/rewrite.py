@@ -12,35 +12,26 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Rewriting models in place: [`apply_pitome`], [`remove_pitome`], [`pitome_disabled`]."""
+"""Rewriting one encoder: planning it, which can fail and changes nothing, and installing what was planned."""
 
 from __future__ import annotations
 
-import contextlib
 import inspect
-import threading
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
-from transformers import PreTrainedConfig
 
-from ..checks import show
-from ..configuration import PiToMeConfig, configurations
+from ..configuration.config import PiToMeConfig
 from ..merging import MergeSpec
 from .attention import MergingAttention, check_implementation, is_routed
 from .forward import restore_length, wrap_forward
-from .hosts import adapt_architectures, check_hosts, find_hosts, remove_hooks
+from .hosts import remove_hooks
 from .layer import MergingLayer
-from .mask_token import find_mask_token
-from .parts import select_encoders
 from .registry import Architecture, UnsupportedArchitectureError, supported_message
 from .resolve import resolve_protected_ids, resolve_specs, resolve_unmerge
 from .token_arguments import LayerArguments
-
-
-TAG = "pitome"
 
 
 @dataclass
@@ -94,141 +85,17 @@ class EncoderRewrite:
         return self.enabled and not self.is_dense
 
 
-def apply_pitome(model: nn.Module, config: Any) -> nn.Module:
-    """Rewrites `model` in place so that it merges tokens; on a rewritten model, changes the settings.
-
-    The weights, the state dict and the model's class stay as they are. Works before and after `device_map` dispatch.
-
-    Args:
-        model (`torch.nn.Module`): a transformers model, or a module that contains one.
-        config ([`PiToMeConfig`], `dict` or `float`): the settings, or just the ratio.
-
-    Returns:
-        The same model.
-
-    Raises:
-        UnsupportedArchitectureError: if the model has nothing that can be rewritten, or changed upstream.
-        ValueError: if the settings do not fit the model. The model is then as it was.
-        TypeError: if `model` is not a module.
-    """
-    if not isinstance(model, nn.Module):
-        raise TypeError(
-            f"apply_pitome takes a model, got {show(model)}. Load one first: "
-            "AutoModel.from_pretrained(..., pitome=0.9) loads and rewrites in one step."
-        )
-    # Who has a model in hand does not expect a download here.
-    return rewrite_model(model, config, local_files_only=True)
-
-
-def rewrite_model(model: nn.Module, config: Any, **hub: Any) -> nn.Module:
-    """[`apply_pitome`]; `hub` says how to look for the tokenizer of a model that predicts masked tokens."""
-    config = PiToMeConfig.from_value(config)
-    if config is None:
-        return remove_pitome(model)
-    # Everything that can fail comes before the first change.
-    encoders = adapt_architectures(model, select_encoders(model, config))
-    reads_ids = any(architecture.reads_token_ids for _, architecture, _ in encoders)
-    named = any(settings.protect_token_ids for _, _, settings in encoders)
-    mask_token = find_mask_token(model, named, **hub) if reads_ids else None
-    rewrites = _plan_all(model, encoders, mask_token)
-    before = [(encoder, encoder.pitome) for encoder in rewritten_encoders(model)]
-    try:
-        chosen = {id(encoder) for encoder, _ in rewrites}
-        _uninstall([encoder for encoder, _ in before if id(encoder) not in chosen])
-        for encoder, rewrite in rewrites:
-            _install(encoder, rewrite)
-        for module, host in find_hosts(model):
-            host.install(module)
-    except BaseException:  # an interrupt, say
-        if not before:
-            remove_pitome(model)
-        for encoder, rewrite in before:
-            _install(encoder, rewrite)
-        raise
-    _forget_settings(model)
-    if hasattr(model, "config"):
-        settings = config.to_pitome_dict()
-        settings.pop("base_model_name_or_path", None)  # a recipe names the model; the model holds its own weights
-        if mask_token is not None:  # the tokenizer may not be there where the model is loaded next
-            settings["protect_token_ids"] = sorted({mask_token, *settings.get("protect_token_ids", ())})
-        model.config.pitome = settings
-    if hasattr(model, "add_model_tags") and TAG not in (getattr(model, "model_tags", None) or []):
-        model.add_model_tags([TAG])
-    return model
-
-
-def plan_rewrites(model: nn.Module, config: PiToMeConfig) -> list[tuple[nn.Module, EncoderRewrite]]:
-    """What [`apply_pitome`] would do to which encoders. All its checks; changes nothing and reads no weights.
-
-    Raises:
-        ValueError: as [`apply_pitome`].
-    """
-    encoders = adapt_architectures(model, select_encoders(model, config))
-    return _plan_all(model, encoders)
-
-
-def remove_pitome(model: nn.Module) -> nn.Module:
-    """Makes a rewritten model the dense one again, in place and for good; a dense model is left alone.
-
-    Not while a forward of it runs in another thread: that forward raises a `RuntimeError`.
-    """
-    _uninstall(list(model.modules()))
-    for module, host in find_hosts(model):
-        host.uninstall(module)
-    _forget_settings(model)
-    if TAG in (getattr(model, "model_tags", None) or []):
-        model.model_tags = [tag for tag in model.model_tags if tag != TAG]
-        if not model.model_tags:
-            del model.model_tags  # back to the class's own
-    return model
-
-
-def _forget_settings(model: nn.Module) -> None:
-    """Takes `pitome` out of the configurations of `model` and of the models it is made of."""
-    found = {id(config): config for module in model.modules() if (config := vars(module).get("config")) is not None}
-    for config in found.values():
-        for part in dict(configurations(config)).values() if isinstance(config, PreTrainedConfig) else [config]:
-            if hasattr(part, "pitome"):
-                del part.pitome
-
-
-_disabling = threading.Lock()
-
-
-@contextlib.contextmanager
-def pitome_disabled(model: nn.Module) -> Iterator[nn.Module]:
-    """Inside the block, `model` computes what the dense model computes: in every thread, and until the last of several
-    blocks is left. A forward that had begun before goes on as it was."""
-    rewrites = [encoder.pitome for encoder in rewritten_encoders(model)]
-    _count_blocks(rewrites, 1)
-    try:
-        yield model
-    finally:
-        _count_blocks(rewrites, -1)
-
-
-def _count_blocks(rewrites: list[EncoderRewrite], change: int) -> None:
-    with _disabling:
-        for rewrite in rewrites:
-            rewrite.disabled_by += change
-            rewrite.enabled = rewrite.disabled_by == 0
-
-
 def rewritten_encoders(model: nn.Module) -> list[nn.Module]:
     """The encoders in `model` that are rewritten."""
-    return [module for module in model.modules() if isinstance(vars(module).get("pitome"), EncoderRewrite)]
+    return rewritten_among(model.modules())
 
 
-def _plan_all(
-    model: nn.Module, encoders: list[tuple], mask_token: int | None = None
-) -> list[tuple[nn.Module, EncoderRewrite]]:
-    """All checks for the encoders in a model; changes nothing of it."""
-    rewrites = [(encoder, _plan(encoder, *settings, mask_token)) for encoder, *settings in encoders]
-    check_hosts(model, [(encoder, plan.architecture, plan.unmerge) for encoder, plan in rewrites if not plan.is_dense])
-    return rewrites
+def rewritten_among(modules: Iterable[nn.Module]) -> list[nn.Module]:
+    """Those of `modules` that are rewritten encoders."""
+    return [module for module in modules if isinstance(vars(module).get("pitome"), EncoderRewrite)]
 
 
-def _plan(
+def plan_rewrite(
     encoder: nn.Module, architecture: Architecture, config: PiToMeConfig, mask_token: int | None = None
 ) -> EncoderRewrite:
     """All checks for one encoder; changes nothing of it."""
@@ -279,7 +146,7 @@ def _check_subclass(encoder_class: type[nn.Module], known_class: type[nn.Module]
             )
 
 
-def _install(encoder: nn.Module, rewrite: EncoderRewrite) -> None:
+def install_rewrite(encoder: nn.Module, rewrite: EncoderRewrite) -> None:
     """Rewrites an encoder. Its settings come last: without them, all else computes what the dense encoder does."""
     architecture = rewrite.architecture
     for index, layer in enumerate(architecture.find_layers(encoder)):
@@ -297,11 +164,10 @@ def _install(encoder: nn.Module, rewrite: EncoderRewrite) -> None:
     encoder.pitome = rewrite
 
 
-def _uninstall(encoders: list[nn.Module]) -> None:
+def uninstall_rewrites(encoders: list[nn.Module]) -> None:
     """Makes the encoders among some modules dense, from what is found in them: it may be half of a rewriting."""
-    for encoder in encoders:
-        if isinstance(vars(encoder).get("pitome"), EncoderRewrite):
-            del encoder.pitome  # first: from now on all else computes what the dense encoder does
+    for encoder in rewritten_among(encoders):
+        del encoder.pitome  # first: from now on all else computes what the dense encoder does
     for module in [module for encoder in encoders for module in encoder.modules()]:
         for mixin in (MergingLayer, MergingAttention):
             if isinstance(module, mixin):

@@ -21,9 +21,9 @@ from collections.abc import Callable
 from torch import nn
 
 from ..analysis import pitome_summary
-from ..configuration import PiToMeConfig
-from ..fields import MIN_RATIO
-from ..modeling.rewrite import EncoderRewrite, apply_pitome, rewritten_encoders
+from ..apply import EncoderRewrite, apply_pitome, rewritten_encoders
+from ..configuration.config import PiToMeConfig
+from ..configuration.fields import MIN_RATIO
 
 
 class FlopsBudget:

@@ -28,10 +28,10 @@ from transformers.trainer_utils import speed_metrics
 from transformers.utils import logging
 
 from ..analysis import pitome_summary
-from ..checks import check_choice, check_number
-from ..configuration import PiToMeConfig
-from ..fields import MIN_RATIO
-from ..modeling.rewrite import apply_pitome, rewritten_encoders
+from ..apply import apply_pitome, rewritten_encoders
+from ..configuration.checks import check_choice, check_number
+from ..configuration.config import PiToMeConfig
+from ..configuration.fields import MIN_RATIO
 from .attach import AttachedCallback
 from .card import add_settings
 from .distillation import DenseDistillation

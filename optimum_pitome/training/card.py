@@ -26,8 +26,8 @@ from typing import Any
 from huggingface_hub import ModelCard
 from transformers import Trainer
 
-from ..cards import TAG
-from ..configuration import PiToMeConfig
+from ..cards.card import TAG
+from ..configuration.config import PiToMeConfig
 
 
 _HEADING = "## Token merging"

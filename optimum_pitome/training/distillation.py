@@ -25,8 +25,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from ..checks import check_choice
-from ..modeling.rewrite import pitome_disabled
+from ..apply import pitome_disabled
+from ..configuration.checks import check_choice
 
 
 FEATURES = ("cosine", "mse")

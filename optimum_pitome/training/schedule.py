@@ -25,8 +25,8 @@ from typing import Any
 
 from torch import nn
 
-from ..configuration import PiToMeConfig
-from ..modeling.rewrite import apply_pitome, rewritten_encoders
+from ..apply import apply_pitome, rewritten_encoders
+from ..configuration.config import PiToMeConfig
 
 
 SCHEDULES = ("constant", "linear", "cosine", "stepped", "random")

@@ -26,9 +26,9 @@ from torch.nn import functional
 from tqdm import tqdm
 from transformers.utils import logging
 
-from ..configuration import PiToMeConfig
-from ..fields import MIN_RATIO
-from ..modeling.rewrite import apply_pitome, pitome_disabled
+from ..apply import apply_pitome, pitome_disabled
+from ..configuration.config import PiToMeConfig
+from ..configuration.fields import MIN_RATIO
 from .budget import FlopsBudget
 
 

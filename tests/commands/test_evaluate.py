@@ -41,17 +41,17 @@ from zoo.llava import make_processor, picture
 from zoo.vit import vit_config
 
 from optimum_pitome import PiToMeConfig, apply_pitome
-from optimum_pitome.analysis.labelled_data import (
+from optimum_pitome.cards.card import is_generated
+from optimum_pitome.commands.arguments import TASK_NAMES
+from optimum_pitome.commands.tasks import TASKS
+from optimum_pitome.evaluation.data import (
     accepted_answers,
     class_indices,
     find_columns,
     group_captions,
     texts_of,
 )
-from optimum_pitome.analysis.questions import rgb
-from optimum_pitome.cards import is_generated
-from optimum_pitome.commands.arguments import TASK_NAMES
-from optimum_pitome.commands.tasks import TASKS
+from optimum_pitome.evaluation.questions import rgb
 
 
 ANIMALS = ("cat", "dog", "bird")

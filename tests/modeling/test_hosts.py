@@ -73,7 +73,7 @@ def test_a_class_has_one_host(monkeypatch):
     with pytest.raises(ValueError, match="Model is already registered"):
         register_host(host)
     tree = nn.Sequential(nn.Linear(1, 1), Derived(1, 1), nn.Sequential(Model(1, 1)))
-    assert find_hosts(tree) == [(tree[1], host), (tree[2][0], host)]
+    assert find_hosts(tree.modules()) == [(tree[1], host), (tree[2][0], host)]
 
 
 def test_a_host_adapts_the_encoders_in_one_of_its_parts(monkeypatch):
@@ -82,10 +82,13 @@ def test_a_host_adapts_the_encoders_in_one_of_its_parts(monkeypatch):
     model = nn.ModuleDict({"vision": nn.Sequential(inside), "text": outside})
     other = nn.Sequential(model)
     encoders = [(inside, "vision", 1), (outside, "text", 2)]
-    assert adapt_architectures(other, encoders) == encoders
+    assert adapt_architectures(find_hosts(other.modules()), encoders) == encoders
     register_host(Host(nn.Sequential, None, None))  # one that adapts nothing
     register_host(Host(nn.ModuleDict, None, None, lambda model, entry, config: f"{entry} {config}", "vision"))
-    assert adapt_architectures(other, encoders) == [(inside, "vision 1", 1), (outside, "text", 2)]
+    assert adapt_architectures(find_hosts(other.modules()), encoders) == [
+        (inside, "vision 1", 1),
+        (outside, "text", 2),
+    ]
 
 
 def test_hooks_are_removed_by_what_they_call():

@@ -43,8 +43,8 @@ from optimum_pitome import (
     register_architecture,
     remove_pitome,
 )
+from optimum_pitome.families.table import FAMILIES, SUPPORTED_MODEL_TYPES
 from optimum_pitome.modeling import registry
-from optimum_pitome.modeling.registry import SUPPORTED_MODEL_TYPES
 
 
 class UserAttention(modeling_vit.ViTAttention):
@@ -79,7 +79,7 @@ class UserEncoder(nn.Module):
 def clean_registry():
     yield
     # Families that a test was the first to import stay: Python imports them once.
-    for added in [base for base in registry._ARCHITECTURES if base.__module__ not in registry.FAMILIES]:
+    for added in [base for base in registry._ARCHITECTURES if base.__module__ not in FAMILIES]:
         del registry._ARCHITECTURES[added]
 
 

@@ -39,7 +39,11 @@ def test_an_entry_travels_with_what_a_host_adapted():
     adapted = replace(entry, marks_outputs=True, part="text", num_layers_run=3)
     assert pickle.loads(pickle.dumps(adapted)) == adapted != entry
     # Only what differs: the rest is that of the registry where it arrives.
-    assert adapted.__reduce__()[1] == (ViTModel, {"marks_outputs": True, "part": "text", "num_layers_run": 3})
+    assert adapted.__reduce__()[1] == (
+        ViTModel,
+        entry.layer_class,
+        {"marks_outputs": True, "part": "text", "num_layers_run": 3},
+    )
 
 
 def test_the_classes_of_an_entry():

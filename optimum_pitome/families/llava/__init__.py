@@ -28,7 +28,7 @@ from torch import nn
 from transformers.models.llava import modeling_llava
 from transformers.models.vipllava import modeling_vipllava
 
-from ...configuration import PiToMeConfig
+from ...configuration.config import PiToMeConfig
 from ...modeling.hosts import Host, Reader, register_host, remove_hooks
 from ...modeling.registry import Architecture
 from ...modeling.rewrite import rewritten_encoders

@@ -26,7 +26,7 @@ from torch import nn
 from transformers import AutoModel, PreTrainedConfig
 from transformers.models.clip import modeling_clip
 
-from ...configuration import PiToMeConfig
+from ...configuration.config import PiToMeConfig
 from ...merging import MergeSpec
 from ...modeling.registry import Architecture, UnsupportedArchitectureError, find_architecture, supported_message
 from ...modeling.resolve import resolve_specs

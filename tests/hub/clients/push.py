@@ -23,7 +23,7 @@ from transformers import Trainer, TrainingArguments, ViTForImageClassification, 
 from zoo.vit import vit_config
 
 from optimum_pitome import PiToMeCallback, PiToMeConfig, apply_pitome, pitome_disabled
-from optimum_pitome.analysis.evaluation import evaluate_classifier
+from optimum_pitome.evaluation.evaluation import evaluate_classifier
 
 
 torch.manual_seed(0)

@@ -1,0 +1,206 @@
+# Copyright 2026 The optimum_pitome authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Rewriting models in place: [`apply_pitome`], [`remove_pitome`], [`pitome_disabled`].
+
+[`survey`] looks at a model once and plans everything, and may fail; [`Survey.install`] does what was planned.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedConfig
+
+from . import families  # noqa: F401  (tells the registry where the families are)
+from .configuration.checks import show
+from .configuration.config import PiToMeConfig, configurations
+from .modeling.hosts import Host, adapt_architectures, check_hosts, find_hosts
+from .modeling.mask_token import find_mask_token
+from .modeling.parts import select_encoders
+from .modeling.rewrite import (
+    EncoderRewrite,
+    install_rewrite,
+    plan_rewrite,
+    rewritten_among,
+    rewritten_encoders,
+    uninstall_rewrites,
+)
+
+
+TAG = "pitome"
+
+
+def apply_pitome(model: nn.Module, config: Any) -> nn.Module:
+    """Rewrites `model` in place so that it merges tokens; on a rewritten model, changes the settings.
+
+    The weights, the state dict and the model's class stay as they are. Works before and after `device_map` dispatch.
+
+    Args:
+        model (`torch.nn.Module`): a transformers model, or a module that contains one.
+        config ([`PiToMeConfig`], `dict` or `float`): the settings, or just the ratio.
+
+    Returns:
+        The same model.
+
+    Raises:
+        UnsupportedArchitectureError: if the model has nothing that can be rewritten, or changed upstream.
+        ValueError: if the settings do not fit the model. The model is then as it was.
+        TypeError: if `model` is not a module.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"apply_pitome takes a model, got {show(model)}. Load one first: "
+            "AutoModel.from_pretrained(..., pitome=0.9) loads and rewrites in one step."
+        )
+    # Who has a model in hand does not expect a download here.
+    return rewrite_model(model, config, local_files_only=True)
+
+
+def rewrite_model(model: nn.Module, config: Any, **hub: Any) -> nn.Module:
+    """[`apply_pitome`]; `hub` says how to look for the tokenizer of a model that predicts masked tokens."""
+    config = PiToMeConfig.from_value(config)
+    if config is None:
+        return remove_pitome(model)
+    survey(model, config, hub).install()
+    return model
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What one look at a model found, and what it is to become.
+
+    Attributes:
+        model (`nn.Module`), config ([`PiToMeConfig`]): what was asked.
+        modules (`list[nn.Module]`): all of the model's.
+        hosts (`list[tuple[nn.Module, Host]]`): modules around encoders that change with them.
+        rewrites (`list[tuple[nn.Module, EncoderRewrite]]`): the encoders that are to merge, and how.
+        before (`list[tuple[nn.Module, EncoderRewrite]]`): the encoders that merge now, and how.
+        mask_token (`int`, *optional*): its id, where the model predicts masked tokens.
+    """
+
+    model: nn.Module
+    config: PiToMeConfig
+    modules: list[nn.Module]
+    hosts: list[tuple[nn.Module, Host]]
+    rewrites: list[tuple[nn.Module, EncoderRewrite]]
+    before: list[tuple[nn.Module, EncoderRewrite]]
+    mask_token: int | None
+
+    def install(self) -> None:
+        """Rewrites the model. Whatever interrupts it, the model is then as it was."""
+        try:
+            chosen = {id(encoder) for encoder, _ in self.rewrites}
+            uninstall_rewrites([encoder for encoder, _ in self.before if id(encoder) not in chosen])
+            for encoder, rewrite in self.rewrites:
+                install_rewrite(encoder, rewrite)
+            for module, host in self.hosts:
+                host.install(module)
+        except BaseException:  # an interrupt, say
+            if not self.before:
+                remove_pitome(self.model)
+            for encoder, rewrite in self.before:
+                install_rewrite(encoder, rewrite)
+            raise
+        self._write_settings()
+
+    def _write_settings(self) -> None:
+        model = self.model
+        _forget_settings(self.modules)
+        if hasattr(model, "config"):
+            settings = self.config.to_pitome_dict()
+            settings.pop("base_model_name_or_path", None)  # a recipe names the model; the model holds its own weights
+            if self.mask_token is not None:  # the tokenizer may not be there where the model is loaded next
+                settings["protect_token_ids"] = sorted({self.mask_token, *settings.get("protect_token_ids", ())})
+            model.config.pitome = settings
+        if hasattr(model, "add_model_tags") and TAG not in (getattr(model, "model_tags", None) or []):
+            model.add_model_tags([TAG])
+
+
+def survey(model: nn.Module, config: PiToMeConfig, hub: Mapping[str, Any] | None = None) -> Survey:
+    """Looks at `model`, and plans what `config` asks of it: all the checks. Changes nothing and reads no weights.
+
+    Args:
+        hub (`Mapping`, *optional*):
+            How to look for the tokenizer of a model that predicts masked tokens. `None`: it is not looked for.
+
+    Raises:
+        ValueError: as [`apply_pitome`].
+    """
+    modules = list(model.modules())
+    selected = select_encoders(modules, config)
+    hosts = find_hosts(modules)
+    encoders = adapt_architectures(hosts, selected)
+    mask_token = None
+    if hub is not None and any(architecture.reads_token_ids for _, architecture, _ in encoders):
+        named = any(settings.protect_token_ids for _, _, settings in encoders)
+        mask_token = find_mask_token(modules, named, **hub)
+    rewrites = [(encoder, plan_rewrite(encoder, *settings, mask_token)) for encoder, *settings in encoders]
+    merging = [(encoder, plan.architecture, plan.unmerge) for encoder, plan in rewrites if not plan.is_dense]
+    check_hosts(modules, merging)
+    before = [(encoder, encoder.pitome) for encoder in rewritten_among(modules)]
+    return Survey(model, config, modules, hosts, rewrites, before, mask_token)
+
+
+def remove_pitome(model: nn.Module) -> nn.Module:
+    """Makes a rewritten model the dense one again, in place and for good; a dense model is left alone.
+
+    Not while a forward of it runs in another thread: that forward raises a `RuntimeError`.
+    """
+    modules = list(model.modules())
+    uninstall_rewrites(modules)
+    for module, host in find_hosts(modules):
+        host.uninstall(module)
+    _forget_settings(modules)
+    if TAG in (getattr(model, "model_tags", None) or []):
+        model.model_tags = [tag for tag in model.model_tags if tag != TAG]
+        if not model.model_tags:
+            del model.model_tags  # back to the class's own
+    return model
+
+
+def _forget_settings(modules: list[nn.Module]) -> None:
+    """Takes `pitome` out of the configurations of the model and of the models it is made of."""
+    found = {id(config): config for module in modules if (config := vars(module).get("config")) is not None}
+    for config in found.values():
+        for part in dict(configurations(config)).values() if isinstance(config, PreTrainedConfig) else [config]:
+            if hasattr(part, "pitome"):
+                del part.pitome
+
+
+_disabling = threading.Lock()
+
+
+@contextlib.contextmanager
+def pitome_disabled(model: nn.Module) -> Iterator[nn.Module]:
+    """Inside the block, `model` computes what the dense model computes: in every thread, and until the last of several
+    blocks is left. A forward that had begun before goes on as it was."""
+    rewrites = [encoder.pitome for encoder in rewritten_encoders(model)]
+    _count_blocks(rewrites, 1)
+    try:
+        yield model
+    finally:
+        _count_blocks(rewrites, -1)
+
+
+def _count_blocks(rewrites: list[EncoderRewrite], change: int) -> None:
+    with _disabling:
+        for rewrite in rewrites:
+            rewrite.disabled_by += change
+            rewrite.enabled = rewrite.disabled_by == 0

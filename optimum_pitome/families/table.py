@@ -1,0 +1,55 @@
+# Copyright 2026 The optimum_pitome authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Where the built-in families are: the modules of transformers that define encoders, and our files."""
+
+from __future__ import annotations
+
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+
+#: File here → folders in `transformers.models` (and `/file`, where its name is another) that define what it rewrites.
+_FOLDERS = {
+    "vit": "vit deit vit_msn",
+    "dinov2": "dinov2 dinov2_with_registers",
+    "dinov3": "dinov3_vit",
+    "clip": "clip",
+    "siglip": "siglip",
+    "llava": "llava vipllava llava_next llava_next_video llava_onevision",
+    "blip": "blip",
+    "blip2": "blip_2 instructblip",
+    "bert": "bert electra ernie",
+    "roberta": "roberta xlm_roberta xlm_roberta_xl camembert data2vec/data2vec_text roberta_prelayernorm",
+    "distilbert": "distilbert",
+    "mpnet": "mpnet",
+}
+
+
+def _module(folder: str) -> str:
+    folder, _, file = folder.partition("/")
+    return f"transformers.models.{folder}.modeling_{file or folder}"
+
+
+#: Module of transformers that defines an encoder → module here that registers it.
+FAMILIES = {
+    _module(folder): f"{__package__}.{file}" for file, folders in _FOLDERS.items() for folder in folders.split()
+}
+
+#: model types of the built-in families, for messages and documentation: a module's name, as configurations spell it.
+SUPPORTED_MODEL_TYPES = tuple(
+    sorted(
+        {"data2vec": "data2vec-text"}.get(name, name if name in CONFIG_MAPPING_NAMES else name.replace("_", "-"))
+        for name in (path.split(".")[2] for path in FAMILIES)
+    )
+)

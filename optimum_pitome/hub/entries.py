@@ -1,0 +1,110 @@
+# Copyright 2026 The optimum_pitome authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Whose settings count when a model is loaded: the keyword's, those of the configuration, those of its parts."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+from ..configuration.config import PiToMeConfig, configurations
+from .loading import UNSET
+
+
+def entries(config: Any) -> list[tuple[str, Any]]:
+    """The `pitome` entries of a configuration that count, each with the name of the part: its own, or the parts'."""
+    if not isinstance(config, PreTrainedConfig):
+        return []  # none, or a path
+    found = [(name, part.pitome) for name, part in configurations(config) if hasattr(part, "pitome")]
+    return found[:1] if found and found[0][0] == "" else found
+
+
+def check_values(pitome: Any, config: Any = None) -> None:
+    """Refuses values that no model accepts."""
+    if pitome is not UNSET:
+        PiToMeConfig.from_value(pitome)
+        return
+    for name, entry in entries(config):
+        with _naming(name):
+            PiToMeConfig.from_value(entry)
+
+
+def check_before_weights(pitome: Any, config: Any, preview: Callable[[Any], Any]) -> None:
+    """Refuses what [`rewrite`] would refuse when the weights have been read."""
+    settings = [pitome] if pitome is not UNSET else [entry for _, entry in entries(config)]
+    if all(value is None or value is False for value in settings):
+        return
+    check_values(pitome, config)
+    model = preview(config)
+    if model is not None:
+        plan(model, pitome)
+
+
+def plan(model: Any, pitome: Any) -> None:
+    """All the checks of [`rewrite`]."""
+    from ..apply import survey
+
+    for name, part, value in _wanted(model, pitome):
+        settings = PiToMeConfig.from_value(value)
+        if settings is not None:
+            with _naming(name):
+                survey(part, settings)
+
+
+def rewrite(model: Any, pitome: Any, **hub: Any) -> None:
+    """Rewrites a loaded model as asked: by the keyword, else by its configuration. `hub` says how to look for the
+    tokenizer of a model that predicts masked tokens."""
+    for name, part, value in _wanted(model, pitome):
+        from ..apply import rewrite_model  # not for a dense model
+
+        with _naming(name):
+            rewrite_model(part, value, **hub)
+
+
+def _wanted(model: Any, pitome: Any) -> list[tuple[str, Any, Any]]:
+    """What is to be rewritten: name of the part ("" for the whole model), module, and settings."""
+    if pitome is not UNSET:
+        return [("", model, pitome)]
+    found = entries(model.config)
+    if [name for name, _ in found] == [""]:
+        return [("", model, model.config.pitome)]
+    return list(_parts_with_entries(model)) if found else []
+
+
+def _parts_with_entries(module: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """The outermost modules inside `module` whose configuration has an entry."""
+    for name, child in module.named_children():
+        entry = getattr(vars(child).get("config"), "pitome", None)
+        if entry is not None and entry is not False:
+            yield f"{prefix}{name}", child, entry
+        else:
+            yield from _parts_with_entries(child, f"{prefix}{name}.")
+
+
+@contextlib.contextmanager
+def _naming(part: str) -> Iterator[None]:
+    """Tells the reader of an error whose settings these are, where they did not ask for any."""
+    try:
+        yield
+    except ValueError as error:
+        if part:
+            error.args = (
+                f"{error} (These settings are the `pitome` entry in the configuration of the model's part {part!r}. "
+                "pitome=False loads the dense model.)",
+            )
+        raise

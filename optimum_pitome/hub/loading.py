@@ -1,0 +1,274 @@
+# Copyright 2026 The optimum_pitome authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The load hook: `from_pretrained(..., pitome=...)`, `from_config`, and the card on save and on push.
+
+Wraps four methods of `PreTrainedModel`, which auto classes, direct classes, `pipeline` and `Trainer` all pass through,
+the methods that put a model together from two checkpoints, and the function that a load calls last before it looks
+for the weights: settings that do not fit are refused there.
+
+What counts, everywhere: the keyword; without it, the entry `pitome` of the model's own configuration; without that,
+entries in the configurations of its parts (a model that was put together from a rewritten tower has one there), each
+for its part. `None` and `False` mean dense. A constructor honours none of them, as ever: who calls it calls
+`apply_pitome`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import functools
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+
+UNSET = object()
+#: transformers' folder → how a model of it is made of two checkpoints.
+COMPOSERS = {
+    "vision_text_dual_encoder": "from_vision_text_pretrained",
+    "vision_encoder_decoder": "from_encoder_decoder_pretrained",
+    "encoder_decoder": "from_encoder_decoder_pretrained",
+}
+#: Arguments of `from_pretrained` that also say how to look for the tokenizer beside the weights.
+_HUB_ARGUMENTS = ("cache_dir", "local_files_only", "token")
+_WRAPPED = ("from_pretrained", "_from_config", "save_pretrained", "_upload_modified_files")
+
+
+@dataclass
+class _Load:
+    """A call of `from_pretrained` that has not come to the weights yet.
+
+    Attributes:
+        pitome: the keyword, or `UNSET`.
+        preview (`Callable[[PreTrainedConfig], nn.Module | None]`): Builds the model without weights.
+    """
+
+    pitome: Any
+    preview: Callable[[Any], Any]
+
+
+_load: contextvars.ContextVar[_Load | None] = contextvars.ContextVar("pitome_load", default=None)
+
+#: Set while a composer loads the parts of a model: it decides for them. `"preview"`: they are built without weights.
+_composing: contextvars.ContextVar[str | None] = contextvars.ContextVar("pitome_composing", default=None)
+
+
+class _Previewed(Exception):
+    """Leaves `from_pretrained` before the weights, with the model."""
+
+
+def install(modeling_utils: ModuleType) -> None:
+    """Wraps the methods of `PreTrainedModel`; called once, when `transformers.modeling_utils` has been imported.
+
+    Raises:
+        RuntimeError: if this transformers has no such methods.
+    """
+    model_class = modeling_utils.PreTrainedModel
+    missing = [name for name in _WRAPPED if not hasattr(model_class, name)]
+    if missing:
+        from ..modeling.requirements import supported
+
+        raise RuntimeError(
+            f"optimum_pitome does not fit this transformers: PreTrainedModel has no {', '.join(missing)}. Install "
+            f"{supported('transformers')}, or a newer optimum_pitome."
+        )
+    if getattr(model_class.from_pretrained, "_pitome", False):
+        return
+    _wrap_from_pretrained(model_class)
+    _wrap_from_config(model_class)
+    _wrap_save_pretrained(model_class)
+    _wrap_upload(model_class)
+    _wrap_last_step_before_weights(modeling_utils)
+
+
+def _wrap_from_pretrained(model_class: type) -> None:
+    original = vars(model_class)["from_pretrained"].__func__
+
+    @functools.wraps(original)
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, pitome=UNSET, config=None, **kwargs):
+        from .entries import check_values, rewrite
+
+        def preview(final_config):
+            from .preview import preview
+
+            return preview(cls, final_config, args, kwargs)
+
+        composing = _composing.get()
+        if composing is None:
+            # Before the configuration is read. Of a checkpoint that has an entry, the auto classes put the keyword
+            # into the configuration.
+            check_values(pitome, config)
+        token = _load.set(_Load(pitome, preview))
+        try:
+            loaded = original(cls, pretrained_model_name_or_path, *args, config=config, **kwargs)
+        except _Previewed as found:
+            return found.args[0]
+        except Exception:
+            # A recipe has no weights, and whoever names a class of transformers did not ask the auto classes.
+            from .recipe_lookup import explain_recipe, find_recipe, load_base_model
+
+            recipe = find_recipe(pretrained_model_name_or_path, kwargs)
+            if recipe is None:
+                raise
+        else:
+            if composing is None:
+                hub = {name: kwargs[name] for name in _HUB_ARGUMENTS if name in kwargs}
+                rewrite(loaded[0] if isinstance(loaded, tuple) else loaded, pitome, **hub)
+            return loaded
+        finally:
+            _load.reset(token)
+        explain_recipe(recipe, pretrained_model_name_or_path, cls.__name__)
+        kwargs |= {"config": config} | ({} if pitome is UNSET else {"pitome": pitome})
+        return load_base_model(cls.from_pretrained, recipe, pretrained_model_name_or_path, args, kwargs)
+
+    from_pretrained._pitome = True
+    model_class.from_pretrained = classmethod(from_pretrained)
+
+
+def _wrap_last_step_before_weights(modeling_utils: ModuleType) -> None:
+    """`from_pretrained` calls `get_hf_quantizer` when the configuration is final, and looks for the weights next."""
+    original = getattr(modeling_utils, "get_hf_quantizer", None)
+    if original is None:  # then settings that do not fit are refused after the weights were read, as ever
+        return
+
+    @functools.wraps(original)
+    def get_hf_quantizer(config, *args, **kwargs):
+        load = _load.get()
+        if load is not None:
+            _load.set(None)
+            if _composing.get() == "preview":
+                raise _Previewed(load.preview(config))
+            if _composing.get() is None:
+                from .entries import check_before_weights
+
+                check_before_weights(load.pitome, config, load.preview)
+        return original(config, *args, **kwargs)
+
+    modeling_utils.get_hf_quantizer = get_hf_quantizer
+
+
+def _wrap_from_config(model_class: type) -> None:
+    original = vars(model_class)["_from_config"].__func__
+
+    @functools.wraps(original)
+    def _from_config(cls, config, pitome=UNSET, **kwargs):
+        from .entries import check_values, entries, rewrite
+
+        if pitome is UNSET and (not entries(config) or _is_for_a_part(model_class)):
+            return original(cls, config, **kwargs)
+        check_values(pitome, config)
+        model = original(cls, config, **kwargs)
+        rewrite(model, pitome)
+        return model
+
+    model_class._from_config = classmethod(_from_config)
+
+
+def _is_for_a_part(model_class: type) -> bool:
+    """Whether the caller's caller, or one above, is the constructor of a model: then this is about a part of it, and
+    what loads the whole model decides."""
+    frame = sys._getframe(2)
+    while frame is not None:
+        if frame.f_code.co_name == "__init__" and isinstance(frame.f_locals.get("self"), model_class):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def install_composer(module: ModuleType) -> None:
+    """Wraps the method of `COMPOSERS` in a module of transformers that has been imported."""
+    name = COMPOSERS[module.__name__.split(".")[2]]
+    for model_class in [value for value in vars(module).values() if isinstance(value, type) and name in vars(value)]:
+        if not getattr(vars(model_class)[name].__func__, "_pitome", False):
+            _wrap_composer(model_class, name)
+
+
+def _wrap_composer(model_class: type, name: str) -> None:
+    original = vars(model_class)[name].__func__
+
+    @functools.wraps(original)
+    def compose(cls, *args, pitome=UNSET, **kwargs):
+        from .entries import check_values, rewrite
+
+        if pitome is UNSET:
+            return original(cls, *args, **kwargs)
+        check_values(pitome)
+        if pitome is not None and pitome is not False:
+            _check_composition(original, cls, args, kwargs, pitome)
+        with _setting(_composing, "load"):
+            model = original(cls, *args, **kwargs)
+        rewrite(model, pitome)
+        return model
+
+    compose._pitome = True
+    setattr(model_class, name, classmethod(compose))
+
+
+def _check_composition(original: Callable, cls: type, args: tuple, kwargs: dict[str, Any], pitome: Any) -> None:
+    """Runs a composer with parts that have no weights, and checks what comes out."""
+    import torch
+
+    from .entries import plan
+
+    if any(isinstance(value, torch.nn.Module) for value in (*args, *kwargs.values())):
+        return  # putting a model together changes its parts, and these are somebody's
+    try:
+        # What the composer itself builds has weights, but is small. Random numbers stay what they would be.
+        with torch.random.fork_rng(devices=[]), _setting(_composing, "preview"):
+            model = original(cls, *args, **kwargs)
+    except Exception:  # loading says it better
+        return
+    plan(model, pitome)
+
+
+@contextlib.contextmanager
+def _setting(variable: contextvars.ContextVar, value: Any) -> Iterator[None]:
+    token = variable.set(value)
+    try:
+        yield
+    finally:
+        variable.reset(token)
+
+
+def _wrap_save_pretrained(model_class: type) -> None:
+    original = vars(model_class)["save_pretrained"]
+
+    @functools.wraps(original)
+    def save_pretrained(self, save_directory, *args, **kwargs):
+        result = original(self, save_directory, *args, **kwargs)
+        if getattr(self.config, "pitome", None) is not None and kwargs.get("is_main_process", True):
+            from ..cards.card import write_card
+
+            write_card(self, save_directory)
+        return result
+
+    model_class.save_pretrained = save_pretrained
+
+
+def _wrap_upload(model_class: type) -> None:
+    # The last step of `push_to_hub`: by now transformers has put the repository's card there, or a blank one.
+    original = model_class._upload_modified_files
+
+    @functools.wraps(original)
+    def _upload_modified_files(self, working_dir, repo_id, *args, **kwargs):
+        if getattr(getattr(self, "config", None), "pitome", None) is not None:
+            from ..cards.card import write_card
+
+            write_card(self, working_dir, repository=repo_id)
+        return original(self, working_dir, repo_id, *args, **kwargs)
+
+    model_class._upload_modified_files = _upload_modified_files

@@ -1,0 +1,126 @@
+# Copyright 2026 The optimum_pitome authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Answers and retrieval, dense against merged, on tiny models."""
+
+import pytest
+import torch
+from families.llava_helpers import build
+from tiny_processors import tokenizer
+from zoo import vision_language
+from zoo.llava import NUM_PATCHES, make_processor, picture
+from zoo.vit import pixel_values
+
+from optimum_pitome import apply_pitome, num_image_tokens, pitome_disabled, pitome_summary
+from optimum_pitome.evaluation.evaluation import evaluate_answers, evaluate_classifier, evaluate_retrieval
+from optimum_pitome.evaluation.questions import encode_questions
+
+
+@pytest.fixture
+def llava():
+    return apply_pitome(build(), 0.7), make_processor()
+
+
+def generate(model, processor, batch):
+    new = model.generate(**batch, max_new_tokens=3, do_sample=False)[:, batch["input_ids"].shape[1] :]
+    return processor.batch_decode(new, skip_special_tokens=True)
+
+
+def test_answers(llava):
+    model, processor = llava
+    questions = [f"w{index} w20" for index in range(5, 11)]
+    batch = encode_questions(processor, [picture(seed) for seed in range(6)], questions)
+    merged = generate(model, processor, batch)
+    with pitome_disabled(model):
+        dense = generate(model, processor, batch)
+    assert len(set(dense)) > 1 and merged != dense and num_image_tokens(model) < NUM_PATCHES
+    # Right for the dense model on all of them, and for the merged one where it says the same.
+    batches = [{**batch, "answers": [[answer] for answer in dense]}]
+    evaluation = evaluate_answers(model, processor, batches, max_new_tokens=3)
+    same = sum(first == second for first, second in zip(dense, merged)) / 6
+    assert evaluation.metrics == ["vqa_accuracy"] and evaluation.dense["vqa_accuracy"] == 1
+    assert evaluation.merged["vqa_accuracy"] == evaluation.agreement["agreement"] == pytest.approx(same)
+    assert evaluation.num_samples == 6 and evaluation.num_tokens == [NUM_PATCHES + 1]
+    assert evaluation.flops_ratio == pytest.approx(pitome_summary(model).flops_ratio)
+    assert "VQA accuracy, %" in str(evaluation)
+
+
+def test_an_instruction_stands_behind_every_question(llava):
+    batch = encode_questions(llava[1], [picture(0)] * 2, ["w5", "w6 w7"], "w8")
+    plain = encode_questions(llava[1], [picture(0)] * 2, ["w5", "w6 w7"])
+    assert batch["input_ids"].shape[1] == plain["input_ids"].shape[1] + 1
+
+
+@pytest.fixture
+def dual_encoder():
+    model = next(case for case in vision_language.CASES if case.id == "VisionTextDualEncoderModel").build()
+    return apply_pitome(model, {"vision": 0.6, "text": 0.8})
+
+
+CAPTIONS = [["a cat", "red"], ["a cat"], ["blue frog"], ["the sign", "for letter yes", "no"]]
+
+
+def retrieval_batches():
+    images = pixel_values(4)["pixel_values"]
+    for start in (0, 2):
+        captions = CAPTIONS[start : start + 2]
+        texts = [text for texts in captions for text in texts]
+        encoded = tokenizer()(texts, padding="max_length", max_length=8, return_tensors="pt")
+        yield {"pixel_values": images[start : start + 2], **encoded, "captions": captions}
+
+
+@torch.no_grad()
+def recall_at_1(model):
+    """By hand: every picture for every caption; `a cat` belongs to two pictures."""
+    outputs = [model(**{k: v for k, v in batch.items() if k != "captions"}) for batch in retrieval_batches()]
+    images = torch.nn.functional.normalize(torch.cat([output.image_embeds for output in outputs]), dim=-1)
+    texts = torch.nn.functional.normalize(torch.cat([output.text_embeds for output in outputs]), dim=-1)
+    flat = [text for texts in CAPTIONS for text in texts]
+    keep = [index for index, text in enumerate(flat) if index == flat.index(text)]
+    names, similarity = [flat[index] for index in keep], images @ texts[keep].T
+    first = [names[index] for index in similarity.argmax(dim=1).tolist()]
+    back = similarity.argmax(dim=0).tolist()
+    to_text = sum(text in CAPTIONS[picture] for picture, text in enumerate(first)) / len(CAPTIONS)
+    to_image = sum(name in CAPTIONS[picture] for name, picture in zip(names, back)) / len(names)
+    return to_text, to_image, first + back
+
+
+def test_retrieval(dual_encoder):
+    evaluation = evaluate_retrieval(dual_encoder, retrieval_batches())
+    *merged, merged_first = recall_at_1(dual_encoder)
+    with pitome_disabled(dual_encoder):
+        *dense, dense_first = recall_at_1(dual_encoder)
+    names = ("image_to_text_recall@1", "text_to_image_recall@1")
+    assert [evaluation.dense[name] for name in names] == pytest.approx(dense)
+    assert [evaluation.merged[name] for name in names] == pytest.approx(merged)
+    same = sum(first == second for first, second in zip(dense_first, merged_first)) / len(dense_first)
+    assert evaluation.agreement["agreement"] == pytest.approx(same)
+    # Six captions, four pictures: among five captions is a question, among five pictures is none.
+    assert evaluation.metrics == [names[0], "image_to_text_recall@5", names[1]]
+    assert evaluation.num_samples == 4 and evaluation.timing.rounds == 2
+    # Each tower at its own length: 65 tokens of a picture, 8 of a text.
+    summary = pitome_summary(dual_encoder, num_tokens=[65, 8])
+    assert [encoder.tokens[0] for encoder in summary.encoders] == evaluation.num_tokens == [65, 8]
+    assert evaluation.gflops_dense == pytest.approx(summary.gflops_dense)
+    with pytest.raises(ValueError, match=r"num_tokens=\[65\]: expected .* a list of 2"):
+        pitome_summary(dual_encoder, num_tokens=[65])
+
+
+def test_models_that_cannot(llava, dual_encoder):
+    with pytest.raises(ValueError, match="A VisionTextDualEncoderModel does not generate"):
+        evaluate_answers(dual_encoder, None, [])
+    with pytest.raises(ValueError, match="has no image and text embeddings to compare. Accepted: CLIP"):
+        evaluate_retrieval(llava[0], [])
+    with pytest.raises(ValueError, match="`batches` is empty"):
+        evaluate_classifier(dual_encoder, [])
