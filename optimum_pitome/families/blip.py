@@ -16,6 +16,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from transformers.models.blip import modeling_blip, modeling_blip_text
 
@@ -23,6 +25,7 @@ from ..modeling.attention import MergingAttention
 from ..modeling.cross_attention import register_reader
 from ..modeling.marks import carry_mark
 from ..modeling.registry import register_architecture
+from ..modeling.wrap import wrap
 from .clip import CLIPStyleLayer
 from .vit import num_patches
 
@@ -95,16 +98,17 @@ register_reader(modeling_blip.BlipForQuestionAnswering, "text_encoder", **_READE
 register_reader(modeling_blip.BlipForConditionalGeneration, "text_decoder.bert", **_READER)
 
 
-def _expand_inputs_for_generation(self, expand_size=1, is_encoder_decoder=False, input_ids=None, **model_kwargs):
+def _carry_marks(expand: Callable) -> Callable:
     """Beam search copies the image's tokens: the copies keep the mark that says how to shorten them."""
-    states = model_kwargs.get("encoder_hidden_states")
-    expand = super(modeling_blip_text.BlipTextLMHeadModel, self)._expand_inputs_for_generation
-    input_ids, model_kwargs = expand(
-        expand_size=expand_size, is_encoder_decoder=is_encoder_decoder, input_ids=input_ids, **model_kwargs
-    )
-    if states is not None:
-        carry_mark(states, model_kwargs["encoder_hidden_states"], expand_size)
-    return input_ids, model_kwargs
+
+    def expand_inputs(expand_size=1, is_encoder_decoder=False, input_ids=None, **model_kwargs):
+        states = model_kwargs.get("encoder_hidden_states")
+        input_ids, model_kwargs = expand(expand_size, is_encoder_decoder, input_ids, **model_kwargs)
+        if states is not None:
+            carry_mark(states, model_kwargs["encoder_hidden_states"], expand_size)
+        return input_ids, model_kwargs
+
+    return expand_inputs
 
 
-modeling_blip_text.BlipTextLMHeadModel._expand_inputs_for_generation = _expand_inputs_for_generation
+wrap(modeling_blip_text.BlipTextLMHeadModel, "_expand_inputs_for_generation", _carry_marks)

@@ -25,7 +25,6 @@ the mark is lost (on the way to another device), the separator of a pair merges 
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -37,6 +36,7 @@ from ..modeling.layer import MergingLayer
 from ..modeling.registry import register_architecture
 from ..modeling.state import STATE_KEY
 from ..modeling.token_arguments import cut_pairs
+from ..modeling.wrap import wrap
 from .text import SETTINGS
 
 
@@ -87,14 +87,13 @@ class MPNetLayer(MergingLayer, modeling_mpnet.MPNetLayer):
 def mark_ids(forward: Callable) -> Callable:
     """Wraps `MPNetEmbeddings.forward`: what it returns says which tokens were embedded."""
 
-    @functools.wraps(forward)
-    def wrapper(self, input_ids: torch.Tensor | None = None, *args, **kwargs) -> torch.Tensor:
+    def embed(self, input_ids: torch.Tensor | None = None, *args, **kwargs) -> torch.Tensor:
         embeddings = forward(self, input_ids, *args, **kwargs)
         if input_ids is not None:
             setattr(embeddings, _IDS, input_ids)
         return embeddings
 
-    return wrapper
+    return embed
 
 
 def read_ids(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -102,7 +101,7 @@ def read_ids(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**arguments, "input_ids": getattr(arguments["hidden_states"], _IDS, None)}
 
 
-modeling_mpnet.MPNetEmbeddings.forward = mark_ids(modeling_mpnet.MPNetEmbeddings.forward)
+wrap(modeling_mpnet.MPNetEmbeddings, "forward", mark_ids)
 
 register_architecture(
     modeling_mpnet.MPNetEncoder,

@@ -35,6 +35,8 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
+from ..modeling.wrap import wrap
+
 
 UNSET = object()
 #: transformers' folder → how a model of it is made of two checkpoints.
@@ -45,6 +47,8 @@ COMPOSERS = {
 }
 #: Arguments of `from_pretrained` that also say how to look for the tokenizer beside the weights.
 _HUB_ARGUMENTS = ("cache_dir", "local_files_only", "token")
+#: `from_pretrained` calls it when the configuration is final, and looks for the weights next.
+_BEFORE_WEIGHTS = "get_hf_quantizer"
 _WRAPPED = ("from_pretrained", "_from_config", "save_pretrained", "_upload_modified_files")
 
 
@@ -86,19 +90,15 @@ def install(modeling_utils: ModuleType) -> None:
             f"optimum_pitome does not fit this transformers: PreTrainedModel has no {', '.join(missing)}. Install "
             f"{supported('transformers')}, or a newer optimum_pitome."
         )
-    if getattr(model_class.from_pretrained, "_pitome", False):
-        return
-    _wrap_from_pretrained(model_class)
-    _wrap_from_config(model_class)
-    _wrap_save_pretrained(model_class)
-    _wrap_upload(model_class)
-    _wrap_last_step_before_weights(modeling_utils)
+    wrap(model_class, "from_pretrained", _from_pretrained)
+    wrap(model_class, "_from_config", functools.partial(_from_config, model_class))
+    wrap(model_class, "save_pretrained", _save_pretrained)
+    wrap(model_class, "_upload_modified_files", _upload_modified_files)
+    if hasattr(modeling_utils, _BEFORE_WEIGHTS):  # else what does not fit is refused after the weights were read
+        wrap(modeling_utils, _BEFORE_WEIGHTS, _check_before_weights)
 
 
-def _wrap_from_pretrained(model_class: type) -> None:
-    original = vars(model_class)["from_pretrained"].__func__
-
-    @functools.wraps(original)
+def _from_pretrained(original: Callable) -> Callable:
     def from_pretrained(cls, pretrained_model_name_or_path, *args, pitome=UNSET, config=None, **kwargs):
         from .entries import check_values, rewrite
 
@@ -135,17 +135,10 @@ def _wrap_from_pretrained(model_class: type) -> None:
         kwargs |= {"config": config} | ({} if pitome is UNSET else {"pitome": pitome})
         return load_base_model(cls.from_pretrained, recipe, pretrained_model_name_or_path, args, kwargs)
 
-    from_pretrained._pitome = True
-    model_class.from_pretrained = classmethod(from_pretrained)
+    return from_pretrained
 
 
-def _wrap_last_step_before_weights(modeling_utils: ModuleType) -> None:
-    """`from_pretrained` calls `get_hf_quantizer` when the configuration is final, and looks for the weights next."""
-    original = getattr(modeling_utils, "get_hf_quantizer", None)
-    if original is None:  # then settings that do not fit are refused after the weights were read, as ever
-        return
-
-    @functools.wraps(original)
+def _check_before_weights(original: Callable) -> Callable:
     def get_hf_quantizer(config, *args, **kwargs):
         load = _load.get()
         if load is not None:
@@ -158,14 +151,11 @@ def _wrap_last_step_before_weights(modeling_utils: ModuleType) -> None:
                 check_before_weights(load.pitome, config, load.preview)
         return original(config, *args, **kwargs)
 
-    modeling_utils.get_hf_quantizer = get_hf_quantizer
+    return get_hf_quantizer
 
 
-def _wrap_from_config(model_class: type) -> None:
-    original = vars(model_class)["_from_config"].__func__
-
-    @functools.wraps(original)
-    def _from_config(cls, config, pitome=UNSET, **kwargs):
+def _from_config(model_class: type, original: Callable) -> Callable:
+    def from_config(cls, config, pitome=UNSET, **kwargs):
         from .entries import check_values, entries, rewrite
 
         if pitome is UNSET and (not entries(config) or _is_for_a_part(model_class)):
@@ -175,7 +165,7 @@ def _wrap_from_config(model_class: type) -> None:
         rewrite(model, pitome)
         return model
 
-    model_class._from_config = classmethod(_from_config)
+    return from_config
 
 
 def _is_for_a_part(model_class: type) -> bool:
@@ -193,14 +183,10 @@ def install_composer(module: ModuleType) -> None:
     """Wraps the method of `COMPOSERS` in a module of transformers that has been imported."""
     name = COMPOSERS[module.__name__.split(".")[2]]
     for model_class in [value for value in vars(module).values() if isinstance(value, type) and name in vars(value)]:
-        if not getattr(vars(model_class)[name].__func__, "_pitome", False):
-            _wrap_composer(model_class, name)
+        wrap(model_class, name, _compose)
 
 
-def _wrap_composer(model_class: type, name: str) -> None:
-    original = vars(model_class)[name].__func__
-
-    @functools.wraps(original)
+def _compose(original: Callable) -> Callable:
     def compose(cls, *args, pitome=UNSET, **kwargs):
         from .entries import check_values, rewrite
 
@@ -214,8 +200,7 @@ def _wrap_composer(model_class: type, name: str) -> None:
         rewrite(model, pitome)
         return model
 
-    compose._pitome = True
-    setattr(model_class, name, classmethod(compose))
+    return compose
 
 
 def _check_composition(original: Callable, cls: type, args: tuple, kwargs: dict[str, Any], pitome: Any) -> None:
@@ -244,10 +229,7 @@ def _setting(variable: contextvars.ContextVar, value: Any) -> Iterator[None]:
         variable.reset(token)
 
 
-def _wrap_save_pretrained(model_class: type) -> None:
-    original = vars(model_class)["save_pretrained"]
-
-    @functools.wraps(original)
+def _save_pretrained(original: Callable) -> Callable:
     def save_pretrained(self, save_directory, *args, **kwargs):
         result = original(self, save_directory, *args, **kwargs)
         if getattr(self.config, "pitome", None) is not None and kwargs.get("is_main_process", True):
@@ -256,19 +238,16 @@ def _wrap_save_pretrained(model_class: type) -> None:
             write_card(self, save_directory)
         return result
 
-    model_class.save_pretrained = save_pretrained
+    return save_pretrained
 
 
-def _wrap_upload(model_class: type) -> None:
+def _upload_modified_files(original: Callable) -> Callable:
     # The last step of `push_to_hub`: by now transformers has put the repository's card there, or a blank one.
-    original = model_class._upload_modified_files
-
-    @functools.wraps(original)
-    def _upload_modified_files(self, working_dir, repo_id, *args, **kwargs):
+    def upload(self, working_dir, repo_id, *args, **kwargs):
         if getattr(getattr(self, "config", None), "pitome", None) is not None:
             from ..cards.card import write_card
 
             write_card(self, working_dir, repository=repo_id)
         return original(self, working_dir, repo_id, *args, **kwargs)
 
-    model_class._upload_modified_files = _upload_modified_files
+    return upload

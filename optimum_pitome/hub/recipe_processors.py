@@ -20,11 +20,11 @@ before it looks at the configuration, so it is asked again, for the model that t
 
 from __future__ import annotations
 
-import functools
 from types import ModuleType
 from typing import Any
 
 from ..configuration.config import PiToMeConfig
+from ..modeling.wrap import wrap
 from .recipe_lookup import find_recipe, following, read_recipe
 
 
@@ -47,23 +47,20 @@ def register_processing(processing_auto: ModuleType) -> None:
 
 
 def register_image_processing(image_processing_auto: ModuleType) -> None:
-    auto_class = image_processing_auto.AutoImageProcessor
-    original = vars(auto_class)["from_pretrained"].__func__
-    if getattr(original, "_pitome", False):
-        return
 
-    @functools.wraps(original)
-    def from_pretrained(cls, pretrained_model_name_or_path, *inputs, **kwargs):
-        try:
-            return original(cls, pretrained_model_name_or_path, *inputs, **kwargs)
-        except (OSError, ValueError):
-            recipe = find_recipe(pretrained_model_name_or_path, kwargs)
-            if recipe is None:
-                raise
-        return load_of_base_model(cls, recipe, pretrained_model_name_or_path, inputs, kwargs)
+    def make(original):
+        def from_pretrained(cls, pretrained_model_name_or_path, *inputs, **kwargs):
+            try:
+                return original(cls, pretrained_model_name_or_path, *inputs, **kwargs)
+            except (OSError, ValueError):
+                recipe = find_recipe(pretrained_model_name_or_path, kwargs)
+                if recipe is None:
+                    raise
+            return load_of_base_model(cls, recipe, pretrained_model_name_or_path, inputs, kwargs)
 
-    from_pretrained._pitome = True
-    auto_class.from_pretrained = classmethod(from_pretrained)
+        return from_pretrained
+
+    wrap(image_processing_auto.AutoImageProcessor, "from_pretrained", make)
 
 
 class RecipeTokenizer:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,6 +27,7 @@ from torch import nn
 from .attention import check_implementation
 from .marks import mark_tokens
 from .state import SELECTION_KEY, STATE_KEY, MergeState, Selection, Tokens, check_mask, read_mask
+from .wrap import wrap
 
 
 if TYPE_CHECKING:
@@ -44,12 +45,13 @@ def wrap_forward(encoder_class: type[nn.Module]) -> None:
     forward that had begun could lose them before its end (and sentence-transformers calls `model.forward(...)`).
     What a forward does is decided once, at its beginning; changes of the settings reach the next one.
     """
-    forward = vars(encoder_class).get("forward")
-    if forward is None or getattr(forward, "_pitome", False):
-        return
+    if "forward" in vars(encoder_class):
+        wrap(encoder_class, "forward", _merging)
+
+
+def _merging(forward: Callable) -> Callable:
     names = tuple(inspect.signature(forward).parameters)[1:]
 
-    @functools.wraps(forward)
     def merging_forward(self, *args, **kwargs):
         rewrite: EncoderRewrite | None = getattr(self, "pitome", None)
         selection = kwargs.pop(SELECTION_KEY, None)
@@ -76,8 +78,7 @@ def wrap_forward(encoder_class: type[nn.Module]) -> None:
         output = _finish(rewrite, state, output)
         return output.to_tuple() if as_tuple else output
 
-    merging_forward._pitome = True
-    encoder_class.forward = merging_forward
+    return merging_forward
 
 
 def _check_forward(encoder: nn.Module, arguments: Mapping[str, Any]) -> None:

@@ -137,7 +137,7 @@ def test_no_path_of_this_machine(model, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "path", sorted((Path(__file__).parents[1] / "model_cards").glob("*.md")), ids=lambda path: path.stem
+    "path", sorted((Path(__file__).parents[2] / "model_cards").glob("*.md")), ids=lambda path: path.stem
 )
 def test_the_cards_of_this_repository_are_as_they_were_written(path):
     card = ModelCard.load(path)

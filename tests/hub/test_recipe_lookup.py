@@ -19,7 +19,7 @@ import shutil
 
 import pytest
 import torch
-from test_loading import checkpoint, ratio_of  # noqa: F401
+from hub.test_loading import checkpoint, ratio_of  # noqa: F401
 from test_recipes import HAS_IMAGE_PROCESSORS, recipe, text_recipe  # noqa: F401
 from transformers import (
     AutoConfig,

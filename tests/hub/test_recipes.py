@@ -18,8 +18,8 @@ import json
 
 import pytest
 import torch
+from hub.test_loading import checkpoint, ratio_of  # noqa: F401
 from PIL import Image
-from test_loading import checkpoint, ratio_of  # noqa: F401
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import (

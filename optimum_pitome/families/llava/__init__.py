@@ -19,7 +19,6 @@
 
 from __future__ import annotations
 
-import functools
 import importlib
 import inspect
 from dataclasses import replace
@@ -33,6 +32,7 @@ from ...modeling.hosts import Host, Reader, register_host, remove_hooks
 from ...modeling.registry import Architecture
 from ...modeling.rewrite import rewritten_encoders
 from ...modeling.state import SELECTION_KEY
+from ...modeling.wrap import wrap
 from .counts import (
     FEATURE_LAYER_NAMES,
     active_tower,
@@ -94,8 +94,7 @@ def _select_features(get_features):
     """
     parameters = inspect.signature(get_features)
 
-    @functools.wraps(get_features)
-    def wrapper(self, *args, **kwargs):
+    def select(self, *args, **kwargs):
         if active_tower(self) is not None:
             arguments = parameters.bind(self, *args, **kwargs).arguments
             arguments = {**arguments.get("kwargs", {}), **arguments}
@@ -104,13 +103,13 @@ def _select_features(get_features):
             kwargs[SELECTION_KEY] = (feature_layers(self.config, given), output_all)
         return get_features(self, *args, **kwargs)
 
-    return wrapper
+    return select
 
 
 def _register(module, base_name: str, head_name: str) -> None:
     base, head = getattr(module, base_name), getattr(module, head_name)
-    base.get_image_features = _select_features(base.get_image_features)
-    head.generate = generate_with_short_prompt(head.generate)
+    wrap(base, "get_image_features", _select_features)
+    wrap(head, "generate", generate_with_short_prompt)
     register_host(Host(base, install, uninstall, adapt_tower, "vision_tower", find_reader))
     register_host(Host(head, install, uninstall))
 
@@ -125,5 +124,5 @@ for _family, _name in (
 ):
     _module = importlib.import_module(f"transformers.models.{_family}.modeling_{_family}")
     _class = getattr(_module, _name)
-    _class.get_image_features = _select_features(_class.get_image_features)
+    wrap(_class, "get_image_features", _select_features)
     register_host(Host(_class, _nothing, _nothing, adapt_grid_tower, "vision_tower", reads_short=False))

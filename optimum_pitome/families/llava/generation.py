@@ -16,7 +16,6 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 from typing import Any
 
@@ -83,8 +82,7 @@ def generate_with_short_prompt(generate):
     """
     parameters = inspect.signature(generate)
 
-    @functools.wraps(generate)
-    def wrapper(self, *args, **kwargs):
+    def generate_short(self, *args, **kwargs):
         arguments = dict(parameters.bind_partial(self, *args, **kwargs).arguments)
         arguments.pop("self")
         arguments.update(arguments.pop("kwargs", {}))
@@ -111,7 +109,7 @@ def generate_with_short_prompt(generate):
         output.sequences = restore(output.sequences)
         return output
 
-    return wrapper
+    return generate_short
 
 
 def _shift_lengths(model: Any, arguments: dict[str, Any], removed: int) -> None:

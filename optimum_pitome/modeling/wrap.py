@@ -1,0 +1,53 @@
+# Copyright 2026 The optimum_pitome authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The one way in which this package replaces a method of another: docs/how_it_works.md lists all of them, with why.
+
+Imports nothing heavy, since `import optimum_pitome` passes through it.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+
+_MARK = "_pitome"
+
+
+def wrap(owner: Any, name: str, make: Callable[[Callable], Callable]) -> None:
+    """Replaces `owner.name` by what `make` makes of it; a second time nothing happens.
+
+    Args:
+        owner: a class (its own method, a class method, or an inherited one), a module, or an instance.
+        name (`str`): what is replaced.
+        make (`Callable`):
+            From the function (of a class method the function behind it, which takes the class) to its replacement,
+            which gets the name, the signature and the docstring of the original.
+    """
+    found = vars(owner).get(name)
+    found = getattr(owner, name) if found is None else found
+    is_classmethod = isinstance(found, classmethod)
+    original = found.__func__ if is_classmethod else found
+    if is_wrapped(original):
+        return
+    replacement = functools.wraps(original)(make(original))
+    setattr(replacement, _MARK, True)
+    setattr(owner, name, classmethod(replacement) if is_classmethod else replacement)
+
+
+def is_wrapped(function: Any) -> bool:
+    """Whether `function` is what [`wrap`] made, and nothing lies around it."""
+    return vars(function).get(_MARK, False) if hasattr(function, "__dict__") else False
