@@ -20,7 +20,7 @@ import shutil
 import pytest
 import torch
 from hub.test_loading import checkpoint, ratio_of  # noqa: F401
-from test_recipes import HAS_IMAGE_PROCESSORS, recipe, text_recipe  # noqa: F401
+from hub.test_recipes import HAS_IMAGE_PROCESSORS, recipe, text_recipe  # noqa: F401
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
