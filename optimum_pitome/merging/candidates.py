@@ -16,8 +16,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -61,13 +63,18 @@ class MergeSpec:
     text: str = field(init=False, repr=False, compare=False)
 
     def __post_init__(self):
-        fields = {name: value for name, value in vars(self).items() if name != "ratio"}
-        object.__setattr__(self, "text", json.dumps({"ratio": vars(self.ratio), **fields}))
+        object.__setattr__(self, "text", _as_text(*vars(self).items()))
 
-    @classmethod
-    def from_text(cls, text: str) -> MergeSpec:
+    @staticmethod
+    @functools.lru_cache(maxsize=4096)  # every layer of every forward asks
+    def from_text(text: str) -> MergeSpec:
         fields = json.loads(text)
-        return cls(**{**fields, "ratio": KeepRatio(**fields["ratio"])})
+        return MergeSpec(**{**fields, "ratio": KeepRatio(**fields["ratio"])})
+
+
+@functools.lru_cache(maxsize=4096)
+def _as_text(*fields: tuple[str, Any]) -> str:
+    return json.dumps(dict(fields), default=vars)
 
 
 @dataclass(frozen=True)

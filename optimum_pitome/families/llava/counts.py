@@ -80,7 +80,7 @@ def tower_inside_llava(config: PreTrainedConfig, architecture: Architecture) -> 
     """A tower's entry inside the LLaVA of `config`: what leaves it is the short sequence."""
     settings: dict[str, Any] = {
         "defaults": {**architecture.defaults, "unmerge": False},
-        "num_layers_run": max(feature_layers(config)),
+        "reads": feature_layers(config),
     }
     if architecture.encoder_class is modeling_clip.CLIPVisionModel:
         settings["official"] = official_llava
