@@ -36,9 +36,9 @@ from types import ModuleType
 from typing import Any
 
 from ..modeling.wrap import wrap
+from . import UNSET
 
 
-UNSET = object()
 #: transformers' folder → how a model of it is made of two checkpoints.
 COMPOSERS = {
     "vision_text_dual_encoder": "from_vision_text_pretrained",

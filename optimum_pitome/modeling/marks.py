@@ -12,10 +12,10 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What a tensor says about itself: how the hidden states of a rewritten tower are shortened, which ids were embedded.
+"""What a tensor says about itself: how the hidden states of a rewritten tower get short, which ids were embedded.
 
-A mark is one attribute with a dict of plain data, so that it is saved along with the tensor. A tensor can lose it (by a
-cast, a projection, on the way to another device). Then what would have read it does without: slower, not different.
+A mark is one attribute with a dict of plain data, so that it is saved along with the tensor. A tensor can lose it (by
+a cast, a projection, on the way to another device). Then what would have read it does without: slower, not different.
 """
 
 from __future__ import annotations
