@@ -119,6 +119,6 @@ class DenseMergedTimer:
             return output, time.perf_counter() - start
 
     def _synchronize(self) -> None:
-        # An accelerator runs behind the host: without this only the launches would be timed.
+        # An accelerator works while the host goes on: without this only the launches would be timed.
         if next(self._model.parameters()).device.type not in ("cpu", "meta"):
             torch.accelerator.synchronize()

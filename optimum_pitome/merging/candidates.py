@@ -46,7 +46,7 @@ class MergeSpec:
         importance (`float`): exponent of the class token's attention in the similarity; 0 leaves it out.
         proportional_attention (`bool`): whether attention adds the log size of the keys.
         size_weighted (`bool`): whether a token's weight in a mean is its size, or 1.
-        after (`str`): where in the layer tokens merge: behind its `"attention"`, or behind the whole `"layer"`.
+        after (`str`): where in the layer tokens merge: after its `"attention"`, or after the whole `"layer"`.
     """
 
     ratio: KeepRatio
@@ -141,7 +141,7 @@ class TokenMasks:
 
 @dataclass(frozen=True)
 class Candidates:
-    """What every algorithm starts from: `B` samples, `M` tokens behind the prefix. Indices here count from there.
+    """What every algorithm starts from: `B` samples, `M` tokens after the prefix. Indices here count from there.
 
     Attributes:
         features (`torch.Tensor` of shape `(B, M, dim)`): what is compared.

@@ -136,7 +136,7 @@ class MergePlan:
 
     Attributes:
         kept (`torch.LongTensor` of shape `(B, n)`):
-            Index of the token that each output slot holds, in the original order (fillers behind the real ones).
+            Index of the token that each output slot holds, in the original order (fillers after the real ones).
         source (`torch.LongTensor` of shape `(B, k)`): Index of each token that is merged away.
         destination (`torch.LongTensor` of shape `(B, k)`): Output slot that each source is merged into.
         assignment (`torch.LongTensor` of shape `(B, N)`): Output slot of every input token: source tracing.
@@ -222,7 +222,7 @@ def plan_from_pairs(
         stays = stays * valid
         num_real = stays.sum(dim=1, keepdim=True)
         kept_valid = torch.arange(num_kept, device=source.device) < num_real
-    # What stays comes first, the rest behind it, both in their order: counted, which takes a fifth of a sort's time.
+    # What stays comes first, the rest after it, both in their order: counted, which takes a fifth of a sort's time.
     rank = stays.cumsum(dim=1)
     slot_of = torch.where(stays.bool(), rank - 1, position - rank + num_real)
     kept = torch.empty_like(position).scatter(1, slot_of, position)[:, :num_kept]

@@ -76,7 +76,7 @@ class Architecture:
         refuses (`Callable[[nn.Module], str | None]`, *optional*):
             Why an encoder of this class cannot merge (a decoder, say); `None` where it can.
         full_length_at (`str`, *optional*):
-            A sub-module of the encoder, behind the last layer, whose output returns to the original length whatever
+            A sub-module of the encoder, after the last layer, whose output returns to the original length whatever
             `unmerge` says: what follows inside the encoder (a pooling head) must see each token's weight.
         defaults (`Mapping[str, Any]`): Fields of `PiToMeConfig` that differ from the package's defaults.
         official (`Callable[[int, int], Mapping[str, Any]]`, *optional*):

@@ -74,7 +74,7 @@ class Tokens:
         return TokenMasks(self.num_prefix_tokens, self.valid, *specials, attention, self.protected)
 
     def merged(self, plan: MergePlan) -> Tokens:
-        """The tokens behind `plan`."""
+        """The tokens after a merge by `plan`."""
         sizes = self.sizes
         if sizes is None:
             sizes = torch.ones(plan.assignment.shape, dtype=torch.float32, device=plan.assignment.device)
@@ -86,10 +86,10 @@ class Tokens:
             protected=None if self.protected is None else gather_tokens(self.protected, plan.kept),
             pairwise_mask=None if self.pairwise_mask is None else take_pairs(self.pairwise_mask, plan.kept),
             assignment=plan.assignment if self.assignment is None else gather_tokens(plan.assignment, self.assignment),
-            positions=self._positions_behind(plan),
+            positions=self._positions_after(plan),
         )
 
-    def _positions_behind(self, plan: MergePlan) -> torch.Tensor | None:
+    def _positions_after(self, plan: MergePlan) -> torch.Tensor | None:
         if not self.track_positions:
             return None
         return plan.kept if self.positions is None else gather_tokens(self.positions, plan.kept)
