@@ -20,16 +20,15 @@ import argparse
 import sys
 
 import torch
-from transformers import AutoConfig, AutoModel
+from transformers import AutoModel
 
 from ..analysis import pitome_summary
-from .arguments import fail, pitome_keyword
+from .arguments import configured, fail
 
 
 def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     try:
-        config = AutoConfig.from_pretrained(args.model, revision=args.revision)
-        keyword = pitome_keyword(args, config)
+        config, keyword = configured(args)
         # On the meta device a model of any size takes no memory and no weights.
         with torch.device("meta"):
             model = AutoModel.from_config(config, **keyword)

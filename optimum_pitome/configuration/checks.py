@@ -142,17 +142,15 @@ def check_choice(name: str, value: Any, choices: Collection[str], register: str 
     raise ValueError(f"{name}={show(value)} is not known. Accepted: {', '.join(map(repr, choices))}.{hint}")
 
 
-def check_bool(name: str, value: Any) -> bool | None:
-    if value is None or isinstance(value, bool):
+def check_bool(name: str, value: Any) -> bool:
+    if isinstance(value, bool):
         return value
     raise ValueError(f"{name}={show(value)}: expected True, False, or None for the architecture's default.")
 
 
-def check_number(name, value, low, high, listable=False, optional=False, open_end=False):
+def check_number(name, value, low, high, listable=False, open_end=False):
     interval = f"[{low:g}, {high:g}{')' if open_end else ']'}"
     accepted = f"a number in {interval}" + (" or a list of them, one per layer" if listable else "")
-    if value is None and optional:
-        return None
     given = plain(value)
     if isinstance(given, (list, tuple)) and listable:
         if not 0 < len(given) <= MAX_ENTRIES:
@@ -173,18 +171,14 @@ def check_number(name, value, low, high, listable=False, optional=False, open_en
     return number
 
 
-def check_count(name: str, value: Any) -> int | None:
+def check_count(name: str, value: Any) -> int:
     number = plain(value)
-    if number is None:
-        return None
     if isinstance(number, int) and not isinstance(number, bool) and 0 <= number <= _MAX_COUNT:
         return int(number)
     raise ValueError(f"{name}={show(value)}: expected a whole number of at least 0, or None.")
 
 
-def check_token_ids(name: str, value: Any) -> list[int] | None:
-    if value is None:
-        return None
+def check_token_ids(name: str, value: Any) -> list[int]:
     given = plain(value)
     items = given if isinstance(given, (list, tuple, range)) else None
     if items is not None and len(items) > MAX_ENTRIES:
@@ -202,9 +196,7 @@ def check_token_ids(name: str, value: Any) -> list[int] | None:
     return [int(item) for item in items]
 
 
-def check_layers(name: str, value: Any) -> list[int] | None:
-    if value is None:
-        return None
+def check_layers(name: str, value: Any) -> list[int]:
     given = plain(value)
     items = given if isinstance(given, (list, tuple, range)) else ()
     if len(items) > MAX_ENTRIES:
@@ -220,7 +212,7 @@ def check_layers(name: str, value: Any) -> list[int] | None:
     return indices
 
 
-def check_path(name: str, value: Any) -> str | None:
-    if value is None or (isinstance(value, str) and len(value) <= _MAX_PATH and is_text(value)):
+def check_path(name: str, value: Any) -> str:
+    if isinstance(value, str) and len(value) <= _MAX_PATH and is_text(value):
         return value
     raise ValueError(f"{name}={show(value)}: expected a Hub id or a local path, as a string.")

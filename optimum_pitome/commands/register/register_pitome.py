@@ -26,10 +26,7 @@ class PiToMeSummaryCommand(BaseOptimumCLICommand):
 
         arguments.add_model(parser)
         arguments.add_settings(parser)
-        parser.add_argument("--num-tokens", type=int, help="Sequence length (default: the model's input size).")
-        parser.add_argument(
-            "--count", default="exact", help="exact (default), or paper: as the tables of the paper count."
-        )
+        arguments.add_summary(parser)
 
     def run(self):
         from optimum_pitome.commands.summary import run
