@@ -48,8 +48,8 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     )
     for name, setting in FIELDS.items():
         if setting.scope != "file":
-            default = "" if setting.usual is None else f" Default: {setting.usual}, unless the model has its own."
-            text = (setting.help + default).replace("`", "").replace("%", "%%")
+            usual = "" if setting.usual is None else f" Usually {setting.usual}."
+            text = (setting.help + usual).replace("`", "").replace("%", "%%")
             group.add_argument(f"--{name.replace('_', '-')}", help=text, **_option(setting))
     group.add_argument(
         "--pitome-config",
@@ -70,7 +70,9 @@ def add_summary(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_sizes(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--num-tokens", type=int, help="Length of the texts (default: the longest that is read).")
+    parser.add_argument(
+        "--num-tokens", type=int, help="Sequence length (default: the longest, or what pictures give)."
+    )
     parser.add_argument("--image-size", type=int, help="Side of the pictures in pixels (default: the model's).")
 
 

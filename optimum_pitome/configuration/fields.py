@@ -122,13 +122,13 @@ class Settings:
         default=0.9,
     )
     layers: list[int] | None = declare(
-        "Indices of the layers that merge; negative ones count from the end. `None`: every layer, of a text encoder "
-        "the first three.",
+        "Indices of the layers that merge; negative ones count from the end. By default all merge, of a text "
+        "encoder the first three.",
         check_layers,
     )
     min_tokens: int | None = declare(
         "So many of a sample's mergeable tokens stay in any case: short texts, which have little to gain, are left as "
-        "they are, and long ones never get shorter than this. `None`: no such floor.",
+        "they are, and long ones never get shorter than this. By default there is no such floor.",
         check_count,
     )
     algorithm: str | None = declare_choice(
@@ -155,7 +155,7 @@ class Settings:
         read_by=_compares,
     )
     margin: float | list[float] | None = declare(
-        "Margin of the energy, below 1, one for all or one per layer. `None`: `0.9 - 0.9 * i / L` (equation 4).",
+        "Margin of the energy, below 1, one for all or one per layer. By default `0.9 - 0.9 * i / L` (equation 4).",
         functools.partial(check_number, low=-1.0, high=1.0, listable=True, open_end=True),
         read_by=_reads_margin,
     )
@@ -167,8 +167,8 @@ class Settings:
     )
     importance: float | None = declare(
         "Exponent with which the class token's attention weighs the distances between tokens, in [0, 1]: what it does "
-        "not look at merges first. `None`: 0.5 with the default algorithm and energy on encoders that have a class "
-        "token, else 0. 0 leaves it out.",
+        "not look at merges first. 0 leaves it out, which is the default with another algorithm or energy, and on "
+        "encoders that have no class token.",
         functools.partial(check_number, low=0.0, high=1.0),
         usual=0.5,
         read_by=_compares,
@@ -182,13 +182,13 @@ class Settings:
         usual=True,
     )
     preset: str | None = declare_choice(
-        '`"official"`: fields left at `None` do what the released code of the paper does for the architecture.',
+        '`"official"`: fields that are not set do what the released code of the paper does for the architecture.',
         ("official",),
     )
     parts: dict[str, Any] | None = declare(
         'Which parts of a model merge, and how: `{"vision": 0.9, "text": {"ratio": 0.8}}`. What a part leaves open '
-        "comes from the other fields; parts that are not named stay dense. `None`: in a model that has a vision part "
-        "only that one merges. The names are those of the registered architectures (`Architecture.part`).",
+        "comes from the other fields; parts that are not named stay dense. By default, in a model that has a vision "
+        "part, only that one merges. The names are those of the registered architectures (`Architecture.part`).",
         check_parts,
         scope="model",
     )
@@ -251,13 +251,14 @@ def fields_of(settings: Mapping[Any, Any], may_name_parts: bool = True) -> dict[
 def unknown_field_message(name: Any, value: Any = None) -> str:
     """Why `name` is refused; `value` may show that somebody meant a part of the model."""
     close, hint = _misspelt(name), ""
+    settings = 0 < value <= 1 if is_number(value) else _are_settings(value)
     if close:
         hint = f" Did you mean {close!r}?"
     elif name in LOADING_KEYS:
         hint = " It is no setting of merging: pass it to from_pretrained beside pitome."
-    elif isinstance(name, str) and _are_settings(value):
+    elif isinstance(name, str) and settings:
         hint = f" Settings of a part of the model go under parts: {{'parts': {{{show(name)}: {show(value, 100)}}}}}."
-    elif isinstance(name, str) and value is not None:
+    elif isinstance(value, str):
         hint = f" If it is a part of the model, parts[{show(name)}]: {show(value)} is not understood. {_PART_SETTINGS}"
     return f"PiToMeConfig has no field {show(name)}.{hint} {_fields_message()}"
 

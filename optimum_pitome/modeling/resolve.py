@@ -77,13 +77,8 @@ def resolve_specs(
 def _warn_of_unused(config: PiToMeConfig, specs: list[MergeSpec]) -> None:
     """Says which settings of the user's no layer reads."""
     methods = [(ALGORITHMS[spec.algorithm], ENERGIES[spec.energy]) for spec in specs]
-    unused = [
-        name
-        for name, setting in FIELDS.items()
-        if setting.read_by
-        and getattr(config, name) is not None
-        and not any(setting.read_by(*pair) for pair in methods)
-    ]
+    chosen = [setting for setting in FIELDS.values() if setting.read_by and getattr(config, setting.name) is not None]
+    unused = [setting.name for setting in chosen if not any(setting.read_by(*pair) for pair in methods)]
     if unused:
         logger.warning_once(
             f"{' and '.join(unused)} without effect here: algorithm={specs[0].algorithm!r} with "

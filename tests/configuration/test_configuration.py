@@ -14,10 +14,13 @@
 
 """Whatever is passed as `pitome=` becomes a configuration that survives being saved, or an error for people."""
 
+import copy
+import inspect
 import json
 import time
 from dataclasses import replace
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -252,6 +255,54 @@ def test_a_configuration_that_was_changed_is_checked_again(tmp_path):
     config.ratio = 0.2
     with pytest.raises(ValueError, match="ratio=0.2 is out of range"):
         apply_pitome(torch.nn.Identity(), config)
+    config.ratio = np.float64(0.75)
+    assert type(PiToMeConfig.from_value(config).ratio) is float
+    config.ratio = None
+    with pytest.raises(ValueError, match="ratio=None: expected a number"):
+        PiToMeConfig.from_value(config)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda config: config.ratio.append(0.2), r"ratio\[2\]=0.2 is out of range"),
+        (lambda config: config.layers.append(0), "names a layer twice"),
+        (lambda config: config.parts["text"].update(ratio=2), r"parts\['text'\]: ratio=2 is out of range"),
+        (lambda config: setattr(config, "unmerge", 1), "unmerge=1: expected True, False"),
+    ],
+)
+def test_a_change_inside_a_configuration_is_noticed(change, message):
+    config = PiToMeConfig([0.9, 0.8], layers=[0, 1], unmerge=True, parts={"text": 0.9})
+    assert PiToMeConfig.from_value(copy.deepcopy(config)) == config
+    change(config)
+    with pytest.raises(ValueError, match=message):
+        PiToMeConfig.from_value(config)
+
+
+def test_configurations_share_nothing():
+    first = PiToMeConfig()
+    first.id2label[0] = "changed"
+    first.model_arguments["dtype"] = "float16"
+    assert PiToMeConfig().id2label[0] == "LABEL_0" and not PiToMeConfig().model_arguments
+    assert vars(PiToMeConfig()).keys() == vars(PiToMeConfig(num_labels=3)).keys()
+
+
+def test_the_fields_are_documented():
+    signature = inspect.signature(PiToMeConfig)
+    assert list(signature.parameters) == list(FIELDS)
+    for name, parameter in signature.parameters.items():
+        assert parameter.default == FIELDS[name].default == getattr(PiToMeConfig(), name)
+        assert f"        {name} (`" in PiToMeConfig.__doc__
+    assert "ratio (`float` or `list[float]`, *optional*, defaults to `0.9`):" in PiToMeConfig.__doc__
+    assert PiToMeConfig(0.8, [1]) == PiToMeConfig(layers=[1], ratio=0.8)
+    with pytest.raises(TypeError, match="multiple values for argument 'ratio'"):
+        PiToMeConfig(0.8, ratio=0.9)
+
+
+def test_the_readme_has_every_field():
+    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    table = text[text.index("## Settings") : text.index("## Development")]
+    assert [name for name in FIELDS if f"`{name}`" not in table] == ["format_version"]
 
 
 UNDERSTOOD = {
