@@ -70,9 +70,7 @@ def add_summary(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_sizes(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--num-tokens", type=int, help="Sequence length (default: the longest, or what pictures give)."
-    )
+    parser.add_argument("--num-tokens", type=int, help="Sequence length (default: the model's longest).")
     parser.add_argument("--image-size", type=int, help="Side of the pictures in pixels (default: the model's).")
 
 
