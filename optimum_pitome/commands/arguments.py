@@ -193,7 +193,7 @@ def _option(setting: Setting) -> dict[str, Any]:
     if bool in kinds:
         return {"action": argparse.BooleanOptionalAction}
     if dict[str, Any] in kinds:
-        return {"type": lambda text: _checked(setting.name, _json(text)), "metavar": "JSON"}
+        return {"type": lambda text: _checked(setting.name, _json(text, '{"vision": 0.9}')), "metavar": "JSON"}
     return {"type": lambda text: _checked(setting.name, _numbers(text, kinds))}
 
 
@@ -214,22 +214,20 @@ def _numbers(text: str, kinds: tuple[Any, ...]) -> float | list[float]:
     return numbers[0] if len(numbers) == 1 and (int in kinds or float in kinds) else numbers
 
 
-def _json(text: str) -> dict[str, Any]:
+def _json(text: str, example: str) -> dict[str, Any]:
     """An object in JSON, or in a file with JSON."""
     try:
         settings = json.loads(text if text.lstrip().startswith("{") else Path(text).read_text(encoding="utf-8"))
         if not isinstance(settings, dict):
             raise ValueError(f"expected an object, not {type(settings).__name__}")
     except (OSError, RecursionError, ValueError) as error:
-        raise argparse.ArgumentTypeError(
-            f'{error}. Expected JSON such as {{"ratio": 0.9}}, or a file of it.'
-        ) from None
+        raise argparse.ArgumentTypeError(f"{error}. Expected JSON such as {example}, or a file of it.") from None
     return settings
 
 
 def _json_settings(text: str) -> dict[str, Any]:
     try:
-        settings = fields_of(_json(text))
+        settings = fields_of(_json(text, '{"ratio": 0.9}'))
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     return {name: _checked(name, value) if name in FIELDS else value for name, value in settings.items()}

@@ -251,12 +251,11 @@ def fields_of(settings: Mapping[Any, Any], may_name_parts: bool = True) -> dict[
 def unknown_field_message(name: Any, value: Any = None) -> str:
     """Why `name` is refused; `value` may show that somebody meant a part of the model."""
     close, hint = _misspelt(name), ""
-    settings = 0 < value <= 1 if is_number(value) else _are_settings(value)
     if close:
         hint = f" Did you mean {close!r}?"
     elif name in LOADING_KEYS:
         hint = " It is no setting of merging: pass it to from_pretrained beside pitome."
-    elif isinstance(name, str) and settings:
+    elif isinstance(name, str) and (0 < value <= 1 if is_number(value) else _are_settings(value)):
         hint = f" Settings of a part of the model go under parts: {{'parts': {{{show(name)}: {show(value, 100)}}}}}."
     elif isinstance(value, str):
         hint = f" If it is a part of the model, parts[{show(name)}]: {show(value)} is not understood. {_PART_SETTINGS}"

@@ -88,6 +88,7 @@ WRONG = {
     "--min-tokens 2.5": "min_tokens=2.5: expected a whole number",
     "--layers 0,0.5": "expected a list of layer indices",
     "--protect-token-ids 4,4": "names a token twice",
+    "--parts vision": 'Expected JSON such as {"vision": 0.9}, or a file of it',
     "--parts {}": "expected a dict from part to settings",
     '--parts {"vision":{"ration":0.9}}': "argument --parts: parts['vision']: PiToMeConfig has no field 'ration'",
     "--margin 1": "margin=1.0 is out of range",
