@@ -53,7 +53,7 @@ def _seal(fields: Mapping[str, Any]) -> bytes | None:
         return None
 
 
-class PiToMeConfig(Settings, PreTrainedConfig):
+class PiToMeConfig(PreTrainedConfig, Settings):
     """How a model merges its tokens.
 
     [`Settings`] declares the fields. Those left at `None` take the value that measured best for the architecture at
@@ -65,7 +65,7 @@ class PiToMeConfig(Settings, PreTrainedConfig):
 
     model_type = "pitome"
 
-    if not TYPE_CHECKING:  # type checkers make the signature of the fields, with what transformers declares
+    if not TYPE_CHECKING:  # type checkers make the signature of the fields
 
         @functools.wraps(Settings.__init__, assigned=())
         def __init__(self, /, *args: Any, **kwargs: Any):

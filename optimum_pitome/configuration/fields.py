@@ -111,7 +111,7 @@ def _reads_margin(algorithm: Any, energy: Any) -> bool:
     return algorithm.reads_energy and energy.has_margin
 
 
-@dataclasses.dataclass(repr=False, eq=False)
+@dataclasses.dataclass
 class Settings:
     """The one declaration of the fields: name, type, default, and a [`Setting`]. Their order is that of arguments."""
 
