@@ -22,8 +22,8 @@ import typing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from ..configuration.checks import Setting
 from ..configuration.fields import COUNTS, FIELDS, fields_of
-from ..configuration.setting import Setting
 
 
 if TYPE_CHECKING:
@@ -174,8 +174,8 @@ def configured(args: argparse.Namespace) -> tuple[PreTrainedConfig, dict[str, An
         config = AutoConfig.from_pretrained(base_model_of(config, args.model))
     size = args.image_size
     if size is not None:
-        readers = [part for _, part in configurations(config) if hasattr(part, "image_size")]
-        readers = [part for part in readers if getattr(part, "patch_size", None) is not None]
+        parts = [part for _, part in configurations(config) if hasattr(part, "image_size")]
+        readers = [part for part in parts if getattr(part, "patch_size", None) is not None]
         if not readers:
             raise ValueError("--image-size is for models of images.")
         for reader in readers:

@@ -27,17 +27,10 @@ from transformers.utils import logging
 
 from ..analysis import pitome_summary
 from ..analysis.timing import DenseMergedTimer
-from .arguments import configured, fail
+from .arguments import configured
 
 
 def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
-    try:
-        _benchmark(args)
-    except (ValueError, OSError, ImportError) as error:
-        fail(parser, error)
-
-
-def _benchmark(args: argparse.Namespace) -> None:
     if args.rounds < 1 or args.warmup < 0 or min(args.batch_size) < 1:
         raise ValueError("--rounds and --batch-size start at 1, --warmup at 0.")
     if not isinstance(getattr(torch, args.dtype, None), torch.dtype):

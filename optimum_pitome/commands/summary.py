@@ -23,16 +23,13 @@ import torch
 from transformers import AutoModel
 
 from ..analysis import pitome_summary
-from .arguments import configured, fail
+from .arguments import configured
 
 
 def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
-    try:
-        config, keyword = configured(args)
-        # On the meta device a model of any size takes no memory and no weights.
-        with torch.device("meta"):
-            model = AutoModel.from_config(config, **keyword)
-        summary = pitome_summary(model, num_tokens=args.num_tokens, count=args.count)
-    except (ValueError, OSError) as error:
-        fail(parser, error)
+    config, keyword = configured(args)
+    # On the meta device a model of any size takes no memory and no weights.
+    with torch.device("meta"):
+        model = AutoModel.from_config(config, **keyword)
+    summary = pitome_summary(model, num_tokens=args.num_tokens, count=args.count)
     sys.stdout.write(f"{summary}\n")

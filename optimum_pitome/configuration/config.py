@@ -28,9 +28,8 @@ from typing import TYPE_CHECKING, Any
 from transformers import PreTrainedConfig
 from transformers.utils import logging
 
-from .checks import FORMAT_VERSION, check_version, is_number, show
+from .checks import FORMAT_VERSION, Setting, check_version, is_number, show
 from .fields import FIELDS, LOADING_KEYS, TRANSFORMERS_KEYS, Settings, fields_of, unknown_field_message
-from .setting import Setting
 
 
 logger = logging.get_logger(__name__)
@@ -198,10 +197,8 @@ class PiToMeConfig(PreTrainedConfig, Settings):
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as plain data, as it is saved."""
-        settings = super().to_dict()
-        for name in ("model_arguments", "_checked"):
-            settings.pop(name, None)
-        return settings
+        hidden = ("model_arguments", "_checked")
+        return {name: value for name, value in super().to_dict().items() if name not in hidden}
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, PiToMeConfig) and self.to_pitome_dict() == other.to_pitome_dict()

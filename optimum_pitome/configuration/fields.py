@@ -29,19 +29,20 @@ from typing import Any
 from ..methods import ALGORITHMS, ENERGIES
 from .checks import (
     FORMAT_VERSION,
+    MAX_COUNT,
+    Setting,
     check_bool,
     check_count,
-    check_layers,
+    check_integers,
     check_number,
     check_path,
-    check_token_ids,
     check_version,
+    declare,
     is_number,
     is_text,
     show,
     similar,
 )
-from .setting import Setting, declare, declare_choice
 
 
 #: How `pitome_summary` counts.
@@ -52,6 +53,8 @@ MIN_RATIO = 0.5
 #: More keys than any dict of settings has.
 _MAX_KEYS = 100
 _MAX_PART_NAME = 100
+_TOKEN_IDS = "token ids, whole numbers of at least 0, such as [tokenizer.mask_token_id]"
+_PART_SETTINGS = "Expected a ratio, or a dict such as {'ratio': 0.9}."
 
 #: Keys that transformers writes into every configuration. They carry nothing about merging.
 TRANSFORMERS_KEYS = frozenset(
@@ -61,9 +64,6 @@ TRANSFORMERS_KEYS = frozenset(
 )
 #: Others of them, of which somebody who writes them beside a ratio expects something.
 LOADING_KEYS = frozenset({"attn_implementation", "dtype", "torch_dtype"})
-
-
-_PART_SETTINGS = "Expected a ratio, or a dict such as {'ratio': 0.9}."
 
 
 def check_parts(name: str, value: Any) -> dict[str, dict[str, Any]]:
@@ -103,14 +103,6 @@ def _settings_of_a_part(value: Any) -> dict[str, Any]:
     return {name: FIELDS[name].checked(value) for name, value in own.items()}
 
 
-def _compares(algorithm: Any, energy: Any) -> bool:
-    return algorithm.comparisons is not None
-
-
-def _reads_margin(algorithm: Any, energy: Any) -> bool:
-    return algorithm.reads_energy and energy.has_margin
-
-
 @dataclasses.dataclass
 class Settings:
     """The one declaration of the fields: name, type, default, and a [`Setting`]. Their order is that of arguments."""
@@ -124,46 +116,46 @@ class Settings:
     layers: list[int] | None = declare(
         "Indices of the layers that merge; negative ones count from the end. By default all merge, of a text "
         "encoder the first three.",
-        check_layers,
+        check_integers("layer", "layer indices such as [0, 1, 2]", -MAX_ENTRIES, MAX_ENTRIES),
     )
     min_tokens: int | None = declare(
         "So many of a sample's mergeable tokens stay in any case: short texts, which have little to gain, are left as "
         "they are, and long ones never get shorter than this. By default there is no such floor.",
         check_count,
     )
-    algorithm: str | None = declare_choice(
+    algorithm: str | None = declare(
         'How tokens are matched: `"pitome"`, `"pitome_unprotected"` (the energy-ordered matching that the released '
         'code of the paper uses in some layers: any token may merge), `"pitome_halves"` (its matching for text: the '
         'more redundant half of the candidates joins the other), `"tome"` (alternating positions), or `"random"` '
         "(drops tokens unseen: the floor that the others must clear).",
-        ALGORITHMS,
-        "optimum_pitome.register_algorithm",
+        choices=ALGORITHMS,
+        register="optimum_pitome.register_algorithm",
         usual="pitome",
     )
-    energy: str | None = declare_choice(
+    energy: str | None = declare(
         'How redundant a token is: `"paper"` (equation 4), `"elu"`, `"gaussian"` (the released code\'s), or '
         '`"nearest"` (similarity to the nearest other token).',
-        ENERGIES,
-        "optimum_pitome.register_energy",
+        choices=ENERGIES,
+        register="optimum_pitome.register_energy",
         usual="nearest",
         read_by=lambda algorithm, energy: algorithm.reads_energy,
     )
-    metric: str | None = declare_choice(
+    metric: str | None = declare(
         'What is compared: `"keys"` (mean over the heads) or `"hidden_states"` (the default for texts).',
-        ("keys", "hidden_states"),
+        choices=("keys", "hidden_states"),
         usual="keys",
-        read_by=_compares,
+        read_by=lambda algorithm, energy: algorithm.comparisons is not None,
     )
     margin: float | list[float] | None = declare(
         "Margin of the energy, below 1, one for all or one per layer. By default `0.9 - 0.9 * i / L` (equation 4).",
         functools.partial(check_number, low=-1.0, high=1.0, listable=True, open_end=True),
-        read_by=_reads_margin,
+        read_by=lambda algorithm, energy: algorithm.reads_energy and energy.has_margin,
     )
     alpha: float | None = declare(
         "Scale of the energy below the margin.",
         functools.partial(check_number, low=0.0, high=math.inf, open_end=True),
         usual=1.0,
-        read_by=_reads_margin,
+        read_by=lambda algorithm, energy: algorithm.reads_energy and energy.has_margin,
     )
     importance: float | None = declare(
         "Exponent with which the class token's attention weighs the distances between tokens, in [0, 1]: what it does "
@@ -171,7 +163,7 @@ class Settings:
         "encoders that have no class token.",
         functools.partial(check_number, low=0.0, high=1.0),
         usual=0.5,
-        read_by=_compares,
+        read_by=lambda algorithm, energy: algorithm.comparisons is not None,
     )
     proportional_attention: bool | None = declare(
         "Add the log size of the merged keys to the attention scores.", check_bool, usual=True
@@ -181,9 +173,9 @@ class Settings:
         check_bool,
         usual=True,
     )
-    preset: str | None = declare_choice(
+    preset: str | None = declare(
         '`"official"`: fields that are not set do what the released code of the paper does for the architecture.',
-        ("official",),
+        choices=("official",),
     )
     parts: dict[str, Any] | None = declare(
         'Which parts of a model merge, and how: `{"vision": 0.9, "text": {"ratio": 0.8}}`. What a part leaves open '
@@ -209,7 +201,7 @@ class Settings:
         "number: as many others merge in their place, as long as more of those are there than a layer removes. A "
         "model that predicts masked tokens adds its mask token by itself, where its tokenizer is found beside the "
         "weights.",
-        check_token_ids,
+        check_integers("token", _TOKEN_IDS, 0, MAX_COUNT, may_be_empty=True),
     )
 
 
@@ -221,6 +213,7 @@ FIELDS: dict[str, Setting] = {
     )
     for declared in dataclasses.fields(Settings)
 }
+_FIELDS_MESSAGE = f"Fields: {', '.join(FIELDS)}."
 
 
 def fields_of(settings: Mapping[Any, Any], may_name_parts: bool = True) -> dict[str, Any]:
@@ -232,7 +225,7 @@ def fields_of(settings: Mapping[Any, Any], may_name_parts: bool = True) -> dict[
         ValueError: for a key that is not a field.
     """
     if len(settings) > _MAX_KEYS:
-        raise ValueError(f"pitome={show(settings)} has {len(settings)} keys. {_fields_message()}")
+        raise ValueError(f"pitome={show(settings)} has {len(settings)} keys. {_FIELDS_MESSAGE}")
     given = {
         key: value
         for key, value in settings.items()
@@ -259,11 +252,7 @@ def unknown_field_message(name: Any, value: Any = None) -> str:
         hint = f" Settings of a part of the model go under parts: {{'parts': {{{show(name)}: {show(value, 100)}}}}}."
     elif isinstance(value, str):
         hint = f" If it is a part of the model, parts[{show(name)}]: {show(value)} is not understood. {_PART_SETTINGS}"
-    return f"PiToMeConfig has no field {show(name)}.{hint} {_fields_message()}"
-
-
-def _fields_message() -> str:
-    return f"Fields: {', '.join(FIELDS)}."
+    return f"PiToMeConfig has no field {show(name)}.{hint} {_FIELDS_MESSAGE}"
 
 
 def _are_parts(given: Mapping[Any, Any]) -> bool:
