@@ -34,9 +34,11 @@ if TYPE_CHECKING:
 TASK_NAMES = ("image-classification", "text-classification", "visual-question-answering", "image-text-retrieval")
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
+def add_options(parser: argparse.ArgumentParser, command: str) -> None:
     parser.add_argument("model", help="Hub id or folder of a model, or of a PiToMe recipe.")
     parser.add_argument("--revision", default="main", help="Revision on the Hub.")
+    add_settings(parser)
+    {"summary": _add_summary, "evaluate": add_evaluation, "benchmark": _add_benchmark}[command](parser)
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
@@ -59,7 +61,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_summary(parser: argparse.ArgumentParser) -> None:
+def _add_summary(parser: argparse.ArgumentParser) -> None:
     _add_sizes(parser)
     parser.add_argument(
         "--count",
@@ -126,7 +128,7 @@ def add_evaluation(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_benchmark(parser: argparse.ArgumentParser) -> None:
+def _add_benchmark(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, nargs="+", default=[1, 8, 32], help="One or several (1 8 32).")
     _add_sizes(parser)
     parser.add_argument("--rounds", type=int, default=20, help="How often each is timed (20).")

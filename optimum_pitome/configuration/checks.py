@@ -193,11 +193,11 @@ def check_integers(item: str, accepted: str, low: int, high: int, may_be_empty: 
 
     def check(name: str, value: Any) -> list[int]:
         given = plain(value)
-        items = given if isinstance(given, (list, tuple, range)) else None
-        if items is not None and len(items) > MAX_ENTRIES:
-            raise ValueError(f"{name}={show(value)} has {len(items)} entries; at most {MAX_ENTRIES} are accepted.")
-        items = None if items is None else [plain(item) for item in items]
-        if not (items or (items == [] and may_be_empty)) or not all(_is_whole(item, low, high) for item in items):
+        is_list = isinstance(given, (list, tuple, range)) and (len(given) > 0 or may_be_empty)
+        if is_list and len(given) > MAX_ENTRIES:
+            raise ValueError(f"{name}={show(value)} has {len(given)} entries; at most {MAX_ENTRIES} are accepted.")
+        items = [plain(item) for item in given] if is_list else []
+        if not is_list or not all(_is_whole(item, low, high) for item in items):
             raise ValueError(f"{name}={show(value)}: expected a list of {accepted}, or None for the default.")
         if len(set(items)) != len(items):
             raise ValueError(f"{name}={show(value)} names a {item} twice.")

@@ -38,10 +38,8 @@ logger = logging.get_logger(__name__)
 _BASE_KEYS = TRANSFORMERS_KEYS | LOADING_KEYS | {field.name for field in dataclasses.fields(PreTrainedConfig)}
 
 
-@functools.cache
-def _untouched() -> dict[str, Any]:
-    """What transformers puts into every configuration. To make it anew would take longer than all the rest."""
-    return vars(PreTrainedConfig())
+#: What transformers puts into every configuration. To make it anew each time would take longer than all the rest.
+_UNTOUCHED = vars(PreTrainedConfig())
 
 
 def _seal(fields: Mapping[str, Any]) -> bytes | None:
@@ -81,7 +79,7 @@ class PiToMeConfig(PreTrainedConfig, Settings):
                     f"{FORMAT_VERSION}). Fields unknown here are ignored: {show(unknown)}."
                 )
             try:
-                untouched = vars(PreTrainedConfig(**base)) if base else _untouched()
+                untouched = vars(PreTrainedConfig(**base)) if base else _UNTOUCHED
             except Exception as error:
                 message = f"transformers refuses {show(base)} in a PiToMeConfig: {show(str(error))}."
                 raise ValueError(message) from error

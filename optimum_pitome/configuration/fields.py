@@ -30,6 +30,7 @@ from ..methods import ALGORITHMS, ENERGIES
 from .checks import (
     FORMAT_VERSION,
     MAX_COUNT,
+    MAX_ENTRIES,
     Setting,
     check_bool,
     check_count,
@@ -50,9 +51,8 @@ COUNTS = ("exact", "paper")
 #: What a matching that halves the tokens at most can keep.
 MIN_RATIO = 0.5
 
-#: More keys than any dict of settings has.
-_MAX_KEYS = 100
-_MAX_PART_NAME = 100
+#: More keys than any dict of settings has, and more letters than any part's name.
+_MAX_KEYS = _MAX_PART_NAME = 100
 _TOKEN_IDS = "token ids, whole numbers of at least 0, such as [tokenizer.mask_token_id]"
 _PART_SETTINGS = "Expected a ratio, or a dict such as {'ratio': 0.9}."
 
@@ -91,7 +91,7 @@ def check_parts(name: str, value: Any) -> dict[str, dict[str, Any]]:
 def _settings_of_a_part(value: Any) -> dict[str, Any]:
     if is_number(value):
         value = {"ratio": value}
-    elif _is_config(value):
+    elif hasattr(type(value), "to_pitome_dict"):
         value = value.to_pitome_dict()
     elif not isinstance(value, Mapping):
         raise ValueError(f"{show(value)} is not understood. {_PART_SETTINGS}")
@@ -267,9 +267,5 @@ def _misspelt(name: Any) -> str | None:
 
 
 def _are_settings(value: Any) -> bool:
-    return is_number(value) or isinstance(value, Mapping) or _is_config(value)
-
-
-def _is_config(value: Any) -> bool:
-    # Without importing PiToMeConfig, and with it transformers.
-    return hasattr(type(value), "to_pitome_dict")
+    # A PiToMeConfig is known by its method, since importing it would import transformers.
+    return is_number(value) or isinstance(value, Mapping) or hasattr(type(value), "to_pitome_dict")

@@ -49,6 +49,11 @@ def resolve_specs(
             f"importance={config.importance:g} weighs tokens by the attention of the class token, and "
             f"{architecture.encoder_class.__name__} has none. Leave importance out, or set it to 0."
         )
+    if config.preset == "official" and architecture.official is None:
+        raise ValueError(
+            f"The released code has no {architecture.encoder_class.__name__}, so preset='official' means nothing "
+            "here. Use PiToMeConfig.paper(...) or the defaults."
+        )
     merging = _merging_layers(config, architecture, num_layers)
     ratios = _per_layer("ratio", config.ratio, merging, num_layers)
     margins = _per_layer("margin", config.margin, merging, num_layers)
@@ -59,7 +64,7 @@ def resolve_specs(
         settings = {**usual, "margin": architecture.defaults.get("margin", 0.9 - 0.9 * index / num_layers)}
         merges = index in merging
         if config.preset == "official":
-            official = dict(_official(architecture)(index, num_layers))
+            official = dict(architecture.official(index, num_layers))
             merges = official.pop("merges", True) and merges
             settings.update(official)
         settings.update(chosen, margin=margins.get(index, settings["margin"]))
@@ -89,9 +94,8 @@ def _warn_of_unused(config: PiToMeConfig, specs: list[MergeSpec]) -> None:
 
 def resolve_unmerge(config: PiToMeConfig, architecture: Architecture) -> bool:
     """Whether outputs come back at the original length."""
-    if config.unmerge is not None:
-        return config.unmerge
-    return architecture.defaults.get("unmerge", FIELDS["unmerge"].usual)
+    usual = architecture.defaults.get("unmerge", FIELDS["unmerge"].usual)
+    return usual if config.unmerge is None else config.unmerge
 
 
 def resolve_protected_ids(
@@ -113,15 +117,6 @@ def resolve_protected_ids(
                 f"to {size - 1})."
             )
     return tuple(sorted({*(config.protect_token_ids or ()), *(() if mask_token is None else (mask_token,))}))
-
-
-def _official(architecture: Architecture):
-    if architecture.official is None:
-        raise ValueError(
-            f"The released code has no {architecture.encoder_class.__name__}, so preset='official' means nothing "
-            "here. Use PiToMeConfig.paper(...) or the defaults."
-        )
-    return architecture.official
 
 
 def _merging_layers(config: PiToMeConfig, architecture: Architecture, num_layers: int) -> dict[int, int]:

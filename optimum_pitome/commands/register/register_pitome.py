@@ -19,19 +19,17 @@ import importlib
 from optimum.commands.base import BaseOptimumCLICommand, CommandInfo
 
 
-def _command(name: str, options: str, help: str) -> CommandInfo:
-    """The command that the module `name` runs; the function `options` adds what it takes beside the settings."""
+def _command(name: str, help: str) -> CommandInfo:
+    """The command that the module `name` runs."""
 
     class PiToMeSubcommand(BaseOptimumCLICommand):
         COMMAND = CommandInfo(name, help=help)
 
         @staticmethod
         def parse_args(parser):
-            from optimum_pitome.commands import arguments
+            from optimum_pitome.commands.arguments import add_options
 
-            arguments.add_model(parser)
-            arguments.add_settings(parser)
-            getattr(arguments, options)(parser)
+            add_options(parser, name)
 
         def run(self):
             from optimum_pitome.commands.arguments import fail
@@ -47,17 +45,9 @@ def _command(name: str, options: str, help: str) -> CommandInfo:
 class PiToMeCommand(BaseOptimumCLICommand):
     COMMAND = CommandInfo("pitome", help="Faster transformers by merging tokens (optimum_pitome).")
     SUBCOMMANDS = (
-        _command("summary", "add_summary", "Tokens and operations per layer, dense and merged. Reads no weights."),
-        _command(
-            "evaluate",
-            "add_evaluation",
-            "A model dense against merged on real data: accuracy, agreement, speed; model cards.",
-        ),
-        _command(
-            "benchmark",
-            "add_benchmark",
-            "Time of forwards or training steps, dense and merged, on random inputs. Reads no weights.",
-        ),
+        _command("summary", "Tokens and operations per layer, dense and merged. Reads no weights."),
+        _command("evaluate", "A model dense against merged on real data: accuracy, agreement, speed; model cards."),
+        _command("benchmark", "Time of forwards or training steps, dense and merged. Reads no weights."),
     )
 
 
