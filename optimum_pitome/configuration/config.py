@@ -36,8 +36,6 @@ logger = logging.get_logger(__name__)
 
 #: Keys that transformers writes into, or passes through, every configuration.
 _BASE_KEYS = TRANSFORMERS_KEYS | LOADING_KEYS | {field.name for field in dataclasses.fields(PreTrainedConfig)}
-
-
 #: What transformers puts into every configuration. To make it anew each time would take longer than all the rest.
 _UNTOUCHED = vars(PreTrainedConfig())
 
