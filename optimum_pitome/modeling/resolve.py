@@ -59,21 +59,21 @@ def resolve_specs(
     margins = _per_layer("margin", config.margin, merging, num_layers)
     usual = {name: architecture.defaults.get(name, FIELDS[name].usual) for name in _OF_A_LAYER if name != "margin"}
     chosen = {name: value for name in _OF_A_LAYER if (value := getattr(config, name)) is not None}
+    official = architecture.official if config.preset == "official" else None
+    min_tokens = config.min_tokens or 0
     specs = []
     for index in range(num_layers):
         settings = {**usual, "margin": architecture.defaults.get("margin", 0.9 - 0.9 * index / num_layers)}
         merges = index in merging
-        if config.preset == "official":
-            official = dict(architecture.official(index, num_layers))
-            merges = official.pop("merges", True) and merges
-            settings.update(official)
+        if official is not None:
+            settings.update(official(index, num_layers))
+            merges = settings.pop("merges", True) and merges
         settings.update(chosen, margin=margins.get(index, settings["margin"]))
-        if config.importance is None and not (
-            has_class_token and settings["algorithm"] == "pitome" and settings["energy"] == "nearest"
-        ):
+        measured = has_class_token and settings["algorithm"] == "pitome" and settings["energy"] == "nearest"
+        if "importance" not in chosen and not measured:
             # Measured with these two only; and a comparison by name should compare what the name says.
             settings["importance"] = 0.0
-        ratio = KeepRatio.from_float(ratios[index] if merges else 1.0, config.min_tokens or 0)
+        ratio = KeepRatio.from_float(ratios[index] if merges else 1.0, min_tokens)
         specs.append(MergeSpec(ratio, **settings))
     _warn_of_unused(config, specs)
     return tuple(specs)

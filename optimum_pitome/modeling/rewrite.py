@@ -152,8 +152,8 @@ def install_rewrite(encoder: nn.Module, rewrite: EncoderRewrite) -> None:
     for index, layer in enumerate(architecture.find_layers(encoder)):
         if not isinstance(layer, architecture.layer_class):
             _set_class(layer, architecture.layer_class)
-        layer.pitome_index = index
-        layer.pitome_spec = rewrite.specs[index]
+        # Not by setattr, which looks for parameters and modules first, whenever a schedule moves a ratio.
+        vars(layer).update(pitome_index=index, pitome_spec=rewrite.specs[index])
         if architecture.attention_class is not None:
             _set_class(architecture.find_attention(layer), architecture.attention_class)
     if architecture.full_length_at is not None:
