@@ -34,7 +34,7 @@ from huggingface_hub.repocard import REGEX_YAML_BLOCK
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 from transformers.utils import logging
 
-from .tables import is_ours, merged_results, pipeline_tag, tables
+from .tables import PIPELINE_TAGS, is_ours, merged_results, tables
 
 
 logger = logging.get_logger(__name__)
@@ -74,7 +74,7 @@ def write_section(
     """
     path = Path(directory) if str(directory).endswith(".md") else Path(directory) / "README.md"
     # Bytes that are not UTF-8 come back as they were.
-    old = path.read_bytes().decode("utf-8-sig", "surrogateescape") if path.exists() else ""
+    old = path.read_bytes().decode("utf-8-sig", "surrogateescape") if path.is_file() else ""
     block = REGEX_YAML_BLOCK.match(old)
     head = block.group() if block else ""
     text = old[len(head) :]
@@ -91,8 +91,9 @@ def write_section(
         data.library_name = data.library_name or "transformers"
         data.base_model = base_model or data.base_model or loaded_from
         if ours:
-            data.pipeline_tag = data.pipeline_tag or pipeline_tag(ours[-1].task_type)
-            data.model_name = data.model_name or about.get("repository") or about.get("title")
+            task = ours[-1].task_type
+            data.pipeline_tag = data.pipeline_tag or PIPELINE_TAGS.get(task, task)
+            data.model_name = data.model_name or about.get("title")
         if changed or results:
             text = _put(text, lambda alone: _render(settings, ours, alone, **about))
     else:

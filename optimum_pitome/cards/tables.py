@@ -17,7 +17,6 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
 from typing import Any
 
 from huggingface_hub import EvalResult
@@ -25,16 +24,11 @@ from huggingface_hub import EvalResult
 
 #: `metric_config` says which of the two models a result is of.
 _MODELS = ("dense", "merged")
-
-
-@dataclass(frozen=True)
-class Table:
-    """One evaluation: rows of what was measured, dense, merged."""
-
-    heading: str
-    rows: list[tuple[str, str, str]]
-    gains: str
-    command: str | None
+#: Evaluation → the Hub's tag, where that names a pipeline.
+PIPELINE_TAGS = {
+    "visual-question-answering": "image-text-to-text",
+    "image-text-retrieval": "zero-shot-image-classification",
+}
 
 
 def is_ours(result: EvalResult) -> bool:
@@ -48,24 +42,18 @@ def merged_results(old: list[EvalResult], new: list[EvalResult]) -> list[EvalRes
     return [result for result in old if not is_ours(result) or result.unique_identifier not in replaced] + new
 
 
-def pipeline_tag(task: str) -> str:
-    """The Hub's tag for models that do `task`: where it names pipelines, not evaluations."""
-    tags = {
-        "visual-question-answering": "image-text-to-text",
-        "image-text-retrieval": "zero-shot-image-classification",
-    }
-    return tags.get(task, task)
+def tables(results: list[EvalResult]) -> list[dict[str, Any]]:
+    """One table per task and data set: `heading`, `rows` of what was measured, dense, merged, `gains`, `command`.
 
-
-def tables(results: list[EvalResult]) -> list[Table]:
-    """One table per task and data set. What somebody took out of the metadata is missing in it."""
+    What somebody took out of the metadata is missing in it.
+    """
     groups = defaultdict(list)
     for result in results:
         groups[result.unique_identifier].append(result)
     return [_table(group) for group in groups.values()]
 
 
-def _table(group: list[EvalResult]) -> Table:
+def _table(group: list[EvalResult]) -> dict[str, Any]:
     about = group[0]
     metrics: dict[str, dict[str, EvalResult]] = defaultdict(dict)
     for result in group:
@@ -84,7 +72,7 @@ def _table(group: list[EvalResult]) -> Table:
     args = _args(about.dataset_args)
     data = " / ".join(part for part in (about.dataset_name, about.dataset_config, about.dataset_split) if part)
     heading = f"{about.task_name} on {data}, {args.get('num_samples')} samples:"
-    return Table(heading, rows, gains, args.get("command"))
+    return {"heading": heading, "rows": rows, "gains": gains, "command": args.get("command")}
 
 
 def _label(found: dict[str, EvalResult]) -> str:

@@ -129,45 +129,41 @@ def eval_results(evaluation: Evaluation) -> list[EvalResult]:
         "dataset_args": {name: value for name, value in arguments.items() if value is not None},
     }
 
-    def result(metric: str, name: str, which: str, value: float, digits: int, **details) -> EvalResult:
-        name = f"{name[0].upper()}{name[1:]}" + (f", {which}" if metric not in ("agreement", "speedup") else "")
-        return EvalResult(
+    agreement, batch = evaluation.agreement, {"batch_size": evaluation.batch_size}
+    speed = {"quartiles": [_rounded(timing.speedup_low), _rounded(timing.speedup_high)], "rounds": timing.rounds}
+    speed |= {"hardware": evaluation.hardware}
+    found = [
+        *(
+            (metric, metric_title(metric), which, scores[metric], _interval(scores, metric))
+            for metric in evaluation.metrics
+            for which, scores in (("merged", evaluation.merged), ("dense", evaluation.dense))
+        ),
+        ("agreement", "same answer as the dense model", "merged", agreement["agreement"], _interval(agreement)),
+        ("gflops", GFLOPS_TITLE, "merged", evaluation.gflops_merged, None),
+        ("gflops", GFLOPS_TITLE, "dense", evaluation.gflops_dense, None),
+        ("latency", "milliseconds per batch", "merged", timing.merged_ms, batch),
+        ("latency", "milliseconds per batch", "dense", timing.dense_ms, batch),
+        ("speedup", "measured speed-up", "merged", timing.speedup, speed),
+    ]
+    return [
+        EvalResult(
             **about,
             metric_type=metric,
-            metric_name=name,
+            metric_name=f"{name[0].upper()}{name[1:]}, {which}",
             metric_config=which,
-            metric_value=round(value, digits),
-            metric_args=details or None,
+            metric_value=_rounded(value),
+            metric_args=details,
         )
-
-    results = [
-        result(metric, metric_title(metric), which, scores[metric], 4, **_interval(scores, metric))
-        for metric in evaluation.metrics
-        for which, scores in (("merged", evaluation.merged), ("dense", evaluation.dense))
-    ]
-    agreement, size = evaluation.agreement, evaluation.batch_size
-    quartiles = [round(timing.speedup_low, 3), round(timing.speedup_high, 3)]
-    details = {"quartiles": quartiles, "rounds": timing.rounds, "hardware": evaluation.hardware}
-    return [
-        *results,
-        result(
-            "agreement",
-            "same answer as the dense model",
-            "merged",
-            agreement["agreement"],
-            4,
-            **_interval(agreement, "agreement"),
-        ),
-        result("gflops", GFLOPS_TITLE, "merged", evaluation.gflops_merged, 6),
-        result("gflops", GFLOPS_TITLE, "dense", evaluation.gflops_dense, 6),
-        result("latency", "milliseconds per batch", "merged", timing.merged_ms, 3, batch_size=size),
-        result("latency", "milliseconds per batch", "dense", timing.dense_ms, 3, batch_size=size),
-        result("speedup", "measured speed-up", "merged", timing.speedup, 3, **details),
+        for metric, name, which, value, details in found
     ]
 
 
-def _interval(scores: dict[str, float], name: str) -> dict[str, list[float]]:
-    return {"interval_95": [round(scores[f"{name}_low"], 4), round(scores[f"{name}_high"], 4)]}
+def _interval(scores: dict[str, float], name: str = "agreement") -> dict[str, list[float]]:
+    return {"interval_95": [_rounded(scores[f"{name}_low"]), _rounded(scores[f"{name}_high"])]}
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.5g}")
 
 
 def _auto_class(model: Any) -> str:

@@ -23,11 +23,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from safetensors import safe_open
 from torch import nn
-from transformers import PreTrainedModel, Trainer
+from transformers import PreTrainedModel, Trainer, TrainerCallback
 from transformers.utils import SAFE_WEIGHTS_NAME, logging
 
 from ..cards.card import write_section
@@ -39,14 +39,8 @@ from .distillation import DenseDistillation
 logger = logging.get_logger(__name__)
 
 
-class Attachable(Protocol):
-    """A callback that wants to know its trainer."""
-
-    def attach(self, trainer: Trainer) -> None: ...
-
-
-def attach_callbacks(callback_class: type[Attachable]) -> None:
-    """Lets every `Trainer` attach itself to the callbacks of `callback_class` that it is given."""
+def attach_callbacks(callback_class: type[TrainerCallback]) -> None:
+    """Lets every `Trainer` be told to the callbacks of `callback_class` that it is given: to their `attach`."""
 
     def attaching(original: Callable) -> Callable:
         def method(self, *args, **kwargs):
@@ -76,34 +70,28 @@ def change_trainer(trainer: Trainer, distillation: DenseDistillation | None) -> 
 
         wrap(trainer, name, make)
 
-    def describe_adapter(output_dir=None, *args, **kwargs):
-        # An adapter's folder (PEFT) has no configuration of the model: who loads it must name the settings.
-        folder = Path(output_dir or trainer.args.output_dir)
-        if (folder / "adapter_config.json").exists():
-            _write_section(trainer, folder, saved=False)
-
-    def describe(*args, **kwargs):
-        # Trainer writes a card of its own, whatever was there.
-        adapter = (Path(trainer.args.output_dir) / "adapter_config.json").exists()
-        _write_section(trainer, trainer.args.output_dir, saved=not adapter)
-
-    after("save_model", describe_adapter)
-    after("create_model_card", describe)
+    after("save_model", lambda output_dir=None, *args, **kwargs: _write_section(trainer, output_dir))
+    after("create_model_card", lambda *args, **kwargs: _write_section(trainer))
     after("_load_from_checkpoint", lambda folder, model=None: load_renamed(trainer.model, folder))
     after("_load_best_model", lambda: load_renamed(trainer.model, trainer.state.best_model_checkpoint))
     if distillation is not None:
         wrap(trainer, "compute_loss", lambda original: _distilled(trainer, distillation, original))
 
 
-def _write_section(trainer: Trainer, folder: str | os.PathLike, saved: bool) -> None:
-    """Says in the card of `folder` how the model merges."""
+def _write_section(trainer: Trainer, folder: str | None = None) -> None:
+    """Says in the card of `folder` how the model merges, where neither saving nor `Trainer` does.
+
+    An adapter's folder (PEFT) has no configuration of the model: who loads it must name the settings.
+    """
     if not trainer.is_world_process_zero():
         return
+    folder = Path(folder or trainer.args.output_dir)
     model = trainer.accelerator.unwrap_model(trainer.model)
     model = getattr(model, "get_base_model", lambda: model)()  # below an adapter
     settings = PiToMeConfig.from_value(getattr(getattr(model, "config", None), "pitome", None))
     settings = {} if settings is None else settings.to_pitome_dict()
-    write_section(folder, settings, auto_class=type(model).__name__, saved=saved)
+    is_adapter = (folder / "adapter_config.json").exists()
+    write_section(folder, settings, auto_class=type(model).__name__, saved=not is_adapter)
 
 
 def _distilled(trainer: Trainer, distillation: DenseDistillation, compute_loss: Callable) -> Callable:
