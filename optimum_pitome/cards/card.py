@@ -95,6 +95,8 @@ def write_section(
             data.pipeline_tag = data.pipeline_tag or PIPELINE_TAGS.get(task, task)
             data.model_name = data.model_name or about.get("title")
         if changed or results:
+            if (path.parent / "adapter_config.json").exists():  # PEFT saves no configuration of the model below
+                about["saved"] = False
             text = _put(text, lambda alone: _render(settings, ours, alone, **about))
     else:
         data.tags = [tag for tag in data.tags or [] if tag != TAG] or None

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from safetensors import safe_open
@@ -68,30 +67,29 @@ def change_trainer(trainer: Trainer, distillation: DenseDistillation | None) -> 
 
             return method
 
-        wrap(trainer, name, make)
+        if hasattr(trainer, name):  # some are transformers' own affair
+            wrap(trainer, name, make)
+
+    def load(folder: str | os.PathLike) -> None:
+        load_renamed(trainer.model, folder)
 
     after("save_model", lambda output_dir=None, *args, **kwargs: _write_section(trainer, output_dir))
     after("create_model_card", lambda *args, **kwargs: _write_section(trainer))
-    after("_load_from_checkpoint", lambda folder, model=None: load_renamed(trainer.model, folder))
-    after("_load_best_model", lambda: load_renamed(trainer.model, trainer.state.best_model_checkpoint))
+    after("_load_from_checkpoint", lambda resume_from_checkpoint, *args, **kwargs: load(resume_from_checkpoint))
+    after("_load_best_model", lambda *args, **kwargs: load(trainer.state.best_model_checkpoint))
     if distillation is not None:
         wrap(trainer, "compute_loss", lambda original: _distilled(trainer, distillation, original))
 
 
 def _write_section(trainer: Trainer, folder: str | None = None) -> None:
-    """Says in the card of `folder` how the model merges, where neither saving nor `Trainer` does.
-
-    An adapter's folder (PEFT) has no configuration of the model: who loads it must name the settings.
-    """
+    """Says in the card of `folder` how the model merges: neither `Trainer` nor PEFT does, who write one of theirs."""
     if not trainer.is_world_process_zero():
         return
-    folder = Path(folder or trainer.args.output_dir)
     model = trainer.accelerator.unwrap_model(trainer.model)
     model = getattr(model, "get_base_model", lambda: model)()  # below an adapter
     settings = PiToMeConfig.from_value(getattr(getattr(model, "config", None), "pitome", None))
     settings = {} if settings is None else settings.to_pitome_dict()
-    is_adapter = (folder / "adapter_config.json").exists()
-    write_section(folder, settings, auto_class=type(model).__name__, saved=not is_adapter)
+    write_section(folder or trainer.args.output_dir, settings, auto_class=type(model).__name__)
 
 
 def _distilled(trainer: Trainer, distillation: DenseDistillation, compute_loss: Callable) -> Callable:

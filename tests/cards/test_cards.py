@@ -196,6 +196,12 @@ def test_settings_of_parts(tmp_path):
     assert "pitome" not in (tmp_path / "README.md").read_text()
 
 
+def test_an_adapter_has_no_configuration(model, tmp_path):
+    (tmp_path / "adapter_config.json").touch()
+    write_card(model, tmp_path)
+    assert "pitome=0.8)  # merges tokens" in read(tmp_path).text and "they have to be passed" in read(tmp_path).text
+
+
 def test_recipes(tmp_path):
     write_recipe_card(PiToMeConfig(ratio=0.8, base_model_name_or_path="google/vit-base"), tmp_path)
     assert read(tmp_path).data.base_model == "google/vit-base" and "A recipe" in read(tmp_path).text
