@@ -28,6 +28,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.repocard import REGEX_YAML_BLOCK
@@ -187,8 +188,6 @@ def _put(text: str, render: Callable[[bool], str]) -> str:
 
 
 def _render(settings: dict[str, Any], results: list[EvalResult], alone: bool, saved: bool = True, **about: Any) -> str:
-    import jinja2  # only for those who write a card
-
     template = resources.files(__package__).joinpath("model_card.md").read_text(encoding="utf-8")
     passed = {name: value for name, value in settings.items() if name != "format_version"}
     about |= {

@@ -233,9 +233,7 @@ def _save_pretrained(original: Callable) -> Callable:
     def save_pretrained(self, save_directory, is_main_process=True, *args, **kwargs):
         result = original(self, save_directory, is_main_process, *args, **kwargs)
         if is_main_process:
-            from .model_cards import write_card
-
-            write_card(self, save_directory)
+            _write_card(self, save_directory)
         return result
 
     return save_pretrained
@@ -244,9 +242,20 @@ def _save_pretrained(original: Callable) -> Callable:
 def _upload_modified_files(original: Callable) -> Callable:
     # The last step of `push_to_hub`: by now transformers has put the repository's card there, or a blank one.
     def upload(self, working_dir, repo_id, *args, **kwargs):
-        from .model_cards import write_card
-
-        write_card(self, working_dir, repository=repo_id)
+        _write_card(self, working_dir, repository=repo_id)
         return original(self, working_dir, repo_id, *args, **kwargs)
 
     return upload
+
+
+def _write_card(model: Any, directory: Any, **about: Any) -> None:
+    from .entries import entries
+
+    if entries(model.config):
+        from .model_cards import write_card
+
+        write_card(model, directory, **about)
+    else:  # a dense model needs nothing of this package to be saved, but may have merged before
+        from ..cards.card import write_section
+
+        write_section(directory, {})

@@ -103,20 +103,16 @@ def write_recipe_card(
 
 
 def _results(evaluations: list[Evaluation] | None) -> list[EvalResult]:
-    """Those of evaluations that name their task and data: others say nothing to a reader."""
-    return [
-        result
-        for evaluation in evaluations or []
-        if {"task", "dataset"} <= evaluation.source.keys()
-        for result in eval_results(evaluation)
-    ]
+    return [result for evaluation in evaluations or [] for result in eval_results(evaluation)]
 
 
 def eval_results(evaluation: Evaluation) -> list[EvalResult]:
     """The results under `model-index`: `metric_config` says whether a value is of the dense or of the merged model.
 
-    `evaluation.source` must name `task` and `dataset`.
+    None where `evaluation.source` does not name `task` and `dataset`: numbers alone say nothing to a reader.
     """
+    if not {"task", "dataset"} <= evaluation.source.keys():
+        return []
     source, timing = evaluation.source, evaluation.timing
     arguments = {"num_samples": evaluation.num_samples, "command": source.get("command")}
     about = {

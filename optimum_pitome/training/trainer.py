@@ -39,7 +39,7 @@ logger = logging.get_logger(__name__)
 
 
 def attach_callbacks(callback_class: type[TrainerCallback]) -> None:
-    """Lets every `Trainer` be told to the callbacks of `callback_class` that it is given: to their `attach`."""
+    """Lets every `Trainer` call `attach` of the callbacks of `callback_class` that it is given."""
 
     def attaching(original: Callable) -> Callable:
         def method(self, *args, **kwargs):
@@ -89,7 +89,8 @@ def _write_section(trainer: Trainer, folder: str | None = None) -> None:
     model = getattr(model, "get_base_model", lambda: model)()  # below an adapter
     settings = PiToMeConfig.from_value(getattr(getattr(model, "config", None), "pitome", None))
     settings = {} if settings is None else settings.to_pitome_dict()
-    write_section(folder or trainer.args.output_dir, settings, auto_class=type(model).__name__)
+    name = type(model).__name__.removeprefix("FSDP")  # FSDP2 gives a model a class of its own
+    write_section(folder or trainer.args.output_dir, settings, auto_class=name)
 
 
 def _distilled(trainer: Trainer, distillation: DenseDistillation, compute_loss: Callable) -> Callable:

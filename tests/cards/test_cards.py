@@ -15,6 +15,8 @@
 """The section of a card: what it says, and that it leaves alone what others wrote."""
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -168,6 +170,18 @@ def test_a_dense_model_takes_its_section_out(model, tmp_path, content):
     path.write_bytes(b"---\ntags: [pitome]\n---\n")
     model.save_pretrained(tmp_path)
     assert path.read_bytes() == b"---\ntags: [pitome]\n---\n"
+
+
+def test_saving_a_dense_model_imports_no_families(tmp_path):
+    program = (
+        "import sys, optimum_pitome\n"
+        "from transformers import ViTConfig, ViTModel\n"
+        "config = ViTConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)\n"
+        f"ViTModel(config).save_pretrained({str(tmp_path)!r})\n"
+        "print(*[name for name in sys.modules if 'optimum_pitome.families' in name])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert not done.stdout.strip() and not (tmp_path / "README.md").exists()
 
 
 def test_base_models(model, tmp_path):
