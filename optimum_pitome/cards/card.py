@@ -35,7 +35,7 @@ from huggingface_hub.repocard import REGEX_YAML_BLOCK
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 from transformers.utils import logging
 
-from .tables import PIPELINE_TAGS, is_ours, merged_results, tables
+from .tables import PIPELINE_TAGS, is_ours, tables
 
 
 logger = logging.get_logger(__name__)
@@ -170,7 +170,9 @@ def _settings_in(section: str) -> Any:
 def _update_results(data: ModelCardData, new: list[EvalResult], changed: bool) -> list[EvalResult]:
     """Brings the results in the metadata up to date; returns those of ours."""
     found = data.eval_results or []
-    results = merged_results([result for result in found if not (changed and is_ours(result))], new)
+    replaced = {result.unique_identifier for result in new}  # by others of the same task and data
+    stale = [result for result in found if is_ours(result) and (changed or result.unique_identifier in replaced)]
+    results = [*(result for result in found if result not in stale), *new]
     if results != found:
         data.eval_results = results or None
         data.model_name = data.model_name if results else None

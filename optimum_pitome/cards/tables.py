@@ -36,12 +36,6 @@ def is_ours(result: EvalResult) -> bool:
     return result.metric_config in _MODELS and isinstance(result.metric_value, (int, float))
 
 
-def merged_results(old: list[EvalResult], new: list[EvalResult]) -> list[EvalResult]:
-    """Both, where the new ones take the place of old ones of ours of the same task and data."""
-    replaced = {result.unique_identifier for result in new}
-    return [result for result in old if not is_ours(result) or result.unique_identifier not in replaced] + new
-
-
 def tables(results: list[EvalResult]) -> list[dict[str, Any]]:
     """One table per task and data set: `heading`, `rows` of what was measured, dense, merged, `gains`, `command`.
 
