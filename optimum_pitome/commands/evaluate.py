@@ -28,10 +28,10 @@ from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import validate_repo_id
 from transformers import AutoConfig, PreTrainedConfig
 
-from ..cards.card import may_write, write_card, write_recipe_card
 from ..configuration.config import PiToMeConfig
 from ..evaluation.data import find_columns, load_labelled, take
 from ..evaluation.results import Evaluation
+from ..hub.model_cards import write_card, write_recipe_card
 from .arguments import fail, pitome_keyword
 from .tasks import TASKS
 
@@ -48,11 +48,6 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> tuple[PreTrainedConfig, Evaluation, Any]:
-    if args.model_card is not None and not may_write(args.model_card):
-        raise ValueError(
-            f"--model-card {args.model_card}: there is a card that somebody wrote or edited. It is not overwritten: "
-            "name another file."
-        )
     for option in ("base_model", "provenance"):
         if getattr(args, option) is not None and args.model_card is None:
             raise ValueError(f"--{option.replace('_', '-')} is for the card: name one with --model-card.")

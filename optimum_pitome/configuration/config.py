@@ -166,25 +166,20 @@ class PiToMeConfig(PreTrainedConfig, Settings):
         return type(self)(**{**shared, **self.parts[name]})
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
-        """Writes `config.json`; for a recipe also a model card, unless the folder has one."""
+        """Writes `config.json`; for a recipe also its section of the model card."""
         super().save_pretrained(save_directory, **kwargs)
-        if self.base_model_name_or_path:
-            from ..cards.card import write_recipe_card
-
-            write_recipe_card(self, save_directory)
-
-    def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
-        """Uploads the recipe, tagged `pitome`. Takes what `PreTrainedConfig.push_to_hub` takes."""
-        kwargs["tags"] = [*(kwargs.get("tags") or []), "pitome"]
-        return super().push_to_hub(repo_id, **kwargs)
+        self._write_card(save_directory)
 
     def _upload_modified_files(self, working_dir: str | os.PathLike, repo_id: str, *args: Any, **kwargs: Any) -> Any:
         # The last step of `push_to_hub`: by now transformers has put the repository's card there, or a blank one.
-        if self.base_model_name_or_path:
-            from ..cards.card import write_recipe_card
-
-            write_recipe_card(self, working_dir, repository=repo_id)
+        self._write_card(working_dir, repository=repo_id)
         return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
+
+    def _write_card(self, directory: str | os.PathLike, **about: Any) -> None:
+        if self.base_model_name_or_path:
+            from ..cards.card import write_recipe_section
+
+            write_recipe_section(directory, self.to_pitome_dict(), **about)
 
     def to_pitome_dict(self) -> dict[str, Any]:
         """The fields that are set, as plain data: what goes under `pitome` in a model's `config.json`."""
