@@ -82,6 +82,8 @@ def write_section(
     found = _SECTION.search(text)
     if not settings and found is None:
         return None
+    if found is None and _is_blank(text):
+        text = ""
     card = _metadata(head)
     data = ModelCardData() if card is None else card.data
     before = data.to_dict()
@@ -147,6 +149,12 @@ def hub_id(name: str | None) -> str | None:
     except HFValidationError:
         return None
     return name
+
+
+def _is_blank(text: str) -> bool:
+    """Whether `text` is what transformers pushes where there is no card: questions that nobody has answered."""
+    before, _, after = ModelCard.from_template(ModelCardData(), model_description="|").text.strip().partition("|")
+    return text.strip().startswith(before) and text.strip().endswith(after)
 
 
 def _metadata(head: str) -> ModelCard | None:

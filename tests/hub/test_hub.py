@@ -101,6 +101,7 @@ def test_cards_come_with_the_first_commit(hub, repository):
     assert found.data.base_model == "me/base" and found.data.eval_results is None
     assert f'from_pretrained("{repository}")' in found.text and found.text.endswith("<!-- pitome:end -->\n")
     assert len(hub.titles(repository)) == 2  # one for each push
+    assert "More Information Needed" not in found.text and found.text.lstrip().startswith("<!-- pitome:start")
 
 
 def test_a_card_follows_the_settings(hub):
