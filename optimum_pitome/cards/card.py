@@ -35,7 +35,7 @@ from huggingface_hub.utils import HFValidationError, validate_repo_id
 from transformers.utils import logging
 
 from ..configuration.config import PiToMeConfig
-from ..evaluation.results import Evaluation, known_evaluations
+from ..evaluation.results import Evaluation
 from .tables import eval_results, merged_results, pipeline_tag, tables
 
 
@@ -110,7 +110,7 @@ def write_card(
         model: a rewritten model.
         directory (`str` or `os.PathLike`): a folder, or the file itself (`.md`).
         repository (`str`, *optional*): Hub id that the card is for.
-        evaluations (`list[Evaluation]`, *optional*): defaults to what is known to hold for the model.
+        evaluations (`list[Evaluation]`, *optional*): to add to it; they hold for the model as it is.
         name (`str`, *optional*): what the title calls the model; defaults to `repository`, else to its class.
         base_model (`str` or `list[str]`, *optional*):
             Hub id of what it was made from (of several parts: their ids); defaults to where it was loaded from.
@@ -123,7 +123,7 @@ def write_card(
     """
     from ..analysis import pitome_summary
 
-    evaluations = known_evaluations(model) if evaluations is None else evaluations
+    evaluations = evaluations or []
     num_tokens = evaluations[-1].num_tokens if evaluations else None
     if num_tokens is not None and len(num_tokens) == 1:
         (num_tokens,) = num_tokens
