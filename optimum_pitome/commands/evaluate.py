@@ -114,8 +114,8 @@ def _several(args: argparse.Namespace) -> list[dict[str, Any]]:
         )
     if len(given) > 1 and args.model_card is not None:
         raise ValueError(
-            f"--model-card: a card is about one of the settings, and these are {len(given)}. Evaluate the one that the "
-            "card is for by itself."
+            f"--model-card: a card is about one of the settings, and these are {len(given)}. Evaluate the one "
+            "that the card is for by itself."
         )
     return [{**common, **one} for one in given]
 
