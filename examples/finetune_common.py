@@ -12,22 +12,37 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What the two `Trainer` scripts share: options about merging, the callback, the metric, the run and its results."""
+"""What the fine-tuning scripts share: options about merging, the run and its results."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from transformers import Trainer, TrainingArguments
+import torch
+from example_data import label_settings, load_parts, load_preparer, model_path
+from transformers import (
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+    HfArgumentParser,
+    Trainer,
+    TrainingArguments,
+    set_seed,
+)
 
-from optimum_pitome import PiToMeCallback
+from optimum_pitome import PiToMeCallback, PiToMeConfig
 
 
 @dataclass
-class MergingArguments:
+class ScriptArguments:
+    model: str = field(default="", metadata={"help": "Hub id, folder, dinov2_small or minilm (packaged)."})
+    dataset: str = field(default="", metadata={"help": "Hub id, folder, or a packaged data set (example_data.py)."})
+    max_train_samples: int | None = field(default=1000, metadata={"help": "Samples to train on."})
+    max_eval_samples: int | None = field(default=1000, metadata={"help": "Samples to evaluate on."})
+    ratio: float = field(default=0.9, metadata={"help": "Fraction of the tokens that each layer keeps in the end."})
     schedule: str = field(default="linear", metadata={"help": "constant, linear, cosine or random."})
     start: float = field(
         default=0.0, metadata={"help": "Of linear and cosine: from where on, as a share of the steps."}
@@ -50,30 +65,51 @@ class MergingArguments:
         )
 
 
-@dataclass
-class Arguments(TrainingArguments):
-    """`TrainingArguments` with other defaults, for a run of minutes on a CPU."""
-
-    warmup_steps: float = field(default=0.1)
-    num_train_epochs: float = field(default=1.0)
-    eval_strategy: str = field(default="epoch")
-    save_strategy: str = field(default="epoch")
-    save_only_model: bool = field(default=True)
-    report_to: str = field(default="none")
+def parse(script_class: type[ScriptArguments], **defaults: Any) -> tuple[ScriptArguments, TrainingArguments]:
+    """The options of a script, and those of the `Trainer`; by default for a run of minutes on a CPU."""
+    parser = HfArgumentParser((script_class, TrainingArguments))
+    settings = {"warmup_steps": 0.1, "num_train_epochs": 1.0, "save_only_model": True, "report_to": "none"}
+    settings |= {"eval_strategy": "epoch", "save_strategy": "epoch", "remove_unused_columns": False}
+    parser.set_defaults(**settings, **defaults)
+    return parser.parse_args_into_dataclasses()
 
 
-def label_settings(names: list[str]) -> dict[str, Any]:
-    """Keyword arguments of `from_pretrained` for a new head over classes with these names."""
-    return {
-        "id2label": dict(enumerate(names)),
-        "label2id": {name: index for index, name in enumerate(names)},
-        "ignore_mismatched_sizes": True,
+def collate_with(prepare: Callable) -> Callable[[list[dict]], dict[str, torch.Tensor]]:
+    """For a `DataLoader`: batches of what `load_parts` gives, with `prepare` from `load_preparer`."""
+    return lambda rows: {
+        **prepare([row["input"] for row in rows]),
+        "labels": torch.tensor([row["label"] for row in rows]),
     }
 
 
-def accuracy(output) -> dict[str, float]:
-    """For `Trainer(compute_metrics=...)`."""
-    return {"accuracy": float((output.predictions.argmax(-1) == output.label_ids).mean())}
+def finetune(script: ScriptArguments, args: TrainingArguments, kind: str, groups: Callable | None = None, **settings):
+    """Fine-tunes a classifier with the `Trainer`.
+
+    Args:
+        kind (`str`): `"image"` or `"text"`.
+        groups (`Callable`, *optional*): from the model to the optimizer's groups of parameters.
+        settings: further keyword arguments of `from_pretrained`.
+    """
+    set_seed(args.seed)
+    train_part, test_part = load_parts(script.dataset, kind, script.max_train_samples, script.max_eval_samples)
+    path, side, length = (model_path(script.model), *(getattr(script, n, None) for n in ("image_size", "max_length")))
+    processor, prepare = load_preparer(path, kind, side, length)
+    auto_class = AutoModelForImageClassification if kind == "image" else AutoModelForSequenceClassification
+    settings |= label_settings(train_part.features["label"].names)
+    model = auto_class.from_pretrained(path, pitome=PiToMeConfig(ratio=script.ratio), **settings)
+    optimizer = None if groups is None else torch.optim.AdamW(groups(model), weight_decay=0.01)
+    trainer = Trainer(
+        model,
+        args,
+        optimizers=(optimizer, None),
+        data_collator=collate_with(prepare),
+        train_dataset=train_part,
+        eval_dataset=test_part,
+        processing_class=processor,
+        compute_metrics=lambda out: {"accuracy": float((out.predictions.argmax(-1) == out.label_ids).mean())},
+        callbacks=[script.callback(length or 1 + (side // model.config.patch_size) ** 2)],
+    )
+    train(trainer)
 
 
 def train(trainer: Trainer) -> None:

@@ -25,23 +25,90 @@ Any hub ids or paths in their place. Fine-tuning can start from the classifier, 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
-from accelerate import Accelerator
-from common import fit_head
-from datasets import Image, Value
-from finetune_common import label_settings
-from finetune_data import load_image_processor, load_splits, model_path, save_test_part
-from torch.utils.data import DataLoader
+from accelerate.utils import gather_object
+from example_data import label_settings, load_parts, load_preparer, model_path
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, StratifiedKFold
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+from tqdm import tqdm
 from transformers import (
     AutoConfig,
     AutoModelForImageClassification,
     AutoModelForSequenceClassification,
-    AutoTokenizer,
     set_seed,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
+
+from optimum_pitome.evaluation.data import batches
+from optimum_pitome.evaluation.judges import ClassJudge, EmbeddingJudge
+
+
+NUM_FOLDS = 5
+
+
+class ProbeJudge(EmbeddingJudge):
+    """Classes, from a logistic regression on the dense model's vectors.
+
+    Without [`~ProbeJudge.fit`], the evaluated samples train it, in folds: each is judged by a head that was trained on
+    the other folds.
+    """
+
+    def __init__(self, model, **options: Any):
+        super().__init__(model, **options)
+        self.agreement = ClassJudge.agreement
+        self._head, self._folds = None, []
+
+    @torch.no_grad()
+    def fit(self, batches: Iterable[Mapping[str, Any]], device: torch.device) -> None:
+        """Trains the head on batches with `labels`, of all processes."""
+        features, labels = [], []
+        for batch in tqdm(batches, "dense features of the training part", unit="batch"):
+            features += self.answer({name: value.to(device) for name, value in batch.items() if name != "labels"})
+            labels += batch["labels"].tolist()
+        self._head = fit_head(_scaled(gather_object(features)), np.array(gather_object(labels)))
+
+    def decide(self, answers: list[torch.Tensor], references: list[int]) -> list[int]:
+        features, labels = _scaled(answers), np.array(references)
+        if self._head is not None:
+            return self._head.predict(features).tolist()
+        if not self._folds:  # these are the dense model's
+            # Processes bring the samples in another order: the folds must not depend on it.
+            order = features[:, 0].argsort()
+            folds = StratifiedKFold(NUM_FOLDS, shuffle=True, random_state=0).split(order, labels[order])
+            for seen, held_out in ((order[seen], order[held_out]) for seen, held_out in folds):
+                self._folds.append((fit_head(features[seen], labels[seen]), held_out))
+        decisions = np.empty_like(labels)
+        for head, held_out in self._folds:
+            decisions[held_out] = head.predict(features[held_out])
+        return decisions.tolist()
+
+    def agree(self, decision: int, dense: int) -> float:
+        return float(decision == dense)
+
+    def scores(self, decisions: list[int], references: list[int]) -> dict[str, list[float]]:
+        return {"accuracy": [float(decision == label) for decision, label in zip(decisions, references)]}
+
+
+def _scaled(vectors: list[torch.Tensor]) -> np.ndarray:
+    """Unit vectors, whose entries become as large as those of other features."""
+    return torch.stack(vectors).numpy() * len(vectors[0]) ** 0.5
+
+
+def fit_head(features: np.ndarray, labels: np.ndarray) -> Pipeline:
+    """A logistic regression on centred features, as strongly regularised as is best on held-out parts of the samples.
+    (Stretching each feature to variance 1 would blow up those that say little.)"""
+    regression = LogisticRegression(max_iter=2000)
+    if np.unique(labels, return_counts=True)[1].min() >= 3:
+        regression = GridSearchCV(regression, {"C": [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0]}, cv=3)
+    head = make_pipeline(StandardScaler(with_std=False), regression).fit(features, labels)
+    return Pipeline([head.steps[0], ("head", getattr(regression, "best_estimator_", regression))])
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -57,37 +124,37 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def head_of(model) -> torch.nn.Linear:
-    """The last linear layer: the head of a classifier."""
-    return [module for module in model.modules() if isinstance(module, torch.nn.Linear)][-1]
-
-
 def main() -> None:
     arguments = parse_arguments()
     set_seed(0)
     path = model_path(arguments.model)
     config = AutoConfig.from_pretrained(path)
-    images = type(config) in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
-    train, test = load_splits(arguments.dataset, Image if images else Value, arguments.max_train, arguments.max_test)
-    auto_class = AutoModelForImageClassification if images else AutoModelForSequenceClassification
+    kind = "image" if type(config) in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING else "text"
+    train, test = load_parts(arguments.dataset, kind, arguments.max_train, arguments.max_test)
+    auto_class = AutoModelForImageClassification if kind == "image" else AutoModelForSequenceClassification
     model = auto_class.from_pretrained(path, **label_settings(train.features["label"].names)).eval()
-    processor = load_image_processor(path, arguments.image_size) if images else AutoTokenizer.from_pretrained(path)
-
-    def prepare(inputs):
-        if images:
-            return processor([image.convert("RGB") for image in inputs], return_tensors="pt")
-        length = arguments.max_length
-        return processor(inputs, truncation=True, max_length=length, padding=True, return_tensors="pt")
-
-    def collate(rows):
-        return {**prepare([row["input"] for row in rows]), "labels": torch.tensor([row["label"] for row in rows])}
-
-    batches = DataLoader(train, arguments.batch_size, collate_fn=collate)
-    fit_head(model, head_of(model), batches, Accelerator(cpu=True))
+    processor, prepare = load_preparer(path, kind, arguments.image_size, arguments.max_length)
+    # The head of a classifier is its last linear layer: whatever comes before, these are its features.
+    head, seen = [module for module in model.modules() if isinstance(module, torch.nn.Linear)][-1], []
+    watch = head.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    with torch.no_grad():
+        for batch in tqdm(batches(train, ["input"], {}, arguments.batch_size, prepare), "dense features"):
+            model(**batch)
+        scaler, regression = fit_head(torch.cat(seen).numpy(), np.array(train["label"])).named_steps.values()
+        weight = torch.tensor(regression.coef_, dtype=head.weight.dtype)
+        bias = torch.tensor(regression.intercept_, dtype=head.weight.dtype)
+        bias -= weight @ torch.tensor(scaler.mean_, dtype=head.weight.dtype)
+        if len(bias) == 1:  # two classes: one score, for the second
+            weight, bias = (torch.cat([torch.zeros_like(values), values]) for values in (weight, bias))
+        head.weight.copy_(weight)
+        head.bias.copy_(bias)
+    watch.remove()
     name = f"{Path(arguments.model).name}-{Path(arguments.dataset).name}".replace("_", "-")
     model.save_pretrained(arguments.output_dir / name)
     processor.save_pretrained(arguments.output_dir / name)
-    print(arguments.output_dir / name, save_test_part(test, arguments.dataset, arguments.output_dir), sep="\n")
+    data = arguments.output_dir / Path(arguments.dataset).name
+    test.rename_column("input", kind).save_to_disk(data)
+    print(arguments.output_dir / name, data, sep="\n")
 
 
 if __name__ == "__main__":

@@ -19,9 +19,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from retrieval_data import SEED, CaptionedPictures
+from datasets import Dataset
 from tqdm import tqdm
 from transformers import AutoImageProcessor, AutoTokenizer, VisionTextDualEncoderModel, VisionTextDualEncoderProcessor
+
+from optimum_pitome.evaluation.data import SEED
+from optimum_pitome.evaluation.questions import rgb
 
 
 PROJECTION_DIM = 256
@@ -30,10 +33,14 @@ STEPS, LEARNING_RATE, WEIGHT_DECAY = 200, 1e-3, 0.1
 NOISE = 1.0
 
 
-def train_dual_encoder(data: CaptionedPictures, directory: Path, batch_size: int = 16) -> Path:
+def train_dual_encoder(pictures: Dataset, captions: list[list[str]], directory: Path, batch_size: int = 16) -> Path:
     """Trains the two projections on the dense features of frozen towers and saves the model with its processor.
 
     Minutes on two cores: the towers run once over the data.
+
+    Args:
+        pictures (`Dataset`): one column of pictures.
+        captions (`list[list[str]]`): of each picture.
 
     Returns:
         `directory`, for `from_pretrained`.
@@ -46,19 +53,20 @@ def train_dual_encoder(data: CaptionedPictures, directory: Path, batch_size: int
         str(vision), str(text), projection_dim=PROJECTION_DIM
     ).eval()
     image_processor, tokenizer = AutoImageProcessor.from_pretrained(vision), AutoTokenizer.from_pretrained(text)
-    pictures = _features(
-        lambda rows: model.vision_model(
-            **image_processor([image.convert("RGB") for image in rows["image"]], return_tensors="pt")
-        ),
-        [data.pictures[start : start + batch_size] for start in range(0, len(data.pictures), batch_size)],
+    number = {text: index for index, text in enumerate(dict.fromkeys(text for texts in captions for text in texts))}
+    (column,), texts = pictures.column_names, list(number)
+    picture_features = _features(
+        lambda part: model.vision_model(**image_processor(rgb(part), return_tensors="pt")),
+        [pictures[start : start + batch_size][column] for start in range(0, len(pictures), batch_size)],
         "pictures",
     )
-    captions = _features(
-        lambda texts: model.text_model(**tokenizer(texts, padding=True, truncation=True, return_tensors="pt")),
-        [data.captions[start : start + batch_size] for start in range(0, len(data.captions), batch_size)],
+    caption_features = _features(
+        lambda part: model.text_model(**tokenizer(part, padding=True, truncation=True, return_tensors="pt")),
+        [texts[start : start + batch_size] for start in range(0, len(texts), batch_size)],
         "captions",
     )
-    fit_projections(model, pictures, captions, data.captions_of)
+    captions_of = [[number[text] for text in of_picture] for of_picture in captions]
+    fit_projections(model, picture_features, caption_features, captions_of)
     model.save_pretrained(directory)
     VisionTextDualEncoderProcessor(image_processor, tokenizer).save_pretrained(directory)
     return directory

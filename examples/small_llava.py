@@ -97,7 +97,7 @@ def held_out_questions(images: list, seed: int) -> Dataset:
     return Dataset.from_dict(rows, features)
 
 
-def make_processor(images: list) -> LlavaProcessor:
+def makeassemble_processor(images: list) -> LlavaProcessor:
     """DINOv2's image processor, and a BPE tokenizer of the questions and answers."""
     rng = random.Random(0)
     texts = [
@@ -119,16 +119,15 @@ def make_processor(images: list) -> LlavaProcessor:
     image_processor = AutoImageProcessor.from_pretrained(dinov2_small(), use_fast=False)
     image_processor.size = {"shortest_edge": IMAGE_SIZE}
     image_processor.crop_size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
+    return assemble_processor(image_processor, tokenizer)
+
+
+def assemble_processor(image_processor, tokenizer: Tokenizer) -> LlavaProcessor:
+    special = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
     return LlavaProcessor(
         image_processor,
         PreTrainedTokenizerFast(
-            tokenizer_object=tokenizer,
-            pad_token="<pad>",
-            bos_token="<s>",
-            eos_token="</s>",
-            unk_token="<unk>",
-            padding_side="left",
-            additional_special_tokens=["<image>"],
+            tokenizer_object=tokenizer, additional_special_tokens=["<image>"], padding_side="left", **special
         ),
         patch_size=14,
         vision_feature_select_strategy="default",
@@ -290,7 +289,7 @@ def train_small_llava(
     """Trains from scratch and saves model, processor and the held-out questions below `output_dir`."""
     torch.manual_seed(seed)
     images = load_images(num_clothes, num_tests, seed)
-    processor = make_processor(images["train"])
+    processor = makeassemble_processor(images["train"])
     model = make_model(processor).eval()
     features = compute_features(model, processor, images["train"])
     standardize_projector(model, features)

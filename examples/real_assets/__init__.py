@@ -38,23 +38,3 @@ from .weights import (
     dinov2_small_as_vit,
     minilm,
 )
-
-
-__all__ = [
-    "MissingAssetError",
-    "bert_reactions",
-    "bert_reactions_masked",
-    "cache_directory",
-    "dinov2_small",
-    "dinov2_small_as_blip_vision",
-    "dinov2_small_as_vit",
-    "fashion_mnist",
-    "imagenet_photos",
-    "lee_similarity",
-    "minilm",
-    "movie_snippets",
-    "newsgroups",
-    "reuters",
-    "stamps",
-    "textiles",
-]

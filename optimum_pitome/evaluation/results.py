@@ -154,8 +154,9 @@ class Evaluations(Sequence):
 
 def _draw(axes: Any, points: list[tuple[float, Mapping[str, float]]], name: str, label: str) -> Any:
     height = [100 * scores[name] for _, scores in points]
-    low = [value - 100 * scores[f"{name}_low"] for value, (_, scores) in zip(height, points)]
-    high = [100 * scores[f"{name}_high"] - value for value, (_, scores) in zip(height, points)]
+    # Rounding may put the end of an interval on the wrong side of a share of 0 or 1.
+    low = [max(0.0, value - 100 * scores[f"{name}_low"]) for value, (_, scores) in zip(height, points)]
+    high = [max(0.0, 100 * scores[f"{name}_high"] - value) for value, (_, scores) in zip(height, points)]
     return axes.errorbar([gflops for gflops, _ in points], height, [low, high], marker="o", capsize=3, label=label)[0]
 
 
