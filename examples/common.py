@@ -12,27 +12,38 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What the examples share: options about merging, the evaluation of classifiers, the report."""
+"""What the examples share: options about merging, evaluating and fine-tuning classifiers, the report."""
 
 from __future__ import annotations
 
 import argparse
 import json
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from datasets import ClassLabel, Dataset
-from example_data import load, load_preparer, training_part, with_classes
+from example_data import label_settings, load, load_parts, load_preparer, model_path, training_part, with_classes
 from linear_probe import ProbeJudge
-from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification
+from transformers import (
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+    HfArgumentParser,
+    Trainer,
+    TrainingArguments,
+    set_seed,
+)
 from transformers.utils import logging
 
-from optimum_pitome import evaluate
+from optimum_pitome import PiToMeCallback, PiToMeConfig, evaluate
 from optimum_pitome.evaluation.data import batches, class_indices, find_columns, take
 from optimum_pitome.evaluation.results import Evaluations
+
+
+AUTO_CLASSES = {"image": AutoModelForImageClassification, "text": AutoModelForSequenceClassification}
 
 
 def add_arguments(parser: argparse.ArgumentParser, ratios: list[float], output_dir: str, batch_size: int = 16) -> None:
@@ -101,8 +112,7 @@ def classify(
             train, _ = with_classes(take(train, arguments.max_train), kind, columns)
             judge.fit(batches_of(train), accelerator.device)
     else:
-        auto_class = AutoModelForImageClassification if kind == "image" else AutoModelForSequenceClassification
-        model = auto_class.from_pretrained(arguments.model, pitome=False).to(accelerator.device)
+        model = AUTO_CLASSES[kind].from_pretrained(arguments.model, pitome=False).to(accelerator.device)
         judge, config = None, model.config
     found = evaluate(
         model, batches_of(test, config), judge, ratios=settings, progress=accelerator.is_local_main_process
@@ -127,3 +137,92 @@ def report(found: Evaluations, title: str, folder: Path) -> None:
     found.to_json(folder / "results.json")
     found.plot(plot, title)
     print(f"\n{title}\n{found}\n\nPlot: {plot}")
+
+
+@dataclass
+class ScriptArguments:
+    model: str = field(default="", metadata={"help": "Hub id, folder, dinov2_small or minilm (packaged)."})
+    dataset: str = field(default="", metadata={"help": "Hub id, folder, or a packaged data set (example_data.py)."})
+    max_train_samples: int | None = field(default=1000, metadata={"help": "Samples to train on."})
+    max_eval_samples: int | None = field(default=1000, metadata={"help": "Samples to evaluate on."})
+    ratio: float = field(default=0.9, metadata={"help": "Fraction of the tokens that each layer keeps in the end."})
+    schedule: str = field(default="linear", metadata={"help": "constant, linear, cosine or random."})
+    start: float = field(
+        default=0.0, metadata={"help": "Of linear and cosine: from where on, as a share of the steps."}
+    )
+    end: float = field(default=0.5, metadata={"help": "Of linear and cosine: where the ratio is reached."})
+    ratio_range: list[float] | None = field(default=None, metadata={"help": "Lowest and highest, for random."})
+    eval_ratios: list[float] | None = field(default=None, metadata={"help": "Also evaluate at these ratios."})
+    distill: bool = field(default=False, metadata={"help": "Add the divergence from the dense forward to the loss."})
+
+    def callback(self, num_tokens: int) -> PiToMeCallback:
+        """The callback for sequences of `num_tokens`."""
+        return PiToMeCallback(
+            schedule=self.schedule,
+            start=self.start,
+            end=self.end,
+            ratio_range=tuple(self.ratio_range) if self.ratio_range else None,
+            eval_ratios=self.eval_ratios,
+            distillation=self.distill,
+            num_tokens=num_tokens,
+        )
+
+
+def parse(script_class: type[ScriptArguments], **defaults: Any) -> tuple[ScriptArguments, TrainingArguments]:
+    """The options of a script, and those of the `Trainer`; by default for a run of minutes on a CPU."""
+    parser = HfArgumentParser((script_class, TrainingArguments))
+    settings = {"warmup_steps": 0.1, "num_train_epochs": 1.0, "save_only_model": True, "report_to": "none"}
+    settings |= {"eval_strategy": "epoch", "save_strategy": "epoch", "remove_unused_columns": False}
+    parser.set_defaults(**settings, **defaults)
+    return parser.parse_args_into_dataclasses()
+
+
+def collate_with(prepare: Callable) -> Callable[[list[dict]], dict[str, torch.Tensor]]:
+    """For a `DataLoader`: batches of what `load_parts` gives, with `prepare` from `load_preparer`."""
+    return lambda rows: {
+        **prepare([row["input"] for row in rows]),
+        "labels": torch.tensor([row["label"] for row in rows]),
+    }
+
+
+def finetune(script: ScriptArguments, args: TrainingArguments, kind: str, groups: Callable | None = None, **settings):
+    """Fine-tunes a classifier with the `Trainer`.
+
+    Args:
+        kind (`str`): `"image"` or `"text"`.
+        groups (`Callable`, *optional*): from the model to the optimizer's groups of parameters.
+        settings: further keyword arguments of `from_pretrained`.
+    """
+    set_seed(args.seed)
+    train_part, test_part = load_parts(script.dataset, kind, script.max_train_samples, script.max_eval_samples)
+    path, side, length = (model_path(script.model), *(getattr(script, n, None) for n in ("image_size", "max_length")))
+    processor, prepare = load_preparer(path, kind, side, length)
+    settings |= label_settings(train_part.features["label"].names)
+    model = AUTO_CLASSES[kind].from_pretrained(path, pitome=PiToMeConfig(ratio=script.ratio), **settings)
+    optimizer = None if groups is None else torch.optim.AdamW(groups(model), weight_decay=0.01)
+    trainer = Trainer(
+        model,
+        args,
+        optimizers=(optimizer, None),
+        data_collator=collate_with(prepare),
+        train_dataset=train_part,
+        eval_dataset=test_part,
+        processing_class=processor,
+        compute_metrics=lambda out: {"accuracy": float((out.predictions.argmax(-1) == out.label_ids).mean())},
+        callbacks=[script.callback(length or 1 + (side // model.config.patch_size) ** 2)],
+    )
+    train(trainer)
+
+
+def train(trainer: Trainer) -> None:
+    """Trains (or resumes), saves, and writes `results.json`: the last accuracies and the seconds per step."""
+    result = trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
+    trainer.save_model()
+    seconds, metrics = result.metrics["train_runtime"], {}
+    for entry in trainer.state.log_history:
+        metrics.update({name: value for name, value in entry.items() if name.endswith("_accuracy")})
+        # The evaluations between the steps are part of what the Trainer calls its running time.
+        seconds -= sum(value for name, value in entry.items() if name.startswith("eval") and name.endswith("_runtime"))
+    metrics["train_seconds_per_step"] = seconds / trainer.state.global_step
+    if trainer.is_world_process_zero():
+        (Path(trainer.args.output_dir) / "results.json").write_text(json.dumps(metrics, indent=2))

@@ -33,8 +33,8 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration, set_seed
+from common import collate_with
 from example_data import label_settings, load_parts, load_preparer, model_path
-from finetune_common import collate_with
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import AutoModelForImageClassification, get_linear_schedule_with_warmup

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from finetune_common import ScriptArguments, finetune, parse
+from common import ScriptArguments, finetune, parse
 
 
 @dataclass

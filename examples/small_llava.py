@@ -119,10 +119,6 @@ def makeassemble_processor(images: list) -> LlavaProcessor:
     image_processor = AutoImageProcessor.from_pretrained(dinov2_small(), use_fast=False)
     image_processor.size = {"shortest_edge": IMAGE_SIZE}
     image_processor.crop_size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
-    return assemble_processor(image_processor, tokenizer)
-
-
-def assemble_processor(image_processor, tokenizer: Tokenizer) -> LlavaProcessor:
     special = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
     return LlavaProcessor(
         image_processor,

@@ -35,30 +35,25 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
 import gc
 import logging
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
-import numpy as np
 import pandas
 import torch
 from common import add_arguments, read_settings, report
-from datasets import Dataset, Features, Image, Value
-from PIL import Image as PILImage
-from small_llava import assemble_processor, train_small_llava
-from tokenizers import Tokenizer, models, pre_tokenizers
+from small_llava import train_small_llava
 from transformers import (
     AutoModelForImageTextToText,
     AutoProcessor,
-    CLIPImageProcessorPil,
     CLIPVisionConfig,
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
-    LlavaProcessor,
 )
 
 from optimum_pitome import evaluate
@@ -68,6 +63,8 @@ from optimum_pitome.evaluation.questions import encode_questions
 from optimum_pitome.modeling.rewrite import rewritten_encoders
 
 
+#: Side of the pictures, and of their patches, in pixels.
+LLAVA_1_5 = {"side": 336, "patch": 14}
 PHASES = ("prompt tokens", "first token, ms", "prefill, ms", "ms per token", "peak MB")
 
 
@@ -125,54 +122,42 @@ def _now(device: torch.device) -> float:
 @contextlib.contextmanager
 def peak_memory(device: torch.device) -> Iterator[list[float]]:
     """Bytes that the block needs at most beyond those in use before: a list with one number, set at the end."""
-    result, status = [float("nan")], Path("/proc/self/status")
+    gc.collect()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        yield result
-        result[0] = torch.cuda.max_memory_allocated(device) - before
-        return
-    gc.collect()
-    with contextlib.suppress(OSError, AttributeError):
-        # What an earlier run freed must not hide what the next one needs (glibc keeps it).
-        ctypes.CDLL(None).malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")  # starts the peak anew
-    before = _peak(status)
+    else:
+        with contextlib.suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")  # the process's peak starts anew
+    before, result = _peak(device), [float("nan")]
     yield result
-    result[0] = _peak(status) - before
+    result[0] = _peak(device) - before
 
 
-def _peak(status: Path) -> float:
-    """The largest resident set so far, in bytes."""
+def _peak(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    status = Path("/proc/self/status")
     lines = status.read_text().splitlines() if status.exists() else []
     return next((1024.0 * int(line.split()[1]) for line in lines if line.startswith("VmHWM")), float("nan"))
 
 
-def random_llava(seed: int) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
+def random_llava(count: int, seed: int) -> tuple[LlavaForConditionalGeneration, Any, list[dict[str, torch.Tensor]]]:
     """LLaVA-1.5's prompt of 576 image tokens: a 24-layer CLIP tower at 336 pixels, narrow, and a Llama of two layers,
-    1024 wide. Random weights: times mean something, answers do not."""
+    1024 wide; what decodes for it; and `count` questions about noise. Times mean something, answers do not."""
     torch.manual_seed(seed)
-    words = ["<pad>", "<s>", "</s>", "<unk>", "<image>", "Question:", "Answer:", "What", "is", "this?"]
-    tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    image_processor = CLIPImageProcessorPil(size={"shortest_edge": 336}, crop_size={"height": 336, "width": 336})
+    side = LLAVA_1_5["side"]
     tower = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 4}
     text = {"hidden_size": 1024, "intermediate_size": 2752, "num_hidden_layers": 2, "num_attention_heads": 8}
-    special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": None}
     config = LlavaConfig(
-        vision_config=CLIPVisionConfig(**tower, image_size=336, patch_size=14),
-        text_config=LlamaConfig(**text, vocab_size=1000, **special),
+        vision_config=CLIPVisionConfig(**tower, image_size=side, patch_size=LLAVA_1_5["patch"]),
+        text_config=LlamaConfig(**text, vocab_size=1000, pad_token_id=0, bos_token_id=1, eos_token_id=None),
         image_token_index=4,
     )
-    return LlavaForConditionalGeneration(config), assemble_processor(image_processor, tokenizer)
-
-
-def random_questions(count: int, seed: int) -> Dataset:
-    """Noise to look at."""
-    rng = np.random.default_rng(seed)
-    images = [PILImage.fromarray(rng.integers(0, 255, (336, 336, 3), dtype=np.uint8)) for _ in range(count)]
-    columns = {"image": images, "question": ["What is this?"] * count}
-    return Dataset.from_dict(columns, Features(image=Image(), question=Value("string")))
+    decoder = SimpleNamespace(batch_decode=lambda ids, **options: [str(row.tolist()) for row in ids])
+    ids = torch.tensor([[1, *[config.image_token_id] * (side // LLAVA_1_5["patch"]) ** 2, 5, 7, 8, 9, 6]])
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    data = [{**inputs, "pixel_values": torch.randn(1, 3, side, side)} for _ in range(count)]
+    return LlavaForConditionalGeneration(config), decoder, data
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -203,27 +188,24 @@ def main() -> None:
         arguments.model = str(arguments.train)
     settings = read_settings(arguments, **({"preset": "official"} if arguments.random else {}))
     if arguments.random:
-        model, processor = random_llava(arguments.seed)
-        questions = random_questions(arguments.max_samples or 6, arguments.seed)
-        arguments.model, arguments.batch_size, columns = "random weights", 1, ["image", "question"]
-        references = {}
+        model, processor, data = random_llava(arguments.max_samples or 6, arguments.seed)
+        arguments.model, number, arguments.batch_size = "random weights", len(data), 1
     else:
         questions = take(load_labelled(arguments.dataset, split=arguments.split)[0], arguments.max_samples)
         *columns, label = find_columns(questions, "question")
-        references = {"answers": accepted_answers(questions, label)}
         model = AutoModelForImageTextToText.from_pretrained(arguments.model, pitome=False)
-        processor = AutoProcessor.from_pretrained(arguments.model)
-    processor.tokenizer.padding_side = "left"
+        processor, number = AutoProcessor.from_pretrained(arguments.model), len(questions)
+        processor.tokenizer.padding_side = "left"
+
+        def prepare(images, asked):
+            return encode_questions(processor, images, asked, arguments.instruction)
+
+        references = {"answers": accepted_answers(questions, label)}
+        data = batches(questions, columns, references, arguments.batch_size, prepare)
     model = model.to(arguments.device, getattr(torch, arguments.dtype)).eval()
-
-    def prepare(images, asked):
-        return encode_questions(processor, images, asked, arguments.instruction)
-
     judge = PhaseJudge(model, processor, arguments.max_new_tokens)
-    found = evaluate(
-        model, batches(questions, columns, references, arguments.batch_size, prepare), judge, ratios=settings
-    )
-    title = f"{Path(arguments.model).name}: {len(questions)} questions in batches of {arguments.batch_size}"
+    found = evaluate(model, data, judge, ratios=settings)
+    title = f"{Path(arguments.model).name}: {number} questions in batches of {arguments.batch_size}"
     report(found, title, arguments.output_dir)
     phases = judge.table(["dense", *(one.name for one in found)])
     phases.to_csv(arguments.output_dir / "phases.csv")

