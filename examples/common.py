@@ -157,15 +157,9 @@ class ScriptArguments:
 
     def callback(self, num_tokens: int) -> PiToMeCallback:
         """The callback for sequences of `num_tokens`."""
-        return PiToMeCallback(
-            schedule=self.schedule,
-            start=self.start,
-            end=self.end,
-            ratio_range=tuple(self.ratio_range) if self.ratio_range else None,
-            eval_ratios=self.eval_ratios,
-            distillation=self.distill,
-            num_tokens=num_tokens,
-        )
+        settings = {name: getattr(self, name) for name in ("schedule", "start", "end", "eval_ratios")}
+        ratio_range = tuple(self.ratio_range) if self.ratio_range else None
+        return PiToMeCallback(**settings, ratio_range=ratio_range, distillation=self.distill, num_tokens=num_tokens)
 
 
 def parse(script_class: type[ScriptArguments], **defaults: Any) -> tuple[ScriptArguments, TrainingArguments]:

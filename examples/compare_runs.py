@@ -57,8 +57,7 @@ def main() -> None:
     rows = pandas.DataFrame([row for run in runs for row in read(run)])
     first = rows[rows.kind == rows.kind[0]]
     same, trained = first.set_index(["seed", "ratio"]).accuracy, first[first.own].set_index("seed").accuracy
-    row = "{:>16} {:>6} {:>16} {:>22} {:>22} {:>10}"
-    print(row.format("run", "ratio", "accuracy, %", "- the same ratio", f"- {first.kind[0]}", "s / step"))
+    columns, table = ["run", "ratio", "accuracy, %", "- the same ratio", f"- {first.kind[0]}", "s / step"], []
     for kind, of_kind in rows.groupby("kind", sort=False):
         for ratio, found in sorted(of_kind.groupby("ratio"), reverse=True):
             differences = ["", ""]
@@ -67,7 +66,8 @@ def main() -> None:
                 at_ratio = same[same.index.get_level_values("ratio") == ratio].droplevel("ratio")
                 differences = [spread(found.accuracy - other, "+") for other in (at_ratio, trained)]
             seconds = of_kind.groupby("seed").seconds.first().median()
-            print(row.format(kind, ratio, spread(found.accuracy), *differences, f"{seconds:.3g}"))
+            table.append([kind, ratio, spread(found.accuracy), *differences, f"{seconds:.3g}"])
+    print(pandas.DataFrame(table, columns=columns).to_string(index=False))
 
 
 if __name__ == "__main__":

@@ -33,9 +33,20 @@ from typing import Any
 
 import torch
 from common import add_arguments, read_settings, report
+from datasets import Dataset
 from example_data import load
 from torch.nn.functional import normalize
-from transformers import AutoConfig, AutoModel, AutoProcessor, BlipForImageTextRetrieval
+from tqdm import tqdm
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    AutoProcessor,
+    AutoTokenizer,
+    BlipForImageTextRetrieval,
+    VisionTextDualEncoderModel,
+    VisionTextDualEncoderProcessor,
+)
 from transformers.utils import logging
 
 from optimum_pitome import evaluate
@@ -45,6 +56,7 @@ from optimum_pitome.evaluation.questions import encode_captions, rgb
 from optimum_pitome.modeling.marks import take_samples
 
 
+RIDGE = 1.0
 TRAINED = Path("outputs/image_text_retrieval/dual_encoder")
 
 
@@ -115,14 +127,48 @@ def load_pictures(name: str, split: str | None = None, caption_column: str | Non
     return pictures.select_columns(columns[:1]), captions
 
 
+@torch.no_grad()
+def train_dual_encoder(pictures: Dataset, captions: list[list[str]], directory: Path, batch_size: int = 16) -> None:
+    """Joins DINOv2-small and MiniLM by two projections, from canonical correlations of their dense features, and saves
+    the model with its processor."""
+    import real_assets
+
+    vision, text = real_assets.dinov2_small(), real_assets.minilm()
+    model = VisionTextDualEncoderModel.from_vision_text_pretrained(str(vision), str(text), projection_dim=128).eval()
+    image_processor, tokenizer = AutoImageProcessor.from_pretrained(vision), AutoTokenizer.from_pretrained(text)
+    (column,), seen = pictures.column_names, []
+    for start in tqdm(range(0, len(pictures), batch_size), "dense features", unit="batch"):
+        images, of_each = pictures[start : start + batch_size][column], captions[start : start + batch_size]
+        texts = tokenizer([text for texts in of_each for text in texts], padding=True, return_tensors="pt")
+        features = model.vision_model(**image_processor(rgb(images), return_tensors="pt")).pooler_output
+        features = features.repeat_interleave(torch.tensor(list(map(len, of_each))), dim=0)
+        seen.append((features, model.text_model(**texts).pooler_output))
+    (into_left, left), (into_right, right) = (_whiten(torch.cat(features)) for features in zip(*seen))
+    first, strength, second = torch.linalg.svd(left.T @ right / len(left))
+    scale = strength[: model.config.projection_dim].sqrt()
+    model.visual_projection.weight.copy_((into_left @ first[:, : len(scale)] * scale).T)
+    model.text_projection.weight.copy_((into_right @ second.T[:, : len(scale)] * scale).T)
+    model.save_pretrained(directory)
+    VisionTextDualEncoderProcessor(image_processor, tokenizer).save_pretrained(directory)
+
+
+def _whiten(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """A linear map to features without correlation, and those features. A few hundred samples would overfit at once:
+    hence the ridge. The projections have no bias, so the direction of the mean is taken out."""
+    spread = features.std(dim=0).clamp(min=1e-4)
+    mean = normalize((features / spread).mean(dim=0), dim=0)
+    into = (torch.eye(len(mean)) - torch.outer(mean, mean)) / spread[:, None]
+    variances, axes = torch.linalg.eigh((features @ into).T @ (features @ into) / len(features))
+    into = into @ axes @ torch.diag((variances + RIDGE).rsqrt()) @ axes.T
+    return into, features @ into
+
+
 def main() -> None:
     arguments = parse_arguments()
     logging.set_verbosity_error()
     if arguments.train:
-        from retrieval_training import train_dual_encoder
-
-        directory = train_dual_encoder(*load_pictures("captioned_stamps", "train"), Path(arguments.model))
-        print(f"Trained projections are in {directory}.")
+        train_dual_encoder(*load_pictures("captioned_stamps", "train"), Path(arguments.model))
+        print(f"Trained projections are in {arguments.model}.")
         return
     if arguments.model == str(TRAINED) and not TRAINED.exists():
         raise SystemExit("There is no trained dual encoder yet. Make it first: add --train; or pass --model.")

