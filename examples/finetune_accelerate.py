@@ -42,7 +42,7 @@ from transformers import AutoModelForImageClassification, get_linear_schedule_wi
 from optimum_pitome import DenseDistillation, RatioSchedule, RatioScheduler
 
 
-def parse_arguments() -> argparse.Namespace:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="dinov2_small", help="Hub id, folder, or dinov2_small (packaged)")
     parser.add_argument("--dataset", default="fashion_mnist", help="Hub id, folder, or fashion_mnist (packaged)")
@@ -57,11 +57,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--learning_rate", type=float, default=1e-4)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output_dir", default="outputs/finetune_accelerate")
-    return parser.parse_args()
-
-
-def main() -> None:
-    args = parse_arguments()
+    args = parser.parse_args()
     accelerator = Accelerator(
         # Said outright, or processes on a machine without GPU would not join (accelerate 1.15).
         cpu=not torch.accelerator.is_available(),

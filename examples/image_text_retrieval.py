@@ -108,17 +108,6 @@ class BlipJudge(RetrievalJudge):
         return self._model.itm_head(read[:, 0])[:, 1]
 
 
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default=str(TRAINED), help="hub id or path (default: what --train made)")
-    parser.add_argument("--dataset", default="captioned_stamps", help="captioned_stamps, a hub id, or a folder")
-    parser.add_argument("--caption-column", help="column of the captions: a text, or a list of texts per picture")
-    parser.add_argument("--train", action="store_true", help="train the dual encoder's projections, and stop")
-    parser.add_argument("--rerank", type=int, default=128, help="candidates that BLIP's matching head scores; 0: none")
-    add_arguments(parser, [0.95, 0.925, 0.898, 0.875], "outputs/image_text_retrieval")
-    return parser.parse_args()
-
-
 def load_pictures(name: str, split: str | None = None, caption_column: str | None = None, limit: int | None = None):
     """Pictures (the one column of a data set), and the captions of each."""
     dataset = take(load(name, split)[0], limit)
@@ -164,7 +153,14 @@ def _whiten(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def main() -> None:
-    arguments = parse_arguments()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default=str(TRAINED), help="hub id or path (default: what --train made)")
+    parser.add_argument("--dataset", default="captioned_stamps", help="captioned_stamps, a hub id, or a folder")
+    parser.add_argument("--caption-column", help="column of the captions: a text, or a list of texts per picture")
+    parser.add_argument("--train", action="store_true", help="train the dual encoder's projections, and stop")
+    parser.add_argument("--rerank", type=int, default=128, help="candidates that BLIP's matching head scores; 0: none")
+    add_arguments(parser, [0.95, 0.925, 0.898, 0.875], "outputs/image_text_retrieval")
+    arguments = parser.parse_args()
     logging.set_verbosity_error()
     if arguments.train:
         train_dual_encoder(*load_pictures("captioned_stamps", "train"), Path(arguments.model))

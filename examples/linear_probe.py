@@ -104,7 +104,7 @@ def fit_head(features: np.ndarray, labels: np.ndarray) -> Pipeline:
     return Pipeline([head.steps[0], ("head", getattr(regression, "best_estimator_", regression))])
 
 
-def parse_arguments() -> argparse.Namespace:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="dinov2_small", help="dinov2_small, minilm, a hub id, or a path")
     parser.add_argument("--dataset", default="fashion_mnist", help="fashion_mnist, newsgroups, reuters, a hub id, ...")
@@ -114,11 +114,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--max-length", type=int, default=256, help="longest text, in tokens")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--output-dir", type=Path, default=Path("outputs"))
-    return parser.parse_args()
-
-
-def main() -> None:
-    arguments = parse_arguments()
+    arguments = parser.parse_args()
     set_seed(0)
     path = model_path(arguments.model)
     config = AutoConfig.from_pretrained(path)

@@ -34,9 +34,9 @@ def main() -> None:
     parser.add_argument("--output-dir", type=Path, default=Path("outputs"))
     arguments = parser.parse_args()
     for name in arguments.names:
-        dataset, _ = load("captioned_stamps" if name == "stamps" else name)
-        take(dataset, arguments.max_test).save_to_disk(arguments.output_dir / name)
-        print(arguments.output_dir / name)
+        dataset, path = load("captioned_stamps" if name == "stamps" else name)[0], arguments.output_dir / name
+        take(dataset, arguments.max_test).save_to_disk(path)
+        print(path)
 
 
 if __name__ == "__main__":

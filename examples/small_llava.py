@@ -29,6 +29,8 @@ import torch
 from datasets import Dataset
 from real_assets import dinov2_small, fashion_mnist, stamps
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import (
     AutoImageProcessor,
@@ -129,17 +131,9 @@ def make_model(processor: LlavaProcessor) -> LlavaForConditionalGeneration:
     """Real weights in the tower, random ones behind it."""
     tokenizer = processor.tokenizer
     tower = AutoModel.from_pretrained(dinov2_small())
-    text_config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=192,
-        intermediate_size=512,
-        num_hidden_layers=4,
-        num_attention_heads=6,
-        max_position_embeddings=2048,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-    )
+    text = {"hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 6}
+    special = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
+    text_config = LlamaConfig(vocab_size=len(tokenizer), **text, **special, max_position_embeddings=2048)
     config = LlavaConfig(
         vision_config=tower.config,
         text_config=text_config,
@@ -199,11 +193,9 @@ def encode_questions(processor, rows: list[list[tuple[str, str]]], num_patches: 
             positions += range(prefix, prefix + len(asked) + len(answered))
             segments += [segment] * (len(asked) + len(answered))
         batch.append((ids, labels, segments, positions))
-    length = max(len(ids) for ids, *_ in batch)
-    fills = (tokenizer.pad_token_id, -100, -1, 0)
     ids, labels, segments, positions = (
-        torch.tensor([row[column] + [fill] * (length - len(row[column])) for row in batch])
-        for column, fill in enumerate(fills)
+        pad_sequence([torch.tensor(row) for row in column], batch_first=True, padding_value=fill)
+        for column, fill in zip(zip(*batch), (tokenizer.pad_token_id, -100, -1, 0))
     )
     segments = torch.cat([segments.new_zeros(len(batch), prefix), segments], dim=1)
     allowed = (segments[:, None, :] == segments[:, :, None]) | (segments[:, None, :] == 0)
@@ -228,11 +220,15 @@ def drop_patches(features: torch.Tensor, rng: random.Random) -> torch.Tensor:
 
 
 def train(
-    model, processor, features: torch.Tensor, images: list, epochs: int, batch_size: int, rate: float, seed: int
-):
+    model, processor, features: torch.Tensor, images: list, epochs: int, seed: int, batch_size: int = 32
+) -> None:
     """Trains projector and language model on cached features; a cosine schedule with a short warm-up. No merging."""
     rng = random.Random(seed)
-    parameters = [p for name, p in model.named_parameters() if "vision_tower" not in name]
+    rate, batch_size, parameters = (
+        1.5e-3,
+        32,
+        [p for name, p in model.named_parameters() if "vision_tower" not in name],
+    )
     optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.01, betas=(0.9, 0.98))
     steps = epochs * (len(images) // batch_size)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.1)
@@ -240,11 +236,9 @@ def train(
     start = torch.full((batch_size, 1), processor.tokenizer.bos_token_id)
     model.train()
     bar = tqdm(total=steps, desc="training", unit="step")
+    loader = DataLoader(range(len(images)), batch_size, shuffle=True, drop_last=True, collate_fn=list)
     for _ in range(epochs):
-        order = list(range(len(images)))
-        rng.shuffle(order)
-        for first in range(0, len(order) - batch_size + 1, batch_size):
-            chosen = order[first : first + batch_size]
+        for chosen in loader:
             patches = drop_patches(features[chosen], rng)
             text = encode_questions(
                 processor, [questions_about(*images[i][1:], rng) for i in chosen], patches.shape[1]
@@ -270,19 +264,15 @@ def train(
     model.eval()
 
 
-def train_small_llava(
-    output_dir: Path, num_clothes: int = 1200, num_tests: int = 400, epochs: int = 6, seed: int = 0
-) -> Dataset:
+def train_small_llava(output_dir: Path, epochs: int, seed: int) -> None:
     """Trains from scratch and saves model, processor and the held-out questions below `output_dir`."""
     torch.manual_seed(seed)
-    images = load_images(num_clothes, num_tests, seed)
+    images = load_images(1200, 400, seed)
     processor = make_processor(images["train"])
     model = make_model(processor).eval()
     features = compute_features(model, processor, images["train"])
     standardize_projector(model, features)
-    train(model, processor, features, images["train"], epochs, batch_size=32, rate=1.5e-3, seed=seed)
-    questions = held_out_questions(images["test"], seed)
+    train(model, processor, features, images["train"], epochs, seed)
     model.save_pretrained(output_dir)
     processor.save_pretrained(output_dir)
-    questions.save_to_disk(str(output_dir / "questions"))
-    return questions
+    held_out_questions(images["test"], seed).save_to_disk(str(output_dir / "questions"))

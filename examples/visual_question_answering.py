@@ -34,10 +34,10 @@ Where the time goes at LLaVA-1.5's 576 tokens, with random weights and the relea
 from __future__ import annotations
 
 import argparse
-import contextlib
+import ctypes
 import gc
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -62,8 +62,6 @@ from optimum_pitome.evaluation.questions import encode_questions
 from optimum_pitome.modeling.rewrite import rewritten_encoders
 
 
-#: Side of the pictures, and of their patches, in pixels.
-LLAVA_1_5 = {"side": 336, "patch": 14}
 PHASES = ("prompt tokens", "first token, ms", "prefill, ms", "ms per token", "peak MB")
 
 
@@ -91,9 +89,9 @@ class PhaseJudge(AnswerJudge):
             language_model.register_forward_hook(lambda *_: ends.append(_now(model.device))),
         ]
         try:
-            with peak_memory(model.device) as peak:
-                called = _now(model.device)
-                answers = super().answer(inputs)
+            before, called = peak_memory(model.device, anew=True), _now(model.device)
+            answers = super().answer(inputs)
+            peak = peak_memory(model.device) - before
         finally:
             for hook in hooks:
                 hook.remove()
@@ -101,7 +99,7 @@ class PhaseJudge(AnswerJudge):
         times = [1e3 * seconds for seconds in (ends[0] - called, ends[0] - starts[0], decode)]
         rewrite = rewritten_encoders(model)[0].pitome
         name = repr(rewrite.config.to_pitome_dict()) if rewrite.enabled else "dense"
-        self._runs.setdefault(name, []).append((tokens[0], *times, peak[0] / 2**20))
+        self._runs.setdefault(name, []).append((tokens[0], *times, peak / 2**20))
         return answers
 
     def table(self, names: list[str]) -> pandas.DataFrame:
@@ -118,42 +116,36 @@ def _now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-@contextlib.contextmanager
-def peak_memory(device: torch.device) -> Iterator[list[float]]:
-    """Bytes that the block needs at most beyond those in use before: a list with one number, set at the end."""
-    gc.collect()
+def peak_memory(device: torch.device, anew: bool = False) -> float:
+    """The most bytes that were in use at once: so far, or (`anew`) from now on."""
     if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    else:
-        with contextlib.suppress(OSError):
-            Path("/proc/self/clear_refs").write_text("5")  # the process's peak starts anew
-    before, result = _peak(device), [float("nan")]
-    yield result
-    result[0] = _peak(device) - before
-
-
-def _peak(device: torch.device) -> float:
-    if device.type == "cuda":
+        if anew:
+            torch.cuda.reset_peak_memory_stats(device)
         return torch.cuda.max_memory_allocated(device)
-    status = Path("/proc/self/status")
-    lines = status.read_text().splitlines() if status.exists() else []
-    return next((1024.0 * int(line.split()[1]) for line in lines if line.startswith("VmHWM")), float("nan"))
+    if not Path("/proc/self/clear_refs").exists():  # Linux only
+        return float("nan")
+    if anew:
+        gc.collect()
+        # What an earlier run freed must not hide what the next one needs (glibc keeps it).
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024.0 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
 
-def random_llava(count: int, seed: int) -> tuple[LlavaForConditionalGeneration, Any, list[dict[str, torch.Tensor]]]:
+def random_llava(count: int, seed: int, side: int = 336) -> tuple[LlavaForConditionalGeneration, Any, list[dict]]:
     """LLaVA-1.5's prompt of 576 image tokens: a 24-layer CLIP tower at 336 pixels, narrow, and a Llama of two layers,
     1024 wide; what decodes for it; and `count` questions about noise. Times mean something, answers do not."""
     torch.manual_seed(seed)
-    side = LLAVA_1_5["side"]
     tower = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 4}
     text = {"hidden_size": 1024, "intermediate_size": 2752, "num_hidden_layers": 2, "num_attention_heads": 8}
     config = LlavaConfig(
-        vision_config=CLIPVisionConfig(**tower, image_size=side, patch_size=LLAVA_1_5["patch"]),
+        vision_config=CLIPVisionConfig(**tower, image_size=side, patch_size=14),
         text_config=LlamaConfig(**text, vocab_size=1000, pad_token_id=0, bos_token_id=1, eos_token_id=None),
         image_token_index=4,
     )
     decoder = SimpleNamespace(batch_decode=lambda ids, **options: [str(row.tolist()) for row in ids])
-    ids = torch.tensor([[1, *[config.image_token_id] * (side // LLAVA_1_5["patch"]) ** 2, 5, 7, 8, 9, 6]])
+    ids = torch.tensor([[1, *[config.image_token_id] * (side // 14) ** 2, 5, 7, 8, 9, 6]])
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     data = [{**inputs, "pixel_values": torch.randn(1, 3, side, side)} for _ in range(count)]
     return LlavaForConditionalGeneration(config), decoder, data

@@ -14,6 +14,8 @@
 
 """The visual question answering example on a tiny checkpoint, and the parts of its training."""
 
+import functools
+
 import pandas
 import pytest
 import small_llava
@@ -56,7 +58,8 @@ def test_the_script(checkpoint, tmp_path, monkeypatch, capsys):
 
 
 def test_random_weights_with_a_prompt_of_llava(monkeypatch, tmp_path):
-    monkeypatch.setattr(visual_question_answering, "LLAVA_1_5", {**visual_question_answering.LLAVA_1_5, "side": 56})
+    smaller = functools.partial(visual_question_answering.random_llava, side=56)
+    monkeypatch.setattr(visual_question_answering, "random_llava", smaller)
     options = ["--random", "--max-samples", "2", "--ratios", "0.9", "--max-new-tokens", "2", "--output-dir", tmp_path]
     run_here(monkeypatch, visual_question_answering, *options)
     (found,) = results(tmp_path)

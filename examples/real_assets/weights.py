@@ -42,6 +42,7 @@ _SIZES = {
     "hidden_act": "gelu",
     "layer_norm_eps": 1e-6,
 }
+_STATISTICS = {"image_mean": IMAGENET_DEFAULT_MEAN, "image_std": IMAGENET_DEFAULT_STD, "do_convert_rgb": True}
 _LAYERS = range(_SIZES["num_hidden_layers"])
 
 #: What rxnfp splits reaction SMILES with: one token per atom, bond or ring closure.
@@ -59,10 +60,7 @@ def dinov2_small() -> Path:
         config = Dinov2Config(**_SIZES, image_size=518, mlp_ratio=4, use_mask_token=False)
         _save(directory, _dinov2_weights(), config, "Dinov2Model")
         # DINOv2's own: shortest edge to 256, then the centre.
-        processor = BitImageProcessorPil(
-            size={"shortest_edge": 256}, image_mean=IMAGENET_DEFAULT_MEAN, image_std=IMAGENET_DEFAULT_STD
-        )
-        processor.save_pretrained(directory)
+        BitImageProcessorPil(size={"shortest_edge": 256}, **_STATISTICS).save_pretrained(directory)
 
     return made_once("dinov2-small", make)
 
@@ -89,7 +87,9 @@ def dinov2_small_as_vit(image_size: int = 224, num_layers: int = 12) -> Path:
         sizes = {**_SIZES, "num_hidden_layers": num_layers, "intermediate_size": 4 * _SIZES["hidden_size"]}
         config = ViTConfig(**sizes, image_size=image_size)
         _save(directory, weights, config, "ViTModel")
-        _image_processor(image_size).save_pretrained(directory)
+        # The whole picture, resized to a square as ViT's own processor does, with DINOv2's statistics and its filter.
+        size = {"height": image_size, "width": image_size}
+        ViTImageProcessorPil(size=size, resample=PILImageResampling.BICUBIC, **_STATISTICS).save_pretrained(directory)
 
     suffix = "" if num_layers == _SIZES["num_hidden_layers"] else f"-{num_layers}-layers"
     return made_once(f"dinov2-small-vit-{image_size}{suffix}", make)
@@ -170,18 +170,6 @@ def _save(directory: Path, weights: dict[str, torch.Tensor], config, architectur
     config.architectures = [architecture]
     config.save_pretrained(directory)
     save_file({name: w.contiguous() for name, w in weights.items()}, directory / "model.safetensors", {"format": "pt"})
-
-
-def _image_processor(image_size: int) -> ViTImageProcessorPil:
-    """The whole picture, resized to a square as ViT's and BLIP's own processors do, with DINOv2's statistics and its
-    bicubic filter. Needs PIL only."""
-    return ViTImageProcessorPil(
-        size={"height": image_size, "width": image_size},
-        resample=PILImageResampling.BICUBIC,
-        image_mean=IMAGENET_DEFAULT_MEAN,
-        image_std=IMAGENET_DEFAULT_STD,
-        do_convert_rgb=True,
-    )
 
 
 def _smiles_tokenizer(vocabulary: list[str]):
