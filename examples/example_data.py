@@ -105,11 +105,8 @@ def model_path(name: str) -> str:
 
 def label_settings(names: list[str]) -> dict[str, Any]:
     """Keyword arguments of `from_pretrained` for a new head over classes with these names."""
-    return {
-        "id2label": dict(enumerate(names)),
-        "label2id": {name: index for index, name in enumerate(names)},
-        "ignore_mismatched_sizes": True,
-    }
+    label2id = {name: index for index, name in enumerate(names)}
+    return {"id2label": dict(enumerate(names)), "label2id": label2id, "ignore_mismatched_sizes": True}
 
 
 def load_preparer(

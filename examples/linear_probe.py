@@ -95,13 +95,11 @@ class ProbeJudge(ClassJudge):
 def fit_head(features: np.ndarray, labels: np.ndarray) -> Pipeline:
     """A logistic regression on centred features, as strongly regularised as is best on held-out parts of the samples.
     (Stretching each feature to variance 1 would blow up those that say little.)"""
-    scale = features.std() ** 2
-    regression = LogisticRegression(max_iter=2000)
-    if np.unique(labels, return_counts=True)[1].min() >= 3:
-        strengths = [C / scale for C in (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)]
-        regression = GridSearchCV(regression, {"C": strengths}, cv=3)
-    head = make_pipeline(StandardScaler(with_std=False), regression).fit(features, labels)
-    return Pipeline([head.steps[0], ("head", getattr(regression, "best_estimator_", regression))])
+    head = make_pipeline(StandardScaler(with_std=False), LogisticRegression(max_iter=2000))
+    if np.unique(labels, return_counts=True)[1].min() < 3:
+        return head.fit(features, labels)
+    strengths = [C / features.std() ** 2 for C in (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)]
+    return GridSearchCV(head, {"logisticregression__C": strengths}, cv=3).fit(features, labels).best_estimator_
 
 
 def main() -> None:
