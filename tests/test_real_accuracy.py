@@ -40,7 +40,7 @@ def test_the_default_keeps_98_percent_of_the_answers_at_ratio_09(monkeypatch, tm
     (found,) = results(tmp_path)
     assert found["gflops_dense"] / found["gflops_merged"] == pytest.approx(1.8, abs=0.01)
     assert found["agreement"]["agreement"] >= 0.98
-    assert found["dense"]["accuracy"] >= 0.8 and abs(found["difference"]["accuracy"]) <= 0.01
+    assert found["dense"]["accuracy"] >= 0.75 and abs(found["difference"]["accuracy"]) <= 0.01
     # Other tests share the machine, so this is a floor: `optimum-cli pitome benchmark` measures.
     assert found["timing"]["speedup"] > 1.4
 
