@@ -34,6 +34,7 @@ test-newest: $(VENV)/installed
 quality: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 
 style: $(VENV)/installed
 	$(BIN)/ruff check --fix .

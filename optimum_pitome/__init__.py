@@ -35,6 +35,7 @@ _EXPORTS = {
     "remove_pitome": ".apply",
     "pitome_disabled": ".apply",
     "num_image_tokens": ".families.llava",
+    "take_samples": ".modeling.marks",
     "pitome_summary": ".analysis",
     "evaluate": ".evaluation.evaluation",
     "register_architecture": ".modeling.registry",
@@ -101,6 +102,7 @@ if TYPE_CHECKING:
     from .hub.recipes import PiToMeModel
     from .methods import register_algorithm, register_energy
     from .modeling.layer import MergingLayer
+    from .modeling.marks import take_samples
     from .modeling.registry import UnsupportedArchitectureError, register_architecture
     from .training.callback import PiToMeCallback
     from .training.distillation import DenseDistillation

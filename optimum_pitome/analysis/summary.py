@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..configuration.fields import COUNTS
 from ..merging import MergeSpec
 from ..methods import ENERGIES
 from ..modeling.hosts import find_readers
@@ -29,9 +30,6 @@ from ..modeling.registry import Architecture
 from ..modeling.rewrite import EncoderRewrite, rewritten_encoders
 from .operations import Widths, linear_weights, merge_step, prefill
 from .report import EncoderSummary, LayerSummary, PiToMeSummary, ReaderSummary
-
-
-COUNTS = ("exact", "paper")
 
 
 def pitome_summary(

@@ -12,254 +12,133 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Model cards: what a rewritten model or a recipe says about itself, and whose card may be rewritten.
+"""The section of a model card that says how a model merges: ours between two markers, in whatever card there is.
 
-The results of evaluations live in the card's metadata (`model-index`); the tables in its text are made from there.
+What stands outside the markers is somebody's, and stays. The results of evaluations live in the card's metadata
+(`model-index`); the tables in the section are made from there.
 """
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import json
 import os
 import re
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub.repocard import REGEX_YAML_BLOCK
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 from transformers.utils import logging
 
-from ..configuration.config import PiToMeConfig
-from ..evaluation.results import Evaluation
-from .tables import eval_results, merged_results, pipeline_tag, tables
+from .tables import PIPELINE_TAGS, is_ours, tables
 
 
 logger = logging.get_logger(__name__)
 
 TAG = "pitome"
 
-#: Last line of the cards written here. While the code fits the rest of the card, nobody has edited it.
-_SEAL = "<!-- optimum_pitome {}: this card was generated. It is written anew until you edit it; then it is yours. -->"
-_SEAL_PATTERN = re.compile(_SEAL.replace("{}", "([0-9a-f]{16})"))
-_SETTINGS_PATTERN = re.compile(r"^## Settings\n\n```json\n(.*?)\n```$", re.DOTALL | re.MULTILINE)
+_START = "<!-- pitome:start"
+#: Without another start inside: where somebody deleted an end, nothing of theirs is taken for the section.
+_SECTION = re.compile(rf"{_START}(?:(?!{_START}).)*?<!-- pitome:end -->", re.DOTALL)
+_WITH_BLANK_LINE = re.compile(rf"\n?{_SECTION.pattern}\n?", re.DOTALL)
+_SETTINGS = re.compile(r"```json\s(.*?)```", re.DOTALL)
 
 
-@dataclass
-class _Content:
-    """What goes into a card."""
-
-    title: str
-    auto_class: str
-    settings: dict[str, Any]
-    recipe: bool
-    base_model: str | list[str] | None = None
-    repository: str | None = None
-    summary: str = ""
-    num_tokens: int | list[int] | None = None
-    task: str | None = None
-    saved: bool = True
-    provenance: str | None = None
-    results: list[EvalResult] = field(default_factory=list)
-    tags: list[str] = field(default_factory=lambda: [TAG])
-
-    def render(self) -> ModelCard:
-        data = ModelCardData(
-            library_name="transformers",
-            tags=self.tags,
-            base_model=self.base_model,
-            pipeline_tag=self.task,
-            eval_results=self.results or None,
-            model_name=(self.repository or self.title) if self.results else None,
-        )
-        card = ModelCard.from_template(
-            data,
-            template_str=resources.files(__package__).joinpath("model_card.md").read_text(encoding="utf-8"),
-            title=self.title,
-            auto_class=self.auto_class,
-            repository=json.dumps(self.repository or "path/or/id"),
-            keyword=None if self.saved else _keyword(self.settings),
-            settings=json.dumps(self.settings, indent=2),
-            evaluations=tables(self.results),
-            summary=self.summary,
-            num_tokens=self.num_tokens,
-            recipe=self.recipe,
-            provenance=self.provenance,
-        )
-        text = re.sub(r"\n{3,}", "\n\n", card.text).strip("\n")
-        return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}\n\n{_SEAL.format(_fingerprint(card))}\n")
-
-
-def write_card(
-    model: Any,
+def write_section(
     directory: str | os.PathLike,
-    repository: str | None = None,
-    evaluations: list[Evaluation] | None = None,
-    name: str | None = None,
+    settings: dict[str, Any],
+    results: list[EvalResult] | None = None,
     base_model: str | list[str] | None = None,
-    saved: bool = True,
-    provenance: str | None = None,
+    loaded_from: str | None = None,
+    **about: Any,
 ) -> Path | None:
-    """Writes `README.md` for a rewritten model into `directory`, or brings it up to date. What somebody wrote stays.
+    """Writes the section into `README.md` in `directory`: at its end, or in the place of an older section.
+
+    Metadata is added to what is there; where it cannot be read, it stays as it is. A section with the same settings
+    stays, too, unless there are new results. Old results stay as long as the settings do.
 
     Args:
-        model: a rewritten model.
         directory (`str` or `os.PathLike`): a folder, or the file itself (`.md`).
-        repository (`str`, *optional*): Hub id that the card is for.
-        evaluations (`list[Evaluation]`, *optional*): to add to it; they hold for the model as it is.
-        name (`str`, *optional*): what the title calls the model; defaults to `repository`, else to its class.
-        base_model (`str` or `list[str]`, *optional*):
-            Hub id of what it was made from (of several parts: their ids); defaults to where it was loaded from.
-        saved (`bool`, *optional*, defaults to `True`):
-            Whether the settings are in the `config.json` that goes with the card; else the card says how to pass them.
-        provenance (`str`, *optional*): where the weights come from, in a sentence or two.
+        settings (`dict`): how the model merges. Empty: it is dense, and a section that is there is taken out.
+        results (`list[EvalResult]`, *optional*): new ones.
+        base_model (`str` or `list[str]`, *optional*): Hub id of what the model was made from.
+        loaded_from (`str`, *optional*): the same, for a card that names no base model.
+        about (*optional*): what else `model_card.md` asks for.
 
     Returns:
-        `pathlib.Path`, or `None` if there is a card that somebody wrote or edited, or that is up to date.
+        `pathlib.Path`, or `None` if there is no section.
     """
-    from ..analysis import pitome_summary
+    path = Path(directory) if str(directory).endswith(".md") else Path(directory) / "README.md"
+    # Bytes that are not UTF-8 come back as they were.
+    old = path.read_bytes().decode("utf-8-sig", "surrogateescape") if path.is_file() else ""
+    block = REGEX_YAML_BLOCK.match(old)
+    head = block.group() if block else ""
+    text = old[len(head) :]
+    found = _SECTION.search(text)
+    if not settings and found is None:
+        return None
+    card = _metadata(head)
+    data = ModelCardData() if card is None else card.data
+    before = data.to_dict()
+    changed = found is None or _settings_in(found.group()) != settings
+    ours = _update_results(data, results or [], changed)
+    if settings:
+        data.tags = list(dict.fromkeys([*(data.tags or []), TAG]))
+        data.library_name = data.library_name or "transformers"
+        data.base_model = base_model or data.base_model or loaded_from
+        if ours:
+            task = ours[-1].task_type
+            data.pipeline_tag = data.pipeline_tag or PIPELINE_TAGS.get(task, task)
+            data.model_name = data.model_name or about.get("title")
+        if changed or results:
+            if (path.parent / "adapter_config.json").exists():  # PEFT saves no configuration of the model below
+                about["saved"] = False
+            text = _put(text, lambda alone: _render(settings, ours, alone, **about))
+    else:
+        data.tags = [tag for tag in data.tags or [] if tag != TAG] or None
+        text = _WITH_BLANK_LINE.sub("", text)
+    if card is not None and data.to_dict() != before:
+        card.text = text
+        new = str(card)
+    else:
+        new = f"{head}{text}"
+    if new != old:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(new.encode("utf-8", "surrogateescape"))
+    return path if settings else None
 
-    evaluations = evaluations or []
-    num_tokens = evaluations[-1].num_tokens if evaluations else None
-    if num_tokens is not None and len(num_tokens) == 1:
-        (num_tokens,) = num_tokens
-    try:
-        summary = str(pitome_summary(model, num_tokens))
-    except ValueError as error:  # no default sequence length: a card without the table is still a card
-        logger.info(f"The model card has no summary: {error}")
-        summary = ""
-    content = _Content(
-        title=repository or f"{name or type(model).__name__} with merged tokens",
-        auto_class=_auto_class(model),
-        settings=PiToMeConfig.from_value(model.config.pitome).to_pitome_dict(),
-        recipe=False,
-        base_model=base_model or _hub_id(model.config.name_or_path),
-        repository=repository,
-        summary=summary,
-        num_tokens=num_tokens,
-        saved=saved,
-        provenance=provenance,
-    )
-    return _save(content, directory, evaluations)
 
-
-def write_recipe_card(
-    config: PiToMeConfig,
+def write_recipe_section(
     directory: str | os.PathLike,
+    settings: dict[str, Any],
+    results: list[EvalResult] | None = None,
     repository: str | None = None,
-    evaluations: list[Evaluation] | None = None,
     auto_class: str = "AutoModel",
 ) -> Path | None:
-    """Writes `README.md` for a recipe into `directory`, or brings it up to date; as [`write_card`]."""
-    base, settings = config.base_model_name_or_path, config.to_pitome_dict()
-    if _hub_id(base) is None:
-        settings.pop("base_model_name_or_path")
-    content = _Content(
-        title=repository or f"PiToMe recipe for {_hub_id(base) or Path(base).name}",
+    """As [`write_section`], for a repository without weights: `settings` name the model that it loads."""
+    name = settings["base_model_name_or_path"]
+    base_model = hub_id(name)
+    if base_model is None:
+        settings = {key: value for key, value in settings.items() if key != "base_model_name_or_path"}
+    return write_section(
+        directory,
+        settings,
+        results,
+        base_model=base_model,
+        title=repository or f"PiToMe recipe for {base_model or Path(name).name}",
         auto_class=auto_class,
-        settings=settings,
-        recipe=True,
-        base_model=_hub_id(base),
         repository=repository,
+        recipe=True,
+        recipe_of=base_model,
     )
-    return _save(content, directory, evaluations or [])
 
 
-def may_write(path: str | os.PathLike) -> bool:
-    """Whether there is no card that somebody wrote or edited."""
-    path = _file(path)
-    if not path.exists() or not path.read_text(encoding="utf-8").strip():
-        return True
-    card = _read(path)
-    return card is not None and is_generated(card)
-
-
-def is_generated(card: ModelCard) -> bool:
-    """Whether nobody has edited `card`: it is one of ours, or what transformers makes when it pushes."""
-    seal = _SEAL_PATTERN.search(card.text)
-    if seal is not None:
-        return seal.group(1) == _fingerprint(card)
-    before, after = _generic_card()
-    text = card.text.strip()
-    return text.startswith(before) and text.endswith(after)
-
-
-def _save(content: _Content, directory: str | os.PathLike, evaluations: list[Evaluation]) -> Path | None:
-    path = _file(directory)
-    evaluations = [evaluation for evaluation in evaluations if {"task", "dataset"} <= evaluation.source.keys()]
-    for evaluation in evaluations:
-        content.results = merged_results(content.results, eval_results(evaluation))
-        content.task = pipeline_tag(evaluation.source["task"])
-    if content.base_model == content.repository:  # loaded from where it goes
-        content.base_model = None
-    if not may_write(path):
-        return None
-    old = _read(path) if path.exists() else None
-    if old is not None:
-        settings = _SETTINGS_PATTERN.search(old.text)
-        if settings is not None and json.loads(settings.group(1)) == content.settings:
-            if not evaluations:
-                return None
-            content.results = merged_results(old.data.eval_results or [], content.results)
-        content.tags = list(dict.fromkeys([*(old.data.tags or []), *content.tags]))
-        content.base_model = content.base_model or old.data.base_model
-    content.render().save(path)
-    return path
-
-
-def _keyword(settings: dict[str, Any]) -> str:
-    """What `pitome=` takes for them."""
-    settings = {name: value for name, value in settings.items() if name != "format_version"}
-    return repr(settings["ratio"] if settings.keys() == {"ratio"} else settings)
-
-
-def _file(path: str | os.PathLike) -> Path:
-    return Path(path) if str(path).endswith(".md") else Path(path) / "README.md"
-
-
-def _read(path: Path) -> ModelCard | None:
-    """The card, unless it has no metadata that can be read: then it is not one of ours."""
-    text = path.read_text(encoding="utf-8")
-    try:
-        return ModelCard(text) if text.startswith("---") else None
-    except (ValueError, yaml.YAMLError):
-        return None
-
-
-def _fingerprint(card: ModelCard) -> str:
-    """Changes with any edit but not with blank lines, nor with the tags, which transformers adds to when it pushes."""
-    data = {name: value for name, value in card.data.to_dict().items() if name != "tags"}
-    lines = [line.rstrip() for line in _SEAL_PATTERN.sub("", card.text).splitlines() if line.strip()]
-    return hashlib.sha256(json.dumps([data, lines], sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-
-@functools.cache
-def _generic_card() -> tuple[str, str]:
-    """The text around the description in the card that transformers pushes where there is none."""
-    text = ModelCard.from_template(ModelCardData(), model_description="DESCRIPTION").text
-    before, _, after = text.strip().partition("DESCRIPTION")
-    return before, after
-
-
-def _auto_class(model: Any) -> str:
-    """The auto class that loads `model`."""
-    from transformers.models.auto import modeling_auto
-
-    # The same class may be there for pre-training, too: that is not what people load it for.
-    for name in sorted(vars(modeling_auto), key="AutoModelForPreTraining".__eq__):
-        mapping = getattr(getattr(modeling_auto, name), "_model_mapping", None)
-        if name.startswith("Auto") and mapping is not None and type(model.config) in mapping:
-            classes = mapping[type(model.config)]
-            if type(model) in (classes if isinstance(classes, (list, tuple)) else [classes]):
-                return name
-    return type(model).__name__
-
-
-def _hub_id(name: str | None) -> str | None:
+def hub_id(name: str | None) -> str | None:
     """`name` if it can be a repository on the Hub; a local path says nothing to others."""
     if not name or Path(name).exists():
         return None
@@ -268,3 +147,58 @@ def _hub_id(name: str | None) -> str | None:
     except HFValidationError:
         return None
     return name
+
+
+def _metadata(head: str) -> ModelCard | None:
+    """The card with nothing but its metadata; `None` if that cannot be read."""
+    try:
+        return ModelCard(head or "---\n{}\n---\n")
+    except (ValueError, TypeError, yaml.YAMLError) as error:
+        logger.warning(f"The metadata of the model card cannot be read, and stays as it is: {error}")
+        return None
+
+
+def _settings_in(section: str) -> Any:
+    """The settings that a section names; `None` if somebody edited them beyond recognition."""
+    found = _SETTINGS.search(section)
+    try:
+        return json.loads(found.group(1)) if found else None
+    except ValueError:
+        return None
+
+
+def _update_results(data: ModelCardData, new: list[EvalResult], changed: bool) -> list[EvalResult]:
+    """Brings the results in the metadata up to date; returns those of ours."""
+    found = data.eval_results or []
+    replaced = {result.unique_identifier for result in new}  # by others of the same task and data
+    stale = [result for result in found if is_ours(result) and (changed or result.unique_identifier in replaced)]
+    results = [*(result for result in found if result not in stale), *new]
+    if results != found:
+        data.eval_results = results or None
+        data.model_name = data.model_name if results else None
+    return [result for result in results if is_ours(result)]
+
+
+def _put(text: str, render: Callable[[bool], str]) -> str:
+    """`text` with the section in the place of the older one, or at the end; `render` learns if it stands alone."""
+    found = _SECTION.search(text)
+    if found is not None:
+        section = render(not _SECTION.sub("", text).strip())
+        return f"{text[: found.start()]}{section}{text[found.end() :]}"
+    end_of_line = "" if not text or text.endswith("\n") else "\n"
+    return f"{text}{end_of_line}\n{render(not text.strip())}\n"
+
+
+def _render(settings: dict[str, Any], results: list[EvalResult], alone: bool, saved: bool = True, **about: Any) -> str:
+    template = resources.files(__package__).joinpath("model_card.md").read_text(encoding="utf-8")
+    passed = {name: value for name, value in settings.items() if name != "format_version"}
+    about |= {
+        "heading": "#" if alone else "##",
+        "title": about.get("title") if alone else "Token merging",
+        "repository": json.dumps(about.get("repository") or "path/or/id"),
+        "keyword": None if saved else repr(passed["ratio"] if passed.keys() == {"ratio"} else passed),
+        "settings": json.dumps(settings, indent=2),
+        "evaluations": tables(results),
+    }
+    text = jinja2.Template(template, trim_blocks=True, lstrip_blocks=True).render(**about)
+    return re.sub(r"\n{3,}", "\n\n", text).strip("\n")

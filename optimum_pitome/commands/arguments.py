@@ -18,42 +18,62 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+import typing
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from ..configuration.fields import FIELDS, METRICS, PRESETS, fields_of
-from ..methods import ALGORITHMS, ENERGIES
+from ..configuration.checks import Setting
+from ..configuration.fields import COUNTS, FIELDS, fields_of
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 
 #: Of `evaluate`; what they do is in `tasks.py`, which imports torch.
 TASK_NAMES = ("image-classification", "text-classification", "visual-question-answering", "image-text-retrieval")
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
+def add_options(parser: argparse.ArgumentParser, command: str) -> None:
     parser.add_argument("model", help="Hub id or folder of a model, or of a PiToMe recipe.")
     parser.add_argument("--revision", default="main", help="Revision on the Hub.")
+    add_settings(parser)
+    {"summary": _add_summary, "evaluate": add_evaluation, "benchmark": _add_benchmark}[command](parser)
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
     """The fields of `PiToMeConfig`. They are checked as they are parsed, before torch is imported."""
-    group = parser.add_argument_group("merging", "Without any of these: the settings in config.json, or the defaults.")
-    group.add_argument(
-        "--ratio",
-        type=_field("ratio", _ratio),
-        help="Fraction of the tokens that each layer keeps, such as 0.9; or a list, 0.9,0.95,1",
+    group = parser.add_argument_group(
+        "merging",
+        "Without any of these: the settings in config.json, or the defaults. Lists are written with commas, such as "
+        "--ratio 0.9,0.95,1 (and --layers=-2,-1 where the first number is negative).",
     )
-    group.add_argument("--layers", type=_field("layers", _layers), help="Layers that merge, such as 0,1,2")
-    group.add_argument("--min-tokens", type=_field("min_tokens", int), help="See PiToMeConfig.min_tokens.")
-    choices = {"algorithm": ALGORITHMS, "energy": ENERGIES, "metric": METRICS, "preset": PRESETS}
-    for name, accepted in choices.items():
-        group.add_argument(f"--{name}", choices=list(accepted), help=f"See PiToMeConfig.{name}.")
+    for name, setting in FIELDS.items():
+        if setting.scope != "file":
+            usual = "" if setting.usual is None else f" Usually {setting.usual}."
+            text = (setting.help + usual).replace("`", "").replace("%", "%%")
+            group.add_argument(f"--{name.replace('_', '-')}", help=text, **_option(setting))
     group.add_argument(
-        "--importance", type=_field("importance", float), help="See PiToMeConfig.importance; 0 leaves it out."
+        "--pitome-config",
+        metavar="JSON",
+        type=_json_settings,
+        help="Any fields as JSON, or a file with them. The options above come before it.",
     )
-    group.add_argument(
-        "--pitome-config", metavar="JSON", type=_json_settings, help="Any fields as JSON, or a file with them."
+
+
+def _add_summary(parser: argparse.ArgumentParser) -> None:
+    _add_sizes(parser)
+    parser.add_argument(
+        "--count",
+        choices=COUNTS,
+        default="exact",
+        help="exact (default), or paper: as the tables of the paper count.",
     )
+
+
+def _add_sizes(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--num-tokens", type=int, help="Sequence length (default: the model's longest).")
+    parser.add_argument("--image-size", type=int, help="Side of the pictures in pixels (default: the model's).")
 
 
 def add_evaluation(parser: argparse.ArgumentParser) -> None:
@@ -97,7 +117,7 @@ def add_evaluation(parser: argparse.ArgumentParser) -> None:
     several.add_argument(
         "--ratios",
         nargs="+",
-        type=_field("ratio", _ratio),
+        **_option(FIELDS["ratio"]),
         help="Several ratios, such as 0.95 0.9 0.8; each may be a list (0.9,0.95,1).",
     )
     several.add_argument(
@@ -125,10 +145,9 @@ def add_evaluation(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_benchmark(parser: argparse.ArgumentParser) -> None:
+def _add_benchmark(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, nargs="+", default=[1, 8, 32], help="One or several (1 8 32).")
-    parser.add_argument("--num-tokens", type=int, help="Length of the texts (default: the model's longest).")
-    parser.add_argument("--image-size", type=int, help="Side of the pictures in pixels (default: the model's).")
+    _add_sizes(parser)
     parser.add_argument("--rounds", type=int, default=20, help="How often each is timed (20).")
     parser.add_argument("--warmup", type=int, default=3, help="Rounds before that, which do not count (3).")
     parser.add_argument("--device", default="cpu", help="Such as cpu (default) or cuda.")
@@ -144,11 +163,8 @@ def fail(parser: argparse.ArgumentParser, error: Exception) -> NoReturn:
 
 def settings_from(args: argparse.Namespace) -> dict[str, Any] | None:
     """The settings of the command line as keyword arguments of `PiToMeConfig`; `None` if there are none."""
-    settings = dict(args.pitome_config or {})
-    for name in ("ratio", "layers", "min_tokens", "algorithm", "energy", "metric", "preset", "importance"):
-        if getattr(args, name) is not None:
-            settings[name] = getattr(args, name)
-    return settings or None
+    options = {name: value for name in FIELDS if (value := getattr(args, name, None)) is not None}
+    return {**(args.pitome_config or {}), **options} or None
 
 
 def pitome_keyword(args: argparse.Namespace, config: Any) -> dict[str, Any]:
@@ -162,49 +178,75 @@ def pitome_keyword(args: argparse.Namespace, config: Any) -> dict[str, Any]:
     return {} if settings is None else {"pitome": settings}
 
 
-def _field(name: str, read: Callable[[str], Any]) -> Callable[[str], Any]:
-    """For argparse: reads text, and checks it as the field `name`."""
+def configured(args: argparse.Namespace) -> tuple[PreTrainedConfig, dict[str, Any]]:
+    """The configuration of the model that a command is about, of a recipe that of its base model, with `--image-size`;
+    and `pitome=` for it."""
+    from transformers import AutoConfig
 
-    def convert(text: str) -> Any:
-        try:
-            value = read(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(
-                f"{text}: expected a number, or several with commas between them."
-            ) from None
-        return _checked(name, value)
+    from ..configuration.config import PiToMeConfig, configurations
+    from ..hub.recipe_lookup import base_model_of
 
-    return convert
+    config = AutoConfig.from_pretrained(args.model, revision=args.revision)
+    keyword = pitome_keyword(args, config)
+    if isinstance(config, PiToMeConfig):
+        keyword.setdefault("pitome", config)
+        config = AutoConfig.from_pretrained(base_model_of(config, args.model))
+    size = args.image_size
+    if size is not None:
+        parts = [part for _, part in configurations(config) if hasattr(part, "image_size")]
+        readers = [part for part in parts if getattr(part, "patch_size", None) is not None]
+        if not readers:
+            raise ValueError("--image-size is for models of images.")
+        for reader in readers:
+            if size < reader.patch_size or size % reader.patch_size:
+                raise ValueError(f"--image-size {size}: expected a multiple of the patch size, {reader.patch_size}.")
+            reader.image_size = size
+    return config, keyword
+
+
+def _option(setting: Setting) -> dict[str, Any]:
+    """How argparse reads a field: its type says it."""
+    if setting.choices is not None:
+        return {"choices": list(setting.choices)}
+    kinds = typing.get_args(setting.type)
+    if bool in kinds:
+        return {"action": argparse.BooleanOptionalAction}
+    if dict[str, Any] in kinds:
+        return {"type": lambda text: _checked(setting.name, _json(text, '{"vision": 0.9}')), "metavar": "JSON"}
+    return {"type": lambda text: _checked(setting.name, _numbers(text, kinds))}
 
 
 def _checked(name: str, value: Any) -> Any:
     try:
-        return FIELDS[name](name, value)
+        return FIELDS[name].checked(value)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def _ratio(text: str) -> float | list[float]:
-    values = [float(part) for part in text.split(",")]
-    return values if len(values) > 1 else values[0]
+def _numbers(text: str, kinds: tuple[Any, ...]) -> float | list[float]:
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text}: expected a number, or several with commas between them.") from None
+    if int in kinds or list[int] in kinds:
+        numbers = [int(number) if number.is_integer() else number for number in numbers]
+    return numbers[0] if len(numbers) == 1 and (int in kinds or float in kinds) else numbers
 
 
-def _layers(text: str) -> list[int]:
-    return [int(part) for part in text.split(",")]
-
-
-def _json_settings(text: str) -> dict[str, Any]:
-    """The fields in JSON, or in a file with JSON."""
+def _json(text: str, example: str) -> dict[str, Any]:
+    """An object in JSON, or in a file with JSON."""
     try:
         settings = json.loads(text if text.lstrip().startswith("{") else Path(text).read_text(encoding="utf-8"))
         if not isinstance(settings, dict):
             raise ValueError(f"expected an object, not {type(settings).__name__}")
     except (OSError, RecursionError, ValueError) as error:
-        raise argparse.ArgumentTypeError(
-            f'{error}. Expected JSON such as {{"ratio": 0.9}}, or a file of it.'
-        ) from None
+        raise argparse.ArgumentTypeError(f"{error}. Expected JSON such as {example}, or a file of it.") from None
+    return settings
+
+
+def _json_settings(text: str) -> dict[str, Any]:
     try:
-        settings = fields_of(settings)
+        settings = fields_of(_json(text, '{"ratio": 0.9}'))
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     return {name: _checked(name, value) if name in FIELDS else value for name, value in settings.items()}

@@ -22,35 +22,20 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModel, PreTrainedConfig
+from transformers import AutoModel
 from transformers.utils import logging
 
 from ..analysis import pitome_summary
 from ..analysis.timing import DenseMergedTimer
-from ..configuration.config import PiToMeConfig
-from ..hub.recipe_lookup import base_model_of
-from .arguments import fail, pitome_keyword
+from .arguments import configured
 
 
 def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
-    try:
-        _benchmark(args)
-    except (ValueError, OSError, ImportError) as error:
-        fail(parser, error)
-
-
-def _benchmark(args: argparse.Namespace) -> None:
     if args.rounds < 1 or args.warmup < 0 or min(args.batch_size) < 1:
         raise ValueError("--rounds and --batch-size start at 1, --warmup at 0.")
     if not isinstance(getattr(torch, args.dtype, None), torch.dtype):
         raise ValueError(f"--dtype {args.dtype}: expected float32, bfloat16 or float16.")
-    config = AutoConfig.from_pretrained(args.model, revision=args.revision)
-    keyword = pitome_keyword(args, config)
-    if isinstance(config, PiToMeConfig):
-        keyword.setdefault("pitome", config)
-        config = AutoConfig.from_pretrained(base_model_of(config, args.model))
-    if args.image_size is not None:
-        _set_image_size(config, args.image_size)
+    config, keyword = configured(args)
     torch.manual_seed(0)
     # How long a forward takes does not depend on the weights: none are read.
     model = AutoModel.from_config(config, dtype=getattr(torch, args.dtype), **keyword).train(args.training)
@@ -78,15 +63,6 @@ def _benchmark(args: argparse.Namespace) -> None:
         timing = timer.result()
         numbers = (f"{timing.dense_ms:.4g}", f"{timing.merged_ms:.4g}", f"{timing.speedup:.2f}x")
         sys.stdout.write(row.format(size, *numbers, f"{timing.speedup_low:.2f} to {timing.speedup_high:.2f}"))
-
-
-def _set_image_size(config: PreTrainedConfig, size: int) -> None:
-    patch = getattr(config, "patch_size", None)
-    if not hasattr(config, "image_size") or patch is None:
-        raise ValueError("--image-size is for models of images.")
-    if size < patch or size % patch:
-        raise ValueError(f"--image-size {size}: expected a multiple of the patch size, {patch}.")
-    config.image_size = size
 
 
 def training_step(forward: Callable[..., Any], model: torch.nn.Module) -> Callable[..., None]:

@@ -28,11 +28,11 @@ from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import validate_repo_id
 from transformers import AutoConfig, PreTrainedConfig
 
-from ..cards.card import may_write, write_card, write_recipe_card
 from ..configuration.config import PiToMeConfig
 from ..evaluation.data import find_columns, load_labelled, take
 from ..evaluation.evaluation import evaluate
 from ..evaluation.results import Evaluations
+from ..hub.model_cards import write_card, write_recipe_card
 from .arguments import fail, pitome_keyword, settings_from
 from .tasks import TASKS
 
@@ -53,11 +53,6 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> tuple[PreTrainedConfig, Evaluations, Any]:
-    if args.model_card is not None and not may_write(args.model_card):
-        raise ValueError(
-            f"--model-card {args.model_card}: there is a card that somebody wrote or edited. It is not overwritten: "
-            "name another file."
-        )
     for option in ("base_model", "provenance"):
         if getattr(args, option) is not None and args.model_card is None:
             raise ValueError(f"--{option.replace('_', '-')} is for the card: name one with --model-card.")

@@ -20,20 +20,16 @@ import argparse
 import sys
 
 import torch
-from transformers import AutoConfig, AutoModel
+from transformers import AutoModel
 
 from ..analysis import pitome_summary
-from .arguments import fail, pitome_keyword
+from .arguments import configured
 
 
 def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
-    try:
-        config = AutoConfig.from_pretrained(args.model, revision=args.revision)
-        keyword = pitome_keyword(args, config)
-        # On the meta device a model of any size takes no memory and no weights.
-        with torch.device("meta"):
-            model = AutoModel.from_config(config, **keyword)
-        summary = pitome_summary(model, num_tokens=args.num_tokens, count=args.count)
-    except (ValueError, OSError) as error:
-        fail(parser, error)
+    config, keyword = configured(args)
+    # On the meta device a model of any size takes no memory and no weights.
+    with torch.device("meta"):
+        model = AutoModel.from_config(config, **keyword)
+    summary = pitome_summary(model, num_tokens=args.num_tokens, count=args.count)
     sys.stdout.write(f"{summary}\n")

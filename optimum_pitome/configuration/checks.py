@@ -12,7 +12,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Checks of single values: each returns the value as plain data, or says what is accepted instead.
+"""Checks of single values: each returns the value as plain data, or says what is accepted instead. [`Setting`] holds
+what is known of a field.
 
 Imports nothing heavy: the command line checks its options here before it imports torch.
 """
@@ -20,11 +21,16 @@ Imports nothing heavy: the command line checks its options here before it import
 from __future__ import annotations
 
 import difflib
+import functools
+import inspect
 import itertools
 import math
 import re
 import reprlib
-from collections.abc import Collection, Sequence
+import textwrap
+import typing
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -34,7 +40,7 @@ FORMAT_VERSION = "1.1"
 #: More layers than any model has: what is longer is a mistake, and is not worth reading.
 MAX_ENTRIES = 1000
 _MAX_PATH = 4096
-_MAX_COUNT = 2**31 - 1
+MAX_COUNT = 2**31 - 1
 
 
 class _Short(reprlib.Repr):
@@ -142,17 +148,15 @@ def check_choice(name: str, value: Any, choices: Collection[str], register: str 
     raise ValueError(f"{name}={show(value)} is not known. Accepted: {', '.join(map(repr, choices))}.{hint}")
 
 
-def check_bool(name: str, value: Any) -> bool | None:
-    if value is None or isinstance(value, bool):
+def check_bool(name: str, value: Any) -> bool:
+    if isinstance(value, bool):
         return value
     raise ValueError(f"{name}={show(value)}: expected True, False, or None for the architecture's default.")
 
 
-def check_number(name, value, low, high, listable=False, optional=False, open_end=False):
+def check_number(name, value, low, high, listable=False, open_end=False):
     interval = f"[{low:g}, {high:g}{')' if open_end else ']'}"
     accepted = f"a number in {interval}" + (" or a list of them, one per layer" if listable else "")
-    if value is None and optional:
-        return None
     given = plain(value)
     if isinstance(given, (list, tuple)) and listable:
         if not 0 < len(given) <= MAX_ENTRIES:
@@ -173,54 +177,82 @@ def check_number(name, value, low, high, listable=False, optional=False, open_en
     return number
 
 
-def check_count(name: str, value: Any) -> int | None:
+def _is_whole(value: Any, low: int, high: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
+def check_count(name: str, value: Any) -> int:
     number = plain(value)
-    if number is None:
-        return None
-    if isinstance(number, int) and not isinstance(number, bool) and 0 <= number <= _MAX_COUNT:
-        return int(number)
-    raise ValueError(f"{name}={show(value)}: expected a whole number of at least 0, or None.")
+    if not _is_whole(number, 0, MAX_COUNT):
+        raise ValueError(f"{name}={show(value)}: expected a whole number of at least 0, or None.")
+    return int(number)
 
 
-def check_token_ids(name: str, value: Any) -> list[int] | None:
-    if value is None:
-        return None
-    given = plain(value)
-    items = given if isinstance(given, (list, tuple, range)) else None
-    if items is not None and len(items) > MAX_ENTRIES:
-        raise ValueError(f"{name}={show(value)} has {len(items)} entries; at most {MAX_ENTRIES} are accepted.")
-    items = None if items is None else [plain(item) for item in items]
-    if items is None or not all(
-        isinstance(i, int) and not isinstance(i, bool) and 0 <= i <= _MAX_COUNT for i in items
-    ):
-        raise ValueError(
-            f"{name}={show(value)}: expected a list of token ids, whole numbers of at least 0, such as "
-            "[tokenizer.mask_token_id], or None."
-        )
-    if len(set(items)) != len(items):
-        raise ValueError(f"{name}={show(value)} names a token twice.")
-    return [int(item) for item in items]
+def check_integers(item: str, accepted: str, low: int, high: int, may_be_empty: bool = False) -> Callable:
+    """The check of a list of different `item`s; `accepted` says which there are."""
+
+    def check(name: str, value: Any) -> list[int]:
+        given = plain(value)
+        is_list = isinstance(given, (list, tuple, range)) and (len(given) > 0 or may_be_empty)
+        if is_list and len(given) > MAX_ENTRIES:
+            raise ValueError(f"{name}={show(value)} has {len(given)} entries; at most {MAX_ENTRIES} are accepted.")
+        items = [plain(item) for item in given] if is_list else []
+        if not is_list or not all(_is_whole(item, low, high) for item in items):
+            raise ValueError(f"{name}={show(value)}: expected a list of {accepted}, or None for the default.")
+        if len(set(items)) != len(items):
+            raise ValueError(f"{name}={show(value)} names a {item} twice.")
+        return [int(item) for item in items]
+
+    return check
 
 
-def check_layers(name: str, value: Any) -> list[int] | None:
-    if value is None:
-        return None
-    given = plain(value)
-    items = given if isinstance(given, (list, tuple, range)) else ()
-    if len(items) > MAX_ENTRIES:
-        raise ValueError(f"{name}={show(value)} has {len(items)} entries, more than any model has layers.")
-    items = [plain(item) for item in items]
-    indices = [int(item) for item in items if isinstance(item, int) and not isinstance(item, bool)]
-    if not items or len(indices) < len(items) or max(map(abs, indices)) > MAX_ENTRIES:
-        raise ValueError(
-            f"{name}={show(value)}: expected a list of layer indices such as [0, 1, 2], or None for the default."
-        )
-    if len(set(indices)) != len(indices):
-        raise ValueError(f"{name}={show(value)} names a layer twice.")
-    return indices
-
-
-def check_path(name: str, value: Any) -> str | None:
-    if value is None or (isinstance(value, str) and len(value) <= _MAX_PATH and is_text(value)):
+def check_path(name: str, value: Any) -> str:
+    if isinstance(value, str) and len(value) <= _MAX_PATH and is_text(value):
         return value
     raise ValueError(f"{name}={show(value)}: expected a Hub id or a local path, as a string.")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is known of a field: the checks, the documentation, the options of the command line and the defaults of
+    `modeling/resolve.py` are made of these.
+
+    Attributes:
+        help (`str`): what it does, in sentences.
+        check (`Callable[[str, Any], Any]`):
+            From name and value to the value as plain data; a `ValueError` says what is accepted. It does not get the
+            `None` of a field that may stay open.
+        choices (`Collection[str]`, *optional*): the values, where they have names.
+        usual: what `None` stands for where an architecture says nothing else: what measured best (README, "Settings").
+        scope (`str`): whether it is set for each `"part"` of a model, for the `"model"`, or only in a `"file"`.
+        read_by (`Callable[[Algorithm, Energy], bool]`, *optional*): which methods read it. `None`: all.
+        name (`str`), type, default: as [`Settings`] declares them.
+    """
+
+    help: str
+    check: Callable[[str, Any], Any]
+    choices: Collection[str] | None = None
+    usual: Any = None
+    scope: str = "part"
+    read_by: Callable[[Any, Any], bool] | None = None
+    name: str = ""
+    type: Any = None
+    default: Any = None
+
+    def checked(self, value: Any) -> Any:
+        return None if value is None and self.default is None else self.check(self.name, value)
+
+    def documentation(self) -> str:
+        """The field's entry in the documentation of [`PiToMeConfig`]."""
+        kinds = [kind for kind in typing.get_args(self.type) or [self.type] if kind is not type(None)]
+        types = " or ".join(f"`{inspect.formatannotation(kind)}`" for kind in kinds).replace("typing.", "")
+        default = f", defaults to `{self.default!r}`" if self.default is not None else ""
+        usual = f", usually `{self.usual!r}`" if self.usual is not None else ""
+        text = textwrap.fill(self.help, 119, initial_indent=" " * 12, subsequent_indent=" " * 12)
+        return f"        {self.name} ({types}, *optional*{default}{usual}):\n{text}\n"
+
+
+def declare(help, check=None, default=None, choices=None, register="", **more: Any) -> Any:
+    """The default of a field in [`Settings`], with its [`Setting`]. Where there are choices, they make the check."""
+    check = check or functools.partial(check_choice, choices=choices, register=register)
+    return field(default=default, metadata={"setting": Setting(help, check, choices, **more)})

@@ -16,72 +16,43 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import functools
+import marshal
 import os
 from collections.abc import Iterator, Mapping
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedConfig
 from transformers.utils import logging
 
-from .checks import FORMAT_VERSION, check_version, is_number, show
-from .fields import FIELDS, LOADING_KEYS, NOT_OF_A_PART, TRANSFORMERS_KEYS, fields_of, unknown_field_message
+from .checks import FORMAT_VERSION, Setting, check_version, is_number, show
+from .fields import FIELDS, LOADING_KEYS, TRANSFORMERS_KEYS, Settings, fields_of, unknown_field_message
 
 
 logger = logging.get_logger(__name__)
 
 #: Keys that transformers writes into, or passes through, every configuration.
 _BASE_KEYS = TRANSFORMERS_KEYS | LOADING_KEYS | {field.name for field in dataclasses.fields(PreTrainedConfig)}
+#: What transformers puts into every configuration. To make it anew each time would take longer than all the rest.
+_UNTOUCHED = vars(PreTrainedConfig())
 
 
-class PiToMeConfig(PreTrainedConfig):
+def _seal(fields: Mapping[str, Any]) -> bytes | None:
+    """Bytes that differ where a field does, be it only in its type; `None` if one is no plain data."""
+    try:
+        return marshal.dumps([fields.get(name) for name in FIELDS], 2)  # later versions depend on who else holds what
+    except ValueError:
+        return None
+
+
+class PiToMeConfig(PreTrainedConfig, Settings):
     """How a model merges its tokens.
 
-    Fields left at `None` take the value that measured best for the architecture at hand (`pitome_summary` shows them).
-
-    Args:
-        ratio (`float` or `list[float]`, *optional*, defaults to 0.9):
-            Fraction of the mergeable tokens that each merging layer keeps, in [0.5, 1]. A list gives one per layer of
-            the model (or one per entry of `layers`). 1.0 is the dense model.
-        layers (`list[int]`, *optional*):
-            Indices of the layers that merge; negative ones count from the end.
-        min_tokens (`int`, *optional*):
-            So many of a sample's mergeable tokens stay in any case: short texts, which have little to gain, are left
-            as they are, and long ones never get shorter than this. `None`: no such floor.
-        algorithm (`str`, *optional*, defaults to `"pitome"`):
-            How tokens are matched: `"pitome"`, `"pitome_unprotected"` (the energy-ordered matching that the released
-            code of the paper uses in some layers: any token may merge), `"pitome_halves"` (its matching for text: the
-            more redundant half of the candidates joins the other), `"tome"` (alternating positions), or
-            `"random"` (drops tokens unseen: the floor that the others must clear).
-        energy (`str`, *optional*):
-            `"paper"` (equation 4), `"elu"`, `"gaussian"` (the released code's), or `"nearest"` (similarity to the
-            nearest other token).
-        metric (`str`, *optional*): What is compared: `"keys"` (mean over the heads) or `"hidden_states"`.
-        margin (`float` or `list[float]`, *optional*):
-            Margin of the energy, below 1, one for all or one per layer. `None`: `0.9 - 0.9 * i / L` (equation 4).
-        alpha (`float`, *optional*, defaults to 1.0): Scale of the energy below the margin.
-        importance (`float`, *optional*):
-            Exponent with which the class token's attention weighs the distances between tokens, in [0, 1]: what it
-            does not look at merges first. `None`: 0.5 with the default algorithm and energy on encoders that have a
-            class token, else 0. 0 leaves it out.
-        proportional_attention (`bool`, *optional*): Add the log size of the merged keys to the attention scores.
-        unmerge (`bool`, *optional*):
-            Return outputs at the original length, each token with its group's vector. `False`: the short sequence.
-        preset (`str`, *optional*):
-            `"official"`: fields left at `None` do what the released code of the paper does for the architecture.
-        parts (`dict[str, float | dict | PiToMeConfig]`, *optional*):
-            Which parts of a model merge, and how: `{"vision": 0.9, "text": {"ratio": 0.8}}`. What a part leaves open
-            comes from the fields above; parts that are not named stay dense. `None`: in a model that has a vision
-            part only that one merges. The names are those of the registered architectures (`Architecture.part`).
-        base_model_name_or_path (`str`, *optional*):
-            Makes this configuration a recipe: a repository without weights that loads that model, rewritten.
-        format_version (`str`): Version of this format.
-        protect_token_ids (`list[int]`, *optional*):
-            Ids of tokens of a text that never merge, beside the special tokens, which need no naming. They may be any
-            number: as many others merge in their place, as long as more of those are there than a layer removes. A
-            model that predicts masked tokens adds its mask token by itself, where its tokenizer is found beside the
-            weights.
+    [`Settings`] declares the fields. Those left at `None` take the value that measured best for the architecture at
+    hand (`pitome_summary` shows them).
 
     Raises:
         ValueError: for an unknown field or a value out of range; the message names what is accepted.
@@ -89,63 +60,33 @@ class PiToMeConfig(PreTrainedConfig):
 
     model_type = "pitome"
 
-    def __init__(
-        self,
-        /,
-        ratio: float | list[float] = 0.9,
-        layers: list[int] | None = None,
-        min_tokens: int | None = None,
-        algorithm: str | None = None,
-        energy: str | None = None,
-        metric: str | None = None,
-        margin: float | list[float] | None = None,
-        alpha: float | None = None,
-        importance: float | None = None,
-        proportional_attention: bool | None = None,
-        unmerge: bool | None = None,
-        preset: str | None = None,
-        parts: dict[str, Any] | None = None,
-        base_model_name_or_path: str | None = None,
-        format_version: str = FORMAT_VERSION,
-        protect_token_ids: list[int] | None = None,
-        **kwargs: Any,
-    ):
-        unknown = sorted(key for key in kwargs if key not in _BASE_KEYS)
-        newer_minor = check_version(format_version)
-        if unknown and not newer_minor:
-            raise ValueError(unknown_field_message(unknown[0], kwargs[unknown[0]]))
-        if unknown:
-            logger.warning(
-                f"This PiToMe configuration was written by a newer optimum_pitome (format {format_version}, this is "
-                f"{FORMAT_VERSION}). Fields unknown here are ignored: {show(unknown)}."
-            )
-        base = {key: value for key, value in kwargs.items() if key in _BASE_KEYS}
-        try:
-            super().__init__(**base)
-        except Exception as error:
-            raise ValueError(f"transformers refuses {show(base)} in a PiToMeConfig: {show(str(error))}.") from error
-        given = {
-            "ratio": ratio,
-            "layers": layers,
-            "min_tokens": min_tokens,
-            "algorithm": algorithm,
-            "energy": energy,
-            "metric": metric,
-            "margin": margin,
-            "alpha": alpha,
-            "importance": importance,
-            "proportional_attention": proportional_attention,
-            "unmerge": unmerge,
-            "preset": preset,
-            "protect_token_ids": protect_token_ids,
-            "parts": parts,
-            "base_model_name_or_path": base_model_name_or_path,
-            "format_version": format_version,
-        }
-        for name, check in FIELDS.items():
-            setattr(self, name, check(name, given[name]))
-        #: Arguments of `from_pretrained` that are meant for the model that this recipe names. They are never saved.
-        self.model_arguments: dict[str, Any] = {}
+    if not TYPE_CHECKING:  # type checkers make the signature of the fields
+
+        @functools.wraps(Settings.__init__, assigned=())
+        def __init__(self, /, *args: Any, **kwargs: Any):
+            given = vars(Settings(*args, **{name: kwargs.pop(name) for name in FIELDS if name in kwargs}))
+            version = given["format_version"]
+            newer_minor = check_version(version)
+            base = {key: kwargs.pop(key) for key in list(kwargs) if key in _BASE_KEYS}
+            unknown = sorted(kwargs)
+            if unknown and not newer_minor:
+                raise ValueError(unknown_field_message(unknown[0], kwargs[unknown[0]]))
+            if unknown:
+                logger.warning(
+                    f"This PiToMe configuration was written by a newer optimum_pitome (format {version}, this is "
+                    f"{FORMAT_VERSION}). Fields unknown here are ignored: {show(unknown)}."
+                )
+            try:
+                untouched = vars(PreTrainedConfig(**base)) if base else _UNTOUCHED
+            except Exception as error:
+                message = f"transformers refuses {show(base)} in a PiToMeConfig: {show(str(error))}."
+                raise ValueError(message) from error
+            own = vars(self)  # not by setattr, which is slow in a PreTrainedConfig
+            own.update((name, copy.copy(value)) for name, value in untouched.items())
+            own.update((name, setting.checked(given[name])) for name, setting in FIELDS.items())
+            # Arguments of `from_pretrained` that are meant for the model that this recipe names. They are never saved.
+            own["model_arguments"] = {}
+            own["_checked"] = _seal(own) or b""
 
     @classmethod
     def paper(cls, ratio: float | list[float] = 0.9, **kwargs: Any) -> PiToMeConfig:
@@ -168,10 +109,9 @@ class PiToMeConfig(PreTrainedConfig):
         if value is None or value is False:
             return None
         if isinstance(value, cls):
-            # A configuration can be changed after it was made. The repr tells 0.9 from numpy's 0.9.
-            fields = {name: getattr(value, name, None) for name in FIELDS}
-            checked = {name: check(name, fields[name]) for name, check in FIELDS.items()}
-            return value if repr(fields) == repr(checked) else cls(**checked)
+            own = vars(value)  # which somebody may have changed since
+            unchanged = _seal(own) == own.get("_checked", b"")
+            return value if unchanged else cls(**{name: own.get(name) for name in FIELDS})
         if isinstance(value, Mapping):
             return cls(**fields_of(value))
         if is_number(value):
@@ -222,44 +162,42 @@ class PiToMeConfig(PreTrainedConfig):
             return self
         if name not in self.parts:
             return None
-        shared = {key: value for key, value in self.to_pitome_dict().items() if key not in NOT_OF_A_PART}
+        shared = {key: value for key, value in self.to_pitome_dict().items() if FIELDS[key].scope == "part"}
         return type(self)(**{**shared, **self.parts[name]})
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
-        """Writes `config.json`; for a recipe also a model card, unless the folder has one."""
+        """Writes `config.json`; for a recipe also its section of the model card."""
         super().save_pretrained(save_directory, **kwargs)
-        if self.base_model_name_or_path:
-            from ..cards.card import write_recipe_card
-
-            write_recipe_card(self, save_directory)
-
-    def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
-        """Uploads the recipe, tagged `pitome`. Takes what `PreTrainedConfig.push_to_hub` takes."""
-        kwargs["tags"] = [*(kwargs.get("tags") or []), "pitome"]
-        return super().push_to_hub(repo_id, **kwargs)
+        self._write_card(save_directory)
 
     def _upload_modified_files(self, working_dir: str | os.PathLike, repo_id: str, *args: Any, **kwargs: Any) -> Any:
         # The last step of `push_to_hub`: by now transformers has put the repository's card there, or a blank one.
-        if self.base_model_name_or_path:
-            from ..cards.card import write_recipe_card
-
-            write_recipe_card(self, working_dir, repository=repo_id)
+        self._write_card(working_dir, repository=repo_id)
         return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
+
+    def _write_card(self, directory: str | os.PathLike, **about: Any) -> None:
+        if self.base_model_name_or_path:
+            from ..cards.card import write_recipe_section
+
+            write_recipe_section(directory, self.to_pitome_dict(), **about)
 
     def to_pitome_dict(self) -> dict[str, Any]:
         """The fields that are set, as plain data: what goes under `pitome` in a model's `config.json`."""
-        return {name: value for name in FIELDS if (value := getattr(self, name)) is not None}
+        fields = vars(self)
+        return {name: fields[name] for name in FIELDS if fields[name] is not None}
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as plain data, as it is saved."""
-        settings = super().to_dict()
-        settings.pop("model_arguments", None)
-        return settings
+        hidden = ("model_arguments", "_checked")
+        return {name: value for name, value in super().to_dict().items() if name not in hidden}
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, PiToMeConfig) and self.to_pitome_dict() == other.to_pitome_dict()
 
     __hash__ = None
+
+
+PiToMeConfig.__doc__ = f"{PiToMeConfig.__doc__}\n    Args:\n{''.join(map(Setting.documentation, FIELDS.values()))}"
 
 
 def register(configuration_auto: ModuleType) -> None:

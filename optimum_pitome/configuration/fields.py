@@ -12,29 +12,33 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The fields of [`PiToMeConfig`]: which there are, what each accepts, and how a dict that names them is understood.
+"""The fields of [`PiToMeConfig`], each declared once, and how a dict that names them is understood.
 
 Imports nothing heavy: the command line checks its options here before it imports torch.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping
+import typing
+from collections.abc import Mapping
 from typing import Any
 
 from ..methods import ALGORITHMS, ENERGIES
 from .checks import (
     FORMAT_VERSION,
+    MAX_COUNT,
+    MAX_ENTRIES,
+    Setting,
     check_bool,
-    check_choice,
     check_count,
-    check_layers,
+    check_integers,
     check_number,
     check_path,
-    check_token_ids,
     check_version,
+    declare,
     is_number,
     is_text,
     show,
@@ -42,46 +46,28 @@ from .checks import (
 )
 
 
-METRICS = ("keys", "hidden_states")
-PRESETS = ("official",)
-#: Parts of composite models, as the built-in families name them. An architecture may name others.
-PARTS = ("vision", "text")
-
+#: How `pitome_summary` counts.
+COUNTS = ("exact", "paper")
 #: What a matching that halves the tokens at most can keep.
 MIN_RATIO = 0.5
 
-#: More keys than any dict of settings has.
-_MAX_KEYS = 100
-_MAX_PART_NAME = 100
+#: More keys than any dict of settings has, and more letters than any part's name.
+_MAX_KEYS = _MAX_PART_NAME = 100
+_TOKEN_IDS = "token ids, whole numbers of at least 0, such as [tokenizer.mask_token_id]"
+_PART_SETTINGS = "Expected a ratio, or a dict such as {'ratio': 0.9}."
 
 #: Keys that transformers writes into every configuration. They carry nothing about merging.
 TRANSFORMERS_KEYS = frozenset(
-    {
-        "_attn_implementation_autoset",
-        "_commit_hash",
-        "_name_or_path",
-        "architectures",
-        "chunk_size_feed_forward",
-        "id2label",
-        "is_encoder_decoder",
-        "label2id",
-        "model_type",
-        "name_or_path",
-        "output_attentions",
-        "output_hidden_states",
-        "problem_type",
-        "return_dict",
-        "transformers_version",
-    }
+    "_attn_implementation_autoset _commit_hash _name_or_path architectures chunk_size_feed_forward id2label "
+    "is_encoder_decoder label2id model_type name_or_path output_attentions output_hidden_states problem_type "
+    "return_dict transformers_version".split()
 )
 #: Others of them, of which somebody who writes them beside a ratio expects something.
 LOADING_KEYS = frozenset({"attn_implementation", "dtype", "torch_dtype"})
 
 
-def check_parts(name: str, value: Any) -> dict[str, dict[str, Any]] | None:
+def check_parts(name: str, value: Any) -> dict[str, dict[str, Any]]:
     """Each part's settings, only those that were given: the rest comes from the fields that all parts share."""
-    if value is None:
-        return None
     accepted = "a dict from part to settings, such as {'vision': 0.9, 'text': {'ratio': 0.8}}"
     if not isinstance(value, Mapping) or not 0 < len(value) <= _MAX_KEYS:
         raise ValueError(f"{name}={show(value)}: expected {accepted}, or None for the default.")
@@ -105,39 +91,129 @@ def check_parts(name: str, value: Any) -> dict[str, dict[str, Any]] | None:
 def _settings_of_a_part(value: Any) -> dict[str, Any]:
     if is_number(value):
         value = {"ratio": value}
-    elif _is_config(value):
+    elif hasattr(type(value), "to_pitome_dict"):
         value = value.to_pitome_dict()
     elif not isinstance(value, Mapping):
-        raise ValueError(f"{show(value)} is not understood. Expected a ratio, or a dict such as {{'ratio': 0.9}}.")
+        raise ValueError(f"{show(value)} is not understood. {_PART_SETTINGS}")
     fields = fields_of(value, may_name_parts=False)
     for name in ("parts", "base_model_name_or_path"):
         if fields.get(name) is not None:
             raise ValueError(f"{name}={show(fields[name])}: a part has no {name} of its own.")
-    return {name: FIELDS[name](name, fields[name]) for name in fields if name not in NOT_OF_A_PART}
+    own = {name: value for name, value in fields.items() if name in FIELDS and FIELDS[name].scope == "part"}
+    return {name: FIELDS[name].checked(value) for name, value in own.items()}
 
 
-#: Field → its check, called with the name and the value. The one list of the fields.
-FIELDS: dict[str, Callable[[str, Any], Any]] = {
-    "ratio": functools.partial(check_number, low=MIN_RATIO, high=1.0, listable=True),
-    "layers": check_layers,
-    "min_tokens": check_count,
-    "algorithm": functools.partial(check_choice, choices=ALGORITHMS, register="optimum_pitome.register_algorithm"),
-    "energy": functools.partial(check_choice, choices=ENERGIES, register="optimum_pitome.register_energy"),
-    "metric": functools.partial(check_choice, choices=METRICS),
-    "margin": functools.partial(check_number, low=-1.0, high=1.0, listable=True, optional=True, open_end=True),
-    "alpha": functools.partial(check_number, low=0.0, high=math.inf, optional=True, open_end=True),
-    "importance": functools.partial(check_number, low=0.0, high=1.0, optional=True),
-    "proportional_attention": check_bool,
-    "unmerge": check_bool,
-    "preset": functools.partial(check_choice, choices=PRESETS),
-    "protect_token_ids": check_token_ids,
-    "parts": check_parts,
-    "base_model_name_or_path": check_path,
-    # What is written is always the current format: reading an older one upgrades it.
-    "format_version": lambda name, value: FORMAT_VERSION,
+@dataclasses.dataclass
+class Settings:
+    """The one declaration of the fields: name, type, default, and a [`Setting`]. Their order is that of arguments."""
+
+    ratio: float | list[float] = declare(
+        "Fraction of the mergeable tokens that each merging layer keeps, in [0.5, 1]. A list gives one per layer of "
+        "the model (or one per entry of `layers`). 1.0 is the dense model.",
+        functools.partial(check_number, low=MIN_RATIO, high=1.0, listable=True),
+        default=0.9,
+    )
+    layers: list[int] | None = declare(
+        "Indices of the layers that merge; negative ones count from the end. By default all merge, of a text "
+        "encoder the first three.",
+        check_integers("layer", "layer indices such as [0, 1, 2]", -MAX_ENTRIES, MAX_ENTRIES),
+    )
+    min_tokens: int | None = declare(
+        "So many of a sample's mergeable tokens stay in any case: short texts, which have little to gain, are left as "
+        "they are, and long ones never get shorter than this. By default there is no such floor.",
+        check_count,
+    )
+    algorithm: str | None = declare(
+        'How tokens are matched: `"pitome"`, `"pitome_unprotected"` (the energy-ordered matching that the released '
+        'code of the paper uses in some layers: any token may merge), `"pitome_halves"` (its matching for text: the '
+        'more redundant half of the candidates joins the other), `"tome"` (alternating positions), or `"random"` '
+        "(drops tokens unseen: the floor that the others must clear).",
+        choices=ALGORITHMS,
+        register="optimum_pitome.register_algorithm",
+        usual="pitome",
+    )
+    energy: str | None = declare(
+        'How redundant a token is: `"paper"` (equation 4), `"elu"`, `"gaussian"` (the released code\'s), or '
+        '`"nearest"` (similarity to the nearest other token).',
+        choices=ENERGIES,
+        register="optimum_pitome.register_energy",
+        usual="nearest",
+        read_by=lambda algorithm, energy: algorithm.reads_energy,
+    )
+    metric: str | None = declare(
+        'What is compared: `"keys"` (mean over the heads) or `"hidden_states"` (the default for texts).',
+        choices=("keys", "hidden_states"),
+        usual="keys",
+        read_by=lambda algorithm, energy: algorithm.comparisons is not None,
+    )
+    margin: float | list[float] | None = declare(
+        "Margin of the energy, below 1, one for all or one per layer. By default `0.9 - 0.9 * i / L` (equation 4).",
+        functools.partial(check_number, low=-1.0, high=1.0, listable=True, open_end=True),
+        read_by=lambda algorithm, energy: algorithm.reads_energy and energy.has_margin,
+    )
+    alpha: float | None = declare(
+        "Scale of the energy below the margin.",
+        functools.partial(check_number, low=0.0, high=math.inf, open_end=True),
+        usual=1.0,
+        read_by=lambda algorithm, energy: algorithm.reads_energy and energy.has_margin,
+    )
+    importance: float | None = declare(
+        "Exponent with which the class token's attention weighs the distances between tokens, in [0, 1]: what it does "
+        "not look at merges first. 0 leaves it out, which is the default with another algorithm or energy, and on "
+        "encoders that have no class token.",
+        functools.partial(check_number, low=0.0, high=1.0),
+        usual=0.5,
+        read_by=lambda algorithm, energy: algorithm.comparisons is not None,
+    )
+    proportional_attention: bool | None = declare(
+        "Add the log size of the merged keys to the attention scores.", check_bool, usual=True
+    )
+    unmerge: bool | None = declare(
+        "Return outputs at the original length, each token with its group's vector. `False`: the short sequence.",
+        check_bool,
+        usual=True,
+    )
+    preset: str | None = declare(
+        '`"official"`: fields that are not set do what the released code of the paper does for the architecture.',
+        choices=("official",),
+    )
+    parts: dict[str, Any] | None = declare(
+        'Which parts of a model merge, and how: `{"vision": 0.9, "text": {"ratio": 0.8}}`. What a part leaves open '
+        "comes from the other fields; parts that are not named stay dense. By default, in a model that has a vision "
+        "part, only that one merges. The names are those of the registered architectures (`Architecture.part`).",
+        check_parts,
+        scope="model",
+    )
+    base_model_name_or_path: str | None = declare(
+        "Makes this configuration a recipe: a repository without weights that loads that model, rewritten.",
+        check_path,
+        scope="file",
+    )
+    format_version: str = declare(
+        "Version of this format.",
+        # What is written is always the current format: reading an older one upgrades it.
+        lambda name, value: FORMAT_VERSION,
+        default=FORMAT_VERSION,
+        scope="file",
+    )
+    protect_token_ids: list[int] | None = declare(
+        "Ids of tokens of a text that never merge, beside the special tokens, which need no naming. They may be any "
+        "number: as many others merge in their place, as long as more of those are there than a layer removes. A "
+        "model that predicts masked tokens adds its mask token by itself, where its tokenizer is found beside the "
+        "weights.",
+        check_integers("token", _TOKEN_IDS, 0, MAX_COUNT, may_be_empty=True),
+    )
+
+
+_types = typing.get_type_hints(Settings)
+#: Field → what is known of it.
+FIELDS: dict[str, Setting] = {
+    declared.name: dataclasses.replace(
+        declared.metadata["setting"], name=declared.name, type=_types[declared.name], default=declared.default
+    )
+    for declared in dataclasses.fields(Settings)
 }
-#: Fields that say nothing about a single part.
-NOT_OF_A_PART = ("parts", "base_model_name_or_path", "format_version")
+_FIELDS_MESSAGE = f"Fields: {', '.join(FIELDS)}."
 
 
 def fields_of(settings: Mapping[Any, Any], may_name_parts: bool = True) -> dict[str, Any]:
@@ -149,7 +225,7 @@ def fields_of(settings: Mapping[Any, Any], may_name_parts: bool = True) -> dict[
         ValueError: for a key that is not a field.
     """
     if len(settings) > _MAX_KEYS:
-        raise ValueError(f"pitome={show(settings)} has {len(settings)} keys. {_fields_message()}")
+        raise ValueError(f"pitome={show(settings)} has {len(settings)} keys. {_FIELDS_MESSAGE}")
     given = {
         key: value
         for key, value in settings.items()
@@ -167,28 +243,22 @@ def fields_of(settings: Mapping[Any, Any], may_name_parts: bool = True) -> dict[
 
 def unknown_field_message(name: Any, value: Any = None) -> str:
     """Why `name` is refused; `value` may show that somebody meant a part of the model."""
-    close = _misspelt(name)
+    close, hint = _misspelt(name), ""
     if close:
         hint = f" Did you mean {close!r}?"
     elif name in LOADING_KEYS:
         hint = " It is no setting of merging: pass it to from_pretrained beside pitome."
-    elif isinstance(name, str) and (isinstance(value, Mapping) or _is_config(value) or _is_ratio(value)):
+    elif isinstance(name, str) and (0 < value <= 1 if is_number(value) else _are_settings(value)):
         hint = f" Settings of a part of the model go under parts: {{'parts': {{{show(name)}: {show(value, 100)}}}}}."
-    else:
-        hint = ""
-    return f"PiToMeConfig has no field {show(name)}.{hint} {_fields_message()}"
-
-
-def _fields_message() -> str:
-    return f"Fields: {', '.join(FIELDS)}."
+    elif isinstance(value, str):
+        hint = f" If it is a part of the model, parts[{show(name)}]: {show(value)} is not understood. {_PART_SETTINGS}"
+    return f"PiToMeConfig has no field {show(name)}.{hint} {_FIELDS_MESSAGE}"
 
 
 def _are_parts(given: Mapping[Any, Any]) -> bool:
     """Whether a dict without any field goes from part to settings, rather than being a field misspelt."""
-    others = [key for key in given if key not in PARTS]
-    if any(not isinstance(key, str) or key in LOADING_KEYS or _misspelt(key) for key in others):
-        return False
-    return len(others) < len(given) or all(_looks_like_settings(value) for value in given.values())
+    names = all(isinstance(key, str) and key not in LOADING_KEYS and not _misspelt(key) for key in given)
+    return names and any(value is None or value is False or _are_settings(value) for value in given.values())
 
 
 def _misspelt(name: Any) -> str | None:
@@ -196,14 +266,6 @@ def _misspelt(name: Any) -> str | None:
     return similar(name, list(FIELDS), cutoff=0.7)
 
 
-def _looks_like_settings(value: Any) -> bool:
-    return value is None or value is False or is_number(value) or isinstance(value, Mapping) or _is_config(value)
-
-
-def _is_ratio(value: Any) -> bool:
-    return is_number(value) and 0.0 < value <= 1.0
-
-
-def _is_config(value: Any) -> bool:
-    # Without importing PiToMeConfig, and with it transformers.
-    return hasattr(type(value), "to_pitome_dict")
+def _are_settings(value: Any) -> bool:
+    # A PiToMeConfig is known by its method, since importing it would import transformers.
+    return is_number(value) or isinstance(value, Mapping) or hasattr(type(value), "to_pitome_dict")

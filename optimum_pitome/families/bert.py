@@ -27,7 +27,7 @@ from .text import SETTINGS
 
 
 class BertStyleLayer(MergingLayer):
-    """Layers with BERT's sub-modules and arguments, whether the norm comes before or behind the residual sum."""
+    """Layers with BERT's sub-modules and arguments, whether the norm comes before or after the residual sum."""
 
     def attention_half(self, hidden_states, attention_mask=None, *decoder_arguments, **kwargs):
         # What else BERT's layers take belongs to decoders, which are refused: nothing is passed in it.

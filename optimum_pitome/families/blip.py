@@ -70,7 +70,7 @@ class BlipEncoderLayer(CLIPStyleLayer, modeling_blip.BlipEncoderLayer):
 
 
 def official_blip(index: int, num_layers: int) -> dict:
-    """BLIP in the released code: hidden states behind the attention, all layers but the last."""
+    """BLIP in the released code: hidden states after the attention, all layers but the last."""
     return {
         "energy": "elu",
         "metric": "hidden_states",

@@ -39,7 +39,7 @@ class CLIPEncoderLayer(CLIPStyleLayer, modeling_clip.CLIPEncoderLayer):
 
 
 def official_clip(index: int, num_layers: int) -> dict:
-    """CLIP in the released code: hidden states behind the attention, no proportional attention."""
+    """CLIP in the released code: hidden states after the attention, no proportional attention."""
     return {
         "energy": "elu",
         "metric": "hidden_states",

@@ -33,15 +33,12 @@ from transformers.models.mpnet import modeling_mpnet
 
 from ..modeling.call import CALL_KEY
 from ..modeling.layer import MergingLayer
+from ..modeling.marks import mark, read_mark
 from ..modeling.registry import register_architecture
 from ..modeling.state import STATE_KEY
 from ..modeling.token_arguments import cut_pairs
 from ..modeling.wrap import wrap
 from .text import SETTINGS
-
-
-#: Attribute of the embedded tokens `(B, N, dim)` with their ids `(B, N)`.
-_IDS = "pitome_input_ids"
 
 
 class MPNetLayer(MergingLayer, modeling_mpnet.MPNetLayer):
@@ -90,7 +87,7 @@ def mark_ids(forward: Callable) -> Callable:
     def embed(self, input_ids: torch.Tensor | None = None, *args, **kwargs) -> torch.Tensor:
         embeddings = forward(self, input_ids, *args, **kwargs)
         if input_ids is not None:
-            setattr(embeddings, _IDS, input_ids)
+            mark(embeddings, input_ids=input_ids)
         return embeddings
 
     return embed
@@ -98,7 +95,7 @@ def mark_ids(forward: Callable) -> Callable:
 
 def read_ids(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
     """The arguments of the encoder, with the token ids among them."""
-    return {**arguments, "input_ids": getattr(arguments["hidden_states"], _IDS, None)}
+    return {**arguments, **(read_mark(arguments["hidden_states"]) or {"input_ids": None})}
 
 
 wrap(modeling_mpnet.MPNetEmbeddings, "forward", mark_ids)

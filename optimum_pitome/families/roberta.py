@@ -52,7 +52,7 @@ class RobertaPreLayerNormLayer(BertStyleLayer, modeling_roberta_prelayernorm.Rob
 
 
 def num_tokens(config) -> int:
-    """Positions count from behind the padding's own."""
+    """Positions begin after those of the padding."""
     return config.max_position_embeddings - config.pad_token_id - 1
 
 

@@ -13,3 +13,6 @@
 # limitations under the License.
 
 """Loading, saving and recipes. This file imports nothing, since `import optimum_pitome` passes through it."""
+
+#: Whoever loads a model did not say `pitome=`.
+UNSET = object()

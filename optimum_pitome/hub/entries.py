@@ -23,7 +23,7 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from ..configuration.config import PiToMeConfig, configurations
-from .loading import UNSET
+from . import UNSET
 
 
 def entries(config: Any) -> list[tuple[str, Any]]:

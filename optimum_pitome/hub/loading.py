@@ -36,9 +36,9 @@ from types import ModuleType
 from typing import Any
 
 from ..modeling.wrap import wrap
+from . import UNSET
 
 
-UNSET = object()
 #: transformers' folder → how a model of it is made of two checkpoints.
 COMPOSERS = {
     "vision_text_dual_encoder": "from_vision_text_pretrained",
@@ -230,12 +230,10 @@ def _setting(variable: contextvars.ContextVar, value: Any) -> Iterator[None]:
 
 
 def _save_pretrained(original: Callable) -> Callable:
-    def save_pretrained(self, save_directory, *args, **kwargs):
-        result = original(self, save_directory, *args, **kwargs)
-        if getattr(self.config, "pitome", None) is not None and kwargs.get("is_main_process", True):
-            from ..cards.card import write_card
-
-            write_card(self, save_directory)
+    def save_pretrained(self, save_directory, is_main_process=True, *args, **kwargs):
+        result = original(self, save_directory, is_main_process, *args, **kwargs)
+        if is_main_process:
+            _write_card(self, save_directory)
         return result
 
     return save_pretrained
@@ -244,10 +242,20 @@ def _save_pretrained(original: Callable) -> Callable:
 def _upload_modified_files(original: Callable) -> Callable:
     # The last step of `push_to_hub`: by now transformers has put the repository's card there, or a blank one.
     def upload(self, working_dir, repo_id, *args, **kwargs):
-        if getattr(getattr(self, "config", None), "pitome", None) is not None:
-            from ..cards.card import write_card
-
-            write_card(self, working_dir, repository=repo_id)
+        _write_card(self, working_dir, repository=repo_id)
         return original(self, working_dir, repo_id, *args, **kwargs)
 
     return upload
+
+
+def _write_card(model: Any, directory: Any, **about: Any) -> None:
+    from .entries import entries
+
+    if entries(model.config):
+        from .model_cards import write_card
+
+        write_card(model, directory, **about)
+    else:  # a dense model needs nothing of this package to be saved, but may have merged before
+        from ..cards.card import write_section
+
+        write_section(directory, {})

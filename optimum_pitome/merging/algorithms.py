@@ -173,7 +173,7 @@ def match_pitome_unprotected(features: torch.Tensor, spec: MergeSpec, masks: Tok
 def match_tome(features: torch.Tensor, spec: MergeSpec, masks: TokenMasks) -> MergePlan | None:
     """ToMe (2210.09461): even positions against odd positions, and the `k` best-matched pairs merge.
 
-    Positions count the prefix and, behind it, the sample's mergeable tokens, so padding does not shift the parity.
+    Positions count the prefix and, after it, the sample's mergeable tokens, so padding does not shift the parity.
     """
     candidates = Candidates.read(features, spec, masks)
     if candidates is None:
@@ -206,7 +206,7 @@ def match_random(features: torch.Tensor, spec: MergeSpec, masks: TokenMasks) -> 
         key = key.masked_fill(~candidates.mergeable, LAST)
     order = key.topk(num_mergeable, dim=1).indices
     source, stays = order[:, : candidates.num_pairs], order
-    # Twice the distance, plus one behind the token: no ties, so no argmin that depends on the device.
+    # Twice the distance, plus one after the token: no ties, so no argmin that depends on the device.
     offset = stays.unsqueeze(1) - source.unsqueeze(2)
     distance = 2 * offset.abs() + (offset > 0)
     slot = torch.arange(num_mergeable, device=features.device)

@@ -16,8 +16,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -44,7 +46,7 @@ class MergeSpec:
         importance (`float`): exponent of the class token's attention in the similarity; 0 leaves it out.
         proportional_attention (`bool`): whether attention adds the log size of the keys.
         size_weighted (`bool`): whether a token's weight in a mean is its size, or 1.
-        after (`str`): where in the layer tokens merge: behind its `"attention"`, or behind the whole `"layer"`.
+        after (`str`): where in the layer tokens merge: after its `"attention"`, or after the whole `"layer"`.
     """
 
     ratio: KeepRatio
@@ -61,13 +63,18 @@ class MergeSpec:
     text: str = field(init=False, repr=False, compare=False)
 
     def __post_init__(self):
-        fields = {name: value for name, value in vars(self).items() if name != "ratio"}
-        object.__setattr__(self, "text", json.dumps({"ratio": vars(self.ratio), **fields}))
+        object.__setattr__(self, "text", _as_text(*vars(self).items()))
 
-    @classmethod
-    def from_text(cls, text: str) -> MergeSpec:
+    @staticmethod
+    @functools.lru_cache(maxsize=4096)  # every layer of every forward asks
+    def from_text(text: str) -> MergeSpec:
         fields = json.loads(text)
-        return cls(**{**fields, "ratio": KeepRatio(**fields["ratio"])})
+        return MergeSpec(**{**fields, "ratio": KeepRatio(**fields["ratio"])})
+
+
+@functools.lru_cache(maxsize=4096)
+def _as_text(*fields: tuple[str, Any]) -> str:
+    return json.dumps(dict(fields), default=vars)
 
 
 @dataclass(frozen=True)
@@ -134,7 +141,7 @@ class TokenMasks:
 
 @dataclass(frozen=True)
 class Candidates:
-    """What every algorithm starts from: `B` samples, `M` tokens behind the prefix. Indices here count from there.
+    """What every algorithm starts from: `B` samples, `M` tokens after the prefix. Indices here count from there.
 
     Attributes:
         features (`torch.Tensor` of shape `(B, M, dim)`): what is compared.

@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -43,12 +44,13 @@ class KeepRatio:
     removed_denominator: int
     min_tokens: int = 0
 
-    @classmethod
-    def from_float(cls, ratio: float, min_tokens: int = 0) -> KeepRatio:
+    @staticmethod
+    @functools.lru_cache(maxsize=4096)
+    def from_float(ratio: float, min_tokens: int = 0) -> KeepRatio:
         # repr() is the shortest decimal that gives this float back, which is what the user wrote.
         kept = Fraction(round(Fraction(repr(float(ratio))) * _MAX_DENOMINATOR), _MAX_DENOMINATOR)
         removed = 1 - kept
-        return cls(removed.numerator, removed.denominator, min_tokens)
+        return KeepRatio(removed.numerator, removed.denominator, min_tokens)
 
     @property
     def is_dense(self) -> bool:

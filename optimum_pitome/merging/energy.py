@@ -53,7 +53,7 @@ def pairwise_similarity(
         left = _scaled(features.float(), weights)
         right = left if others is None else _scaled(others.float(), other_weights)
         if weights is not None:
-            # Two more dimensions make it one matrix product, with no pass over all pairs behind it.
+            # Two more dimensions make it one matrix product, without another pass over all pairs.
             weights = weights.unsqueeze(-1)
             other_weights = weights if others is None else other_weights.unsqueeze(-1)
             left = torch.cat([left, -weights, torch.ones_like(weights)], dim=-1)

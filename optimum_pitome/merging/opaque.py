@@ -36,7 +36,13 @@ def is_opaque(tokens: torch.Tensor) -> bool:
     return torch.compiler.is_dynamo_compiling() and not torch.compiler.is_exporting() and tokens.device.type == "cpu"
 
 
-def operator(name: str, fake: Callable, save: Callable | None = None, gradient: Callable | None = None) -> Callable:
+def operator(
+    name: str,
+    fake: Callable,
+    save: Callable | None = None,
+    gradient: Callable | None = None,
+    schema: str | None = None,
+) -> Callable:
     """Makes an operator of a function whose first argument is a tensor; callers go on calling the function.
 
     Args:
@@ -45,10 +51,11 @@ def operator(name: str, fake: Callable, save: Callable | None = None, gradient: 
         save (`Callable`, *optional*): from the arguments, what `gradient` needs.
         gradient (`Callable`, *optional*):
             From the gradient of the result, and what was saved, that of the first argument. `None`: it has none.
+        schema (`str`, *optional*): of the arguments and the result; read from the annotations by default.
     """
 
     def decorate(function: Callable) -> Callable:
-        opaque = torch.library.custom_op(f"optimum_pitome::{name}", function, mutates_args=())
+        opaque = torch.library.custom_op(f"optimum_pitome::{name}", function, mutates_args=(), schema=schema)
         opaque.register_fake(fake)
         if gradient is not None:
 

@@ -70,18 +70,21 @@ def _shares(
     return gather_tokens(weights, kept) / totals, moved / totals.gather(1, destination)
 
 
-@operator("merge_backward", fake=lambda gradient, weights, *_: gradient.new_empty((*weights.shape, gradient.shape[2])))
+#: What the operators below are told about a plan, as [`MergePlan`] has it: their `*pairs`.
+_PAIRS = "Tensor kept, Tensor source, Tensor destination, Tensor? source_mask"
+
+
+@operator(
+    "merge_backward",
+    fake=lambda gradient, weights, *_: gradient.new_empty((*weights.shape, gradient.shape[2])),
+    schema=f"(Tensor gradient, Tensor weights, Tensor totals, {_PAIRS}) -> Tensor",
+)
 def _merge_gradient(
-    gradient: torch.Tensor,
-    weights: torch.Tensor,
-    totals: torch.Tensor,
-    kept: torch.Tensor,
-    source: torch.Tensor,
-    destination: torch.Tensor,
-    source_mask: torch.Tensor | None,
+    gradient: torch.Tensor, weights: torch.Tensor, totals: torch.Tensor, *pairs: torch.Tensor | None
 ) -> torch.Tensor:
     """The gradient of what [`_merge`] returns `(B, n, dim)`, as that of its hidden states `(B, N, dim)`."""
-    kept_weight, source_weight = _shares(weights, totals, kept, source, destination, source_mask)
+    kept, source, destination, _ = pairs
+    kept_weight, source_weight = _shares(weights, totals, *pairs)
     accumulated = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
     moved = gather_tokens(accumulated, destination) * source_weight.unsqueeze(-1)
     spread = scatter_tokens(accumulated * kept_weight.unsqueeze(-1), kept, weights.shape[1])
@@ -93,20 +96,16 @@ def _merge_gradient(
     fake=lambda hidden_states, weights, totals, *_: hidden_states.new_empty((*totals.shape, hidden_states.shape[2])),
     save=lambda hidden_states, *others: others,
     gradient=_merge_gradient,
+    schema=f"(Tensor hidden_states, Tensor weights, Tensor totals, {_PAIRS}) -> Tensor",
 )
 def _merge(
-    hidden_states: torch.Tensor,
-    weights: torch.Tensor,
-    totals: torch.Tensor,
-    kept: torch.Tensor,
-    source: torch.Tensor,
-    destination: torch.Tensor,
-    source_mask: torch.Tensor | None,
+    hidden_states: torch.Tensor, weights: torch.Tensor, totals: torch.Tensor, *pairs: torch.Tensor | None
 ) -> torch.Tensor:
     """See [`MergePlan.merge`]."""
+    kept, source, destination, _ = pairs
     # Convex weights: half precision cannot overflow, whatever the sizes; the sum itself runs in float32 at least.
     accumulate = torch.promote_types(hidden_states.dtype, torch.float32)
-    kept_weight, source_weight = _shares(weights, totals, kept, source, destination, source_mask)
+    kept_weight, source_weight = _shares(weights, totals, *pairs)
     batch_size, num_kept = kept.shape
     # In place: what is gathered is fresh memory, and a second copy of it would cost as much again.
     merged = gather_tokens(hidden_states, kept).to(accumulate).mul_(kept_weight.unsqueeze(-1))
@@ -120,15 +119,14 @@ def _merge(
     return flat.view_as(merged).to(hidden_states.dtype)
 
 
-@operator("merge_sizes", fake=lambda sizes, kept, *_: sizes.new_empty(kept.shape))
-def _merge_sizes(
-    sizes: torch.Tensor,
-    kept: torch.Tensor,
-    source: torch.Tensor,
-    destination: torch.Tensor,
-    source_mask: torch.Tensor | None,
-) -> torch.Tensor:
+@operator(
+    "merge_sizes",
+    fake=lambda sizes, kept, *_: sizes.new_empty(kept.shape),
+    schema=f"(Tensor sizes, {_PAIRS}) -> Tensor",
+)
+def _merge_sizes(sizes: torch.Tensor, *pairs: torch.Tensor | None) -> torch.Tensor:
     """See [`MergePlan.merge_sizes`]."""
+    kept, source, destination, source_mask = pairs
     return gather_tokens(sizes, kept).scatter_add(1, destination, _of_sources(sizes, source, source_mask))
 
 
@@ -138,7 +136,7 @@ class MergePlan:
 
     Attributes:
         kept (`torch.LongTensor` of shape `(B, n)`):
-            Index of the token that each output slot holds, in the original order (fillers behind the real ones).
+            Index of the token that each output slot holds, in the original order (fillers after the real ones).
         source (`torch.LongTensor` of shape `(B, k)`): Index of each token that is merged away.
         destination (`torch.LongTensor` of shape `(B, k)`): Output slot that each source is merged into.
         assignment (`torch.LongTensor` of shape `(B, N)`): Output slot of every input token: source tracing.
@@ -177,13 +175,17 @@ class MergePlan:
         if weights is None:
             weights = torch.ones(hidden_states.shape[:2], dtype=torch.float32, device=hidden_states.device)
         totals = self.merge_sizes(weights) if totals is None else totals
-        return _merge(hidden_states, weights, totals, self.kept, self.source, self.destination, self.source_mask)
+        return _merge(hidden_states, weights, totals, *self._pairs)
 
     def merge_sizes(self, sizes: torch.Tensor) -> torch.Tensor:
         """Group totals: `(B, N)` token sizes to `(B, n)`, float32."""
         if self.prune:
             return gather_tokens(sizes, self.kept)
-        return _merge_sizes(sizes, self.kept, self.source, self.destination, self.source_mask)
+        return _merge_sizes(sizes, *self._pairs)
+
+    @property
+    def _pairs(self) -> tuple[torch.Tensor | None, ...]:
+        return self.kept, self.source, self.destination, self.source_mask
 
     def unmerge(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Back to `N` tokens: each original token gets the vector of its group. `(B, n, ...)` to `(B, N, ...)`."""
@@ -220,7 +222,7 @@ def plan_from_pairs(
         stays = stays * valid
         num_real = stays.sum(dim=1, keepdim=True)
         kept_valid = torch.arange(num_kept, device=source.device) < num_real
-    # What stays comes first, the rest behind it, both in their order: counted, which takes a fifth of a sort's time.
+    # What stays comes first, the rest after it, both in their order: counted, which takes a fifth of a sort's time.
     rank = stays.cumsum(dim=1)
     slot_of = torch.where(stays.bool(), rank - 1, position - rank + num_real)
     kept = torch.empty_like(position).scatter(1, slot_of, position)[:, :num_kept]

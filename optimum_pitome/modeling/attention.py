@@ -46,7 +46,7 @@ _FUNCTIONS, _EAGER = "ALL_ATTENTION_FUNCTIONS", "eager_attention_forward"
 
 
 class MergingInterface(AttentionInterface):
-    """The attention functions of one modeling file: those that the file had before, behind a look for an
+    """The attention functions of one modeling file: those that the file had before, after a search for an
     [`AttentionCall`]."""
 
     def __init__(self, functions: AttentionInterface):

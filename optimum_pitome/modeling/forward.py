@@ -17,7 +17,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +25,8 @@ from torch import nn
 
 from .attention import check_implementation
 from .marks import mark_tokens
-from .state import SELECTION_KEY, STATE_KEY, MergeState, Selection, Tokens, check_mask, read_mask
+from .signatures import names
+from .state import STATE_KEY, MergeState, Tokens, check_mask, read_mask
 from .wrap import wrap
 
 
@@ -50,23 +50,24 @@ def wrap_forward(encoder_class: type[nn.Module]) -> None:
 
 
 def _merging(forward: Callable) -> Callable:
-    names = tuple(inspect.signature(forward).parameters)[1:]
+    known = names(forward)
 
     def merging_forward(self, *args, **kwargs):
         rewrite: EncoderRewrite | None = getattr(self, "pitome", None)
-        selection = kwargs.pop(SELECTION_KEY, None)
         if rewrite is None or not rewrite.merges or STATE_KEY in kwargs:
             return forward(self, *args, **kwargs)
-        arguments = {**dict(zip(names, args)), **kwargs}
+        arguments = {**dict(zip(known, args)), **kwargs}
         _check_forward(self, arguments)
         read_tokens = functools.partial(_read_tokens, rewrite, arguments)
-        selection = None if selection is None else Selection(*selection)
-        state = MergeState(rewrite.specs, read_tokens, rewrite.layer_arguments, rewrite.num_prefix_tokens, selection)
+        reads, num_run = _what_is_read(rewrite, arguments.get("output_hidden_states"))
+        state = MergeState(
+            rewrite.specs, read_tokens, rewrite.layer_arguments, rewrite.num_prefix_tokens, reads, num_run
+        )
         return_dict = arguments.get("return_dict")
         as_tuple = (self.config.return_dict if return_dict is None else return_dict) is False
         if as_tuple:
             kwargs["return_dict"] = True  # the outputs are changed by name below
-            args = args[: names.index("return_dict")] if "return_dict" in names else args
+            args = args[: known.index("return_dict")] if "return_dict" in known else args
         try:
             output = forward(self, *args, **kwargs, **{STATE_KEY: state})
         except Exception as error:
@@ -96,6 +97,23 @@ def _check_forward(encoder: nn.Module, arguments: Mapping[str, Any]) -> None:
             "holds several sequences then, whose tokens would merge with one another. Pass one sequence per row with "
             "an attention_mask, or run the model dense: with pitome_disabled(model): ..."
         )
+
+
+def _what_is_read(rewrite: EncoderRewrite, asked: Any) -> tuple[tuple[int, ...], int | None]:
+    """The hidden states that are read together, and how many layers run for them (`None`: all).
+
+    Args:
+        asked (`bool`, `int` or `list[int]`, *optional*):
+            The argument `output_hidden_states`, in which models around an encoder say since transformers 5.24 which
+            hidden states they read of it.
+    """
+    reads = rewrite.architecture.reads
+    if not reads or asked is None or isinstance(asked, bool):
+        return reads, None
+    count = len(rewrite.specs) + 1
+    indices = [asked] if isinstance(asked, int) else asked
+    reads = tuple(index % count for index in indices if -count <= index < count)
+    return reads, max(reads, default=None)
 
 
 def _read_tokens(rewrite: EncoderRewrite, arguments: Mapping[str, Any]) -> Tokens:

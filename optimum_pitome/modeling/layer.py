@@ -37,7 +37,7 @@ class MergingLayer:
     pitome_spec: MergeSpec | None = None
 
     def attention_half(self, hidden_states: torch.Tensor, *args, **kwargs) -> torch.Tensor:
-        """The layer up to and including the residual sum behind attention. `(B, n, dim)` to `(B, n, dim)`.
+        """The layer up to and including the residual sum after attention. `(B, n, dim)` to `(B, n, dim)`.
 
         Takes the arguments of the layer's own `forward`."""
         raise NotImplementedError

@@ -12,24 +12,38 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What the hidden states of a rewritten tower say about themselves, for models that read them (`cross_attention.py`).
+"""What a tensor says about itself: how the hidden states of a rewritten tower get short, which ids were embedded.
 
-The mark is one attribute with plain data, so that it is saved along with the tensor. A tensor that loses it (by a
-cast, a projection) is read at full length: slower, not different.
+A mark is one attribute with a dict of plain data, so that it is saved along with the tensor. A tensor can lose it (by
+a cast, a projection, on the way to another device). Then what would have read it does without: slower, not different.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
 from .state import Tokens
 
 
-_MARK = "pitome_tokens"
+_MARK = "pitome_mark"
+
+
+def mark(tensor: torch.Tensor, **values: Any) -> None:
+    """Says `values` on `tensor`."""
+    setattr(tensor, _MARK, values)
+
+
+def read_mark(tensor: torch.Tensor | None) -> dict[str, Any] | None:
+    """What [`mark`] said; `None` if there is no mark."""
+    return getattr(tensor, _MARK, None)
 
 
 def mark_tokens(hidden_states: torch.Tensor, tokens: Tokens, unmerged: bool, proportional: bool) -> None:
-    """Says on `hidden_states` how to shorten them.
+    """Says on `hidden_states` how to shorten them: `sizes` `(B, n)`, `member` (a position of each group, `(B, n)`, or
+    `None` where they are short), `proportional`.
 
     Args:
         hidden_states (`torch.Tensor` of shape `(B, N, dim)`, or `(B, n, dim)` where they are short).
@@ -38,12 +52,23 @@ def mark_tokens(hidden_states: torch.Tensor, tokens: Tokens, unmerged: bool, pro
         proportional (`bool`): whether log sizes count where they are attended to.
     """
     member = tokens.members() if unmerged else None
-    setattr(hidden_states, _MARK, {"sizes": tokens.sizes, "member": member, "proportional": proportional})
+    mark(hidden_states, sizes=tokens.sizes, member=member, proportional=proportional)
 
 
-def read_mark(hidden_states: torch.Tensor | None) -> dict | None:
-    """`sizes` `(B, n)`, `member` (a position of each group, `(B, n)`, or `None`), `proportional`; or `None`."""
-    return getattr(hidden_states, _MARK, None)
+def take_samples(hidden_states: torch.Tensor, index: torch.Tensor | slice) -> torch.Tensor:
+    """`hidden_states[index]`, still marked: models that attend to it read the short sequence. This pairs images with
+    texts, for re-ranking say.
+
+    Args:
+        hidden_states (`torch.Tensor` of shape `(B, N, dim)`): what a rewritten tower returned.
+        index (`torch.LongTensor`, `torch.BoolTensor` or `slice`): which samples.
+
+    Returns:
+        `torch.Tensor` of shape `(number of samples, N, dim)`.
+    """
+    taken = hidden_states[index]
+    _carry(hidden_states, taken, lambda value: value[index])
+    return taken
 
 
 def carry_mark(hidden_states: torch.Tensor, copy: torch.Tensor, repeats: int) -> None:
@@ -51,20 +76,8 @@ def carry_mark(hidden_states: torch.Tensor, copy: torch.Tensor, repeats: int) ->
     _carry(hidden_states, copy, lambda value: value.repeat_interleave(repeats, dim=0))
 
 
-def take_samples(hidden_states: torch.Tensor, index: torch.Tensor | slice) -> torch.Tensor:
-    """`hidden_states[index]` of a rewritten tower, still marked: for pairing images with texts (re-ranking).
-
-    Args:
-        hidden_states (`torch.Tensor` of shape `(B, N, dim)`): what the tower returned.
-        index (`torch.LongTensor`, `torch.BoolTensor` or `slice`): which samples.
-    """
-    taken = hidden_states[index]
-    _carry(hidden_states, taken, lambda value: value[index])
-    return taken
-
-
-def _carry(hidden_states: torch.Tensor, copy: torch.Tensor, take) -> None:
-    mark = read_mark(hidden_states)
-    if mark is not None and copy is not hidden_states:
-        moved = {name: take(value) if isinstance(value, torch.Tensor) else value for name, value in mark.items()}
-        setattr(copy, _MARK, moved)
+def _carry(tensor: torch.Tensor, copy: torch.Tensor, take: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    values = read_mark(tensor)
+    if values is not None and copy is not tensor:
+        moved = {name: take(value) if isinstance(value, torch.Tensor) else value for name, value in values.items()}
+        mark(copy, **moved)

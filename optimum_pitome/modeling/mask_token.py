@@ -41,8 +41,9 @@ def find_mask_token(modules: list[nn.Module], named: bool, **hub: Any) -> int | 
         named (`bool`): the user named tokens to protect, so that nothing has to be said if none is found.
         hub: where to look for the tokenizer: `token`, `cache_dir` and `local_files_only` of `from_pretrained`.
     """
+    classes = {module_class for module_class in set(map(type, modules)) if _may_predict(module_class)}
     for module in modules:
-        if predicts_masked_tokens(module):
+        if type(module) in classes and predicts_masked_tokens(module):
             found = _mask_token_beside(module, hub)
             if found is None and not named:
                 logger.warning_once(
@@ -52,6 +53,10 @@ def find_mask_token(modules: list[nn.Module], named: bool, **hub: Any) -> int | 
                 )
             return found
     return None
+
+
+def _may_predict(module_class: type[nn.Module]) -> bool:
+    return any(base.__name__.endswith(("ForMaskedLM", "ForPreTraining")) for base in module_class.__mro__)
 
 
 def predicts_masked_tokens(module: nn.Module) -> bool:

@@ -26,11 +26,13 @@ import torch
 import transformers
 from torch import nn
 from transformers import PreTrainedConfig
+from transformers.utils import output_capturing
 
 from .attention import MergingAttention, route_attention
 from .forward import wrap_forward
 from .layer import MergingLayer
 from .requirements import supported
+from .signatures import names, parameters
 
 
 _VAR_POSITIONAL, _VAR_KEYWORD = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
@@ -67,13 +69,14 @@ class Architecture:
         read_arguments (`Callable[[Mapping], Mapping]`, *optional*):
             From the encoder's arguments by name, those that `special_tokens` and the masks are read from, where they
             reach the encoder in another form.
-        num_layers_run (`int`, *optional*):
-            Layers that run when the encoder serves its model; nothing reads what those behind compute. `None`: all.
+        reads (`tuple[int, ...]`):
+            Hidden states that the model around the encoder reads, where it reads nothing else: `i` is what layer `i`
+            receives. They come with the same tokens, and layers after the last of them need not run.
         part (`str`): What `PiToMeConfig.parts` calls this encoder in a composite model.
         refuses (`Callable[[nn.Module], str | None]`, *optional*):
             Why an encoder of this class cannot merge (a decoder, say); `None` where it can.
         full_length_at (`str`, *optional*):
-            A sub-module of the encoder, behind the last layer, whose output returns to the original length whatever
+            A sub-module of the encoder, after the last layer, whose output returns to the original length whatever
             `unmerge` says: what follows inside the encoder (a pooling head) must see each token's weight.
         defaults (`Mapping[str, Any]`): Fields of `PiToMeConfig` that differ from the package's defaults.
         official (`Callable[[int, int], Mapping[str, Any]]`, *optional*):
@@ -92,7 +95,7 @@ class Architecture:
     num_tokens: Callable[[Any], int] | None = None
     special_tokens: Callable[[Mapping[str, Any]], tuple[torch.Tensor | None, int]] | None = None
     read_arguments: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
-    num_layers_run: int | None = None
+    reads: tuple[int, ...] = ()
     part: str = "vision"
     refuses: Callable[[nn.Module], str | None] | None = None
     full_length_at: str | None = None
@@ -117,8 +120,13 @@ class Architecture:
         """Whether tokens can be protected by their ids."""
         if self.special_tokens is None:
             return False
-        parameters = inspect.signature(self.encoder_class.forward).parameters
-        return self.read_arguments is not None or "input_ids" in parameters
+        return self.read_arguments is not None or "input_ids" in names(self.encoder_class.forward)
+
+    @property
+    def num_layers_run(self) -> int | None:
+        """Layers that run when the encoder serves the model around it. `None`: all of them."""
+        # Before transformers 5.24 the model around it asked for all hidden states, so nobody knew which it would read.
+        return max(self.reads) if self.reads and hasattr(output_capturing, "select_hidden_states") else None
 
     def __deepcopy__(self, memo: dict) -> Architecture:
         return self  # nothing in it changes, and a host may have adapted it
@@ -161,7 +169,7 @@ def _unpickle_architecture(
 def _check_signature(dense_class: type[nn.Module], ours: Callable, exact: bool = False) -> None:
     """Compares the parameters that `ours` reads with those of the class's own `forward`: number, kind and names. The
     rest is passed through, so it may differ, unless `exact`."""
-    found, read = _parameters(dense_class.forward), _parameters(ours)
+    found, read = parameters(dense_class.forward), parameters(ours)
     if not exact:
         read = [parameter for parameter in read if parameter.kind not in (_VAR_POSITIONAL, _VAR_KEYWORD)]
     shared = found if exact else found[: len(read)]
@@ -175,10 +183,6 @@ def _check_signature(dense_class: type[nn.Module], ours: Callable, exact: bool =
             f"{supported('transformers')}: install another version of these, or a newer optimum_pitome. "
             f"{supported_message()}"
         )
-
-
-def _parameters(method: Callable) -> list[inspect.Parameter]:
-    return list(inspect.signature(method).parameters.values())[1:]
 
 
 def _name(parameter: inspect.Parameter) -> str:

@@ -22,6 +22,7 @@ from transformers.utils import logging
 
 from ..configuration.checks import show
 from ..configuration.config import PiToMeConfig
+from ..configuration.fields import FIELDS
 from ..merging import KeepRatio, MergeSpec
 from ..methods import ALGORITHMS, ENERGIES
 from .registry import Architecture
@@ -29,17 +30,8 @@ from .registry import Architecture
 
 logger = logging.get_logger(__name__)
 
-#: What measured best on real weights (README, "Settings"); an architecture's `defaults` go before.
-PACKAGE_DEFAULTS: dict[str, Any] = {
-    "algorithm": "pitome",
-    "energy": "nearest",
-    "metric": "keys",
-    "alpha": 1.0,
-    "importance": 0.5,
-    "proportional_attention": True,
-    "layers": None,
-    "unmerge": True,
-}
+#: The fields of the configuration that each layer has a value for.
+_OF_A_LAYER = [name for name in FIELDS if name in MergeSpec.__dataclass_fields__ and name != "ratio"]
 
 
 def resolve_specs(
@@ -57,46 +49,41 @@ def resolve_specs(
             f"importance={config.importance:g} weighs tokens by the attention of the class token, and "
             f"{architecture.encoder_class.__name__} has none. Leave importance out, or set it to 0."
         )
+    if config.preset == "official" and architecture.official is None:
+        raise ValueError(
+            f"The released code has no {architecture.encoder_class.__name__}, so preset='official' means nothing "
+            "here. Use PiToMeConfig.paper(...) or the defaults."
+        )
     merging = _merging_layers(config, architecture, num_layers)
     ratios = _per_layer("ratio", config.ratio, merging, num_layers)
     margins = _per_layer("margin", config.margin, merging, num_layers)
+    usual = {name: architecture.defaults.get(name, FIELDS[name].usual) for name in _OF_A_LAYER if name != "margin"}
+    chosen = {name: value for name in _OF_A_LAYER if (value := getattr(config, name)) is not None}
+    official = architecture.official if config.preset == "official" else None
+    min_tokens = config.min_tokens or 0
     specs = []
     for index in range(num_layers):
-        settings = {**PACKAGE_DEFAULTS, "margin": 0.9 - 0.9 * index / num_layers, **architecture.defaults}
+        settings = {**usual, "margin": architecture.defaults.get("margin", 0.9 - 0.9 * index / num_layers)}
         merges = index in merging
-        if config.preset == "official":
-            official = dict(_official(architecture)(index, num_layers))
-            merges = official.pop("merges", True) and merges
-            settings.update(official)
-        chosen = {name: getattr(config, name) for name in ("algorithm", "energy", "metric", "alpha")}
-        chosen["proportional_attention"] = config.proportional_attention
-        chosen["margin"] = margins.get(index)
-        settings.update({name: value for name, value in chosen.items() if value is not None})
-        if config.importance is not None:
-            settings["importance"] = config.importance
-        elif not (has_class_token and settings["algorithm"] == "pitome" and settings["energy"] == "nearest"):
+        if official is not None:
+            settings.update(official(index, num_layers))
+            merges = settings.pop("merges", True) and merges
+        settings.update(chosen, margin=margins.get(index, settings["margin"]))
+        measured = has_class_token and settings["algorithm"] == "pitome" and settings["energy"] == "nearest"
+        if "importance" not in chosen and not measured:
             # Measured with these two only; and a comparison by name should compare what the name says.
             settings["importance"] = 0.0
-        ratio = KeepRatio.from_float(ratios[index] if merges else 1.0, config.min_tokens or 0)
-        specs.append(MergeSpec(ratio, **{k: v for k, v in settings.items() if k not in ("layers", "unmerge")}))
+        ratio = KeepRatio.from_float(ratios[index] if merges else 1.0, min_tokens)
+        specs.append(MergeSpec(ratio, **settings))
     _warn_of_unused(config, specs)
     return tuple(specs)
 
 
 def _warn_of_unused(config: PiToMeConfig, specs: list[MergeSpec]) -> None:
     """Says which settings of the user's no layer reads."""
-    algorithms = [ALGORITHMS[spec.algorithm] for spec in specs]
-    reads_energy = any(algorithm.reads_energy for algorithm in algorithms)
-    compares = any(algorithm.comparisons is not None for algorithm in algorithms)
-    reads_margin = reads_energy and any(ENERGIES[spec.energy].has_margin for spec in specs)
-    read = {
-        "energy": reads_energy,
-        "margin": reads_margin,
-        "alpha": reads_margin,
-        "metric": compares,
-        "importance": compares,
-    }
-    unused = [name for name in read if getattr(config, name) is not None and not read[name]]
+    methods = [(ALGORITHMS[spec.algorithm], ENERGIES[spec.energy]) for spec in specs]
+    chosen = [setting for setting in FIELDS.values() if setting.read_by and getattr(config, setting.name) is not None]
+    unused = [setting.name for setting in chosen if not any(setting.read_by(*pair) for pair in methods)]
     if unused:
         logger.warning_once(
             f"{' and '.join(unused)} without effect here: algorithm={specs[0].algorithm!r} with "
@@ -107,9 +94,8 @@ def _warn_of_unused(config: PiToMeConfig, specs: list[MergeSpec]) -> None:
 
 def resolve_unmerge(config: PiToMeConfig, architecture: Architecture) -> bool:
     """Whether outputs come back at the original length."""
-    if config.unmerge is not None:
-        return config.unmerge
-    return architecture.defaults.get("unmerge", PACKAGE_DEFAULTS["unmerge"])
+    usual = architecture.defaults.get("unmerge", FIELDS["unmerge"].usual)
+    return usual if config.unmerge is None else config.unmerge
 
 
 def resolve_protected_ids(
@@ -131,15 +117,6 @@ def resolve_protected_ids(
                 f"to {size - 1})."
             )
     return tuple(sorted({*(config.protect_token_ids or ()), *(() if mask_token is None else (mask_token,))}))
-
-
-def _official(architecture: Architecture):
-    if architecture.official is None:
-        raise ValueError(
-            f"The released code has no {architecture.encoder_class.__name__}, so preset='official' means nothing "
-            "here. Use PiToMeConfig.paper(...) or the defaults."
-        )
-    return architecture.official
 
 
 def _merging_layers(config: PiToMeConfig, architecture: Architecture, num_layers: int) -> dict[int, int]:

@@ -31,6 +31,7 @@ from .hosts import remove_hooks
 from .layer import MergingLayer
 from .registry import Architecture, UnsupportedArchitectureError, supported_message
 from .resolve import resolve_protected_ids, resolve_specs, resolve_unmerge
+from .signatures import parameters
 from .token_arguments import LayerArguments
 
 
@@ -137,8 +138,7 @@ def _check_subclass(encoder_class: type[nn.Module], known_class: type[nn.Module]
     for base in encoder_class.__mro__[: encoder_class.__mro__.index(known_class)]:
         if "forward" not in vars(base):
             continue
-        parameters = inspect.signature(base.forward).parameters.values()
-        if not any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
+        if not any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters(base.forward)):
             raise UnsupportedArchitectureError(
                 f"{base.__name__} is a {known_class.__name__} with a forward of its own that takes no **kwargs, so "
                 "what merging needs cannot reach the layers. Let it take **kwargs and pass them on (to "
@@ -152,8 +152,8 @@ def install_rewrite(encoder: nn.Module, rewrite: EncoderRewrite) -> None:
     for index, layer in enumerate(architecture.find_layers(encoder)):
         if not isinstance(layer, architecture.layer_class):
             _set_class(layer, architecture.layer_class)
-        layer.pitome_index = index
-        layer.pitome_spec = rewrite.specs[index]
+        # Not by setattr, which looks for parameters and modules first, whenever a schedule moves a ratio.
+        vars(layer).update(pitome_index=index, pitome_spec=rewrite.specs[index])
         if architecture.attention_class is not None:
             _set_class(architecture.find_attention(layer), architecture.attention_class)
     if architecture.full_length_at is not None:

@@ -35,9 +35,6 @@ if TYPE_CHECKING:
 
 #: Keyword argument that carries the state to the layers.
 STATE_KEY = "pitome_state"
-#: Keyword argument in which the caller of an encoder says which hidden states it will read: the values of a
-#: [`Selection`], as plain data, since transformers' exporters take the arguments of a tower apart.
-SELECTION_KEY = "pitome_selection"
 
 #: A score that is lowered by this much weighs nothing in a softmax, in any dtype.
 MASKED_BELOW = -9999.0
@@ -77,7 +74,7 @@ class Tokens:
         return TokenMasks(self.num_prefix_tokens, self.valid, *specials, attention, self.protected)
 
     def merged(self, plan: MergePlan) -> Tokens:
-        """The tokens behind `plan`."""
+        """The tokens after a merge by `plan`."""
         sizes = self.sizes
         if sizes is None:
             sizes = torch.ones(plan.assignment.shape, dtype=torch.float32, device=plan.assignment.device)
@@ -89,10 +86,10 @@ class Tokens:
             protected=None if self.protected is None else gather_tokens(self.protected, plan.kept),
             pairwise_mask=None if self.pairwise_mask is None else take_pairs(self.pairwise_mask, plan.kept),
             assignment=plan.assignment if self.assignment is None else gather_tokens(plan.assignment, self.assignment),
-            positions=self._positions_behind(plan),
+            positions=self._positions_after(plan),
         )
 
-    def _positions_behind(self, plan: MergePlan) -> torch.Tensor | None:
+    def _positions_after(self, plan: MergePlan) -> torch.Tensor | None:
         if not self.track_positions:
             return None
         return plan.kept if self.positions is None else gather_tokens(self.positions, plan.kept)
@@ -227,23 +224,6 @@ def read_cache(arguments: Mapping[str, Any]) -> Any:
     return next((arguments[name] for name in ("cache", "past_key_values") if arguments.get(name) is not None), None)
 
 
-@dataclass(frozen=True)
-class Selection:
-    """The hidden states that the caller of an encoder reads: layers behind the last of them need not run.
-
-    Attributes:
-        indices (`tuple[int, ...]`): into `hidden_states`, not negative: `i` is what layer `i` receives.
-        run_all (`bool`): whether all layers run nevertheless, since the caller returns every hidden state.
-    """
-
-    indices: tuple[int, ...]
-    run_all: bool = False
-
-    @property
-    def last(self) -> int:
-        return max(self.indices)
-
-
 #: Tokens that have not merged. What is known about them is read from the encoder's arguments once a layer merges.
 UNTOUCHED = Tokens()
 
@@ -257,7 +237,8 @@ class MergeState:
         read_tokens (`Callable[[], Tokens]`): the tokens that enter the encoder.
         layer_arguments ([`LayerArguments`], *optional*): how to cut what layers are called with.
         num_prefix_tokens (`int`): special tokens at the front.
-        selection ([`Selection`], *optional*): the hidden states that will be read. `None`: any of them.
+        reads (`tuple[int, ...]`): hidden states that are read together, so that they need the same tokens.
+        num_run (`int`, *optional*): layers that run; nothing reads what those after them compute. `None`: all.
         slots (`list[Tokens | None]`):
             `slots[i]` is what layer `i` receives, `slots[-1]` what leaves the encoder; `None` until it is known.
     """
@@ -266,7 +247,8 @@ class MergeState:
     read_tokens: Callable[[], Tokens]
     layer_arguments: LayerArguments | None = None
     num_prefix_tokens: int = 0
-    selection: Selection | None = None
+    reads: tuple[int, ...] = ()
+    num_run: int | None = None
     slots: list[Tokens | None] = field(init=False)
 
     def __post_init__(self):
@@ -284,25 +266,25 @@ class MergeState:
 
     def runs(self, index: int) -> bool:
         """Whether anything that layer `index` computes is read."""
-        return self.selection is None or self.selection.run_all or index < self.selection.last
+        return self.num_run is None or index < self.num_run
 
     def hidden_states(self, captured: tuple, unmerge: bool) -> tuple:
-        """What a caller gets of the `captured` hidden states, one in front of each layer and one behind the last.
+        """What a caller gets of the `captured` hidden states, one before each layer and one after the last.
 
         Args:
             unmerge (`bool`): at the original length, all of them. Otherwise they keep their own lengths, except those
-                of a [`Selection`], which come with the tokens of the last one of it.
+                of `reads`, which come with the tokens of the last of these.
 
         Returns:
-            As many entries; `None` behind a layer that did not run.
+            As many entries; `None` after a layer that did not run.
         """
-        selection, returned = self.selection, []
+        returned = []
         for index, (hidden_state, tokens) in enumerate(zip(captured, self.slots)):
             if hidden_state is None or (index > 0 and not self.runs(index - 1)):
                 hidden_state = None
             elif unmerge:
                 hidden_state = tokens.unmerge(hidden_state)
-            elif selection is not None and index in selection.indices:
-                hidden_state = tokens.merged_into(self.slots[selection.last], hidden_state)
+            elif index in self.reads:
+                hidden_state = tokens.merged_into(self.slots[max(self.reads)], hidden_state)
             returned.append(hidden_state)
         return tuple(returned)

@@ -20,7 +20,6 @@ left: a merged token keeps the place of the one that survived.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -28,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..merging import gather_tokens
+from .signatures import names
 from .state import Tokens, take_pairs
 
 
@@ -86,9 +86,9 @@ class LayerArguments:
     @classmethod
     def of(cls, architecture: Architecture, attention_class: type) -> LayerArguments:
         layer_class = architecture.dense_layer_class
-        names = tuple(inspect.signature(layer_class.forward).parameters)[2:]  # without self and the hidden states
-        read = frozenset(names) | frozenset(inspect.signature(attention_class.forward).parameters)
-        return cls(layer_class.__name__, names, read, architecture.token_arguments)
+        of_layer = names(layer_class.forward)[1:]  # without the hidden states
+        read = frozenset(of_layer) | frozenset(names(attention_class.forward))
+        return cls(layer_class.__name__, of_layer, read, architecture.token_arguments)
 
     def cut(self, args: tuple, kwargs: dict[str, Any], tokens: Tokens) -> tuple[tuple, dict[str, Any]]:
         """The arguments for tokens that have merged.

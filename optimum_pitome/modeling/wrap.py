@@ -34,7 +34,7 @@ def wrap(owner: Any, name: str, make: Callable[[Callable], Callable]) -> None:
         owner: a class (its own method, a class method, or an inherited one), a module, or an instance.
         name (`str`): what is replaced.
         make (`Callable`):
-            From the function (of a class method the function behind it, which takes the class) to its replacement,
+            From the function (of a class method the function in it, which takes the class) to its replacement,
             which gets the name, the signature and the docstring of the original.
     """
     found = vars(owner).get(name)

@@ -17,13 +17,11 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import speed_metrics
 from transformers.utils import logging
 
@@ -32,10 +30,9 @@ from ..apply import apply_pitome, rewritten_encoders
 from ..configuration.checks import check_choice, check_number
 from ..configuration.config import PiToMeConfig
 from ..configuration.fields import MIN_RATIO
-from .attach import AttachedCallback
-from .card import add_settings
 from .distillation import DenseDistillation
 from .schedule import RatioSchedule, RatioScheduler, unwrap, with_ratio
+from .trainer import attach_callbacks, change_trainer
 
 
 logger = logging.get_logger(__name__)
@@ -43,7 +40,7 @@ logger = logging.get_logger(__name__)
 _SCHEDULE_ARGUMENTS = tuple(f.name for f in dataclasses.fields(RatioSchedule) if f.name not in ("kind", "seed"))
 
 
-class PiToMeCallback(AttachedCallback):
+class PiToMeCallback(TrainerCallback):
     """Fine-tunes a model while it merges tokens.
 
     ```python
@@ -54,7 +51,7 @@ class PiToMeCallback(AttachedCallback):
     Training steps use the ratio of the schedule. Everything between them (evaluating, saving) sees the target:
     `eval_*` metrics of a run can be compared with one another, and every checkpoint's `config.json` and card have the
     final settings. The ratio is a function of the step, so a run that resumes from a checkpoint continues exactly.
-    Logs gain `pitome_ratio` (of the step that was logged), `pitome_tokens` (behind the last layer), and
+    Logs gain `pitome_ratio` (of the step that was logged), `pitome_tokens` (after the last layer), and
     `pitome_gflops_saved` (per sample and forward).
 
     Under FSDP the model must be rewritten when it is given to the `Trainer` (`from_pretrained(..., pitome=...)`); with
@@ -109,20 +106,38 @@ class PiToMeCallback(AttachedCallback):
             raise ValueError(f"distillation={distillation!r}: expected True, False, or DenseDistillation(weight=...).")
         self.distillation = DenseDistillation() if distillation is True else distillation or None
         self.num_tokens = num_tokens
+        self.trainer: Trainer | None = None
         self.scheduler: RatioScheduler | None = None
         self._step_config: PiToMeConfig | None = None
         self._savings: dict[str, dict[str, float]] = {}
 
-    def on_attach(self, trainer: Trainer) -> None:
+    def attach(self, trainer: Trainer) -> None:
+        """Ties the callback to its trainer. `Trainer` does this by itself for the callbacks that it is given."""
+        if self.trainer is trainer:
+            return
+        self.trainer = trainer
+        callbacks = trainer.callback_handler.callbacks
+        if self in callbacks:
+            # Reporting integrations come before a user's callbacks: they would miss what this one adds to the logs.
+            # The first callback decides when to log, evaluate and save.
+            callbacks.remove(self)
+            callbacks.insert(min(1, len(callbacks)), self)
         if self.config is not None and trainer.model is not None:
             # Before anything wraps the model: over FSDP's wrapping it could not be rewritten.
             apply_pitome(unwrap(trainer.model), self.config)
-        if self.distillation is not None:
-            _distill(trainer, self.distillation)
-        trainer.create_model_card = functools.partial(self._create_model_card, trainer.create_model_card)
+        change_trainer(trainer, self.distillation)
+
+    def _check_attached(self) -> None:
+        if self.trainer is None:
+            raise ValueError(
+                "PiToMeCallback does not know its Trainer. Pass it as Trainer(callbacks=[callback]), or call "
+                "callback.attach(trainer)."
+            )
+        if sum(isinstance(other, PiToMeCallback) for other in self.trainer.callback_handler.callbacks) > 1:
+            raise ValueError("Two PiToMeCallbacks of one Trainer would each set the ratios. Keep one of them.")
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
-        self.check_attached()
+        self._check_attached()
         schedule = self._make_schedule(args.seed)
         self.scheduler = RatioScheduler(model, self.config, num_training_steps=state.max_steps, schedule=schedule)
         for ratio in self.eval_ratios:
@@ -178,11 +193,8 @@ class PiToMeCallback(AttachedCallback):
             self._savings[key] = _count_savings(self.scheduler, config, self.num_tokens)
         return self._savings[key]
 
-    def _create_model_card(self, create_model_card, *args, **kwargs) -> None:
-        create_model_card(*args, **kwargs)
-        card = Path(self.trainer.args.output_dir) / "README.md"
-        if self.scheduler is not None and self.trainer.is_world_process_zero() and card.exists():
-            add_settings(card, self.scheduler.target)
+
+attach_callbacks(PiToMeCallback)
 
 
 def _count_savings(scheduler: RatioScheduler, config: PiToMeConfig, num_tokens: int | None) -> dict[str, float]:
@@ -202,40 +214,12 @@ def _count_savings(scheduler: RatioScheduler, config: PiToMeConfig, num_tokens: 
     return {**found, "pitome_tokens": summary.tokens[-1], "pitome_gflops_saved": round(saved, 6)}
 
 
-def _distill(trainer: Trainer, distillation: DenseDistillation) -> None:
-    """Puts the divergence into the training loss of `trainer`, whatever class it is of."""
-    compute_loss = trainer.compute_loss
-
-    @functools.wraps(compute_loss)
-    def distilled(model, inputs, return_outputs=False, num_items_in_batch=None):
-        if not model.training:
-            return compute_loss(model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch)
-        inputs = distillation.prepare(inputs)
-        loss, outputs = compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
-        divergence = distillation(model, inputs, outputs)
-        if _is_scaled(trainer, num_items_in_batch):
-            divergence = divergence / trainer.current_gradient_accumulation_steps
-        loss = loss + divergence
-        return (loss, outputs) if return_outputs else loss
-
-    trainer.compute_loss = distilled
-
-
-def _is_scaled(trainer: Trainer, num_items_in_batch: Any) -> bool:
-    """Whether the loss is a mean over all accumulated batches, so that the trainer does not divide it again."""
-    said = getattr(trainer, "loss_is_scaled_for_ga", None)
-    if said is not None:
-        return said
-    by_the_model = trainer.model_accepts_loss_kwargs and num_items_in_batch is not None
-    return by_the_model or trainer.compute_loss_func is not None
-
-
 def _warn_of_recompilations(schedule: RatioSchedule, target: PiToMeConfig, num_steps: int, others: int) -> None:
     ratios = {repr(schedule.config_at(step, num_steps, target).ratio) for step in range(min(num_steps, 10_000))}
     expected, limit = len(ratios) + others, torch._dynamo.config.recompile_limit
     if expected > limit:
         logger.warning(
             f"With torch_compile=True this schedule compiles {expected} graphs, one for each ratio in training and in "
-            f"evaluation; behind the first {limit} torch runs uncompiled. Use fewer levels or eval_ratios, or set "
+            f"evaluation; after the first {limit} torch runs uncompiled. Use fewer levels or eval_ratios, or set "
             f"torch._dynamo.config.recompile_limit = {expected}."
         )

@@ -23,6 +23,7 @@ import pytest
 
 from optimum_pitome import PiToMeConfig
 from optimum_pitome.commands import arguments
+from optimum_pitome.configuration.fields import FIELDS
 
 
 def parse(*options):
@@ -42,6 +43,12 @@ def parse(*options):
         (["--algorithm", "tome", "--importance", "0"], {"algorithm": "tome", "importance": 0.0}),
         (["--energy", "elu", "--metric", "keys"], {"energy": "elu", "metric": "keys"}),
         (["--preset", "official"], {"preset": "official"}),
+        (["--margin", "-0.5", "--alpha", "2"], {"margin": -0.5, "alpha": 2.0}),
+        (["--margin=-0.5,0.25"], {"margin": [-0.5, 0.25]}),
+        (["--unmerge", "--no-proportional-attention"], {"unmerge": True, "proportional_attention": False}),
+        (["--protect-token-ids", "103"], {"protect_token_ids": [103]}),
+        (["--parts", '{"audio": 0.8}'], {"parts": {"audio": {"ratio": 0.8}}}),
+        (["--pitome-config", '{"ratio": 0.8, "unmerge": true}', "--no-unmerge"], {"ratio": 0.8, "unmerge": False}),
         (["--pitome-config", '{"vision": 0.8}', "--ratio", "1"], {"parts": {"vision": {"ratio": 0.8}}, "ratio": 1.0}),
     ],
 )
@@ -49,6 +56,17 @@ def test_what_options_say(options, expected):
     found = arguments.settings_from(parse(*options))
     assert found == expected
     PiToMeConfig(**(found or {}))
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_every_field_has_an_option(name):
+    """Those that belong to a file have none."""
+    options = argparse.ArgumentParser()
+    arguments.add_settings(options)
+    text = " ".join(options.format_help().split())
+    option, sentence = f"--{name.replace('_', '-')}", FIELDS[name].help.replace("`", "")
+    belongs_to_files = name in ("base_model_name_or_path", "format_version")
+    assert (option in text) is (sentence in text) is not belongs_to_files
 
 
 def test_a_recipe_is_a_file_of_settings(tmp_path):
@@ -67,6 +85,13 @@ WRONG = {
     "--layers 1,1": "names a layer twice",
     "--layers x": "argument --layers: x: expected a number",
     "--min-tokens -1": "at least 0",
+    "--min-tokens 2.5": "min_tokens=2.5: expected a whole number",
+    "--layers 0,0.5": "expected a list of layer indices",
+    "--protect-token-ids 4,4": "names a token twice",
+    "--parts vision": 'Expected JSON such as {"vision": 0.9}, or a file of it',
+    "--parts {}": "expected a dict from part to settings",
+    '--parts {"vision":{"ration":0.9}}': "argument --parts: parts['vision']: PiToMeConfig has no field 'ration'",
+    "--margin 1": "margin=1.0 is out of range",
     "--importance 2": "importance=2.0 is out of range",
     "--algorithm pitmoe": "argument --algorithm: invalid choice: 'pitmoe' (choose from",
     "--energy cosine": "argument --energy: invalid choice: 'cosine'",

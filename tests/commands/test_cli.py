@@ -20,6 +20,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from zoo.vision_language import clip_config
 from zoo.vit import vit_config
 
 from optimum_pitome import PiToMeConfig
@@ -54,6 +55,14 @@ def test_summary_options(optimum_cli, folder):
     assert "101 -> 91" in text and "91 -> 46" in text and "paper count" in text
     assert "65 -> 33" in optimum_cli("pitome", "summary", folder, "--pitome-config", '{"ratio": 0.5, "layers": [3]}')
     assert "65 -> 59" in optimum_cli("pitome", "summary", folder, "--layers", "2")
+    assert "17 -> 16" in optimum_cli("pitome", "summary", folder, "--image-size", 16)
+    assert "unmerge=False" in optimum_cli("pitome", "summary", folder, "--no-unmerge")
+
+
+def test_summary_of_a_part_and_of_larger_pictures(optimum_cli, tmp_path):
+    clip_config().save_pretrained(tmp_path)
+    text = optimum_cli("pitome", "summary", tmp_path, "--parts", '{"vision": 0.5}', "--image-size", 64)
+    assert "257 -> 129" in text and "ratio=0.5" in text
 
 
 def test_summary_of_a_recipe_and_of_a_rewritten_model(optimum_cli, folder, tmp_path):
@@ -74,7 +83,9 @@ def test_summary_of_a_recipe_and_of_a_rewritten_model(optimum_cli, folder, tmp_p
         (["--algorithm", "pitone"], "argument --algorithm: invalid choice: 'pitone' (choose from"),
         (["--pitome-config", "{"], 'Expected JSON such as {"ratio": 0.9}, or a file of it'),
         (["--pitome-config", "nowhere.json"], 'Expected JSON such as {"ratio": 0.9}, or a file of it'),
-        (["--count", "flops"], "Accepted: 'exact', 'paper'"),
+        (["--count", "flops"], "argument --count: invalid choice: 'flops' (choose from"),
+        (["--image-size", "17"], "--image-size 17: expected a multiple of the patch size, 4"),
+        (["--num-tokens", "x"], "argument --num-tokens: invalid int value: 'x'"),
     ],
 )
 def test_summary_errors(optimum_cli, folder, options, message):

@@ -41,7 +41,6 @@ from zoo.llava import make_processor, picture
 from zoo.vit import vit_config
 
 from optimum_pitome import PiToMeConfig, apply_pitome
-from optimum_pitome.cards.card import is_generated
 from optimum_pitome.commands.arguments import TASK_NAMES
 from optimum_pitome.commands.tasks import TASKS
 from optimum_pitome.evaluation.data import (
@@ -114,16 +113,17 @@ def test_pictures_and_the_card(evaluate, tmp_path):
     assert accuracy.dataset_args["command"] in card.text and "Image classification on pets / test" in card.text
     dense, merged = (f"{100 * results['accuracy', which].metric_value:.2f} [" for which in ("dense", "merged"))
     assert dense in card.text and merged in card.text and dense in text and merged in text
-    # The same again replaces the results, other data adds to them, somebody's words are left alone.
+    # The same again replaces the results, other data adds to them, somebody's words stay.
     evaluate(*command, "--max-samples", 8, "--model-card", card_file)
     again = ModelCard.load(card_file).data.eval_results
     assert len(again) == len(results) and again[0].dataset_args["num_samples"] == 8
     evaluate(*command[:3], "--dataset", "pets/test", "--ratio", 0.8, "--model-card", card_file)
     assert len(ModelCard.load(card_file).data.eval_results) == 2 * len(results)
     card_file.write_text(card_file.read_text() + "\nSomebody's words.\n")
-    before = card_file.read_text()
-    error = evaluate(*command, "--model-card", card_file, code=2)
-    assert "there is a card that somebody wrote or edited" in error and card_file.read_text() == before
+    evaluate(*command[:5], "--ratio", 0.7, "--model-card", card_file)
+    card = ModelCard.load(card_file)
+    assert len(card.data.eval_results) == len(results)  # of these settings
+    assert card.text.endswith("<!-- pitome:end -->\n\nSomebody's words.\n") and '"ratio": 0.7' in card.text
 
 
 def test_texts_and_the_card_of_a_recipe(evaluate, workplace, tmp_path):
@@ -148,7 +148,6 @@ def test_pairs_of_texts_and_a_rewritten_checkpoint(evaluate, tmp_path):
     assert "12 samples" in evaluate(tmp_path, *options, "me/bert", "--max-length", 16)
     card = ModelCard.load(tmp_path / "README.md")
     assert card.data.base_model == "me/bert" and "\n\nFrom a drawer.\n\n## Evaluation" in card.text
-    assert is_generated(card)
     length = card.text.partition("pitome_summary(model, num_tokens=")[2].partition(")")[0]
     assert f"    0       {int(length)} -> " in card.text  # the table is for a length that was met
     settings = json.loads(card.text.partition("```json")[2].partition("```")[0])
@@ -194,8 +193,8 @@ def test_captioned_pictures_and_the_card(evaluate, multimodal, tmp_path):
     text = evaluate(*command, "--dataset", "captioned", "--model-card", tmp_path, "--base-model", "me/vit", "me/bert")
     assert "6 samples" in text and "image to text recall@1, %" in text and "text to image recall@5, %" in text
     card = ModelCard.load(tmp_path / "README.md")
-    assert card.data.base_model == ["me/vit", "me/bert"] and is_generated(card)
-    assert "| text to image recall@5, % |" in card.text and "Image text retrieval on captioned" in card.text
+    assert card.data.base_model == ["me/vit", "me/bert"]
+    assert "| Text to image recall@5, % |" in card.text and "Image text retrieval on captioned" in card.text
     # One row per caption is the same data set.
     rows = load_from_disk("captioned").flatten_indices()
     rows = [{"image": row["image"], "caption": text} for row in rows for text in dict.fromkeys(row["captions"])]

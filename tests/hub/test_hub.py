@@ -99,7 +99,7 @@ def test_cards_come_with_the_first_commit(hub, repository):
     found = card(hub, repository)
     assert found.data.library_name == "transformers" and found.data.tags == ["pitome"]
     assert found.data.base_model == "me/base" and found.data.eval_results is None
-    assert f'from_pretrained("{repository}")' in found.text and "More Information Needed" not in found.text
+    assert f'from_pretrained("{repository}")' in found.text and found.text.endswith("<!-- pitome:end -->\n")
     assert len(hub.titles(repository)) == 2  # one for each push
 
 
@@ -115,13 +115,18 @@ def test_a_card_carries_what_was_measured(hub):
     assert {"accuracy", "gflops", "latency"} <= {metric for metric, which in results if which == "dense"}
     assert results["gflops", "merged"].metric_value < results["gflops", "dense"].metric_value
     assert results["accuracy", "merged"].dataset_args == {"num_samples": 2, "command": "optimum-cli pitome ..."}
-    assert "optimum-cli pitome ..." in card(hub, "me/measured").text and len(hub.titles("me/measured")) == 1
+    assert "optimum-cli pitome ..." in card(hub, "me/measured").text and len(hub.titles("me/measured")) == 2
+    assert not hub.files("me/measured")["README.md"].count(b"More Information Needed")
+
+
+def test_a_model_that_is_dense_again_says_nothing_of_merging(hub):
+    assert b"pitome" not in hub.files("me/dense-again")["README.md"] + hub.files("me/dense-again")["config.json"]
 
 
 def test_a_card_that_somebody_wrote_stays(hub):
     found = card(hub, "me/handwritten")
-    assert found.text.strip() == "Written by hand." and found.data.license == "mit"
-    assert found.data.tags == ["pitome"]
+    assert found.text.startswith("Written by hand.\n\n<!-- pitome:start") and found.data.license == "mit"
+    assert found.data.tags == ["pitome"] and found.text.count("## Token merging") == 1
 
 
 def test_the_card_of_a_trained_model(hub):

@@ -178,8 +178,10 @@ def test_the_card_on_save(checkpoint, tmp_path):
     assert "AutoModelForImageClassification.from_pretrained" in card
     (tmp_path / "merged" / "README.md").write_text("mine")
     model.save_pretrained(tmp_path / "merged")
-    assert (tmp_path / "merged" / "README.md").read_text() == "mine"
+    assert "\n---\nmine\n\n<!-- pitome:start" in (tmp_path / "merged" / "README.md").read_text()
     remove_pitome(model)
+    model.save_pretrained(tmp_path / "merged")
+    assert (tmp_path / "merged" / "README.md").read_text() == "---\nlibrary_name: transformers\n---\nmine\n"
     model.save_pretrained(tmp_path / "dense")
     assert not model.model_tags and not (tmp_path / "dense" / "README.md").exists()
 

@@ -36,13 +36,13 @@ def test_an_entry_travels_with_what_a_host_adapted():
     entry = find_architecture(build("ViTModel"))
     assert copy.deepcopy(entry) is entry
     assert pickle.loads(pickle.dumps(entry)) == entry
-    adapted = replace(entry, marks_outputs=True, part="text", num_layers_run=3)
+    adapted = replace(entry, marks_outputs=True, part="text", reads=(1, 3))
     assert pickle.loads(pickle.dumps(adapted)) == adapted != entry
     # Only what differs: the rest is that of the registry where it arrives.
     assert adapted.__reduce__()[1] == (
         ViTModel,
         entry.layer_class,
-        {"marks_outputs": True, "part": "text", "num_layers_run": 3},
+        {"marks_outputs": True, "part": "text", "reads": (1, 3)},
     )
 
 

@@ -21,7 +21,7 @@ import pytest
 import torch
 
 from optimum_pitome.merging import KeepRatio, MergeSpec, match_tokens
-from optimum_pitome.modeling.state import MergeState, Selection, Tokens, read_mask
+from optimum_pitome.modeling.state import MergeState, Tokens, read_mask
 
 
 def layers(algorithm, num_layers=3, start=Tokens(num_prefix_tokens=1)):
@@ -256,21 +256,21 @@ def test_what_is_no_mask(mask):
 
 
 @pytest.mark.parametrize(
-    ("selected", "ran"),
+    ("reads", "num_run", "ran"),
     [
-        (None, [True, True, True]),
-        (Selection((0,)), [False, False, False]),
-        (Selection((1,)), [True, False, False]),
-        (Selection((2, 0)), [True, True, False]),
-        (Selection((3, 1)), [True, True, True]),
-        (Selection((1,), run_all=True), [True, True, True]),
+        ((), None, [True, True, True]),
+        ((0,), 0, [False, False, False]),
+        ((1,), 1, [True, False, False]),
+        ((2, 0), 2, [True, True, False]),
+        ((3, 1), 3, [True, True, True]),
+        ((1,), None, [True, True, True]),
     ],
 )
 @pytest.mark.parametrize("unmerge", [True, False])
-def test_what_is_read_of_a_forward(selected, ran, unmerge):
+def test_what_is_read_of_a_forward(reads, num_run, ran, unmerge):
     """Layer `i` runs where hidden state `i + 1` or a later one is read; what did not run is `None`."""
     tokens, states = layers("pitome")
-    state = MergeState((None,) * 3, lambda: tokens[0], selection=selected)
+    state = MergeState((None,) * 3, lambda: tokens[0], reads=reads, num_run=num_run)
     assert state.slots[1:] == [None, None, None] and state.slots[0].assignment is None
     state.slots = tokens
     assert [state.runs(index) for index in range(3)] == ran
@@ -282,8 +282,8 @@ def test_what_is_read_of_a_forward(selected, ran, unmerge):
         expected = states[index]
         if unmerge:
             expected = tokens[index].unmerge(states[index])
-        elif selected is not None and index in selected.indices:
-            expected = states[selected.last]  # merging itself brings each to the tokens of the last one
+        elif index in reads:
+            expected = states[max(reads)]  # merging itself brings each to the tokens of the last one
         torch.testing.assert_close(value, expected)
     missing = state.hidden_states((None, *states[1:]), unmerge)
     assert missing[0] is None and [value is None for value in missing[1:]] == [not run for run in ran]

@@ -14,38 +14,12 @@
 
 """`PiToMeCallback` with the Trainer."""
 
-import json
-
 import pytest
 import torch
-from training.tiny import Pictures, checkpointing, history, make_trainer, tiny_vit
-from transformers import AutoModelForImageClassification, EarlyStoppingCallback, TrainerCallback
+from training.tiny import LINEAR, Pictures, Recorder, checkpointing, history, make_trainer, tiny_vit, weights_of
+from transformers import EarlyStoppingCallback
 
 from optimum_pitome import DenseDistillation, PiToMeCallback, RatioSchedule, apply_pitome
-
-
-class Recorder(TrainerCallback):
-    """Where the model stands in every step, and what other callbacks see."""
-
-    def __init__(self):
-        self.ratios, self.logged, self.evaluations = [], [], []
-
-    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
-        base = model.get_base_model() if hasattr(model, "get_base_model") else model
-        self.ratios.append(base.config.pitome["ratio"])
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        self.logged.append(dict(logs))
-
-    def on_evaluate(self, args, state, control, metrics=None, **kwargs):
-        self.evaluations.append(dict(metrics))
-
-
-def weights_of(model):
-    return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
-
-
-LINEAR = [1.0, 0.95, 0.9, 0.85, 0.8, 0.8, 0.8, 0.8]
 
 
 def test_linear_annealing(tmp_path):
@@ -127,39 +101,6 @@ def test_gradient_accumulation_changes_nothing_and_keeps_one_ratio_per_update(tm
         found.append((recorder.ratios, history(trainer, "loss")))
     assert found[0][0] == found[1][0] and len(set(found[0][0])) > 1
     assert found[0][1] == pytest.approx(found[1][1], abs=1e-4)
-
-
-@pytest.mark.parametrize(
-    "arguments", [{}, {"schedule": "random", "ratio_range": (0.6, 1.0)}], ids=["linear", "random"]
-)
-def test_resuming_continues_exactly(tmp_path, arguments):
-    settings = {"save_strategy": "steps", "save_steps": 3}
-    whole = make_trainer(tmp_path / "whole", PiToMeCallback(0.8, **arguments), **settings)
-    whole.train()
-    resumed = make_trainer(tmp_path / "resumed", PiToMeCallback(0.8, **arguments), **settings)
-    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-3"))
-    for name in ("loss", "pitome_ratio", "grad_norm"):
-        assert history(resumed, name) == history(whole, name) and len(history(whole, name)) == 8
-    assert torch.equal(weights_of(resumed.model), weights_of(whole.model))
-
-
-def test_checkpoints_have_the_final_settings(tmp_path):
-    trainer = make_trainer(tmp_path, PiToMeCallback(0.8, end=1.0), save_strategy="steps", save_steps=4)
-    trainer.train()
-    for step in (4, 8):
-        folder = tmp_path / f"checkpoint-{step}"
-        assert json.loads((folder / "config.json").read_text())["pitome"]["ratio"] == 0.8
-        assert '"ratio": 0.8' in (folder / "README.md").read_text()
-    pictures = torch.stack([picture["pixel_values"] for picture in Pictures(4)])
-    with torch.no_grad():
-        expected = trainer.model.eval()(pictures).logits
-        loaded = AutoModelForImageClassification.from_pretrained(tmp_path / "checkpoint-8")
-        assert torch.equal(loaded(pictures).logits, expected)
-    trainer.create_model_card(tags=["mine"])
-    trainer.create_model_card(tags=["mine"])
-    card = (tmp_path / "README.md").read_text()
-    assert card.count("## Token merging") == 1 and '"ratio": 0.8' in card and "- pitome" in card and "- mine" in card
-    assert "Training hyperparameters" in card
 
 
 def test_evaluates_at_several_ratios(tmp_path):
@@ -256,51 +197,6 @@ def test_errors(tmp_path):
         make_trainer(tmp_path, PiToMeCallback(eval_ratios=[0.8]), model=model).train()
     with pytest.raises(ValueError, match="does not know its Trainer"):
         PiToMeCallback(0.8).on_train_begin(None, None, None, model=tiny_vit())
-
-
-@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated")  # PEFT asks by the old name
-def test_the_card_of_an_adapter_has_the_last_ratio(tmp_path):
-    from peft import LoraConfig, get_peft_model
-
-    model = get_peft_model(apply_pitome(tiny_vit(), 0.9), LoraConfig(target_modules=["q_proj", "v_proj"]))
-    trainer = make_trainer(tmp_path, PiToMeCallback(0.8), model=model, label_names=["labels"])
-    for steps in (2, 4):  # the second time there is a card already
-        trainer.args.max_steps = steps
-        trainer.train()
-        trainer.save_model()
-        card = (tmp_path / "README.md").read_text()
-        settings = json.loads(card.partition("```json")[2].partition("```")[0])
-        assert settings == trainer.model.config.pitome and settings["ratio"] == 0.8
-        assert card.count("## Token merging") == 1
-
-
-@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated")  # PEFT asks by the old name
-def test_lora_on_a_rewritten_model(tmp_path):
-    from peft import LoraConfig, PeftModel, get_peft_model
-
-    tiny_vit().save_pretrained(tmp_path / "base")
-    base = AutoModelForImageClassification.from_pretrained(tmp_path / "base", pitome=0.8)
-    model = get_peft_model(
-        base, LoraConfig(target_modules=["q_proj", "v_proj"], modules_to_save=["classifier"], init_lora_weights=False)
-    )
-    recorder = Recorder()
-    settings = {"save_strategy": "steps", "save_steps": 8, "label_names": ["labels"]}
-    trainer = make_trainer(tmp_path / "out", recorder, PiToMeCallback(distillation=True), model=model, **settings)
-    frozen = base.vit.layers[0].mlp.fc1.weight.clone()
-    trainer.train()
-    assert recorder.ratios == LINEAR
-    assert torch.equal(base.vit.layers[0].mlp.fc1.weight, frozen)
-    folder = tmp_path / "out" / "checkpoint-8"
-    assert '"ratio": 0.8' in (folder / "README.md").read_text()
-    pictures = Pictures(4).pixels
-    with torch.no_grad():
-        expected = model.eval()(pixel_values=pictures).logits
-        again = AutoModelForImageClassification.from_pretrained(tmp_path / "base", pitome=0.8)
-        assert torch.equal(PeftModel.from_pretrained(again, folder)(pixel_values=pictures).logits, expected)
-        direct = AutoModelForImageClassification.from_pretrained(folder, pitome=0.8)
-        assert direct.vit.layers[0].pitome_spec is not None and direct.config.pitome["ratio"] == 0.8
-        dense = PeftModel.from_pretrained(AutoModelForImageClassification.from_pretrained(tmp_path / "base"), folder)
-        assert not torch.allclose(dense(pixel_values=pictures).logits, expected, atol=1e-4)
 
 
 def test_torch_compile(tmp_path):

@@ -17,7 +17,7 @@
 import pytest
 import torch
 from torch.utils.data import Dataset
-from transformers import AutoImageProcessor, Trainer, TrainingArguments, ViTForImageClassification
+from transformers import AutoImageProcessor, Trainer, TrainerCallback, TrainingArguments, ViTForImageClassification
 from zoo.vit import vit_config
 
 
@@ -92,3 +92,28 @@ def make_trainer(folder, *callbacks, model=None, trainer_class=Trainer, **settin
 
 def history(trainer, name) -> list[float]:
     return [entry[name] for entry in trainer.state.log_history if name in entry]
+
+
+#: The ratios of its steps with the default schedule and the target 0.8.
+LINEAR = [1.0, 0.95, 0.9, 0.85, 0.8, 0.8, 0.8, 0.8]
+
+
+class Recorder(TrainerCallback):
+    """Where the model stands in every step, and what other callbacks see."""
+
+    def __init__(self):
+        self.ratios, self.logged, self.evaluations = [], [], []
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        self.ratios.append(base.config.pitome["ratio"])
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        self.logged.append(dict(logs))
+
+    def on_evaluate(self, args, state, control, metrics=None, **kwargs):
+        self.evaluations.append(dict(metrics))
+
+
+def weights_of(model):
+    return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])

@@ -14,72 +14,40 @@
 
 """Registers `optimum-cli pitome`. Imported at every call of `optimum-cli`, so it imports nothing heavy."""
 
+import importlib
+
 from optimum.commands.base import BaseOptimumCLICommand, CommandInfo
 
 
-class PiToMeSummaryCommand(BaseOptimumCLICommand):
-    COMMAND = CommandInfo("summary", help="Tokens and operations per layer, dense and merged. Reads no weights.")
+def _command(name: str, help: str) -> CommandInfo:
+    """The command that the module `name` runs."""
 
-    @staticmethod
-    def parse_args(parser):
-        from optimum_pitome.commands import arguments
+    class PiToMeSubcommand(BaseOptimumCLICommand):
+        COMMAND = CommandInfo(name, help=help)
 
-        arguments.add_model(parser)
-        arguments.add_settings(parser)
-        parser.add_argument("--num-tokens", type=int, help="Sequence length (default: the model's input size).")
-        parser.add_argument(
-            "--count", default="exact", help="exact (default), or paper: as the tables of the paper count."
-        )
+        @staticmethod
+        def parse_args(parser):
+            from optimum_pitome.commands.arguments import add_options
 
-    def run(self):
-        from optimum_pitome.commands.summary import run
+            add_options(parser, name)
 
-        run(self.args, self.parser)
+        def run(self):
+            from optimum_pitome.commands.arguments import fail
 
+            try:
+                importlib.import_module(f"optimum_pitome.commands.{name}").run(self.args, self.parser)
+            except (ValueError, OSError, ImportError) as error:
+                fail(self.parser, error)
 
-class PiToMeEvaluateCommand(BaseOptimumCLICommand):
-    COMMAND = CommandInfo(
-        "evaluate", help="A model dense against merged on real data: accuracy, agreement, speed; model cards."
-    )
-
-    @staticmethod
-    def parse_args(parser):
-        from optimum_pitome.commands import arguments
-
-        arguments.add_model(parser)
-        arguments.add_settings(parser)
-        arguments.add_evaluation(parser)
-
-    def run(self):
-        from optimum_pitome.commands.evaluate import run
-
-        run(self.args, self.parser)
-
-
-class PiToMeBenchmarkCommand(BaseOptimumCLICommand):
-    COMMAND = CommandInfo(
-        "benchmark", help="Time of forwards or training steps, dense and merged, on random inputs. Reads no weights."
-    )
-
-    @staticmethod
-    def parse_args(parser):
-        from optimum_pitome.commands import arguments
-
-        arguments.add_model(parser)
-        arguments.add_settings(parser)
-        arguments.add_benchmark(parser)
-
-    def run(self):
-        from optimum_pitome.commands.benchmark import run
-
-        run(self.args, self.parser)
+    return CommandInfo(name, help=help, subcommand_class=PiToMeSubcommand)
 
 
 class PiToMeCommand(BaseOptimumCLICommand):
     COMMAND = CommandInfo("pitome", help="Faster transformers by merging tokens (optimum_pitome).")
-    SUBCOMMANDS = tuple(
-        CommandInfo(command.COMMAND.name, help=command.COMMAND.help, subcommand_class=command)
-        for command in (PiToMeSummaryCommand, PiToMeEvaluateCommand, PiToMeBenchmarkCommand)
+    SUBCOMMANDS = (
+        _command("summary", "Tokens and operations per layer, dense and merged. Reads no weights."),
+        _command("evaluate", "A model dense against merged on real data: accuracy, agreement, speed; model cards."),
+        _command("benchmark", "Time of forwards or training steps, dense and merged. Reads no weights."),
     )
 
 

@@ -31,7 +31,7 @@ from ...configuration.config import PiToMeConfig
 from ...modeling.hosts import Host, Reader, register_host, remove_hooks
 from ...modeling.registry import Architecture
 from ...modeling.rewrite import rewritten_encoders
-from ...modeling.state import SELECTION_KEY
+from ...modeling.signatures import by_name
 from ...modeling.wrap import wrap
 from .counts import (
     FEATURE_LAYER_NAMES,
@@ -53,13 +53,12 @@ def adapt_tower(model: nn.Module, architecture: Architecture, config: PiToMeConf
 def adapt_grid_tower(model: nn.Module, architecture: Architecture, config: PiToMeConfig) -> Architecture:
     """A tower's entry inside a model that lays features out on a fixed grid: it returns every token of the layers that
     are read."""
-    return replace(architecture, num_layers_run=max(feature_layers(model.config)))
+    return replace(architecture, reads=feature_layers(model.config))
 
 
 def shorten_forward(model: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
     """Forward pre-hook of a LLaVA, with and without its language modeling head."""
-    names = list(inspect.signature(type(model).forward).parameters)[1:]
-    arguments = {**dict(zip(names, args)), **kwargs}
+    arguments = by_name(type(model).forward, args, kwargs)
     if arguments.get("pixel_values") is None and not arguments.get("mm_encoder_outputs"):
         return None  # text only, or a step of decoding
     shortened = shorten_inputs(getattr(model, "model", model), arguments)
@@ -87,28 +86,8 @@ def _nothing(model: nn.Module) -> None:
     pass
 
 
-def _select_features(get_features):
-    """Wraps `get_image_features` of a class: a rewritten tower learns which of its hidden states will be read.
-
-    A wrap of the class and not of an instance: it survives `deepcopy` and pickling, and costs other models one look.
-    """
-    parameters = inspect.signature(get_features)
-
-    def select(self, *args, **kwargs):
-        if active_tower(self) is not None:
-            arguments = parameters.bind(self, *args, **kwargs).arguments
-            arguments = {**arguments.get("kwargs", {}), **arguments}
-            given = next((arguments[name] for name in FEATURE_LAYER_NAMES if arguments.get(name) is not None), None)
-            output_all = arguments.get("output_hidden_states") is True
-            kwargs[SELECTION_KEY] = (feature_layers(self.config, given), output_all)
-        return get_features(self, *args, **kwargs)
-
-    return select
-
-
 def _register(module, base_name: str, head_name: str) -> None:
     base, head = getattr(module, base_name), getattr(module, head_name)
-    wrap(base, "get_image_features", _select_features)
     wrap(head, "generate", generate_with_short_prompt)
     register_host(Host(base, install, uninstall, adapt_tower, "vision_tower", find_reader))
     register_host(Host(head, install, uninstall))
@@ -124,5 +103,4 @@ for _family, _name in (
 ):
     _module = importlib.import_module(f"transformers.models.{_family}.modeling_{_family}")
     _class = getattr(_module, _name)
-    wrap(_class, "get_image_features", _select_features)
     register_host(Host(_class, _nothing, _nothing, adapt_grid_tower, "vision_tower", reads_short=False))

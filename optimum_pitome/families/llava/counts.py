@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""How many tokens an image takes in the prompt of a LLaVA, before and behind merging."""
+"""How many tokens an image takes in the prompt of a LLaVA, before and after merging."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from ...modeling.rewrite import EncoderRewrite, rewritten_encoders
 #: Names of the argument and of the configuration's field; VipLLaVA had the plural before transformers 5.23.
 FEATURE_LAYER_NAMES = ("vision_feature_layer", "vision_feature_layers")
 
-#: Layers of the released code's CLIP tower that match as ToMe does; those behind match as PiToMe does.
+#: Layers of the released code's CLIP tower that match as ToMe does; later ones match as PiToMe does.
 _TOME_LAYERS = 13
 
 
@@ -64,7 +64,7 @@ def feature_layers(config: PreTrainedConfig, given: int | Sequence[int] | None =
 
 
 def official_llava(index: int, num_layers: int) -> dict:
-    """LLaVA's CLIP tower in the released code: merged behind each whole layer, without sizes."""
+    """LLaVA's CLIP tower in the released code: merged after each whole layer, without sizes."""
     return {
         "algorithm": "tome" if index < _TOME_LAYERS else "pitome",
         "energy": "elu",
@@ -80,7 +80,7 @@ def tower_inside_llava(config: PreTrainedConfig, architecture: Architecture) -> 
     """A tower's entry inside the LLaVA of `config`: what leaves it is the short sequence."""
     settings: dict[str, Any] = {
         "defaults": {**architecture.defaults, "unmerge": False},
-        "num_layers_run": max(feature_layers(config)),
+        "reads": feature_layers(config),
     }
     if architecture.encoder_class is modeling_clip.CLIPVisionModel:
         settings["official"] = official_llava

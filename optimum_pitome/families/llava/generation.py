@@ -16,12 +16,12 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
+from ...modeling.signatures import by_name
 from .prompt import apply_plan, plan_inputs
 
 
@@ -80,12 +80,9 @@ def generate_with_short_prompt(generate):
     as it was given, followed by the new tokens. `past_key_values`, `attentions` and `hidden_states` are those of the
     short sequences.
     """
-    parameters = inspect.signature(generate)
 
     def generate_short(self, *args, **kwargs):
-        arguments = dict(parameters.bind_partial(self, *args, **kwargs).arguments)
-        arguments.pop("self")
-        arguments.update(arguments.pop("kwargs", {}))
+        arguments = by_name(generate, args, kwargs)
         if arguments.get("inputs") is not None and arguments.get("input_ids") is None:
             arguments["input_ids"] = arguments.pop("inputs")
         plan = None if arguments.get("cache_implementation") == "paged" else plan_inputs(self.model, arguments)

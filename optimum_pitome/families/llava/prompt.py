@@ -234,7 +234,7 @@ def _past_length(arguments: dict[str, Any]) -> int:
 
 
 def _mask_of_prompt(arguments: dict[str, Any], length: int) -> torch.Tensor | None:
-    """The part of the 2D mask that belongs to the prompt, behind what a cache holds."""
+    """The part of the 2D mask that belongs to the prompt, after what a cache holds."""
     attention_mask = arguments.get("attention_mask")
     return None if attention_mask is None else attention_mask[:, -length:]
 

@@ -22,8 +22,9 @@ from huggingface_hub import HfApi
 from transformers import Trainer, TrainingArguments, ViTForImageClassification, ViTImageProcessorPil
 from zoo.vit import vit_config
 
-from optimum_pitome import PiToMeCallback, PiToMeConfig, apply_pitome, pitome_disabled
-from optimum_pitome.evaluation.evaluation import evaluate_classifier
+from optimum_pitome import PiToMeCallback, PiToMeConfig, apply_pitome, pitome_disabled, remove_pitome
+from optimum_pitome.evaluation.evaluation import evaluate
+from optimum_pitome.hub.model_cards import write_card
 
 
 torch.manual_seed(0)
@@ -44,8 +45,14 @@ expected["0.6"] = outputs(model)
 model.push_to_hub("me/merged", revision="stronger")
 model.push_to_hub("me/secret")
 source = {"task": "image-classification", "dataset": "me/noise", "split": "test", "command": "optimum-cli pitome ..."}
-evaluate_classifier(model, [{"pixel_values": pixel_values(), "labels": torch.tensor([0, 1])}], source=source)
+rows = [{"pixel_values": pixel_values(), "labels": torch.tensor([0, 1])}]
+card = write_card(model, f"{sys.argv[1]}/card.md", "me/measured", evaluate(model, rows, source=source))
+HfApi().create_repo("me/measured")
+HfApi().upload_file(path_or_fileobj=card, path_in_repo="README.md", repo_id="me/measured")
 model.push_to_hub("me/measured")
+model.push_to_hub("me/dense-again")
+remove_pitome(model).push_to_hub("me/dense-again")
+apply_pitome(model, 0.6)
 HfApi().create_repo("me/handwritten")
 card = b"---\nlicense: mit\n---\nWritten by hand.\n"
 HfApi().upload_file(path_or_fileobj=card, path_in_repo="README.md", repo_id="me/handwritten")

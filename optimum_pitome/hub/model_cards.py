@@ -1,0 +1,176 @@
+# Copyright 2026 The optimum_pitome authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""What models and evaluations say about themselves, as plain data for their cards."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult
+from transformers.utils import logging
+
+from ..analysis import pitome_summary
+from ..cards.card import hub_id, write_recipe_section, write_section
+from ..configuration.config import PiToMeConfig
+from ..evaluation.results import GFLOPS_TITLE, Evaluation, metric_title
+from .entries import entries
+
+
+logger = logging.get_logger(__name__)
+
+
+def write_card(
+    model: Any,
+    directory: str | os.PathLike,
+    repository: str | None = None,
+    evaluations: list[Evaluation] | None = None,
+    name: str | None = None,
+    base_model: str | list[str] | None = None,
+    saved: bool = True,
+    provenance: str | None = None,
+) -> Path | None:
+    """Writes how `model` merges into `README.md` in `directory`; of a dense model, takes out what was said there.
+
+    Args:
+        model: a model of transformers.
+        directory (`str` or `os.PathLike`): a folder, or the file itself (`.md`).
+        repository (`str`, *optional*): Hub id that the card is for.
+        evaluations (`list[Evaluation]`, *optional*): what was measured on the model as it is.
+        name (`str`, *optional*): what the title calls the model; defaults to `repository`, else to its class.
+        base_model (`str` or `list[str]`, *optional*):
+            Hub id of what it was made from (of several parts: their ids); defaults to what the card says, else to
+            where the model was loaded from.
+        saved (`bool`, *optional*, defaults to `True`):
+            Whether the settings are in the `config.json` that goes with the card; else the card says how to pass them.
+        provenance (`str`, *optional*): where the weights come from, in a sentence or two.
+
+    Returns:
+        `pathlib.Path` of the card, or `None` for a dense model.
+    """
+    found = {part: PiToMeConfig.from_value(value) for part, value in entries(model.config)}
+    settings = {part: config.to_pitome_dict() for part, config in found.items() if config is not None}
+    if not settings:
+        return write_section(directory, {})
+    num_tokens = evaluations[-1].num_tokens if evaluations else None
+    if num_tokens is not None and len(num_tokens) == 1:
+        (num_tokens,) = num_tokens
+    try:
+        summary = str(pitome_summary(model, num_tokens))
+    except ValueError as error:  # no default sequence length: a card without the table is still a card
+        logger.info(f"The model card has no summary: {error}")
+        summary = ""
+    loaded_from = hub_id(model.config.name_or_path)
+    return write_section(
+        directory,
+        settings.get("", settings),
+        _results(evaluations),
+        base_model=base_model,
+        loaded_from=None if loaded_from == repository else loaded_from,
+        title=repository or f"{name or type(model).__name__} with merged tokens",
+        auto_class=_auto_class(model),
+        repository=repository,
+        summary=summary,
+        num_tokens=num_tokens,
+        parts="" not in settings,
+        saved=saved,
+        provenance=provenance,
+    )
+
+
+def write_recipe_card(
+    config: PiToMeConfig,
+    directory: str | os.PathLike,
+    repository: str | None = None,
+    evaluations: list[Evaluation] | None = None,
+    auto_class: str = "AutoModel",
+) -> Path | None:
+    """Writes what the recipe `config` does into `README.md` in `directory`; as [`write_card`]."""
+    return write_recipe_section(directory, config.to_pitome_dict(), _results(evaluations), repository, auto_class)
+
+
+def _results(evaluations: list[Evaluation] | None) -> list[EvalResult]:
+    return [result for evaluation in evaluations or [] for result in eval_results(evaluation)]
+
+
+def eval_results(evaluation: Evaluation) -> list[EvalResult]:
+    """The results under `model-index`: `metric_config` says whether a value is of the dense or of the merged model.
+
+    None where `evaluation.source` does not name `task` and `dataset`: numbers alone say nothing to a reader.
+    """
+    if not {"task", "dataset"} <= evaluation.source.keys():
+        return []
+    source, timing = evaluation.source, evaluation.timing
+    arguments = {"num_samples": evaluation.num_samples, "command": source.get("command")}
+    about = {
+        "task_type": source["task"],
+        "task_name": source["task"].replace("-", " ").capitalize(),
+        "dataset_type": source["dataset"],
+        "dataset_name": source["dataset"],
+        "dataset_config": source.get("config"),
+        "dataset_split": source.get("split"),
+        "dataset_args": {name: value for name, value in arguments.items() if value is not None},
+    }
+
+    agreement, batch = evaluation.agreement, {"batch_size": evaluation.batch_size}
+    speed = {"quartiles": [_rounded(timing.speedup_low), _rounded(timing.speedup_high)], "rounds": timing.rounds}
+    speed |= {"hardware": evaluation.hardware}
+    found = [
+        *(
+            (metric, metric_title(metric), which, scores[metric], _interval(scores, metric))
+            for metric in evaluation.metrics
+            for which, scores in (("merged", evaluation.merged), ("dense", evaluation.dense))
+        ),
+        ("agreement", "same answer as the dense model", "merged", agreement["agreement"], _interval(agreement)),
+        ("gflops", GFLOPS_TITLE, "merged", evaluation.gflops_merged, None),
+        ("gflops", GFLOPS_TITLE, "dense", evaluation.gflops_dense, None),
+        ("latency", "milliseconds per batch", "merged", timing.merged_ms, batch),
+        ("latency", "milliseconds per batch", "dense", timing.dense_ms, batch),
+        ("speedup", "measured speed-up", "merged", timing.speedup, speed),
+    ]
+    return [
+        EvalResult(
+            **about,
+            metric_type=metric,
+            metric_name=f"{name[0].upper()}{name[1:]}, {which}",
+            metric_config=which,
+            metric_value=_rounded(value),
+            metric_args=details,
+        )
+        for metric, name, which, value, details in found
+    ]
+
+
+def _interval(scores: dict[str, float], name: str = "agreement") -> dict[str, list[float]]:
+    return {"interval_95": [_rounded(scores[f"{name}_low"]), _rounded(scores[f"{name}_high"])]}
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.5g}")
+
+
+def _auto_class(model: Any) -> str:
+    """The auto class that loads `model`."""
+    from transformers.models.auto import modeling_auto
+
+    # The same class may be there for pre-training, too: that is not what people load it for.
+    for name in sorted(vars(modeling_auto), key="AutoModelForPreTraining".__eq__):
+        mapping = getattr(getattr(modeling_auto, name), "_model_mapping", None)
+        if name.startswith("Auto") and mapping is not None and type(model.config) in mapping:
+            classes = mapping[type(model.config)]
+            if type(model) in (classes if isinstance(classes, (list, tuple)) else [classes]):
+                return name
+    return type(model).__name__
