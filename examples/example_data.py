@@ -72,10 +72,9 @@ def load_parts(name: str, kind: str, max_train: int | None, max_test: int | None
     parts = []
     for part, limit in ((train, max_train), (test, max_test)):
         part, (column, label) = with_classes(take(part, limit), kind)
-        names = {column: "input", label: "label"}
-        part = part.select_columns([column, label])
-        parts.append(part.rename_columns({old: new for old, new in names.items() if old != new}))
-    return parts[0], parts[1]
+        names = {old: new for old, new in ((column, "input"), (label, "label")) if old != new}
+        parts.append(part.select_columns([column, label]).rename_columns(names))
+    return tuple(parts)
 
 
 def training_part(name: str, evaluated: str | None = None) -> Dataset | None:

@@ -47,7 +47,7 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
 
 from optimum_pitome.evaluation.data import batches
-from optimum_pitome.evaluation.judges import ClassJudge, pooled
+from optimum_pitome.evaluation.judges import ClassJudge
 
 
 NUM_FOLDS = 5
@@ -60,9 +60,9 @@ class ProbeJudge(ClassJudge):
     the other folds. `pool` is that of an [`EmbeddingJudge`].
     """
 
-    def __init__(self, model, pool: Callable[..., torch.Tensor] | None = None):
+    def __init__(self, model, pool: Callable[..., torch.Tensor]):
         super().__init__(model)
-        self._pool, self._head, self._folds = pool or pooled, None, []
+        self._pool, self._head, self._folds = pool, None, []
 
     def answer(self, inputs: Mapping[str, Any]) -> list[np.ndarray]:
         return list(self._pool(self._model(**inputs), inputs).float().cpu().numpy())

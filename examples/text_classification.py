@@ -39,7 +39,15 @@ import argparse
 
 from common import add_arguments, add_head_arguments, classify
 from example_data import BUILT_IN_DATA, model_path
+from torch.nn.functional import normalize
 from transformers import AutoModel
+
+from optimum_pitome.evaluation.judges import pooled
+
+
+def load_headless(path):
+    """An encoder alone, and the direction of the mean over its tokens, as in sentence-transformers."""
+    return AutoModel.from_pretrained(path, pitome=False), lambda *output: normalize(pooled(*output))
 
 
 def main() -> None:
@@ -54,10 +62,7 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.train_head = arguments.train_head or arguments.model is None
     arguments.model = model_path(arguments.model or "minilm")
-    # The mean over the tokens of an encoder alone, as in sentence-transformers.
-    found = classify(
-        arguments, "text", lambda path: (AutoModel.from_pretrained(path, pitome=False), None), arguments.text_columns
-    )
+    found = classify(arguments, "text", load_headless, arguments.text_columns)
     slow = [one.name for one in found if one.timing.speedup < 1.0]
     if slow:
         print(f"Merging made the model slower at {', '.join(slow)}: leave it dense for texts this short.")

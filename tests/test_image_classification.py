@@ -134,13 +134,13 @@ def test_each_sample_is_judged_by_a_head_of_other_folds():
     generator = torch.Generator().manual_seed(0)
     features = list(torch.randn(60, 64, generator=generator).numpy())
     labels = torch.randint(0, 2, (60,), generator=generator).tolist()
-    folds, seen = ProbeJudge(None), ProbeJudge(None)
+    folds, seen = ProbeJudge(None, None), ProbeJudge(None, None)
     decisions = folds.decide(features, labels)
     right = sum(folds.scores(decisions, labels)["accuracy"])
     assert right < 45 and len(folds._folds) == NUM_FOLDS
     assert folds.decide(features, labels) == decisions
     order = torch.randperm(60, generator=generator).tolist()
-    shuffled = ProbeJudge(None).decide([features[i] for i in order], [labels[i] for i in order])
+    shuffled = ProbeJudge(None, None).decide([features[i] for i in order], [labels[i] for i in order])
     assert shuffled == [decisions[i] for i in order]
     seen.answer = lambda inputs: list(inputs["features"].numpy())
     seen.fit([{"features": torch.tensor(np.array(features)), "labels": torch.tensor(labels)}], torch.device("cpu"))

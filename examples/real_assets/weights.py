@@ -22,13 +22,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 from torch import nn
-from transformers import (
-    BertConfig,
-    BitImageProcessorPil,
-    Dinov2Config,
-    ViTConfig,
-    ViTImageProcessorPil,
-)
+from transformers import BertConfig, BitImageProcessorPil, Dinov2Config, ViTConfig, ViTImageProcessorPil
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling
 
 from .data import made_once, package_path
@@ -43,7 +37,6 @@ _SIZES = {
     "layer_norm_eps": 1e-6,
 }
 _STATISTICS = {"image_mean": IMAGENET_DEFAULT_MEAN, "image_std": IMAGENET_DEFAULT_STD, "do_convert_rgb": True}
-_LAYERS = range(_SIZES["num_hidden_layers"])
 
 #: What rxnfp splits reaction SMILES with: one token per atom, bond or ring closure.
 _SMILES_TOKEN = (
@@ -152,7 +145,7 @@ def _dinov2_weights() -> dict[str, torch.Tensor]:
 def _folded(weights: dict[str, torch.Tensor], image_size: int) -> dict[str, torch.Tensor]:
     """Without LayerScale, and with the position table of `image_size`."""
     weights = dict(weights)
-    for i in _LAYERS:
+    for i in range(_SIZES["num_hidden_layers"]):
         for scale, linear in (("layer_scale1", "attention.output.dense"), ("layer_scale2", "mlp.fc2")):
             factor = weights.pop(f"encoder.layer.{i}.{scale}.lambda1")
             weights[f"encoder.layer.{i}.{linear}.weight"] *= factor[:, None]
