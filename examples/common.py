@@ -12,307 +12,211 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What the classification examples share: dense against merged on the same batches, the table, the curve."""
+"""What the examples share: options about merging, evaluating and fine-tuning classifiers, the report."""
 
 from __future__ import annotations
 
 import argparse
-import copy
 import json
-import statistics
-import time
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
-from tqdm import tqdm
+from datasets import ClassLabel, Dataset
+from example_data import label_settings, load, load_parts, load_preparer, model_path, training_part, with_classes
+from linear_probe import ProbeJudge
+from transformers import (
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+    HfArgumentParser,
+    Trainer,
+    TrainingArguments,
+    set_seed,
+)
+from transformers.utils import logging
 
-from optimum_pitome import PiToMeConfig, apply_pitome, pitome_disabled
-from optimum_pitome.evaluation.metrics import Accuracy, Agreement
-
-
-#: The label of a sample that has none.
-UNLABELLED = -100
-
-
-@dataclass
-class Result:
-    """One line of the table. Shares are in [0, 1]; GFLOPs are per sample and include the merge step. Without labels
-    there is no accuracy."""
-
-    ratio: float
-    gflops: float
-    tokens: float
-    accuracy: float | None
-    accuracy_low: float | None
-    accuracy_high: float | None
-    agreement: float
-    agreement_low: float
-    agreement_high: float
-    samples_per_second: float
-    speed_up: float
+from optimum_pitome import PiToMeCallback, PiToMeConfig, evaluate
+from optimum_pitome.evaluation.data import batches, class_indices, find_columns, take
+from optimum_pitome.evaluation.results import Evaluations
 
 
-def add_arguments(parser: argparse.ArgumentParser, ratios: list[float], output_dir: str) -> None:
-    """The options about merging, and where the report goes."""
+AUTO_CLASSES = {"image": AutoModelForImageClassification, "text": AutoModelForSequenceClassification}
+
+
+def add_arguments(parser: argparse.ArgumentParser, ratios: list[float], output_dir: str, batch_size: int = 16) -> None:
+    """The options about merging and data, and where the report goes."""
+    parser.add_argument("--split", help="split to evaluate (default: test, validation, or what there is)")
     parser.add_argument("--ratios", type=float, nargs="+", default=ratios)
     parser.add_argument(
         "--pitome", default="{}", help='further settings as JSON, or a JSON file: \'{"algorithm": "tome"}\''
     )
-    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--batch-size", type=int, default=batch_size)
     parser.add_argument("--max-samples", type=int, help="evaluate on so many samples only")
     parser.add_argument("--output-dir", type=Path, default=Path(output_dir))
 
 
-def read_configs(arguments: argparse.Namespace) -> dict[float, PiToMeConfig]:
-    """The settings for every ratio below 1."""
+def add_head_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of [`classify`] about a new head."""
+    parser.add_argument("--train-head", action="store_true", help="train a new linear head on dense features")
+    parser.add_argument("--max-train", type=int, help="train the head on so many samples only")
+    parser.add_argument("--max-length", type=int, default=512, help="tokens of a text; what is longer is cut")
+
+
+def read_settings(arguments: argparse.Namespace, **defaults: Any) -> list[dict[str, Any]]:
+    """The settings for every ratio."""
     text = arguments.pitome if arguments.pitome.lstrip().startswith("{") else Path(arguments.pitome).read_text()
-    settings = json.loads(text)
-    return {ratio: PiToMeConfig.from_value({**settings, "ratio": ratio}) for ratio in arguments.ratios if ratio != 1.0}
+    return [{**defaults, **json.loads(text), "ratio": ratio} for ratio in arguments.ratios]
 
 
-def forward(model, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, float]:
-    """Predicted classes (of each head, where there are several), and the seconds that the model took."""
-    start = time.perf_counter()
-    predictions = model(**inputs).logits.argmax(dim=-1)
-    if predictions.device.type == "cuda":
-        torch.cuda.synchronize(predictions.device)
-    return predictions, time.perf_counter() - start
-
-
-@torch.inference_mode()
-def evaluate(
-    model,
-    loader,
-    configs: dict[float, PiToMeConfig],
-    accelerator: Accelerator,
-    num_samples: int,
-    unit: str,
-    typical: Callable[[list[float]], float] = statistics.median,
-) -> tuple[dict[float, dict[str, float]], dict[float, float]]:
-    """Every batch runs dense and with every ratio, one after the other, so that a machine that slows down for a while
-    slows all of them down.
+def classify(
+    arguments: argparse.Namespace, kind: str, load_headless: Callable, columns: list[str] | None = None
+) -> Evaluations:
+    """Evaluates a classifier of pictures or texts, or a head that is trained on dense features, and reports.
 
     Args:
-        loader: batches of the model's inputs and `labels` (`UNLABELLED` where there are none); with [`HeldOutHeads`]
-            also `fold`.
-        configs (`dict[float, PiToMeConfig]`): the settings of every ratio.
-        unit (`str`): what the samples are, for the progress bar.
-        typical (`Callable`): from the seconds of all full batches to those of one: the median where batches are alike,
-            the mean where they differ in length.
-
-    Returns:
-        Per ratio (1 is the dense model): the metrics, and the samples per second of all processes together.
+        kind (`str`): `"image"` or `"text"`.
+        load_headless (`Callable`): from a path to an encoder and the `pool` of a [`ProbeJudge`].
+        columns (`list[str]`, *optional*): of the inputs; found by type.
     """
-    ratios = [1.0, *configs]
-    metrics = {ratio: (Accuracy(), Agreement()) for ratio in ratios}
-    seconds: dict[float, list[float]] = {ratio: [] for ratio in ratios}
+    logging.set_verbosity_error()
+    # Said outright, or processes on a machine without GPU would not join (accelerate 1.15).
+    accelerator = Accelerator(cpu=not torch.accelerator.is_available())
+    settings, size = read_settings(arguments), arguments.batch_size
+    processor, prepare = load_preparer(arguments.model, kind, max_length=arguments.max_length)
+    dataset, split = load(arguments.dataset, arguments.split)
+    test, label = take(dataset, arguments.max_samples), None
+    if arguments.train_head or any(isinstance(feature, ClassLabel) for feature in test.features.values()):
+        test, (*columns, label) = with_classes(test, kind, columns)
+    else:
+        columns = find_columns(test, kind, columns, labelled=False)
+        accelerator.print(f"{arguments.dataset} has no column of class labels: agreement with the dense model only.")
 
-    def run(ratio: float, inputs: dict[str, torch.Tensor]):
-        if ratio == 1.0:
-            with pitome_disabled(model):
-                return forward(model, inputs)
-        apply_pitome(model, configs[ratio])
-        return forward(model, inputs)
+    def batches_of(dataset: Dataset, config=None):
+        if kind == "text":  # the longest first: the texts of a batch have nearly the same length
+            lengths = [-len(ids) for ids in processor(*(list(dataset[column]) for column in columns))["input_ids"]]
+            dataset = dataset.select(sorted(range(len(lengths)), key=lengths.__getitem__))
+        own = own_part(dataset, size, accelerator)
+        references = {}
+        if label is not None:
+            references["labels"] = list(own[label]) if config is None else class_indices(own, label, config)
+        return batches(own, columns, references, size, prepare)
 
-    bar = tqdm(total=num_samples * len(ratios), unit=unit, disable=not accelerator.is_main_process)
-    batch_size = loader.total_batch_size // accelerator.num_processes
-    for step, batch in enumerate(loader):
-        inputs = model_inputs(batch)
-        if step == 0:
-            for ratio in ratios:  # not timed: the first run allocates
-                run(ratio, inputs)
-        dense = None
-        for ratio in ratios:
-            predictions, duration = run(ratio, inputs)
-            if len(predictions) == batch_size:
-                seconds[ratio].append(duration)
-            if "fold" in batch:
-                predictions = predictions.gather(1, batch["fold"].unsqueeze(1)).squeeze(1)
-            predictions, labels = accelerator.gather_for_metrics((predictions, batch["labels"]))
-            dense = predictions if dense is None else dense
-            accuracy, agreement = metrics[ratio]
-            accuracy.add_batch(predictions=predictions, references=labels)
-            agreement.add_batch(predictions=predictions, references=dense)
-            bar.update(len(predictions))
-    bar.close()
-    labelled = int(batch["labels"].max()) != UNLABELLED
-    values = {}
-    for ratio, (accuracy, agreement) in metrics.items():
-        shares = accuracy.compute()
-        values[ratio] = {**(shares if labelled else dict.fromkeys(shares)), **agreement.compute()}
-    # A small evaluation may have no full batch: then no speed is reported.
-    times = torch.tensor([typical(seconds[ratio] or [float("nan")]) for ratio in ratios])
-    speeds = (batch_size / accelerator.gather(times.to(accelerator.device).unsqueeze(0))).sum(dim=0)
-    return values, dict(zip(ratios, speeds.tolist()))
-
-
-def results_of(values, speeds, count: Callable[[float], tuple[float, float]]) -> list[Result]:
-    """One [`Result`] per ratio; `count` gives the GFLOPs of a sample and the tokens that are left for a ratio."""
-    return [
-        Result(ratio, *count(ratio), **values[ratio], samples_per_second=speed, speed_up=speed / speeds[1.0])
-        for ratio, speed in speeds.items()
-    ]
-
-
-def table(results: list[Result], unit: str) -> str:
-    row = "{:>6} {:>15} {:>15} {:>14} {:>7} {:>15}"
-    lines = [row.format("ratio", "accuracy", "agreement", "GFLOPs", "tokens", f"{unit}s/s")]
-
-    def share(value: float | None, low: float | None, high: float | None) -> str:
-        return "" if value is None else f"{value:.1%} ±{(high - low) / 2:.1%}"
-
-    for result in results:
-        dense = result.ratio == 1.0
-        accuracy = share(result.accuracy, result.accuracy_low, result.accuracy_high)
-        agreement = share(result.agreement, result.agreement_low, result.agreement_high)
-        gflops = f"{result.gflops:.3g} ({results[0].gflops / result.gflops:.2f}x)"
-        speed = f"{result.samples_per_second:.1f} ({result.speed_up:.2f}x)"
-        name, agreement = ("dense", "") if dense else (f"{result.ratio:g}", agreement)
-        lines.append(row.format(name, accuracy, agreement, gflops, f"{result.tokens:.0f}", speed))
-    return "\n".join(lines)
-
-
-def draw(results: list[Result], title: str, unit: str, path: Path) -> None:
-    """Accuracy, and agreement with the dense model, against operations."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
-    gflops = [result.gflops for result in results]
-    labelled = results[0].accuracy is not None
-    for name, colour in (("accuracy", "tab:blue"), ("agreement", "tab:orange"))[0 if labelled else 1 :]:
-        shown = results if name == "accuracy" else results[1:]
-        share = [100 * getattr(result, name) for result in shown]
-        low = [value - 100 * getattr(result, f"{name}_low") for value, result in zip(share, shown)]
-        high = [100 * getattr(result, f"{name}_high") - value for value, result in zip(share, shown)]
-        label = name if name == "accuracy" else "agreement with the dense model"
-        axes.errorbar(gflops[-len(shown) :], share, [low, high], marker="o", capsize=3, color=colour, label=label)
-    if labelled:
-        axes.axhline(100 * results[0].accuracy, color="tab:blue", linestyle=":", linewidth=1)
-    for result in results if labelled else results[1:]:
-        text = "dense" if result.ratio == 1.0 else f"r = {result.ratio:g}"
-        height = 100 * (result.accuracy if labelled else result.agreement)
-        axes.annotate(text, (result.gflops, height), (0, -16), textcoords="offset points", ha="center")
-    axes.set(
-        xlabel=f"GFLOPs per {unit} (multiply-add = 1), merge step included",
-        ylabel="% (bars: 95 % interval)",
-        title=title,
+    if arguments.train_head:
+        model, pool = load_headless(arguments.model)
+        judge, config = ProbeJudge(model.to(accelerator.device).eval(), pool=pool), None
+        train = training_part(arguments.dataset, split)
+        if train is not None:
+            train, _ = with_classes(take(train, arguments.max_train), kind, columns)
+            judge.fit(batches_of(train), accelerator.device)
+    else:
+        model = AUTO_CLASSES[kind].from_pretrained(arguments.model, pitome=False).to(accelerator.device)
+        judge, config = None, model.config
+    found = evaluate(
+        model, batches_of(test, config), judge, ratios=settings, progress=accelerator.is_local_main_process
     )
-    axes.margins(y=0.15)
-    axes.legend()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    if accelerator.is_main_process:
+        name = f"{Path(str(arguments.model)).name} on {Path(arguments.dataset).name}"
+        number = f"{len(test)} {'pictures' if kind == 'image' else 'texts'}"
+        report(found, f"{name} ({number}), {accelerator.num_processes} process(es)", arguments.output_dir)
+    accelerator.end_training()
+    return found
 
 
-def report(results: list[Result], title: str, unit: str, folder: Path, accelerator: Accelerator) -> None:
-    """Prints the table; writes `results.json` and the curve into `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    curve = folder / "accuracy_against_flops.png"
-    draw(results, title, unit, curve)
-    written = {"title": title, "results": [asdict(result) for result in results]}
-    (folder / "results.json").write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
-    processes = f"{accelerator.num_processes} process(es) on {accelerator.device.type}"
-    print(f"\n{title}, {processes}\n{table(results, unit)}")
-    print(f"\n± half of the 95 % interval. Curve: {curve}")
+def own_part(dataset: Dataset, batch_size: int, accelerator: Accelerator) -> Dataset:
+    """Every second batch for the first of two processes, and so on: the batches are those of one process alone."""
+    number, own = accelerator.num_processes, accelerator.process_index
+    return dataset.select([row for row in range(len(dataset)) if row // batch_size % number == own])
 
 
-def label_numbers(names: list[str], config) -> list[int]:
-    """The data's labels as the model numbers them: by name where all names are known to it, else by number.
+def report(found: Evaluations, title: str, folder: Path) -> None:
+    """Prints the table; writes `results.json` and the plot into `folder`."""
+    plot = folder / "accuracy_against_flops.png"
+    found.to_json(folder / "results.json")
+    found.plot(plot, title)
+    print(f"\n{title}\n{found}\n\nPlot: {plot}")
 
-    Raises:
-        ValueError: if the model has another number of classes than the data, under other names.
-    """
-    by_name = {str(label).lower(): int(index) for index, label in config.id2label.items()}
-    if all(name.lower() in by_name for name in names):
-        return [by_name[name.lower()] for name in names]
-    if len(names) == config.num_labels:
-        return list(range(config.num_labels))
-    raise ValueError(
-        f"The model has {config.num_labels} classes ({', '.join(list(by_name)[:3])}, ...), the data set "
-        f"{len(names)} ({', '.join(names[:3])}, ...), and their names do not match. Pass "
-        "--train-head to train a head for these classes, or a model that was trained for them."
+
+@dataclass
+class ScriptArguments:
+    model: str = field(default="", metadata={"help": "Hub id, folder, dinov2_small or minilm (packaged)."})
+    dataset: str = field(default="", metadata={"help": "Hub id, folder, or a packaged data set (example_data.py)."})
+    max_train_samples: int | None = field(default=1000, metadata={"help": "Samples to train on."})
+    max_eval_samples: int | None = field(default=1000, metadata={"help": "Samples to evaluate on."})
+    ratio: float = field(default=0.9, metadata={"help": "Fraction of the tokens that each layer keeps in the end."})
+    schedule: str = field(default="linear", metadata={"help": "constant, linear, cosine or random."})
+    start: float = field(
+        default=0.0, metadata={"help": "Of linear and cosine: from where on, as a share of the steps."}
     )
+    end: float = field(default=0.5, metadata={"help": "Of linear and cosine: where the ratio is reached."})
+    ratio_range: list[float] | None = field(default=None, metadata={"help": "Lowest and highest, for random."})
+    eval_ratios: list[float] | None = field(default=None, metadata={"help": "Also evaluate at these ratios."})
+    distill: bool = field(default=False, metadata={"help": "Add the divergence from the dense forward to the loss."})
+
+    def callback(self, num_tokens: int) -> PiToMeCallback:
+        """The callback for sequences of `num_tokens`."""
+        settings = {name: getattr(self, name) for name in ("schedule", "start", "end", "eval_ratios")}
+        ratio_range = tuple(self.ratio_range) if self.ratio_range else None
+        return PiToMeCallback(**settings, ratio_range=ratio_range, distillation=self.distill, num_tokens=num_tokens)
 
 
-def model_inputs(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """What of a batch goes into the model."""
-    return {name: value for name, value in batch.items() if name not in ("labels", "fold")}
+def parse(script_class: type[ScriptArguments], **defaults: Any) -> tuple[ScriptArguments, TrainingArguments]:
+    """The options of a script, and those of the `Trainer`; by default for a run of minutes on a CPU."""
+    parser = HfArgumentParser((script_class, TrainingArguments))
+    settings = {"warmup_steps": 0.1, "num_train_epochs": 1.0, "save_only_model": True, "report_to": "none"}
+    settings |= {"eval_strategy": "epoch", "save_strategy": "epoch", "remove_unused_columns": False}
+    parser.set_defaults(**settings, **defaults)
+    return parser.parse_args_into_dataclasses()
 
 
-@torch.inference_mode()
-def fit_head(model, head: torch.nn.Linear, batches: Iterable, accelerator: Accelerator) -> None:
-    """Makes `head`, a linear layer at the end of `model`, a logistic regression on the features that reach it.
+def collate_with(prepare: Callable) -> Callable[[list[dict]], dict[str, torch.Tensor]]:
+    """For a `DataLoader`: batches of what `load_parts` gives, with `prepare` from `load_preparer`."""
+    return lambda rows: {
+        **prepare([row["input"] for row in rows]),
+        "labels": torch.tensor([row["label"] for row in rows]),
+    }
+
+
+def finetune(script: ScriptArguments, args: TrainingArguments, kind: str, groups: Callable | None = None, **settings):
+    """Fine-tunes a classifier with the `Trainer`.
 
     Args:
-        batches: a prepared loader of the model's inputs and `labels`.
+        kind (`str`): `"image"` or `"text"`.
+        groups (`Callable`, *optional*): from the model to the optimizer's groups of parameters.
+        settings: further keyword arguments of `from_pretrained`.
     """
-    features, labels, _ = _features_at(model, head, batches, accelerator)
-    _fit(head, features, labels)
+    set_seed(args.seed)
+    train_part, test_part = load_parts(script.dataset, kind, script.max_train_samples, script.max_eval_samples)
+    path, side, length = (model_path(script.model), *(getattr(script, n, None) for n in ("image_size", "max_length")))
+    processor, prepare = load_preparer(path, kind, side, length)
+    settings |= label_settings(train_part.features["label"].names)
+    model = AUTO_CLASSES[kind].from_pretrained(path, pitome=PiToMeConfig(ratio=script.ratio), **settings)
+    optimizer = None if groups is None else torch.optim.AdamW(groups(model), weight_decay=0.01)
+    trainer = Trainer(
+        model,
+        args,
+        optimizers=(optimizer, None),
+        data_collator=collate_with(prepare),
+        train_dataset=train_part,
+        eval_dataset=test_part,
+        processing_class=processor,
+        compute_metrics=lambda out: {"accuracy": float((out.predictions.argmax(-1) == out.label_ids).mean())},
+        callbacks=[script.callback(length or 1 + (side // model.config.patch_size) ** 2)],
+    )
+    train(trainer)
 
 
-@torch.inference_mode()
-def fit_held_out_heads(model, head: torch.nn.Linear, batches: Iterable, accelerator: Accelerator) -> HeldOutHeads:
-    """Cross-validation: one head per fold, fitted on the samples of the other folds.
-
-    Args:
-        batches: a prepared loader of the model's inputs, `labels` and `fold`.
-    """
-    features, labels, folds = _features_at(model, head, batches, accelerator)
-    heads = [copy.deepcopy(head) for _ in range(int(folds.max()) + 1)]
-    for fold, fitted in enumerate(heads):
-        _fit(fitted, features[folds != fold], labels[folds != fold])
-    return HeldOutHeads(heads)
-
-
-class HeldOutHeads(torch.nn.Module):
-    """In place of a linear head: `(B, dim)` to the logits of every fold's head, `(B, folds, classes)`."""
-
-    def __init__(self, heads: list[torch.nn.Linear]):
-        super().__init__()
-        self.heads = torch.nn.ModuleList(heads)
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        return torch.stack([head(features) for head in self.heads], dim=1)
-
-
-def _features_at(model, head: torch.nn.Linear, batches: Iterable, accelerator: Accelerator):
-    """Features, labels and folds of all processes. The features are watched at the head, so this works whatever
-    comes before; every process gets everybody's, and fits the same."""
-    seen: list[torch.Tensor] = []
-    watch = head.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
-    gathered = []
-    for batch in tqdm(batches, "dense features", unit="batch", disable=not accelerator.is_main_process):
-        model(**model_inputs(batch))
-        fold = batch.get("fold", torch.zeros_like(batch["labels"]))
-        gathered.append(accelerator.gather_for_metrics((seen.pop().float(), batch["labels"], fold)))
-    watch.remove()
-    return tuple(torch.cat(column).cpu() for column in zip(*gathered))
-
-
-def _fit(head: torch.nn.Linear, features: torch.Tensor, labels: torch.Tensor) -> None:
-    """Logistic regression on centred features, all on one scale (stretching each one to variance 1 would blow up those
-    that say little), as strongly regularised as is best on held-out parts of the same samples."""
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import GridSearchCV
-
-    centre, scale = features.mean(dim=0), features.std()
-    features = ((features - centre) / scale).numpy()
-    regression = LogisticRegression(max_iter=2000)
-    if labels.unique(return_counts=True)[1].min() >= 3:
-        search = GridSearchCV(regression, {"C": [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0]}, cv=3, refit=False)
-        regression.set_params(**search.fit(features, labels.numpy()).best_params_)
-    regression.fit(features, labels.numpy())
-    coefficients, intercept = torch.tensor(regression.coef_), torch.tensor(regression.intercept_)
-    if len(intercept) == 1:  # two classes: one score, for the second
-        zero = torch.zeros_like
-        coefficients, intercept = (torch.cat([zero(values), values]) for values in (coefficients, intercept))
-    # Centre and scale are linear, too: they go into the weights.
-    weight = coefficients / scale
-    head.weight.copy_(weight)
-    head.bias.copy_(intercept - weight @ centre.to(weight))
+def train(trainer: Trainer) -> None:
+    """Trains (or resumes), saves, and writes `results.json`: the last accuracies and the seconds per step."""
+    result = trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
+    trainer.save_model()
+    seconds, metrics = result.metrics["train_runtime"], {}
+    for entry in trainer.state.log_history:
+        metrics.update({name: value for name, value in entry.items() if name.endswith("_accuracy")})
+        # The evaluations between the steps are part of what the Trainer calls its running time.
+        seconds -= sum(value for name, value in entry.items() if name.startswith("eval") and name.endswith("_runtime"))
+    metrics["train_seconds_per_step"] = seconds / trainer.state.global_step
+    if trainer.is_world_process_zero():
+        (Path(trainer.args.output_dir) / "results.json").write_text(json.dumps(metrics, indent=2))

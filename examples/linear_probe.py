@@ -25,26 +25,84 @@ Any hub ids or paths in their place. Fine-tuning can start from the classifier, 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
-from accelerate import Accelerator
-from common import fit_head
-from datasets import Image, Value
-from finetune_common import label_settings
-from finetune_data import load_image_processor, load_splits, model_path, save_test_part
-from torch.utils.data import DataLoader
+from accelerate.utils import gather_object
+from example_data import label_settings, load_parts, load_preparer, model_path
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, StratifiedKFold
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+from tqdm import tqdm
 from transformers import (
     AutoConfig,
     AutoModelForImageClassification,
     AutoModelForSequenceClassification,
-    AutoTokenizer,
     set_seed,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
 
+from optimum_pitome.evaluation.data import batches
+from optimum_pitome.evaluation.judges import ClassJudge
 
-def parse_arguments() -> argparse.Namespace:
+
+NUM_FOLDS = 5
+
+
+class ProbeJudge(ClassJudge):
+    """Classes, from a logistic regression on the dense model's features.
+
+    Without [`~ProbeJudge.fit`], the evaluated samples train it, in folds: each is judged by a head that was trained on
+    the other folds. `pool` is that of an [`EmbeddingJudge`].
+    """
+
+    def __init__(self, model, pool: Callable[..., torch.Tensor]):
+        super().__init__(model)
+        self._pool, self._head, self._folds = pool, None, []
+
+    def answer(self, inputs: Mapping[str, Any]) -> list[np.ndarray]:
+        return list(self._pool(self._model(**inputs), inputs).float().cpu().numpy())
+
+    @torch.no_grad()
+    def fit(self, batches: Iterable[Mapping[str, Any]], device: torch.device) -> None:
+        """Trains the head on batches with `labels`, of all processes."""
+        features, labels = [], []
+        for batch in tqdm(batches, "dense features of the training part", unit="batch"):
+            features += self.answer({name: value.to(device) for name, value in batch.items() if name != "labels"})
+            labels += batch["labels"].tolist()
+        self._head = fit_head(*map(np.array, (gather_object(features), gather_object(labels))))
+
+    def decide(self, answers: list[np.ndarray], references: list[int]) -> list[list[int]]:
+        features, labels = np.array(answers), np.array(references)
+        if self._head is not None:
+            return self._head.predict(features)[:, None].tolist()
+        if not self._folds:  # these are the dense model's
+            # Processes bring the samples in another order: the folds must not depend on it.
+            order = features[:, 0].argsort()
+            folds = StratifiedKFold(NUM_FOLDS, shuffle=True, random_state=0).split(order, labels[order])
+            for seen, held_out in ((order[seen], order[held_out]) for seen, held_out in folds):
+                self._folds.append((fit_head(features[seen], labels[seen]), held_out))
+        decisions = np.empty_like(labels)
+        for head, held_out in self._folds:
+            decisions[held_out] = head.predict(features[held_out])
+        return decisions[:, None].tolist()
+
+
+def fit_head(features: np.ndarray, labels: np.ndarray) -> Pipeline:
+    """A logistic regression on centred features, as strongly regularised as is best on held-out parts of the samples.
+    (Stretching each feature to variance 1 would blow up those that say little.)"""
+    head = make_pipeline(StandardScaler(with_std=False), LogisticRegression(max_iter=2000))
+    if np.unique(labels, return_counts=True)[1].min() < 3:
+        return head.fit(features, labels)
+    strengths = [C / features.std() ** 2 for C in (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)]
+    return GridSearchCV(head, {"logisticregression__C": strengths}, cv=3).fit(features, labels).best_estimator_
+
+
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="dinov2_small", help="dinov2_small, minilm, a hub id, or a path")
     parser.add_argument("--dataset", default="fashion_mnist", help="fashion_mnist, newsgroups, reuters, a hub id, ...")
@@ -54,40 +112,36 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--max-length", type=int, default=256, help="longest text, in tokens")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--output-dir", type=Path, default=Path("outputs"))
-    return parser.parse_args()
-
-
-def head_of(model) -> torch.nn.Linear:
-    """The last linear layer: the head of a classifier."""
-    return [module for module in model.modules() if isinstance(module, torch.nn.Linear)][-1]
-
-
-def main() -> None:
-    arguments = parse_arguments()
+    arguments = parser.parse_args()
     set_seed(0)
     path = model_path(arguments.model)
     config = AutoConfig.from_pretrained(path)
-    images = type(config) in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
-    train, test = load_splits(arguments.dataset, Image if images else Value, arguments.max_train, arguments.max_test)
-    auto_class = AutoModelForImageClassification if images else AutoModelForSequenceClassification
+    kind = "image" if type(config) in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING else "text"
+    train, test = load_parts(arguments.dataset, kind, arguments.max_train, arguments.max_test)
+    auto_class = AutoModelForImageClassification if kind == "image" else AutoModelForSequenceClassification
     model = auto_class.from_pretrained(path, **label_settings(train.features["label"].names)).eval()
-    processor = load_image_processor(path, arguments.image_size) if images else AutoTokenizer.from_pretrained(path)
-
-    def prepare(inputs):
-        if images:
-            return processor([image.convert("RGB") for image in inputs], return_tensors="pt")
-        length = arguments.max_length
-        return processor(inputs, truncation=True, max_length=length, padding=True, return_tensors="pt")
-
-    def collate(rows):
-        return {**prepare([row["input"] for row in rows]), "labels": torch.tensor([row["label"] for row in rows])}
-
-    batches = DataLoader(train, arguments.batch_size, collate_fn=collate)
-    fit_head(model, head_of(model), batches, Accelerator(cpu=True))
+    processor, prepare = load_preparer(path, kind, arguments.image_size, arguments.max_length)
+    # The head of a classifier is its last linear layer: whatever comes before, these are its features.
+    head, seen = [module for module in model.modules() if isinstance(module, torch.nn.Linear)][-1], []
+    watch = head.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    with torch.no_grad():
+        for batch in tqdm(batches(train, ["input"], {}, arguments.batch_size, prepare), "dense features"):
+            model(**batch)
+        scaler, regression = fit_head(torch.cat(seen).numpy(), np.array(train["label"])).named_steps.values()
+        weight = torch.tensor(regression.coef_, dtype=head.weight.dtype)
+        bias = torch.tensor(regression.intercept_, dtype=head.weight.dtype)
+        bias -= weight @ torch.tensor(scaler.mean_, dtype=head.weight.dtype)
+        if len(bias) == 1:  # two classes: one score, for the second
+            weight, bias = (torch.cat([torch.zeros_like(values), values]) for values in (weight, bias))
+        head.weight.copy_(weight)
+        head.bias.copy_(bias)
+    watch.remove()
     name = f"{Path(arguments.model).name}-{Path(arguments.dataset).name}".replace("_", "-")
     model.save_pretrained(arguments.output_dir / name)
     processor.save_pretrained(arguments.output_dir / name)
-    print(arguments.output_dir / name, save_test_part(test, arguments.dataset, arguments.output_dir), sep="\n")
+    data = arguments.output_dir / Path(arguments.dataset).name
+    test.rename_column("input", kind).save_to_disk(data)
+    print(arguments.output_dir / name, data, sep="\n")
 
 
 if __name__ == "__main__":

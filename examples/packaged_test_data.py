@@ -22,28 +22,21 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from datasets import Image, Value
-from finetune_data import BUILT_IN_DATA, load_splits, save_test_part
-from retrieval_data import captioned_stamps
+from example_data import BUILT_IN_DATA, load
 
 from optimum_pitome.evaluation.data import take
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="+", choices=(*BUILT_IN_DATA, "stamps"))
+    parser.add_argument("names", nargs="+", choices=BUILT_IN_DATA, help="stamps come with their captions")
     parser.add_argument("--max-test", type=int, help="at most so many samples (default: all)")
     parser.add_argument("--output-dir", type=Path, default=Path("outputs"))
     arguments = parser.parse_args()
     for name in arguments.names:
-        if name == "stamps":  # pictures with captions
-            test = take(captioned_stamps()["test"], arguments.max_test)
-            test.save_to_disk(arguments.output_dir / name)
-            print(arguments.output_dir / name)
-            continue
-        images = name == "fashion_mnist"
-        _, test = load_splits(name, Image if images else Value, 1, arguments.max_test)
-        print(save_test_part(test, name, arguments.output_dir))
+        dataset, path = load("captioned_stamps" if name == "stamps" else name)[0], arguments.output_dir / name
+        take(dataset, arguments.max_test).save_to_disk(path)
+        print(path)
 
 
 if __name__ == "__main__":

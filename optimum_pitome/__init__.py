@@ -37,6 +37,7 @@ _EXPORTS = {
     "num_image_tokens": ".families.llava",
     "take_samples": ".modeling.marks",
     "pitome_summary": ".analysis",
+    "evaluate": ".evaluation.evaluation",
     "register_architecture": ".modeling.registry",
     "MergingLayer": ".modeling.layer",
     "UnsupportedArchitectureError": ".modeling.registry",
@@ -96,6 +97,7 @@ if TYPE_CHECKING:
     from .analysis import pitome_summary
     from .apply import apply_pitome, pitome_disabled, remove_pitome
     from .configuration.config import PiToMeConfig
+    from .evaluation.evaluation import evaluate
     from .families.llava import num_image_tokens
     from .hub.recipes import PiToMeModel
     from .methods import register_algorithm, register_energy

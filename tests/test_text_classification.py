@@ -19,11 +19,10 @@ import pytest
 import real_assets
 import text_classification
 import torch
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+from datasets import ClassLabel, Dataset, Features, Value
+from example_data import generated_reactions
 from example_runs import assert_two_processes_give_the_numbers_of_one, results, run_here
-from generated_reactions import generated_reactions
 from PIL import Image
-from text_data import load_labelled_texts
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 from zoo.text import CLS, PAD, SEP, SIZES, VOCAB_SIZE
@@ -79,16 +78,15 @@ def run(monkeypatch, model, data, output, *more):
 
 def test_a_folder_of_texts(monkeypatch, capsys, tmp_path, model_folder, text_folder):
     run(monkeypatch, model_folder, text_folder, tmp_path)
-    dense, *merged = results(tmp_path)
-    assert [row["ratio"] for row in (dense, *merged)] == [1.0, 0.8, 0.7]
-    assert dense["agreement"] == 1.0 and dense["speed_up"] == 1.0
-    assert dense["tokens"] > merged[0]["tokens"] > merged[1]["tokens"]
+    first, second = results(tmp_path)
+    assert [first["name"], second["name"]] == ["0.8", "0.7"]
+    assert first["num_tokens"] > first["tokens_left"] > second["tokens_left"]
     assert Image.open(tmp_path / "accuracy_against_flops.png").width > 500
     printed = capsys.readouterr().out
     assert "30 texts" in printed
     # A model this small gains nothing: that is said, too.
-    slow = [f"{row['ratio']:g}" for row in merged if row["speed_up"] < 1]
-    assert (f"slower at ratio {', '.join(slow)}" in printed) == bool(slow)
+    slow = [row["name"] for row in (first, second) if row["timing"]["speedup"] < 1]
+    assert (f"slower at {', '.join(slow)}" in printed) == bool(slow)
     # Labels are matched by name: the same numbers come out of the model by hand.
     texts = Dataset.from_parquet(str(text_folder / "test.parquet"))
     tokenizer = PreTrainedTokenizerFast.from_pretrained(model_folder)
@@ -96,13 +94,12 @@ def test_a_folder_of_texts(monkeypatch, capsys, tmp_path, model_folder, text_fol
     with torch.no_grad():
         predicted = model(**tokenizer(list(texts["text"]), padding=True, return_tensors="pt")).logits.argmax(-1)
     right = (predicted == 1 - torch.tensor(texts["label"])).float().mean().item()
-    assert dense["accuracy"] == pytest.approx(right)
+    assert first["dense"]["accuracy"] == pytest.approx(right)
 
 
 def test_a_trained_head_learns(monkeypatch, tmp_path, model_folder, text_folder):
     run(monkeypatch, model_folder, text_folder, tmp_path, "--train-head", "--max-train", 24)
-    dense = results(tmp_path)[0]
-    assert dense["accuracy"] >= 0.9
+    assert results(tmp_path)[0]["dense"]["accuracy"] >= 0.9
 
 
 def test_texts_without_labels(monkeypatch, capsys, tmp_path, model_folder, text_folder):
@@ -110,24 +107,16 @@ def test_texts_without_labels(monkeypatch, capsys, tmp_path, model_folder, text_
     (tmp_path / "data").mkdir()
     texts.to_parquet(tmp_path / "data" / "test.parquet")
     run(monkeypatch, model_folder, tmp_path / "data", tmp_path)
-    assert all(row["accuracy"] is None and 0 < row["agreement"] <= 1 for row in results(tmp_path))
+    assert all(row["merged"] == {} and 0 < row["agreement"]["agreement"] <= 1 for row in results(tmp_path))
     assert "no column of class labels" in capsys.readouterr().out
-    with pytest.raises(ValueError, match="one of class labels .to train a head."):
-        load_labelled_texts(str(tmp_path / "data"), train_head=True)
+    with pytest.raises(ValueError, match="there is no obvious label column"):
+        run(monkeypatch, model_folder, tmp_path / "data", tmp_path, "--train-head")
 
 
 @pytest.mark.slow
 def test_two_processes_give_the_numbers_of_one(monkeypatch, tmp_path, model_folder, text_folder):
     options = arguments(model_folder, text_folder, "--train-head")
     assert_two_processes_give_the_numbers_of_one(monkeypatch, text_classification, options, tmp_path)
-
-
-def test_one_split_is_cut_in_two(tmp_path, text_folder):
-    texts = Dataset.from_parquet(str(text_folder / "test.parquet"))
-    DatasetDict({"test": texts})["test"].to_parquet(tmp_path / "test.parquet")
-    parts = load_labelled_texts(str(tmp_path), train_head=True, max_train=10)
-    assert len(parts.test) == 15 and len(parts.train) == 10
-    assert not set(parts.test["text"]) & set(parts.train["text"])
 
 
 def test_generated_reactions():

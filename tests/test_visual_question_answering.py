@@ -14,41 +14,17 @@
 
 """The visual question answering example on a tiny checkpoint, and the parts of its training."""
 
-import json
-import sys
+import functools
 
+import pandas
 import pytest
 import small_llava
 import torch
 import visual_question_answering
 from datasets import Dataset, Features, Image, Sequence, Value
+from example_runs import results, run_here
 from families.llava_helpers import build
 from zoo.llava import NUM_PATCHES, make_processor, picture
-
-from optimum_pitome.evaluation.metrics import VqaAccuracy, normalize_answer, wilson_interval
-
-
-def test_answers_are_compared_as_the_task_does():
-    assert normalize_answer("A bag.") == normalize_answer("the Bag") == "bag"
-    assert normalize_answer("Two dogs") == "2 dogs" and normalize_answer("it's") == "its"
-
-
-@pytest.mark.parametrize(
-    "prediction, answers, expected",
-    [
-        ("yes", ["Yes"], 1.0),
-        ("yes", ["no"], 0.0),
-        ("2", ["two"] * 3 + ["three"] * 7, 0.9),  # 3 of 10: the three who said so find two others
-        ("2", ["two"] * 4 + ["three"] * 6, 1.0),
-        ("2", ["two"] + ["three"] * 9, 0.3),
-        ("cat", ["dog", "cat"], 0.5),
-    ],
-)
-def test_vqa_accuracy(prediction, answers, expected):
-    result = VqaAccuracy().compute(predictions=[prediction], references=[answers])
-    assert result["vqa_accuracy"] == pytest.approx(expected)
-    # As wide as for right and wrong answers with this mean, which no rounding moves.
-    assert (result["vqa_accuracy_low"], result["vqa_accuracy_high"]) == pytest.approx(wilson_interval(expected, 1))
 
 
 @pytest.fixture
@@ -67,25 +43,34 @@ def checkpoint(tmp_path):
 
 
 def test_the_script(checkpoint, tmp_path, monkeypatch, capsys):
-    arguments = ["--model", str(checkpoint), "--ratios", "0.9", "0.8", "--batch-size", "2", "--max-new-tokens", "3"]
-    monkeypatch.setattr(
-        sys, "argv", ["visual_question_answering.py", *arguments, "--output-dir", str(tmp_path / "out")]
-    )
-    visual_question_answering.main()
-    results = json.loads((tmp_path / "out" / "results.json").read_text())["results"]
-    assert [result["ratio"] for result in results] == [1.0, 0.9, 0.8]
-    assert [result["image_tokens"] for result in results] == [NUM_PATCHES, 64 - 6 - 5 - 5, 34]
-    assert results[0]["same_answers"] == 1.0
-    assert all(result["prefill"] < result["time_to_first_token"] for result in results)
-    assert "VQA accuracy" in capsys.readouterr().out
+    arguments = ["--model", checkpoint, "--ratios", "0.9", "0.8", "--batch-size", "2", "--max-new-tokens", "3"]
+    run_here(monkeypatch, visual_question_answering, *arguments, "--output-dir", tmp_path)
+    first, second = results(tmp_path)
+    assert (first["name"], second["name"]) == ("0.9", "0.8") and "vqa_accuracy" in first["difference"]
+    phases = pandas.read_csv(tmp_path / "phases.csv", index_col=0)
+    assert list(phases.index.astype(str)) == ["dense", "0.9", "0.8"]
+    # The prompt loses what the images lose.
+    lost = (phases["prompt tokens"].iloc[0] - phases["prompt tokens"]).tolist()
+    assert lost == [0, NUM_PATCHES - (64 - 6 - 5 - 5), NUM_PATCHES - 34]
+    assert (phases["prefill, ms"] < phases["first token, ms"]).all() and (phases["ms per token"] > 0).all()
+    printed = capsys.readouterr().out
+    assert "VQA accuracy" in printed and "peak MB" in printed
+
+
+def test_random_weights_with_a_prompt_of_llava(monkeypatch, tmp_path):
+    smaller = functools.partial(visual_question_answering.random_llava, side=56)
+    monkeypatch.setattr(visual_question_answering, "random_llava", smaller)
+    options = ["--random", "--max-samples", "2", "--ratios", "0.9", "--max-new-tokens", "2", "--output-dir", tmp_path]
+    run_here(monkeypatch, visual_question_answering, *options)
+    (found,) = results(tmp_path)
+    assert found["settings"]["preset"] == "official" and found["merged"] == {}
 
 
 def test_a_data_set_of_another_form_is_refused(checkpoint, tmp_path, monkeypatch):
     Dataset.from_dict({"picture": [1], "question": ["w5"]}).save_to_disk(str(tmp_path / "data"))
-    arguments = ["--model", str(checkpoint), "--dataset", str(tmp_path / "data")]
-    monkeypatch.setattr(sys, "argv", ["visual_question_answering.py", *arguments])
-    with pytest.raises(SystemExit, match="expected image, question"):
-        visual_question_answering.main()
+    arguments = ["--model", checkpoint, "--dataset", tmp_path / "data", "--output-dir", tmp_path]
+    with pytest.raises(ValueError, match="there is no column of pictures"):
+        run_here(monkeypatch, visual_question_answering, *arguments)
 
 
 def test_questions_that_share_a_sequence_do_not_see_each_other():

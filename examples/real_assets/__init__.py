@@ -20,6 +20,8 @@ packages; a loader that misses one says which. Weights are directories that `fro
 """
 
 from .data import (
+    MissingAssetError,
+    cache_directory,
     fashion_mnist,
     imagenet_photos,
     lee_similarity,
@@ -29,32 +31,10 @@ from .data import (
     stamps,
     textiles,
 )
-from .store import MissingAssetError, cache_directory
 from .weights import (
     bert_reactions,
     bert_reactions_masked,
     dinov2_small,
-    dinov2_small_as_blip_vision,
     dinov2_small_as_vit,
     minilm,
 )
-
-
-__all__ = [
-    "MissingAssetError",
-    "bert_reactions",
-    "bert_reactions_masked",
-    "cache_directory",
-    "dinov2_small",
-    "dinov2_small_as_blip_vision",
-    "dinov2_small_as_vit",
-    "fashion_mnist",
-    "imagenet_photos",
-    "lee_similarity",
-    "minilm",
-    "movie_snippets",
-    "newsgroups",
-    "reuters",
-    "stamps",
-    "textiles",
-]

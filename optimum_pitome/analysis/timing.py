@@ -19,14 +19,14 @@ from __future__ import annotations
 import contextlib
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
-from ..apply import pitome_disabled
+from ..apply import apply_pitome, pitome_disabled
 
 
 Output = TypeVar("Output")
@@ -50,6 +50,20 @@ class Timing:
     speedup_high: float
     rounds: int
 
+    @classmethod
+    def of(cls, dense: Sequence[float], merged: Sequence[float]) -> Timing:
+        """Medians and quartiles of the seconds of each round.
+
+        Raises:
+            ValueError: if nothing was timed.
+        """
+        if not dense:
+            raise ValueError("Nothing was timed: call run() first.")
+        ratios = [first / second for first, second in zip(dense, merged)]
+        low, _, high = statistics.quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else ratios * 3
+        medians = (statistics.median(dense) * 1e3, statistics.median(merged) * 1e3, statistics.median(ratios))
+        return cls(*medians, low, high, len(ratios))
+
     def __str__(self) -> str:
         return (
             f"{self.dense_ms:.4g} ms dense, {self.merged_ms:.4g} ms merged: {self.speedup:.2f}x "
@@ -60,8 +74,8 @@ class Timing:
 class DenseMergedTimer:
     """Times the dense and the merged forward (or training step) of one rewritten model, alternating in one process.
 
-    A machine that slows down or is shared slows both, and which of the two goes first changes from round to round;
-    the medians forgive what hits one of them.
+    A machine that slows down or is shared slows all of them, and which goes first changes from round to round; the
+    medians forgive what hits one of them.
 
     Example:
 
@@ -76,42 +90,44 @@ class DenseMergedTimer:
         model (`torch.nn.Module`): a rewritten model.
         warmup (`int`, *optional*, defaults to 1): rounds before the first, not timed.
         gradients (`bool`, *optional*, defaults to `False`): whether gradients are recorded, for training steps.
+        settings (`Sequence`, *optional*):
+            What [`apply_pitome`] takes, for each of several merged runs in a round. `None`: as the model is.
+
+    Attributes:
+        seconds (`list[list[float]]`): of every round: of the dense model, then of each of the settings.
     """
 
-    def __init__(self, model: nn.Module, warmup: int = 1, gradients: bool = False):
-        self._model, self._warmup, self._gradients = model, warmup, gradients
-        self._seconds: dict[str, list[float]] = {"dense": [], "merged": []}
+    def __init__(self, model: nn.Module, warmup: int = 1, gradients: bool = False, settings: Sequence[Any] = (None,)):
+        self._model, self._warmup, self._gradients, self._settings = model, warmup, gradients, settings
+        self.seconds: list[list[float]] = [[] for _ in range(1 + len(settings))]
 
-    def run(self, forward: Callable[[], Output]) -> tuple[Output, Output]:
-        """One round. Returns what `forward` returned dense and merged."""
-        outputs = {}
+    def run(self, forward: Callable[[], Output]) -> list[Output]:
+        """One round. Returns what `forward` returned dense, and with each of the settings."""
+        number = len(self.seconds)
+        outputs: list[Any] = [None] * number
         with torch.set_grad_enabled(self._gradients):
             for _ in range(self._warmup):
-                self._timed("dense", forward)
-                self._timed("merged", forward)
+                for which in range(number):
+                    self._timed(which, forward)
             self._warmup = 0
-            order = ("dense", "merged") if len(self._seconds["dense"]) % 2 == 0 else ("merged", "dense")
-            for which in order:
+            first = len(self.seconds[0])
+            for which in [(first + step) % number for step in range(number)]:
                 outputs[which], seconds = self._timed(which, forward)
-                self._seconds[which].append(seconds)
-        return outputs["dense"], outputs["merged"]
+                self.seconds[which].append(seconds)
+        return outputs
 
     def result(self) -> Timing:
-        """The medians so far.
+        """The medians so far, of the dense model and the first of the settings.
 
         Raises:
             ValueError: if nothing was timed.
         """
-        dense, merged = self._seconds["dense"], self._seconds["merged"]
-        if not dense:
-            raise ValueError("Nothing was timed: call run() first.")
-        ratios = [first / second for first, second in zip(dense, merged)]
-        low, _, high = statistics.quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else ratios * 3
-        medians = (statistics.median(dense) * 1e3, statistics.median(merged) * 1e3, statistics.median(ratios))
-        return Timing(*medians, low, high, len(ratios))
+        return Timing.of(*self.seconds[:2])
 
-    def _timed(self, which: str, forward: Callable[[], Output]) -> tuple[Output, float]:
-        with pitome_disabled(self._model) if which == "dense" else contextlib.nullcontext():
+    def _timed(self, which: int, forward: Callable[[], Output]) -> tuple[Output, float]:
+        if which > 0 and self._settings[which - 1] is not None:
+            apply_pitome(self._model, self._settings[which - 1])
+        with contextlib.nullcontext() if which > 0 else pitome_disabled(self._model):
             self._synchronize()
             start = time.perf_counter()
             output = forward()

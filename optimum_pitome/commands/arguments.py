@@ -113,10 +113,27 @@ def add_evaluation(parser: argparse.ArgumentParser) -> None:
     running.add_argument("--max-new-tokens", type=int, default=16, help="Longest answer in tokens (16).")
     running.add_argument("--device", default="cpu", help="Such as cpu (default) or cuda.")
     running.add_argument("--dtype", default="auto", help="Such as bfloat16. Default: that of the checkpoint.")
+    several = parser.add_argument_group("several settings", "Dense and all of them run on every batch.")
+    several.add_argument(
+        "--ratios",
+        nargs="+",
+        **_option(FIELDS["ratio"]),
+        help="Several ratios, such as 0.95 0.9 0.8; each may be a list (0.9,0.95,1).",
+    )
+    several.add_argument(
+        "--settings",
+        nargs="+",
+        metavar="JSON",
+        type=_json_settings,
+        help='Settings as JSON, such as \'{"ratio": 0.9, "energy": "paper"}\', or files with it.',
+    )
+    parser.add_argument("--json", metavar="PATH", help="Write the results to a file.")
+    parser.add_argument("--plot", metavar="PATH", help="Draw the results against operations (needs matplotlib).")
     parser.add_argument(
         "--model-card",
         metavar="PATH",
-        help="Write a model card with the results, and this command line, to a .md file or into a folder.",
+        help="Write a model card with the results, and this command line, to a .md file or into a folder. A card is "
+        "about one of the settings.",
     )
     parser.add_argument(
         "--base-model", nargs="+", help="For the card of a fine-tuned model: Hub ids of what it was made from."

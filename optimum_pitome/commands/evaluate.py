@@ -30,24 +30,29 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from ..configuration.config import PiToMeConfig
 from ..evaluation.data import find_columns, load_labelled, take
-from ..evaluation.results import Evaluation
+from ..evaluation.evaluation import evaluate
+from ..evaluation.results import Evaluations
 from ..hub.model_cards import write_card, write_recipe_card
-from .arguments import fail, pitome_keyword
+from .arguments import fail, pitome_keyword, settings_from
 from .tasks import TASKS
 
 
 def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     try:
-        config, evaluation, model = _evaluate(args)
-        sys.stdout.write(f"{evaluation}\n")
+        config, evaluations, model = _evaluate(args)
+        sys.stdout.write(f"{evaluations}\n")
+        if args.json is not None:
+            evaluations.to_json(args.json)
+        if args.plot is not None:
+            evaluations.plot(args.plot, f"{args.model} on {args.dataset}")
         if args.model_card is not None:
-            written = _write_card(args, config, evaluation, model)
+            written = _write_card(args, config, evaluations, model)
             sys.stdout.write(f"Model card: {written}\n")
     except (ValueError, OSError, ImportError, HfHubHTTPError) as error:
         fail(parser, error)
 
 
-def _evaluate(args: argparse.Namespace) -> tuple[PreTrainedConfig, Evaluation, Any]:
+def _evaluate(args: argparse.Namespace) -> tuple[PreTrainedConfig, Evaluations, Any]:
     for option in ("base_model", "provenance"):
         if getattr(args, option) is not None and args.model_card is None:
             raise ValueError(f"--{option.replace('_', '-')} is for the card: name one with --model-card.")
@@ -57,7 +62,9 @@ def _evaluate(args: argparse.Namespace) -> tuple[PreTrainedConfig, Evaluation, A
         if getattr(args, option) < 1:
             raise ValueError(f"--{option.replace('_', '-')} {getattr(args, option)}: expected at least 1.")
     config = AutoConfig.from_pretrained(args.model, revision=args.revision)
-    keyword = pitome_keyword(args, config)
+    keyword, several = pitome_keyword(args, config), _several(args)
+    if several:
+        keyword = {"pitome": several[0]}
     if args.model_card is not None and not keyword and not hasattr(config, "pitome") and config.model_type != "pitome":
         raise ValueError(
             "--model-card: the settings of this model stand in the configuration of a part of it, and a card is about "
@@ -84,11 +91,28 @@ def _evaluate(args: argparse.Namespace) -> tuple[PreTrainedConfig, Evaluation, A
         model.to(args.device)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"--device {args.device}: {error}") from None
-    options = {
-        "total": math.ceil(len(dataset) / args.batch_size),
-        "source": {name: value for name, value in source.items() if value},
-    }
-    return config, task.run(model, dataset, columns, args, **options), model
+    judge, data = task.prepare(model, dataset, columns, args)
+    source = {name: value for name, value in source.items() if value}
+    total = math.ceil(len(dataset) / args.batch_size)
+    return config, evaluate(model, data, judge, ratios=several or None, total=total, source=source), model
+
+
+def _several(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """The settings of `--ratios` and `--settings`, on top of those that all have in common."""
+    common = settings_from(args) or {}
+    given = [{"ratio": ratio} for ratio in args.ratios or ()] + (args.settings or [])
+    twice = sorted({name for one in given for name in one} & common.keys())
+    if twice:
+        raise ValueError(
+            f"--ratios or --settings say {', '.join(twice)}, and so does another option: say it in one of them. The "
+            "other options are for what all settings have in common."
+        )
+    if len(given) > 1 and args.model_card is not None:
+        raise ValueError(
+            f"--model-card: a card is about one of the settings, and these are {len(given)}. Evaluate the one "
+            "that the card is for by itself."
+        )
+    return [{**common, **one} for one in given]
 
 
 def _name(dataset: str) -> str:
@@ -96,8 +120,8 @@ def _name(dataset: str) -> str:
     return Path(dataset).resolve().stem if Path(dataset).exists() else dataset
 
 
-def _write_card(args: argparse.Namespace, config: PreTrainedConfig, evaluation: Evaluation, model: Any) -> Path:
-    known = {"repository": None if Path(args.model).exists() else args.model, "evaluations": [evaluation]}
+def _write_card(args: argparse.Namespace, config: PreTrainedConfig, evaluations: Evaluations, model: Any) -> Path:
+    known = {"repository": None if Path(args.model).exists() else args.model, "evaluations": list(evaluations)}
     if isinstance(config, PiToMeConfig):  # names its base model itself
         auto_class = TASKS[args.task].auto_class.__name__
         return write_recipe_card(config, args.model_card, auto_class=auto_class, **known)

@@ -17,7 +17,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,14 +34,8 @@ from transformers import (
 )
 
 from ..evaluation.data import accepted_answers, batches, class_indices, group_captions
-from ..evaluation.evaluation import evaluate_answers, evaluate_classifier, evaluate_retrieval
-from ..evaluation.judges import check_two_towers
-from ..evaluation.questions import encode_questions, rgb
-from ..evaluation.results import Evaluation
-
-
-#: Longest text in tokens, for models that read more.
-MAX_LENGTH = 512
+from ..evaluation.judges import AnswerJudge, ClassJudge, Judge, RetrievalJudge
+from ..evaluation.questions import MAX_LENGTH, encode_captions, encode_questions, rgb
 
 
 @dataclass(frozen=True)
@@ -50,49 +44,38 @@ class Task:
     Attributes:
         auto_class: loads the model.
         kind (`str`): of [`~optimum_pitome.evaluation.data.find_columns`].
-        run: from model, data set, its columns, the command's arguments and the options of an evaluation to its result.
+        prepare: from model, data set, its columns and the command's arguments to the judge and the batches.
     """
 
     auto_class: Any
     kind: str
-    run: Callable[..., Evaluation]
+    prepare: Callable[..., tuple[Judge, Iterable[dict[str, Any]]]]
 
 
-def _classify(model: nn.Module, dataset: Dataset, columns: list[str], args: argparse.Namespace, **options: Any):
+def _classify(model: nn.Module, dataset: Dataset, columns: list[str], args: argparse.Namespace):
     labels = class_indices(dataset, columns[-1], model.config)
     prepare = _prepare_images(args) if args.task == "image-classification" else _prepare_texts(args)
-    data = batches(dataset, columns[:-1], {"labels": labels}, args.batch_size, prepare)
-    return evaluate_classifier(model, data, **options)
+    return ClassJudge(model), batches(dataset, columns[:-1], {"labels": labels}, args.batch_size, prepare)
 
 
-def _answer(model: nn.Module, dataset: Dataset, columns: list[str], args: argparse.Namespace, **options: Any):
+def _answer(model: nn.Module, dataset: Dataset, columns: list[str], args: argparse.Namespace):
     processor = AutoProcessor.from_pretrained(args.model, revision=args.revision)
+    judge = AnswerJudge(model, processor, args.max_new_tokens)
     processor.tokenizer.padding_side = "left"  # answers follow their questions
     answers = accepted_answers(dataset, columns[-1])
 
     def prepare(images, questions):
         return encode_questions(processor, images, questions, args.instruction)
 
-    data = batches(dataset, columns[:-1], {"answers": answers}, args.batch_size, prepare)
-    return evaluate_answers(model, processor, data, args.max_new_tokens, **options)
+    return judge, batches(dataset, columns[:-1], {"answers": answers}, args.batch_size, prepare)
 
 
-def _retrieve(model: nn.Module, dataset: Dataset, columns: list[str], args: argparse.Namespace, **options: Any):
-    check_two_towers(model)
+def _retrieve(model: nn.Module, dataset: Dataset, columns: list[str], args: argparse.Namespace):
+    judge = RetrievalJudge(model)
     processor = AutoProcessor.from_pretrained(args.model, revision=args.revision)
     pictures, captions = group_captions(dataset, *columns)
-    # SigLIP was trained with, and pools at the end of, captions of one length.
-    padding = "max_length" if "siglip" in model.config.model_type else True
-    reads = getattr(getattr(model.config, "text_config", None), "max_position_embeddings", MAX_LENGTH)
-    length = args.max_length or min(reads, MAX_LENGTH)
-
-    def encode(batch):
-        texts = [text for of_picture in batch["captions"] for text in of_picture]
-        settings = {"padding": padding, "truncation": True, "max_length": length, "return_tensors": "pt"}
-        return {**batch, **processor.tokenizer(texts, **settings)}
-
     data = batches(pictures, columns[:1], {"captions": captions}, args.batch_size, _prepare_images(args))
-    return evaluate_retrieval(model, map(encode, data), **options)
+    return judge, (encode_captions(model, processor, batch, args.max_length) for batch in data)
 
 
 TASKS = {

@@ -95,7 +95,9 @@ def take(dataset: Dataset, max_samples: int | None) -> Dataset:
     return dataset.shuffle(seed=SEED).select(range(max_samples))
 
 
-def find_columns(dataset: Dataset, kind: str, inputs: list[str] | None = None, label: str | None = None) -> list[str]:
+def find_columns(
+    dataset: Dataset, kind: str, inputs: list[str] | None = None, label: str | None = None, labelled: bool = True
+) -> list[str]:
     """The columns to read: the inputs, then the label.
 
     Args:
@@ -103,6 +105,7 @@ def find_columns(dataset: Dataset, kind: str, inputs: list[str] | None = None, l
             `"image"` or `"text"` (one input, or two for pairs of texts) with classes; `"question"` (inputs: a picture
             and a question) with accepted answers; `"caption"` (input: a picture) with one or several captions.
         inputs (`list[str]`, *optional*), label (`str`, *optional*): names, where they are not to be guessed.
+        labelled (`bool`, *optional*, defaults to `True`): whether a label is wanted.
 
     Raises:
         ValueError: if a column does not exist, or cannot be told from the others.
@@ -124,6 +127,8 @@ def find_columns(dataset: Dataset, kind: str, inputs: list[str] | None = None, l
         raise ValueError(f"column {inputs[0]!r} does not hold pictures. {_PICTURES}")
     if kind == "question" and len(inputs) != 2:
         raise ValueError(f"--input-columns {' '.join(inputs)}: expected the column of pictures, then of questions.")
+    if not labelled:
+        return inputs
     if label is None and kind in _REFERENCES:
         what, names = _REFERENCES[kind]
         fitting = [name for name in names if name in features and name not in inputs]

@@ -12,143 +12,197 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""A rewritten model against itself without merging, on labelled data: classes, answers, retrieval."""
+"""[`evaluate`]: a model with merged tokens against itself without merging, on the same data."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import distributed, nn
 from transformers.utils import logging
 
 from ..analysis.summary import pitome_summary
-from ..analysis.timing import DenseMergedTimer
-from ..modeling.rewrite import rewritten_encoders
-from .judges import AnswerJudge, ClassJudge, Judge, RetrievalJudge
-from .results import Evaluation, remember
+from ..analysis.timing import DenseMergedTimer, Timing
+from ..apply import apply_pitome, pitome_disabled, remove_pitome
+from ..configuration.config import PiToMeConfig
+from ..modeling.hosts import find_hosts
+from ..modeling.rewrite import install_rewrite, rewritten_encoders
+from .judges import Judge, find_judge
+from .metrics import paired_difference, share
+from .results import Evaluation, Evaluations
 
 
-logger = logging.get_logger(__name__)
-
-
-def evaluate_classifier(model: nn.Module, batches: Iterable[Mapping[str, Any]], **options: Any) -> Evaluation:
-    """Runs a rewritten classifier dense and merged over labelled batches: accuracy.
-
-    The model's card carries the result from then on, until its weights or its settings change.
-
-    Args:
-        model (`torch.nn.Module`): a rewritten model whose output has `logits` of shape `(batch, classes)`.
-        batches: the model's inputs and `labels`, class indices of shape `(batch,)`; moved to the model's device.
-        total (`int`, *optional*): number of batches, for the progress bar.
-        warmup (`int`, *optional*, defaults to 1): rounds on the first batch that are not timed.
-        source (`dict[str, str]`, *optional*): kept in the result: `task`, `dataset`, `config`, `split`, `command`.
-
-    Raises:
-        ValueError: if the model is dense, or there are no batches.
-    """
-    return _evaluate(model, batches, ClassJudge(model), **options)
-
-
-def evaluate_answers(
-    model: nn.Module, processor: Any, batches: Iterable[Mapping[str, Any]], max_new_tokens: int = 16, **options: Any
-) -> Evaluation:
-    """Runs a rewritten vision-language model dense and merged over questions about pictures: VQA accuracy.
-
-    Args:
-        model (`torch.nn.Module`): a rewritten model that generates, such as LLaVA.
-        processor: decodes what the model generates.
-        batches:
-            the model's inputs, padded on the left, and `answers`: the accepted answers of each question, a list of
-            lists of strings.
-        max_new_tokens (`int`, *optional*, defaults to 16): longest answer. Decoding is greedy.
-        options: as those of [`evaluate_classifier`]; the time is that of `generate`.
-
-    Raises:
-        ValueError: if the model is dense or does not generate, there are no batches, or a question has no answers.
-    """
-    return _evaluate(model, batches, AnswerJudge(model, processor, max_new_tokens), **options)
-
-
-def evaluate_retrieval(model: nn.Module, batches: Iterable[Mapping[str, Any]], **options: Any) -> Evaluation:
-    """Runs a rewritten model of two towers dense and merged over captioned pictures: recall at 1, 5 and 10, both ways.
-
-    Args:
-        model (`torch.nn.Module`):
-            a rewritten model whose output has `image_embeds` and `text_embeds` of shapes `(pictures, dim)` and
-            `(captions, dim)`: CLIP, SigLIP, `VisionTextDualEncoderModel`.
-        batches:
-            the model's inputs for some pictures and all their captions, and `captions`: the texts themselves, a list
-            of lists, one per picture. A text that belongs to several pictures is right for all of them.
-        options: as those of [`evaluate_classifier`].
-
-    Raises:
-        ValueError: if the model is dense or has no such output, or there are no batches.
-    """
-    return _evaluate(model, batches, RetrievalJudge(model), **options)
-
-
-def _evaluate(
+def evaluate(
     model: nn.Module,
-    batches: Iterable[Mapping[str, Any]],
-    judge: Judge,
+    data: Iterable[Mapping[str, Any]],
+    judge: Judge | None = None,
+    *,
+    ratios: Any = None,
     total: int | None = None,
     warmup: int = 1,
     source: Mapping[str, str] | None = None,
-) -> Evaluation:
-    encoders = rewritten_encoders(model)
-    if not encoders:
-        raise ValueError(
-            f"This {type(model).__name__} is dense: there is nothing to compare. Rewrite it first: "
-            "apply_pitome(model, 0.9), or from_pretrained(..., pitome=0.9)."
-        )
-    device, dtype = next(model.parameters()).device, next(model.parameters()).dtype
-    timer, lengths, batch_size, was_training = DenseMergedTimer(model, warmup), Counter(), 0, model.training
-    model.eval()
-    try:
-        for batch in logging.tqdm(batches, total=total, desc="Evaluating dense and merged"):
-            inputs = {name: _to(tensor, device, dtype) for name, tensor in batch.items() if name != judge.references}
-            references = batch[judge.references]
-            with _SequenceLengths(encoders) as seen:
-                outputs = timer.run(lambda: judge.answer(inputs))
-            judge.add(*outputs, references)
+    progress: bool = True,
+) -> Evaluations:
+    """Runs a model dense and at one or several settings over the same batches: what merging keeps, costs and saves.
+
+    While a batch is in memory, the dense model and all settings run on it, one after the other in changing order, so
+    that a machine that slows down slows all of them. The model comes back as it was, dense or rewritten.
+
+    ```python
+    found = evaluate(model, batches, ratios=[0.95, 0.9, 0.85])
+    print(found)
+    found.to_json("found.json")
+    found.plot("found.png")
+    ```
+
+    In several processes (`accelerate launch`) each passes batches of its own, and gets the results of all.
+
+    Args:
+        model (`torch.nn.Module`): a transformers model, dense or rewritten.
+        data:
+            batches, read once: the model's inputs, which are moved to its device, and what the judge knows the right
+            answers by, such as `labels`. Without labels, agreement with the dense model is measured.
+        judge ([`~evaluation.judges.Judge`], *optional*):
+            Found from the first batch: `labels` (classes), `captions` (retrieval), neither (classes of a model with a
+            head, else nearest neighbours). For questions (`answers`), pass `AnswerJudge(model, processor)`.
+        ratios (*optional*):
+            What `pitome=` takes (a ratio, `dict` or [`PiToMeConfig`]), a list of it, or a mapping of it from the names
+            that tables are to show. Defaults to the settings that the model has.
+        total (`int`, *optional*): number of batches, for the progress bar.
+        warmup (`int`, *optional*, defaults to 1): rounds on the first batch that are not timed.
+        source (`dict[str, str]`, *optional*): kept in the result: `task`, `dataset`, `config`, `split`, `command`.
+        progress (`bool`, *optional*, defaults to `True`): whether to show a progress bar.
+
+    Returns:
+        [`Evaluations`], a sequence with one [`Evaluation`] for each of the settings.
+
+    Raises:
+        ValueError: if there are no batches, the settings do not fit the model, or it is dense and there are none.
+    """
+    settings = _named(ratios)
+    with _as_it_was(model):
+        return _Run(model, settings, warmup).over(data, judge, total, progress, dict(source or {}))
+
+
+class _Run:
+    def __init__(self, model: nn.Module, settings: dict[str, PiToMeConfig | None], warmup: int):
+        self.model, self.settings = model, list(settings.values())
+        self.device, self.dtype = next(model.parameters()).device, next(model.parameters()).dtype
+        self.timer = DenseMergedTimer(model, warmup, settings=self.settings)
+        self.layers: dict[nn.Module, nn.Module] = {}
+        for config in self.settings:  # what does not fit is refused before anything is read
+            for encoder in self.apply(config):
+                self.layers[encoder] = encoder.pitome.architecture.find_layers(encoder)[0]
+        self.names = [name or _name(self.own_settings(), {}) for name in settings]
+
+    def apply(self, config: PiToMeConfig | None) -> list[nn.Module]:
+        """Gives the model the settings. Returns the rewritten encoders."""
+        if config is not None:
+            apply_pitome(self.model, config)
+        encoders = rewritten_encoders(self.model)
+        if not encoders:
+            raise ValueError(
+                f"This {type(self.model).__name__} is dense: there is nothing to compare. Pass ratios=0.9 (or "
+                "several, ratios=[0.95, 0.9]), or rewrite it first: apply_pitome(model, 0.9)."
+            )
+        return encoders
+
+    def own_settings(self) -> dict[str, Any]:
+        entry = getattr(getattr(self.model, "config", None), "pitome", None)
+        return dict(entry or rewritten_encoders(self.model)[0].pitome.config.to_pitome_dict())
+
+    def over(self, data, judge: Judge | None, total: int | None, progress: bool, source: dict) -> Evaluations:
+        answers: list[list] = [[] for _ in self.timer.seconds]
+        references, lengths, batch_size = [], [], 0
+        for batch in logging.tqdm(data, total=total, desc="Evaluating dense and merged", disable=not progress):
+            judge = judge or find_judge(self.model, batch)
+            inputs = {name: self._to(value) for name, value in batch.items() if name != judge.references}
+            with _SequenceLengths(self.layers.values()) as seen:
+                outputs = self.timer.run(lambda: judge.answer(inputs))
+            for known, more in zip(answers, outputs):
+                known.extend(more)
+            right = batch.get(judge.references, [])
+            references.extend(right.tolist() if isinstance(right, torch.Tensor) else right)
             # In batches of texts each has the length of its own.
             mask = inputs.get("attention_mask") if judge.counts_masks else None
-            own = [[length] * len(encoders) for length in mask.sum(dim=-1).tolist()] if mask is not None else None
-            lengths.update(map(tuple, own or [seen.lengths] * len(references)))
-            batch_size = max(batch_size, len(references))
+            number = len(right) or len(next(value for value in inputs.values() if isinstance(value, torch.Tensor)))
+            own = [seen.lengths] * number if mask is None else [[n] * len(self.layers) for n in mask.sum(-1).tolist()]
+            lengths += map(tuple, own)
+            batch_size = max(batch_size, number)
+        if not lengths:
+            raise ValueError("There is nothing to evaluate: there are no batches.")
+        *answers, references, lengths = map(_of_all_processes, (*answers, references, lengths))
+        dense_seconds, *merged_seconds = map(_of_all_processes, self.timer.seconds)
+        about = {"num_samples": len(lengths), "batch_size": batch_size, "agreement_title": judge.agreement}
+        about |= {"hardware": _hardware(self.device, self.dtype), "source": source}
+        with pitome_disabled(self.model):
+            dense = judge.decide(answers[0], references)
+        dense_scores = judge.scores(dense, references) if references else {}
+        found = []
+        for name, config, of_merged, seconds in zip(self.names, self.settings, answers[1:], merged_seconds):
+            encoders = self.apply(config)
+            merged = judge.decide(of_merged, references)
+            scores = judge.scores(merged, references) if references else {}
+            evaluation = Evaluation(
+                name=name,
+                settings=self.own_settings() if config is None else config.to_pitome_dict(),
+                dense=_all(share(metric, values) for metric, values in dense_scores.items()),
+                merged=_all(share(metric, values) for metric, values in scores.items()),
+                difference=_all(paired_difference(key, dense_scores[key], values) for key, values in scores.items()),
+                agreement=share("agreement", list(map(judge.agree, merged, dense))),
+                timing=Timing.of(dense_seconds, seconds),
+                **_operations(self.model, Counter(map(self._picker(encoders), lengths))),
+                **about,
+            )
+            found.append(evaluation)
+        return Evaluations(tuple(found))
+
+    def _picker(self, encoders: list[nn.Module]) -> Callable[[tuple[int, ...]], tuple[int, ...]]:
+        """From the lengths of all encoders to those that merge at the settings at hand."""
+        places = [list(self.layers).index(encoder) for encoder in encoders]
+        return lambda lengths: tuple(lengths[place] for place in places)
+
+    def _to(self, value: Any) -> Any:
+        if not isinstance(value, torch.Tensor):  # what else a processor makes for its model
+            return value
+        return value.to(self.device, self.dtype if value.is_floating_point() else None)
+
+
+@contextlib.contextmanager
+def _as_it_was(model: nn.Module) -> Iterator[None]:
+    """The model gets its settings back at the end, wherever they stand, and its mode."""
+    rewrites = [(encoder, encoder.pitome) for encoder in rewritten_encoders(model)]
+    configs = {id(config): config for module in model.modules() if (config := vars(module).get("config")) is not None}
+    entries = [(config, config.pitome) for config in configs.values() if hasattr(config, "pitome")]
+    was_training = model.training
+    model.eval()
+    try:
+        yield
     finally:
         model.train(was_training)
-    if not lengths:
-        raise ValueError("There is nothing to evaluate: `batches` is empty.")
-    dense, merged, agreement = judge.scores()
-    evaluation = Evaluation(
-        dense=dense,
-        merged=merged,
-        agreement=agreement,
-        **_operations(model, lengths),
-        timing=timer.result(),
-        num_samples=sum(lengths.values()),
-        num_tokens=[statistics.median_low(of_encoder) for of_encoder in zip(*lengths.elements())],
-        batch_size=batch_size,
-        hardware=_hardware(device, dtype),
-        source=dict(source or {}),
-    )
-    remember(model, evaluation)
-    return evaluation
+        if [id(encoder.pitome) for encoder in rewritten_encoders(model)] != [id(rewrite) for _, rewrite in rewrites]:
+            remove_pitome(model)
+            for encoder, rewrite in rewrites:
+                install_rewrite(encoder, rewrite)
+            for module, host in find_hosts(model.modules()) if rewrites else ():
+                host.install(module)
+            for config, entry in entries:
+                config.pitome = entry
 
 
 class _SequenceLengths:
-    """Reads the number of tokens in front of each encoder's first layer: an image's size alone does not tell it."""
+    """Reads the number of tokens in front of layers: an image's size alone does not tell it."""
 
-    def __init__(self, encoders: list[nn.Module]):
-        self._layers = [encoder.pitome.architecture.find_layers(encoder)[0] for encoder in encoders]
-        self.lengths = [0] * len(encoders)
+    def __init__(self, layers: Iterable[nn.Module]):
+        self._layers = list(layers)
+        self.lengths = [0] * len(self._layers)
 
     def __enter__(self) -> _SequenceLengths:
         self._handles = [
@@ -165,20 +219,58 @@ class _SequenceLengths:
         self.lengths[index] = (args[0] if args else kwargs["hidden_states"]).shape[1]
 
 
-def _operations(model: nn.Module, lengths: Counter) -> dict[str, float]:
+def _named(ratios: Any) -> dict[str, PiToMeConfig | None]:
+    """The settings by the names that tables show; `None`, under no name, for those of the model."""
+    if ratios is None:
+        return {"": None}
+    if isinstance(ratios, Mapping) and all(isinstance(value, (Mapping, PiToMeConfig)) for value in ratios.values()):
+        return {str(name): _config(value) for name, value in ratios.items()}
+    several = ratios if isinstance(ratios, (list, tuple)) else [ratios]
+    configs = [_config(value) for value in several]
+    if not configs:
+        raise ValueError("ratios=[] names no settings: pass one ratio or several, such as [0.95, 0.9].")
+    settings = [config.to_pitome_dict() for config in configs]
+    common = {key: value for key, value in settings[0].items() if all(one.get(key) == value for one in settings)}
+    return {_name(one, common if len(several) > 1 else {}): config for one, config in zip(settings, configs)}
+
+
+def _config(value: Any) -> PiToMeConfig:
+    config = PiToMeConfig.from_value(value)
+    if config is None:
+        raise ValueError(f"ratios: {value!r} is the dense model, which is in every evaluation. Leave it out.")
+    return config
+
+
+def _name(settings: Mapping[str, Any], common: Mapping[str, Any]) -> str:
+    """The ratio, and what else the settings do not have in common."""
+    hidden = {"format_version", *common} - {"ratio"}
+    shown = {key: value for key, value in settings.items() if key not in hidden}
+    return ", ".join(str(value) if key == "ratio" else f"{key}={value}" for key, value in shown.items()) or "defaults"
+
+
+def _operations(model: nn.Module, lengths: Counter) -> dict[str, Any]:
     dense = merged = 0.0
-    for of_encoders, count in lengths.items():
+    for of_encoders, count in sorted(lengths.items()):  # in one order: sums of floats depend on it
         summary = pitome_summary(model, num_tokens=of_encoders)
         dense += count * summary.gflops_dense
         merged += count * (summary.gflops_merged + summary.gflops_merge_step)
     number = sum(lengths.values())
-    return {"gflops_dense": dense / number, "gflops_merged": merged / number}
+    medians = [statistics.median_low(of_encoder) for of_encoder in zip(*lengths.elements())]
+    left = [encoder.tokens[-1] for encoder in pitome_summary(model, num_tokens=medians).encoders]
+    gflops = {"gflops_dense": dense / number, "gflops_merged": merged / number}
+    return {**gflops, "num_tokens": medians, "tokens_left": left}
 
 
-def _to(value: Any, device: torch.device, dtype: torch.dtype) -> Any:
-    if not isinstance(value, torch.Tensor):  # what else a processor makes for its model
-        return value
-    return value.to(device, dtype if value.is_floating_point() else None)
+def _of_all_processes(values: list) -> list:
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return values
+    parts: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(parts, values)
+    return [value for part in parts for value in part]
+
+
+def _all(shares: Iterable[dict[str, float]]) -> dict[str, float]:
+    return {key: value for one in shares for key, value in one.items()}
 
 
 def _hardware(device: torch.device, dtype: torch.dtype) -> str:

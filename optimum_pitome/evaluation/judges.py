@@ -16,90 +16,106 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import nn
 
-from .metrics import Accuracy, Agreement, Recall, VqaAccuracy, normalize_answer
+from .metrics import normalize_answer, vqa_score
 
 
-Scores = dict[str, float]
+#: A class that is none: of padding, and of tokens without a label.
+IGNORED = -100
 
 
-class Judge(Protocol):
+class Judge:
     """One kind of evaluation.
 
     Attributes:
-        references (`str`): names what a batch holds beside the model's inputs, one per sample.
+        references (`str`): names what a batch may hold beside the model's inputs, one per sample.
         counts_masks (`bool`): whether a sample is as long as its attention mask says, not as the batch.
+        agreement (`str`): what tables call the share of the decisions that are the dense model's.
     """
 
-    references: str
-    counts_masks: bool
+    references = "labels"
+    counts_masks = False
+    agreement = "same answer as dense"
 
-    def answer(self, inputs: Mapping[str, torch.Tensor]) -> Any:
-        """What is timed: the model on one batch."""
+    def answer(self, inputs: Mapping[str, Any]) -> list:
+        """What is timed: the model on one batch. A list that grows from batch to batch; it need not be one entry per
+        sample."""
+        raise NotImplementedError(f"{type(self).__name__} does not say what it asks the model: it needs `answer`.")
 
-    def add(self, dense: Any, merged: Any, references: Any) -> None:
-        """Takes what [`~Judge.answer`] gave dense and merged."""
+    def decide(self, answers: list, references: list) -> list:
+        """From all answers to what is compared: of the dense model first, then at each of the settings. The model has
+        the settings at hand. `references` is empty where the batches had none."""
+        return answers
 
-    def scores(self) -> tuple[Scores, Scores, Scores]:
-        """Of the dense model, of the merged one, and their agreement; each metric with `_low` and `_high`."""
+    def agree(self, decision: Any, dense: Any) -> float:
+        """How far a decision is the dense model's, between 0 and 1."""
+        return float(decision == dense)
 
-
-class _SampleJudge:
-    """Scores sample by sample: one metric for the dense model, the same for the merged one, and their agreement."""
-
-    _metrics: tuple
-
-    def scores(self) -> tuple[Scores, Scores, Scores]:
-        return tuple(metric.compute() for metric in self._metrics)
+    def scores(self, decisions: list, references: list) -> dict[str, list[float]]:
+        """Of every metric, a score between 0 and 1 for each sample (or for each query)."""
+        return {}
 
 
-class ClassJudge(_SampleJudge):
-    """The class with the largest logit."""
+class ClassJudge(Judge):
+    """The class with the largest logit: of a sample, or of each of its tokens. The batches may hold `labels`."""
 
-    references, counts_masks = "labels", True
+    counts_masks = True
 
     def __init__(self, model: nn.Module):
         self._model = model
-        self._metrics = (Accuracy(), Accuracy(), Agreement())
 
-    def answer(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        return self._model(**inputs).logits
+    def answer(self, inputs: Mapping[str, Any]) -> list[list[int]]:
+        classes = self._model(**inputs).logits.argmax(dim=-1)
+        if classes.dim() == 1:
+            return classes.unsqueeze(-1).tolist()
+        mask = inputs.get("attention_mask")
+        # What stands at padding is no answer.
+        return (classes if mask is None else classes.masked_fill(mask == 0, IGNORED)).tolist()
 
-    def add(self, dense: torch.Tensor, merged: torch.Tensor, references: torch.Tensor) -> None:
-        first, second = (logits.argmax(dim=-1).tolist() for logits in (dense, merged))
-        of_dense, of_merged, agreement = self._metrics
-        of_dense.add_batch(predictions=first, references=references.tolist())
-        of_merged.add_batch(predictions=second, references=references.tolist())
-        agreement.add_batch(predictions=second, references=first)
+    def agree(self, decision: list[int], dense: list[int]) -> float:
+        """The share of equal classes, where one is expected."""
+        pairs = [(first, second) for first, second in zip(decision, dense) if second != IGNORED]
+        return sum(first == second for first, second in pairs) / max(len(pairs), 1)
+
+    def scores(self, decisions: list[list[int]], references: list) -> dict[str, list[float]]:
+        labels = [label if isinstance(label, list) else [label] for label in references]
+        return {"accuracy": [self.agree(*pair) for pair in zip(decisions, labels)]}
 
 
-class AnswerJudge(_SampleJudge):
-    """The text that the model generates greedily."""
+class AnswerJudge(Judge):
+    """The text that a model generates greedily about pictures and questions: accuracy of visual question answering.
 
-    references, counts_masks = "answers", False
+    The batches are padded on the left, and hold `answers`: the accepted answers of each question, a list of lists.
 
-    def __init__(self, model: nn.Module, processor: Any, max_new_tokens: int):
+    Args:
+        model (`torch.nn.Module`): a model that generates, such as LLaVA.
+        processor: decodes what the model generates.
+        max_new_tokens (`int`, *optional*, defaults to 16): longest answer.
+    """
+
+    references = "answers"
+
+    def __init__(self, model: nn.Module, processor: Any, max_new_tokens: int = 16):
         if not hasattr(model, "generate"):
             raise ValueError(f"A {type(model).__name__} does not generate: it cannot answer questions.")
         self._model, self._processor = model, processor
         self._settings = {"max_new_tokens": max_new_tokens, "do_sample": False}
-        self._metrics = (VqaAccuracy(), VqaAccuracy(), Agreement())
 
-    def answer(self, inputs: Mapping[str, torch.Tensor]) -> list[str]:
+    def answer(self, inputs: Mapping[str, Any]) -> list[str]:
         new = self._model.generate(**inputs, **self._settings)[:, inputs["input_ids"].shape[1] :]
         return [text.strip() for text in self._processor.batch_decode(new, skip_special_tokens=True)]
 
-    def add(self, dense: list[str], merged: list[str], references: Sequence[Sequence[str]]) -> None:
-        of_dense, of_merged, agreement = self._metrics
-        of_dense.add_batch(predictions=dense, references=references)
-        of_merged.add_batch(predictions=merged, references=references)
-        same = [normalize_answer(first) == normalize_answer(second) for first, second in zip(dense, merged)]
-        agreement.add_batch(predictions=same, references=[True] * len(same))
+    def agree(self, decision: str, dense: str) -> float:
+        return float(normalize_answer(decision) == normalize_answer(dense))
+
+    def scores(self, decisions: list[str], references: list[list[str]]) -> dict[str, list[float]]:
+        return {"vqa_accuracy": [vqa_score(*pair) for pair in zip(decisions, references)]}
 
 
 def check_two_towers(model: nn.Module) -> None:
@@ -114,61 +130,120 @@ def check_two_towers(model: nn.Module) -> None:
         )
 
 
-class RetrievalJudge:
-    """The nearest captions of every picture, and the nearest pictures of every caption.
+class RetrievalJudge(Judge):
+    """The nearest captions of every picture, and the nearest pictures of every caption: recall at 1, 5 and 10.
 
-    What agrees is the first of them, over all queries of both kinds. A recall among more candidates than there are is
-    left out.
+    The batches hold the inputs for some pictures and all their captions, and `captions`: the texts themselves, a list
+    per picture. A text that belongs to several pictures is right for all of them. What agrees is the first found, over
+    all queries of both kinds. A recall among more candidates than there are is left out.
     """
 
-    references, counts_masks = "captions", False
+    references = "captions"
+    cutoffs = (1, 5, 10)
 
     def __init__(self, model: nn.Module):
         check_two_towers(model)
         self._model = model
-        self._vectors: tuple[list, list] = ([], [])
-        self._number: dict[str, int] = {}  # of every caption, where the same text again is the same caption
-        self._firsts: list[int] = []  # where each came first
-        self._captions_of: list[list[int]] = []
-        self._seen = 0
 
-    def answer(self, inputs: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    def answer(self, inputs: Mapping[str, Any]) -> list[tuple[torch.Tensor, ...]]:
         output = self._model(**inputs)
         embeds = (output.image_embeds, output.text_embeds)
-        return tuple(nn.functional.normalize(vectors.float(), dim=-1) for vectors in embeds)
+        return [tuple(nn.functional.normalize(vectors.float(), dim=-1).cpu() for vectors in embeds)]
 
-    def add(self, dense: Any, merged: Any, references: Sequence[Sequence[str]]) -> None:
-        for vectors, kept in zip((dense, merged), self._vectors):
-            kept.append([part.cpu() for part in vectors])
-        for texts in references:
-            for position, text in enumerate(texts, self._seen):
-                if text not in self._number:
-                    self._number[text] = len(self._number)
-                    self._firsts.append(position)
-            self._seen += len(texts)
-            self._captions_of.append([self._number[text] for text in texts])
+    def similarity(self, answers: list, captions: dict[str, int]) -> torch.Tensor:
+        """`(pictures, captions)`: `captions` are all of them, each once, with the position where each came first."""
+        pictures, texts = (torch.cat(parts) for parts in list(zip(*answers))[:2])
+        return pictures @ texts[list(captions.values())].T
 
-    def scores(self) -> tuple[Scores, Scores, Scores]:
-        pictures_of: list[list[int]] = [[] for _ in self._firsts]
-        for picture, captions in enumerate(self._captions_of):
+    def decide(self, answers: list, references: list[list[str]]) -> list[list[int]]:
+        """The best candidates of every picture, then of every caption."""
+        captions: dict[str, int] = {}
+        for position, text in enumerate(text for of_picture in references for text in of_picture):
+            captions.setdefault(text, position)
+        similarity, most = self.similarity(answers, captions), max(self.cutoffs)
+        rankings = [matrix.topk(min(most, matrix.shape[1])).indices.tolist() for matrix in (similarity, similarity.T)]
+        return rankings[0] + rankings[1]
+
+    def agree(self, decision: list[int], dense: list[int]) -> float:
+        return float(decision[0] == dense[0])
+
+    def scores(self, decisions: list[list[int]], references: list[list[str]]) -> dict[str, list[float]]:
+        number: dict[str, int] = {}
+        captions_of = [[number.setdefault(text, len(number)) for text in of_picture] for of_picture in references]
+        pictures_of: list[list[int]] = [[] for _ in number]
+        for picture, captions in enumerate(captions_of):
             for caption in captions:
                 pictures_of[caption].append(picture)
-        scores, best = [], []
-        for kept in self._vectors:
-            pictures, captions = (torch.cat(parts) for parts in zip(*kept))
-            similarity = pictures @ captions[self._firsts].T
-            found, answers = {}, []
-            for name, matrix, right in (
-                ("image_to_text", similarity, self._captions_of),
-                ("text_to_image", similarity.T, pictures_of),
-            ):
-                ranked = matrix.topk(min(max(Recall.cutoffs), matrix.shape[1]), dim=1).indices
-                values = Recall().compute(predictions=ranked.tolist(), references=right)
-                for metric, value in values.items():
-                    cutoff = int(metric.partition("@")[2].partition("_")[0])
-                    if cutoff == 1 or cutoff < matrix.shape[1]:
-                        found[f"{name}_{metric}"] = value
-                answers += ranked[:, 0].tolist()
-            scores.append(found)
-            best.append(answers)
-        return *scores, Agreement().compute(predictions=best[1], references=best[0])
+        pictures, found = len(references), {}
+        for name, ranked, right, candidates in (
+            ("image_to_text", decisions[:pictures], captions_of, len(number)),
+            ("text_to_image", decisions[pictures:], pictures_of, pictures),
+        ):
+            for cutoff in self.cutoffs:
+                if cutoff == 1 or cutoff < candidates:
+                    hits = [not set(good).isdisjoint(row[:cutoff]) for row, good in zip(ranked, right)]
+                    found[f"{name}_recall@{cutoff}"] = [float(hit) for hit in hits]
+        return found
+
+
+class EmbeddingJudge(Judge):
+    """One vector per sample, without labels: how many of each sample's nearest neighbours under the dense model are
+    its nearest neighbours under the merged one, too. That is what a search returns.
+
+    Args:
+        model (`torch.nn.Module`): an encoder.
+        pool (`Callable`, *optional*):
+            from the model's output and inputs to the vectors. Defaults to the mean over the tokens that
+            `attention_mask` names, as sentence-transformers does; without a mask, to `pooler_output`, or else to the
+            first token.
+        neighbours (`int`, *optional*, defaults to 10): how many are compared.
+    """
+
+    counts_masks = True
+
+    def __init__(self, model: nn.Module, pool: Callable[..., torch.Tensor] | None = None, neighbours: int = 10):
+        self._model, self._pool, self._neighbours = model, pool or pooled, neighbours
+        self.agreement = f"{neighbours} nearest kept"
+
+    def answer(self, inputs: Mapping[str, Any]) -> list[torch.Tensor]:
+        vectors = self._pool(self._model(**inputs), inputs).float()
+        return list(nn.functional.normalize(vectors, dim=-1).cpu())
+
+    def decide(self, answers: list[torch.Tensor], references: list) -> list[set[int]]:
+        if len(answers) < 2:
+            raise ValueError("A sample alone has no neighbours: evaluate embeddings on many samples.")
+        vectors = torch.stack(answers)
+        similarity = (vectors @ vectors.T).fill_diagonal_(-torch.inf)
+        return list(map(set, similarity.topk(min(self._neighbours, len(vectors) - 1)).indices.tolist()))
+
+    def agree(self, decision: set[int], dense: set[int]) -> float:
+        return len(decision & dense) / len(dense)
+
+
+def pooled(output: Any, inputs: Mapping[str, Any]) -> torch.Tensor:
+    """One vector per sample, as [`EmbeddingJudge`] says."""
+    mask = inputs.get("attention_mask")
+    if mask is not None:
+        weights = mask.unsqueeze(-1).to(output.last_hidden_state.dtype)
+        return (output.last_hidden_state * weights).sum(dim=1) / weights.sum(dim=1)
+    vectors = getattr(output, "pooler_output", None)
+    return output.last_hidden_state[:, 0] if vectors is None else vectors
+
+
+def find_judge(model: nn.Module, batch: Mapping[str, Any]) -> Judge:
+    """The judge that fits a batch.
+
+    Raises:
+        ValueError: if it needs more than that.
+    """
+    if AnswerJudge.references in batch:
+        raise ValueError(
+            "These batches hold answers, which a processor has to decode: pass judge=AnswerJudge(model, processor), "
+            "from optimum_pitome.evaluation.judges."
+        )
+    if RetrievalJudge.references in batch:
+        return RetrievalJudge(model)
+    # A model with a head takes labels for it.
+    if "labels" in batch or "labels" in inspect.signature(model.forward).parameters:
+        return ClassJudge(model)
+    return EmbeddingJudge(model)

@@ -12,12 +12,16 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Questions about pictures as a vision-language model's processor wants them."""
+"""Questions about pictures, and captions, as the processor of a vision-language model wants them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+
+#: Longest text in tokens, for models that read more.
+MAX_LENGTH = 512
 
 
 def rgb(images: Sequence[Any]) -> list[Any]:
@@ -51,3 +55,25 @@ def encode_questions(processor: Any, images: Sequence[Any], questions: Sequence[
         content = [{"type": "image"}, {"type": "text", "text": text}]
         texts.append(processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True))
     return processor(images=[[image] for image in rgb(images)], text=texts, padding=True, return_tensors="pt")
+
+
+def encode_captions(
+    model: Any, processor: Any, batch: Mapping[str, Any], max_length: int | None = None
+) -> dict[str, Any]:
+    """`batch` with the token ids of its `captions` (a list of texts per picture), as a model of two towers reads them.
+
+    Args:
+        model: CLIP, SigLIP, BLIP or a dual encoder.
+        processor: of the model, with a `tokenizer`.
+        max_length (`int`, *optional*): longest caption in tokens; defaults to what the model reads, at most 512.
+    """
+    reads = getattr(getattr(model.config, "text_config", None), "max_position_embeddings", MAX_LENGTH)
+    encoded = processor.tokenizer(
+        [text for of_picture in batch["captions"] for text in of_picture],
+        # SigLIP was trained with, and pools at the end of, captions of one length.
+        padding="max_length" if "siglip" in model.config.model_type else True,
+        truncation=True,
+        max_length=max_length or min(reads, MAX_LENGTH),
+        return_tensors="pt",
+    )
+    return {**batch, **encoded}

@@ -12,52 +12,64 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""[`Evaluation`]: what an evaluation found, and which models it still holds for."""
+"""[`Evaluation`]: what merging keeps at one of the settings; [`Evaluations`]: the table, the JSON and the plot."""
 
 from __future__ import annotations
 
 import json
-import weakref
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-
-from torch import nn
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
 
 from ..analysis.timing import Timing
 
 
-#: Of rewritten encoders: not of a language model behind them, which gains, too.
+#: Of rewritten encoders: not of a language model after them, which gains, too.
 GFLOPS_TITLE = "encoder GFLOPs per sample"
+LINE_WIDTH = 140
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A model dense and merged, on the same samples. `print` shows the table.
+    """A model dense and merged at one of the settings, on the same samples.
 
     Attributes:
+        name (`str`): what tables call the settings.
+        settings (`dict`): as `pitome=` takes them.
         dense, merged (`dict[str, float]`):
             metrics, and the ends of their 95 % intervals under `_low` and `_high`, as shares: `accuracy` of a
             classifier; `vqa_accuracy` of answers; `image_to_text_recall@1`, `text_to_image_recall@1`, 5 and 10.
+        difference (`dict[str, float]`):
+            of every metric, merged minus dense on the same samples; its interval is that of the paired differences.
         agreement (`dict[str, float]`): share of the answers that are the dense model's, with its interval.
+        agreement_title (`str`): what tables call that.
         gflops_dense, gflops_merged (`float`):
             10**9 operations of the rewritten encoders per sample (multiply-add = 1), the mean over the samples at
             their own lengths; merged includes the merge step.
         timing ([`Timing`]):
             of the model's forward (of answers: `generate`) on one batch, without loading and preprocessing.
         num_samples, batch_size (`int`): what was evaluated.
-        num_tokens (`list[int]`): the median sequence length of each rewritten encoder.
+        num_tokens, tokens_left (`list[int]`):
+            the median sequence length of each rewritten encoder, and what is left of it after the last layer.
         hardware (`str`): device, dtype and threads of the timing.
         source (`dict[str, str]`): what the caller tells about it: `task`, `dataset`, `config`, `split`, `command`.
     """
 
+    name: str
+    settings: dict[str, Any]
     dense: dict[str, float]
     merged: dict[str, float]
+    difference: dict[str, float]
     agreement: dict[str, float]
+    agreement_title: str
     gflops_dense: float
     gflops_merged: float
     timing: Timing
     num_samples: int
     num_tokens: list[int]
+    tokens_left: list[int]
     batch_size: int
     hardware: str
     source: dict[str, str] = field(default_factory=dict)
@@ -72,32 +84,97 @@ class Evaluation:
         """What `dense` and `merged` hold."""
         return [name for name in self.dense if f"{name}_low" in self.dense]
 
-    def rows(self) -> list[tuple[str, str, str]]:
-        """The table: what, dense, merged."""
-        return [
-            *(
-                (f"{metric_title(name)}, %", _percent(self.dense, name), _percent(self.merged, name))
-                for name in self.metrics
-            ),
-            ("same answer as dense, %", "", _percent(self.agreement, "agreement")),
-            (GFLOPS_TITLE, f"{self.gflops_dense:.4g}", f"{self.gflops_merged:.4g}"),
-            (f"ms per batch of {self.batch_size}", f"{self.timing.dense_ms:.4g}", f"{self.timing.merged_ms:.4g}"),
-        ]
 
-    def gains(self) -> str:
-        """Operations and measured speed in one sentence."""
-        return (
-            f"{self.flops_ratio:.2f}x fewer operations; measured {self.timing.speedup:.2f}x as fast "
-            f"(quartiles {self.timing.speedup_low:.2f} to {self.timing.speedup_high:.2f}, batches: "
-            f"{self.timing.rounds}, dense and merged alternating; {self.hardware})."
-        )
+@dataclass(frozen=True)
+class Evaluations(Sequence):
+    """What [`evaluate`] found: one [`Evaluation`] for each of the settings. `print` shows the table."""
+
+    evaluations: tuple[Evaluation, ...]
+
+    def __getitem__(self, index):
+        return self.evaluations[index]
+
+    def __len__(self) -> int:
+        return len(self.evaluations)
+
+    def table(self) -> Any:
+        """A `pandas.DataFrame`, in words: the dense model, then each of the settings."""
+        import pandas
+
+        rows = [_row(self[0], dense=True), *(_row(one, dense=False) for one in self)]
+        return pandas.DataFrame(rows, ["dense", *(one.name for one in self)])
 
     def __str__(self) -> str:
-        lines = [f"{self.num_samples} samples; 95 % intervals in brackets"]
-        row = "{:<27}  {:>20}  {:>20}"
-        lines.append(row.format("", "dense", "merged").rstrip())
-        lines.extend(row.format(*cells) for cells in self.rows())
-        return "\n".join([*lines, self.gains()])
+        first = self[0]
+        text = self.table().to_string(line_width=LINE_WIDTH, max_colwidth=60)
+        return (
+            f"{text}\n\n{first.num_samples} samples; 95 % intervals in brackets, of differences those of the paired "
+            f"samples.\nGFLOPs: {GFLOPS_TITLE}, merge step included. Times: medians of {first.timing.rounds} batches, "
+            f"dense and merged alternating, and\nquartiles of the ratios; {first.hardware}."
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, as plain data."""
+        return {"evaluations": [asdict(one) for one in self]}
+
+    def to_json(self, path: str | os.PathLike) -> None:
+        """Writes [`~Evaluations.to_dict`] to a file."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+
+    def plot(self, path: str | os.PathLike, title: str | None = None) -> None:
+        """Draws every metric, and the agreement with the dense model, against operations, into a picture file.
+
+        Raises:
+            ImportError: if matplotlib is not installed.
+            ValueError: if the file's name ends in no format of pictures.
+        """
+        try:
+            from matplotlib.figure import Figure
+        except ImportError:
+            raise ImportError("A plot needs matplotlib, which is not installed: pip install matplotlib") from None
+        figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+        axes = figure.subplots()
+        merged = [(one.gflops_merged, one) for one in self]
+        for name in self[0].metrics:
+            curve = [(self[0].gflops_dense, self[0].dense), *((gflops, one.merged) for gflops, one in merged)]
+            line = _draw(axes, curve, name, metric_title(name))
+            axes.axhline(100 * self[0].dense[name], color=line.get_color(), linestyle=":", linewidth=1)
+        _draw(axes, [(gflops, one.agreement) for gflops, one in merged], "agreement", self[0].agreement_title)
+        dense = [(self[0].gflops_dense, "dense")] if self[0].metrics else []
+        for gflops, name in [*dense, *((gflops, one.name) for gflops, one in merged)]:
+            where = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "ha": "center"}
+            axes.annotate(name, (gflops, 0), (0, 4), **where)
+        axes.set(xlabel=f"{GFLOPS_TITLE}, merge step included", ylabel="% (bars: 95 % interval)", title=title or "")
+        axes.margins(y=0.15)
+        axes.legend()
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=150)
+
+
+def _draw(axes: Any, points: list[tuple[float, Mapping[str, float]]], name: str, label: str) -> Any:
+    height = [100 * scores[name] for _, scores in points]
+    # Rounding may put the end of an interval on the wrong side of a share of 0 or 1.
+    low = [max(0.0, value - 100 * scores[f"{name}_low"]) for value, (_, scores) in zip(height, points)]
+    high = [max(0.0, 100 * scores[f"{name}_high"] - value) for value, (_, scores) in zip(height, points)]
+    return axes.errorbar([gflops for gflops, _ in points], height, [low, high], marker="o", capsize=3, label=label)[0]
+
+
+def _row(one: Evaluation, dense: bool) -> dict[str, str]:
+    timing, row = one.timing, {}
+    for name in one.metrics:
+        row[f"{metric_title(name)}, %"] = _percent(one.dense if dense else one.merged, name)
+        row["- dense, %" if len(one.metrics) == 1 else f"{metric_title(name)} - dense, %"] = (
+            "" if dense else _percent(one.difference, name, "+")
+        )
+    row[f"{one.agreement_title}, %"] = "" if dense else _percent(one.agreement, "agreement")
+    fewer, faster = f" ({one.flops_ratio:.2f}x fewer)", f" ({timing.speedup:.2f}x as fast)"
+    row["GFLOPs"] = f"{one.gflops_dense:.3g}" if dense else f"{one.gflops_merged:.3g}{fewer}"
+    row["tokens"] = " + ".join(map(str, one.num_tokens if dense else one.tokens_left))
+    row[f"ms per batch of {one.batch_size}"] = f"{timing.dense_ms:.4g}" if dense else f"{timing.merged_ms:.4g}{faster}"
+    row["quartiles"] = "" if dense else f"{timing.speedup_low:.2f} to {timing.speedup_high:.2f}"
+    return row
 
 
 def metric_title(name: str) -> str:
@@ -105,31 +182,6 @@ def metric_title(name: str) -> str:
     return name.replace("_", " ").replace("vqa", "VQA")
 
 
-def _percent(values: Mapping[str, float], name: str) -> str:
+def _percent(values: Mapping[str, float], name: str, sign: str = "") -> str:
     value, low, high = (100 * values[key] for key in (name, f"{name}_low", f"{name}_high"))
-    return f"{value:.2f} [{low:.1f}, {high:.1f}]"
-
-
-_KNOWN: weakref.WeakKeyDictionary[nn.Module, list[tuple[str, Evaluation]]] = weakref.WeakKeyDictionary()
-
-
-def remember(model: nn.Module, evaluation: Evaluation) -> None:
-    """Keeps `evaluation` for the card of `model`."""
-    state = _state(model)
-    if state is not None:
-        _KNOWN[model] = [*_KNOWN.get(model, []), (state, evaluation)]
-
-
-def known_evaluations(model: nn.Module) -> list[Evaluation]:
-    """The evaluations that hold for `model` as it is: neither weights nor settings have changed since."""
-    state = _state(model)
-    return [evaluation for then, evaluation in _KNOWN.get(model, []) if then == state]
-
-
-def _state(model: nn.Module) -> str | None:
-    try:
-        # torch counts the writes to a tensor: an optimizer's step, load_state_dict, ...
-        writes = [parameter._version for parameter in model.parameters()]
-    except RuntimeError:  # made in inference mode: not counted
-        return None
-    return json.dumps([getattr(getattr(model, "config", None), "pitome", None), writes])
+    return f"{value:{sign}.2f} [{low:{sign}.1f}, {high:{sign}.1f}]"

@@ -29,7 +29,7 @@ from zoo.vit import pixel_values, vit_config
 from optimum_pitome import PiToMeConfig, apply_pitome, remove_pitome
 from optimum_pitome.cards.card import write_section
 from optimum_pitome.cards.tables import is_ours, tables
-from optimum_pitome.evaluation.evaluation import evaluate_classifier
+from optimum_pitome.evaluation.evaluation import evaluate
 from optimum_pitome.hub.model_cards import write_card, write_recipe_card
 
 
@@ -50,7 +50,7 @@ def model():
 def measure(model, dataset="noise"):
     batch = {**pixel_values(2), "labels": torch.tensor([0, 1])}
     source = {"task": "image-classification", "dataset": dataset, "command": f"optimum-cli {dataset}"}
-    return evaluate_classifier(model, [batch], source=source)
+    return evaluate(model, [batch], source=source)[0]
 
 
 def read(folder):

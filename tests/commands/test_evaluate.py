@@ -103,7 +103,7 @@ def test_pictures_and_the_card(evaluate, tmp_path):
     card_file = tmp_path / "card.md"
     command = ["vit", "--task", "image-classification", "--dataset", "pets", "--ratio", "0.8"]
     text = evaluate(*command, "--model-card", card_file)
-    assert "12 samples" in text and "same answer as dense" in text and "fewer operations" in text
+    assert "12 samples" in text and "same answer as dense" in text and "x fewer)" in text
     card = ModelCard.load(card_file)
     assert card.data.pipeline_tag == "image-classification" and card.data.base_model is None
     results = {(result.metric_type, result.metric_config): result for result in card.data.eval_results}
@@ -199,10 +199,10 @@ def test_captioned_pictures_and_the_card(evaluate, multimodal, tmp_path):
     rows = load_from_disk("captioned").flatten_indices()
     rows = [{"image": row["image"], "caption": text} for row in rows for text in dict.fromkeys(row["captions"])]
     Dataset.from_list(rows, Features(image=ImageFeature(), caption=Value("string"))).save_to_disk(tmp_path / "rows")
-    again = evaluate(*command, "--dataset", tmp_path / "rows")
-    assert [line for line in text.splitlines() if "recall" in line] == [
-        line for line in again.splitlines() if "recall" in line
-    ]
+    evaluate(*command, "--dataset", "captioned", "--json", tmp_path / "one.json")
+    evaluate(*command, "--dataset", tmp_path / "rows", "--json", tmp_path / "other.json")
+    one, other = (json.loads((tmp_path / name).read_text())["evaluations"][0] for name in ("one.json", "other.json"))
+    assert one["merged"] and all(one[name] == other[name] for name in ("dense", "merged", "difference", "agreement"))
     # A tower that was rewritten by itself is evaluated as it is, but a card is about the whole model.
     model = CLIPModel.from_pretrained("clip")
     apply_pitome(model.vision_model, 0.8)
@@ -243,13 +243,30 @@ def test_questions_are_padded_on_the_left(multimodal, evaluate, monkeypatch, tmp
     Dataset.from_dict(rows, features).save_to_disk(tmp_path / "questions")
     seen = []
     monkeypatch.setattr(
-        "optimum_pitome.commands.tasks.evaluate_answers",
-        lambda model, processor, data, *args, **options: seen.extend(data),
+        "optimum_pitome.commands.evaluate.evaluate", lambda model, data, judge, **options: seen.extend(data)
     )
     evaluate(tmp_path, "--task", "visual-question-answering", "--dataset", tmp_path / "questions", "--ratio", 0.8)
     (batch,) = seen
     padded = batch["attention_mask"].tolist()
     assert padded[0][0] == 0 and padded[0][-1] == padded[1][0] == 1 and batch["answers"] == [["w5"], ["w6"]]
+
+
+def test_several_settings(evaluate, tmp_path):
+    command = ["bert", "--task", "text-classification", "--dataset", "reviews.csv"]
+    found, plot = tmp_path / "found.json", tmp_path / "found.png"
+    settings = ["--ratios", 0.9, "0.9,0.5", "--settings", '{"ratio": 0.8, "energy": "paper"}', "--layers", "0,1"]
+    text = evaluate(*command, *settings, "--json", found, "--plot", plot)
+    written = json.loads(found.read_text())["evaluations"]
+    assert [one["name"] for one in written] == ["0.9", "[0.9, 0.5]", "0.8, energy=paper"]
+    assert all(one["settings"]["layers"] == [0, 1] and one["name"] in text for one in written)
+    assert written[0]["source"]["dataset"] == "reviews" and Image.open(plot).width > 500
+    error = evaluate(*command, *settings, "--model-card", tmp_path, code=2)
+    assert "a card is about one of the settings, and these are 3" in error
+    evaluate(*command, "--ratios", 0.8, "--model-card", tmp_path / "card.md")
+    assert '"ratio": 0.8' in (tmp_path / "card.md").read_text()
+    error = evaluate(*command, "--ratio", 0.9, "--ratios", 0.8, 0.7, code=2)
+    assert "--ratios or --settings say ratio, and so does another option" in error
+    assert "ratio=0.2 is out of range" in evaluate(*command, "--ratios", 0.9, 0.2, code=2)
 
 
 def test_the_command_offers_every_task():

@@ -12,14 +12,17 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+import json
+import sys
+
 import pytest
 import torch
+from PIL import Image
 from transformers import ViTForImageClassification
 from zoo.vit import vit_config
 
-from optimum_pitome import apply_pitome, pitome_summary
+from optimum_pitome import PiToMeConfig, apply_pitome, evaluate, pitome_summary, remove_pitome
 from optimum_pitome.analysis.timing import DenseMergedTimer
-from optimum_pitome.evaluation.evaluation import evaluate_classifier
 
 
 @pytest.fixture
@@ -40,7 +43,8 @@ def batches():
 
 
 def test_evaluation_against_two_plain_passes(model, batches):
-    evaluation = evaluate_classifier(model, iter(batches), source={"task": "image-classification"})
+    evaluations = evaluate(model, iter(batches), source={"task": "image-classification"})
+    (evaluation,) = evaluations
     labels = torch.cat([batch["labels"] for batch in batches])
     pixel_values = torch.cat([batch["pixel_values"] for batch in batches])
     with torch.no_grad():
@@ -53,27 +57,95 @@ def test_evaluation_against_two_plain_passes(model, batches):
     assert evaluation.agreement["agreement"] == pytest.approx(agreement) and agreement < 1
     assert evaluation.num_samples == 16 and evaluation.batch_size == 4 and evaluation.timing.rounds == 4
     assert evaluation.flops_ratio == pytest.approx(summary.flops_ratio) and summary.flops_ratio > 1
-    assert "same answer as dense" in str(evaluation) and "CPU" in str(evaluation)
+    right = [(answers == labels).float() for answers in (dense, merged)]
+    assert evaluation.difference["accuracy"] == pytest.approx((right[1] - right[0]).mean().item())
+    assert (evaluation.name, evaluation.settings["ratio"]) == ("0.6", 0.6)
+    assert evaluation.num_tokens == [65] and evaluation.tokens_left == [summary.tokens[-1]]
+    assert "same answer as dense" in str(evaluations) and "CPU" in str(evaluations)
 
 
 def test_operations_are_counted_at_the_lengths_that_were_run(model, batches):
     larger = torch.nn.functional.interpolate(batches[0]["pixel_values"], size=(64, 64))
     batch = {"pixel_values": larger, "labels": batches[0]["labels"], "interpolate_pos_encoding": torch.tensor(True)}
-    evaluation = evaluate_classifier(model, [batch])
+    (evaluation,) = evaluate(model, [batch])
     assert evaluation.gflops_dense == pytest.approx(pitome_summary(model, num_tokens=257).gflops_dense)
+
+
+SETTINGS = [0.9, {"ratio": 0.6, "energy": "paper"}, PiToMeConfig(ratio=0.7)]
+
+
+def test_several_settings_are_what_each_is_alone(model, batches):
+    together = evaluate(model, iter(batches), ratios=SETTINGS)
+    assert [one.name for one in together] == ["0.9", "0.6, energy=paper", "0.7"]
+    for settings, one in zip(SETTINGS, together):
+        (alone,) = evaluate(model, batches, ratios=settings)
+        for name in ("dense", "merged", "difference", "agreement", "gflops_dense", "gflops_merged", "settings"):
+            assert getattr(one, name) == getattr(alone, name)
+    named = evaluate(model, batches, ratios={"mild": {"ratio": 0.9}, "strong": {"ratio": 0.5}}, progress=False)
+    assert list(named.table().index) == ["dense", "mild", "strong"]
+    # What all settings have in common distinguishes none.
+    common = evaluate(model, batches, ratios=[{"ratio": 0.9, "layers": [0]}, {"ratio": 0.8, "layers": [0]}])
+    assert [one.name for one in common] == ["0.9", "0.8"]
 
 
 def test_the_model_is_left_as_it_was(model, batches):
     model.train()
-    evaluate_classifier(model, batches)
+    rewrite, settings = model.vit.pitome, dict(model.config.pitome)
+    evaluate(model, batches)
+    evaluate(model, batches, ratios=[0.9, 0.8])
     assert model.training and not [layer for layer in model.vit.layers if layer._forward_pre_hooks]
+    with pytest.raises(RuntimeError, match="the data broke"):
+        evaluate(model, broken(batches), ratios=0.9)
+    assert model.vit.pitome is rewrite and model.config.pitome == settings
+    assert all(layer.pitome_spec is spec for layer, spec in zip(model.vit.layers, rewrite.specs))
+    # Settings that stand on a part stay there.
+    apply_pitome(remove_pitome(model).vit, 0.7)
+    part = model.vit.pitome
+    evaluate(model, batches, ratios=0.9)
+    assert model.vit.pitome is part and model.vit.config.pitome["ratio"] == 0.7
+    dense = remove_pitome(model)
+    evaluate(dense, batches, ratios=0.9)
+    assert not hasattr(dense.vit, "pitome") and not hasattr(dense.config, "pitome")
+    with pytest.raises(ValueError, match="layers"):
+        evaluate(dense, batches, ratios=[0.9, {"ratio": 0.9, "layers": [40]}])
+    assert not hasattr(dense.vit, "pitome")
+
+
+def broken(batches):
+    yield batches[0]
+    raise RuntimeError("the data broke")
+
+
+def test_table_json_and_plot(model, batches, tmp_path, monkeypatch):
+    found = evaluate(model, batches, ratios=[0.9, 0.6], source={"dataset": "noise"})
+    table = found.table()
+    assert list(table.index) == ["dense", "0.9", "0.6"] and table.loc["dense", "same answer as dense, %"] == ""
+    assert table.loc["0.6", "accuracy, %"].startswith(f"{100 * found[1].merged['accuracy']:.2f} [")
+    assert table.loc["0.6", "- dense, %"].startswith(f"{100 * found[1].difference['accuracy']:+.2f} [")
+    assert f"{found[1].timing.speedup:.2f}x as fast" in str(found)
+    found.to_json(tmp_path / "new" / "found.json")
+    written = json.loads((tmp_path / "new" / "found.json").read_text())["evaluations"]
+    assert written == json.loads(json.dumps(found.to_dict()))["evaluations"]
+    assert [one["settings"]["ratio"] for one in written] == [0.9, 0.6] and written[0]["source"]["dataset"] == "noise"
+    assert written[0]["timing"]["rounds"] == 4 and "accuracy_low" in written[0]["difference"]
+    found.plot(tmp_path / "plots" / "found.png", "noise")
+    assert Image.open(tmp_path / "plots" / "found.png").width > 500
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError, match="pip install matplotlib"):
+        found.plot(tmp_path / "none.png")
 
 
 def test_what_cannot_be_evaluated(model, batches):
-    with pytest.raises(ValueError, match="`batches` is empty"):
-        evaluate_classifier(model, [])
-    with pytest.raises(ValueError, match="This ViTForImageClassification is dense"):
-        evaluate_classifier(ViTForImageClassification(vit_config()), batches)
+    with pytest.raises(ValueError, match="there are no batches"):
+        evaluate(model, [])
+    with pytest.raises(ValueError, match="This ViTForImageClassification is dense: .* Pass ratios=0.9"):
+        evaluate(ViTForImageClassification(vit_config()), batches)
+    with pytest.raises(ValueError, match=r"ratios=\[\] names no settings"):
+        evaluate(model, batches, ratios=[])
+    with pytest.raises(ValueError, match="False is the dense model, which is in every evaluation"):
+        evaluate(model, batches, ratios=[False])
+    with pytest.raises(ValueError, match="ratio=0.1 is out of range"):
+        evaluate(model, batches, ratios=0.1)
 
 
 def test_the_timer_alternates_and_warms_up(model, batches):

@@ -12,18 +12,27 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Answers and retrieval, dense against merged, on tiny models."""
+"""Answers, retrieval, tokens and embeddings, dense against merged, on tiny models."""
 
 import pytest
 import torch
 from families.llava_helpers import build
 from tiny_processors import tokenizer
+from transformers import BertForTokenClassification, BertModel
 from zoo import vision_language
 from zoo.llava import NUM_PATCHES, make_processor, picture
+from zoo.text import bert_config
 from zoo.vit import pixel_values
 
-from optimum_pitome import apply_pitome, num_image_tokens, pitome_disabled, pitome_summary
-from optimum_pitome.evaluation.evaluation import evaluate_answers, evaluate_classifier, evaluate_retrieval
+from optimum_pitome import apply_pitome, evaluate, num_image_tokens, pitome_disabled, pitome_summary
+from optimum_pitome.evaluation.judges import (
+    AnswerJudge,
+    ClassJudge,
+    EmbeddingJudge,
+    RetrievalJudge,
+    find_judge,
+    pooled,
+)
 from optimum_pitome.evaluation.questions import encode_questions
 
 
@@ -47,13 +56,14 @@ def test_answers(llava):
     assert len(set(dense)) > 1 and merged != dense and num_image_tokens(model) < NUM_PATCHES
     # Right for the dense model on all of them, and for the merged one where it says the same.
     batches = [{**batch, "answers": [[answer] for answer in dense]}]
-    evaluation = evaluate_answers(model, processor, batches, max_new_tokens=3)
+    evaluations = evaluate(model, batches, AnswerJudge(model, processor, max_new_tokens=3))
+    (evaluation,) = evaluations
     same = sum(first == second for first, second in zip(dense, merged)) / 6
     assert evaluation.metrics == ["vqa_accuracy"] and evaluation.dense["vqa_accuracy"] == 1
     assert evaluation.merged["vqa_accuracy"] == evaluation.agreement["agreement"] == pytest.approx(same)
     assert evaluation.num_samples == 6 and evaluation.num_tokens == [NUM_PATCHES + 1]
     assert evaluation.flops_ratio == pytest.approx(pitome_summary(model).flops_ratio)
-    assert "VQA accuracy, %" in str(evaluation)
+    assert "VQA accuracy, %" in str(evaluations)
 
 
 def test_an_instruction_stands_behind_every_question(llava):
@@ -97,7 +107,7 @@ def recall_at_1(model):
 
 
 def test_retrieval(dual_encoder):
-    evaluation = evaluate_retrieval(dual_encoder, retrieval_batches())
+    (evaluation,) = evaluate(dual_encoder, retrieval_batches())
     *merged, merged_first = recall_at_1(dual_encoder)
     with pitome_disabled(dual_encoder):
         *dense, dense_first = recall_at_1(dual_encoder)
@@ -117,10 +127,83 @@ def test_retrieval(dual_encoder):
         pitome_summary(dual_encoder, num_tokens=[65])
 
 
+def test_settings_that_rewrite_other_encoders_are_counted_by_themselves(dual_encoder):
+    vision, both = evaluate(dual_encoder, retrieval_batches(), ratios=[{"vision": 0.6}, {"vision": 0.6, "text": 0.8}])
+    assert (vision.num_tokens, both.num_tokens) == ([65], [65, 8])
+    assert both.gflops_dense > vision.gflops_dense
+
+
+def texts(labels=None):
+    """Texts of different lengths, padded, in two batches."""
+    for start in (0, 4):
+        ids = torch.arange(4 * 30).reshape(4, 30) % 40 + 7 + start
+        mask = (torch.arange(30) < torch.tensor([[30], [24], [20], [17]])).long()
+        yield {
+            "input_ids": ids * mask,
+            "attention_mask": mask,
+            **({} if labels is None else {"labels": labels[start:]}),
+        }
+
+
+def test_embeddings_keep_neighbours():
+    torch.manual_seed(0)
+    model = BertModel(bert_config()).eval()
+    (evaluation,) = evaluate(model, texts(), EmbeddingJudge(model, neighbours=3), ratios=0.6)
+
+    @torch.no_grad()
+    def nearest():
+        rows = [pooled(model(**batch), batch) for batch in texts()]
+        vectors = torch.nn.functional.normalize(torch.cat(rows), dim=-1)
+        similarity = (vectors @ vectors.T).fill_diagonal_(-1)
+        return [set(row.tolist()) for row in similarity.argsort(dim=1, descending=True)[:, :3]]
+
+    dense, merged = nearest(), None
+    apply_pitome(model, 0.6)
+    merged = nearest()
+    kept = sum(len(first & second) / 3 for first, second in zip(dense, merged)) / 8
+    assert evaluation.agreement["agreement"] == pytest.approx(kept) and kept < 1
+    assert evaluation.metrics == [] and evaluation.agreement_title == "3 nearest kept"
+    with pytest.raises(ValueError, match="A sample alone has no neighbours"):
+        evaluate(model, [{name: values[:1] for name, values in next(texts()).items()}])
+
+
+def test_tokens_are_compared_where_there_are_some():
+    torch.manual_seed(0)
+    model = BertForTokenClassification(bert_config()).eval()
+    labels = torch.randint(0, 3, (8, 30))
+    labels[:, ::2] = -100
+    (evaluation,) = evaluate(model, list(texts(labels)), ratios=0.6)
+
+    @torch.no_grad()
+    def classes():
+        return torch.cat([model(**batch).logits.argmax(-1) for batch in texts()])
+
+    mask = torch.cat([batch["attention_mask"] for batch in texts()]).bool()
+    dense = classes()
+    apply_pitome(model, 0.6)
+    merged = classes()
+
+    def share(equal, where):
+        return ((equal & where).sum(1) / where.sum(1)).mean().item()
+
+    assert evaluation.agreement["agreement"] == pytest.approx(share(merged == dense, mask)) and mask.sum() < 240
+    assert (merged != dense)[mask].any()
+    counted = labels != -100
+    assert evaluation.merged["accuracy"] == pytest.approx(share((merged == labels) & mask, counted))
+
+
+def test_the_judge_follows_from_the_batches(llava, dual_encoder):
+    classifier, encoder = BertForTokenClassification(bert_config()), BertModel(bert_config())
+    assert isinstance(find_judge(dual_encoder, {"captions": []}), RetrievalJudge)
+    assert isinstance(find_judge(classifier, {"input_ids": 1}), ClassJudge)
+    assert isinstance(find_judge(encoder, {"input_ids": 1, "labels": 1}), ClassJudge)
+    assert isinstance(find_judge(encoder, {"input_ids": 1}), EmbeddingJudge)
+    with pytest.raises(ValueError, match=r"pass judge=AnswerJudge\(model, processor\)"):
+        find_judge(llava[0], {"answers": []})
+
+
 def test_models_that_cannot(llava, dual_encoder):
     with pytest.raises(ValueError, match="A VisionTextDualEncoderModel does not generate"):
-        evaluate_answers(dual_encoder, None, [])
+        AnswerJudge(dual_encoder, None)
     with pytest.raises(ValueError, match="has no image and text embeddings to compare. Accepted: CLIP"):
-        evaluate_retrieval(llava[0], [])
-    with pytest.raises(ValueError, match="`batches` is empty"):
-        evaluate_classifier(dual_encoder, [])
+        RetrievalJudge(llava[0])

@@ -12,23 +12,13 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+import math
+import types
+
 import pytest
 
-from optimum_pitome.evaluation.metrics import Accuracy, Agreement, Recall, wilson_interval
-
-
-def test_accuracy_and_agreement():
-    result = Accuracy().compute(predictions=[0, 1, 1, 2], references=[0, 1, 0, 2])
-    assert result["accuracy"] == 0.75
-    assert result["accuracy_low"] < 0.75 < result["accuracy_high"]
-    assert Agreement().compute(predictions=[1, 2], references=[1, 2])["agreement"] == 1.0
-
-
-def test_batches_add_up():
-    metric = Accuracy()
-    metric.add_batch(predictions=[0, 1], references=[0, 0])
-    metric.add_batch(predictions=[1, 1], references=[1, 1])
-    assert metric.compute()["accuracy"] == 0.75
+from optimum_pitome.evaluation.judges import RetrievalJudge
+from optimum_pitome.evaluation.metrics import normalize_answer, paired_difference, share, vqa_score, wilson_interval
 
 
 def test_wilson_interval_against_published_values():
@@ -50,10 +40,58 @@ def test_an_impossible_proportion_is_refused(successes, total):
         wilson_interval(successes, total)
 
 
+def test_share():
+    found = share("accuracy", [1.0, 0.0, 1.0, 1.0])
+    assert found["accuracy"] == 0.75 and (found["accuracy_low"], found["accuracy_high"]) == wilson_interval(3, 4)
+
+
+def test_paired_difference_against_agresti_and_min():
+    # 2005, section 4: the adjusted Wald interval of matched pairs, from the counts of each kind of pair.
+    both, first, second, neither = 794, 86, 150, 570
+    before = [1.0] * (both + first) + [0.0] * (second + neither)
+    after = [1.0] * both + [0.0] * first + [1.0] * second + [0.0] * neither
+    found = paired_difference("accuracy", before, after)
+    number = both + first + second + neither + 2
+    centre = (second - first) / number
+    error = math.sqrt(second + first + 1 - (second - first) ** 2 / number) / number
+    assert found["accuracy"] == pytest.approx(64 / 1600)
+    assert found["accuracy_low"] == pytest.approx(centre - 1.96 * error, abs=1e-5)
+    assert found["accuracy_high"] == pytest.approx(centre + 1.96 * error, abs=1e-5)
+    # Much narrower than what the two means alone know, and still open where nothing differs.
+    assert found["accuracy_high"] - found["accuracy_low"] < 0.04
+    same = paired_difference("accuracy", before, before)
+    assert same["accuracy"] == 0 and -0.01 < same["accuracy_low"] < 0 < same["accuracy_high"] < 0.01
+
+
+def test_answers_are_compared_as_the_task_does():
+    assert normalize_answer("A bag.") == normalize_answer("the Bag") == "bag"
+    assert normalize_answer("Two dogs") == "2 dogs" and normalize_answer("it's") == "its"
+
+
+@pytest.mark.parametrize(
+    "prediction, answers, expected",
+    [
+        ("yes", ["Yes"], 1.0),
+        ("yes", ["no"], 0.0),
+        ("2", ["two"] * 3 + ["three"] * 7, 0.9),  # 3 of 10: the three who said so find two others
+        ("2", ["two"] * 4 + ["three"] * 6, 1.0),
+        ("2", ["two"] + ["three"] * 9, 0.3),
+        ("cat", ["dog", "cat"], 0.5),
+    ],
+)
+def test_vqa_score(prediction, answers, expected):
+    assert vqa_score(prediction, answers) == pytest.approx(expected)
+    with pytest.raises(ValueError, match="without answers cannot be scored"):
+        vqa_score(prediction, [])
+
+
 def test_recall():
-    ranked = [[3, 1, 2, 0, 4, 5, 6, 7, 8, 9, 10], [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]]
-    values = Recall().compute(predictions=ranked, references=[[3, 9], [10]])
-    assert [values[f"recall@{k}"] for k in (1, 5, 10)] == [0.5, 0.5, 0.5]
-    values = Recall().compute(predictions=ranked, references=[[7, 5], [4]])
-    assert [values[f"recall@{k}"] for k in (1, 5, 10)] == [0.0, 0.5, 1.0]
-    assert values["recall@1_low"] == 0.0 and 0.6 < values["recall@1_high"] < 0.7
+    model = types.SimpleNamespace(get_image_features=None, get_text_features=None)
+    captions = [[f"{picture}"] for picture in range(12)]
+    ranked = [[picture, *(other for other in range(12) if other != picture)] for picture in range(12)]
+    ranked[0] = [3, 0, *range(4, 12)]  # second
+    ranked[1] = [3, 4, 5, 6, 7, 8, 1]  # seventh
+    ranked[2] = [3]  # nowhere
+    scores = RetrievalJudge(model).scores(ranked + ranked, captions)
+    assert [12 - sum(scores[f"image_to_text_recall@{cutoff}"]) for cutoff in (1, 5, 10)] == [3, 2, 1]
+    assert scores["text_to_image_recall@5"][:3] == [1, 0, 0]

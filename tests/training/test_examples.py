@@ -18,15 +18,15 @@ import json
 import sys
 from types import SimpleNamespace
 
+import common
 import compare_runs
-import finetune_common
 import finetune_image_classification
 import finetune_text_classification
 import numpy as np
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, Image, Value
-from finetune_data import load_splits
+from example_data import load_parts
 from PIL import Image as PILImage
 from training.tiny import needs_image_processors, tiny_vit
 from transformers import AutoModelForSequenceClassification, BertForSequenceClassification, BitImageProcessorPil
@@ -98,18 +98,18 @@ def test_texts(tmp_path, monkeypatch):
 
 
 def test_the_options_reach_the_schedule():
-    schedule = finetune_common.MergingArguments(start=0.25, end=0.75).callback(65)._make_schedule(0)
+    schedule = common.ScriptArguments(start=0.25, end=0.75).callback(65)._make_schedule(0)
     assert (schedule.kind, schedule.start, schedule.end) == ("linear", 0.25, 0.75)
 
 
 def test_data_errors(tmp_path):
     features = Features(text=Value("string"), label=ClassLabel(num_classes=2))
     save_splits(tmp_path, lambda size: {"text": ["x"] * size, "label": [0] * size}, features, 3)
-    with pytest.raises(ValueError, match="no column of pictures"):
-        load_splits(str(tmp_path / "data"), Image, None, None)
+    with pytest.raises(ValueError, match="there is no column of pictures"):
+        load_parts(str(tmp_path / "data"), "image", None, None)
     (tmp_path / "data" / "test.parquet").unlink()
-    with pytest.raises(ValueError, match="training needs 'train', and 'test' or 'validation'"):
-        load_splits(str(tmp_path / "data"), Value, None, None)
+    with pytest.raises(ValueError, match="no split 'train' beside one of 'test' or 'validation': training needs both"):
+        load_parts(str(tmp_path / "data"), "text", None, None)
 
 
 def test_runs_side_by_side(tmp_path, monkeypatch, capsys):
@@ -139,6 +139,6 @@ def test_time_per_step_leaves_the_evaluations_out(tmp_path):
         args=SimpleNamespace(output_dir=str(tmp_path), resume_from_checkpoint=None),
         state=SimpleNamespace(global_step=4, log_history=[*history, {"train_runtime": 10.0}]),
     )
-    finetune_common.train(trainer)
+    common.train(trainer)
     found = json.loads((tmp_path / "results.json").read_text())
     assert found == {"eval_accuracy": 0.5, "train_seconds_per_step": 1.75}

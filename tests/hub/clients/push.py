@@ -23,7 +23,7 @@ from transformers import Trainer, TrainingArguments, ViTForImageClassification, 
 from zoo.vit import vit_config
 
 from optimum_pitome import PiToMeCallback, PiToMeConfig, apply_pitome, pitome_disabled, remove_pitome
-from optimum_pitome.evaluation.evaluation import evaluate_classifier
+from optimum_pitome.evaluation.evaluation import evaluate
 from optimum_pitome.hub.model_cards import write_card
 
 
@@ -46,7 +46,7 @@ model.push_to_hub("me/merged", revision="stronger")
 model.push_to_hub("me/secret")
 source = {"task": "image-classification", "dataset": "me/noise", "split": "test", "command": "optimum-cli pitome ..."}
 rows = [{"pixel_values": pixel_values(), "labels": torch.tensor([0, 1])}]
-card = write_card(model, f"{sys.argv[1]}/card.md", "me/measured", [evaluate_classifier(model, rows, source=source)])
+card = write_card(model, f"{sys.argv[1]}/card.md", "me/measured", evaluate(model, rows, source=source))
 HfApi().create_repo("me/measured")
 HfApi().upload_file(path_or_fileobj=card, path_in_repo="README.md", repo_id="me/measured")
 model.push_to_hub("me/measured")
