@@ -20,6 +20,7 @@ Imports nothing heavy, since `import optimum_pitome` passes through it.
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -31,21 +32,20 @@ def wrap(owner: Any, name: str, make: Callable[[Callable], Callable]) -> None:
     """Replaces `owner.name` by what `make` makes of it; a second time nothing happens.
 
     Args:
-        owner: a class (its own method, a class method, or an inherited one), a module, or an instance.
+        owner: a class (a method of any kind, its own or an inherited one), a module, or an instance.
         name (`str`): what is replaced.
         make (`Callable`):
             From the function (of a class method the function in it, which takes the class) to its replacement,
             which gets the name, the signature and the docstring of the original.
     """
-    found = vars(owner).get(name)
-    found = getattr(owner, name) if found is None else found
-    is_classmethod = isinstance(found, classmethod)
-    original = found.__func__ if is_classmethod else found
+    found = inspect.getattr_static(owner, name) if isinstance(owner, type) else getattr(owner, name)
+    kind = type(found) if isinstance(found, (classmethod, staticmethod)) else None
+    original = found if kind is None else found.__func__
     if is_wrapped(original):
         return
     replacement = functools.wraps(original)(make(original))
     setattr(replacement, _MARK, True)
-    setattr(owner, name, classmethod(replacement) if is_classmethod else replacement)
+    setattr(owner, name, replacement if kind is None else kind(replacement))
 
 
 def is_wrapped(function: Any) -> bool:
