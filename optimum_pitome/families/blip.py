@@ -101,9 +101,9 @@ register_reader(modeling_blip.BlipForConditionalGeneration, "text_decoder.bert",
 def _carry_marks(expand: Callable) -> Callable:
     """Beam search copies the image's tokens: the copies keep the mark that says how to shorten them."""
 
-    def expand_inputs(expand_size=1, is_encoder_decoder=False, input_ids=None, **model_kwargs):
-        states = model_kwargs.get("encoder_hidden_states")
-        input_ids, model_kwargs = expand(expand_size, is_encoder_decoder, input_ids, **model_kwargs)
+    def expand_inputs(*args, expand_size=1, **arguments):
+        states = arguments.get("encoder_hidden_states")
+        input_ids, model_kwargs = expand(*args, expand_size=expand_size, **arguments)
         if states is not None:
             carry_mark(states, model_kwargs["encoder_hidden_states"], expand_size)
         return input_ids, model_kwargs
