@@ -147,7 +147,8 @@ def _summarize_reader(
         summary = summaries.get(id(reader.encoder))
         if summary is None:
             continue
-        left = summary.tokens[0 if reader.encoder.pitome.unmerge else -1]
+        rewrite = reader.encoder.pitome
+        left = summary.tokens[0 if rewrite.unmerge else max(rewrite.architecture.reads)]
         images = [tokens - reader.num_dropped for tokens in (summary.tokens[0], left)]
         projector = linear_weights(reader.projector)
         gflops = [
