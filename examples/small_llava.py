@@ -224,11 +224,7 @@ def train(
 ) -> None:
     """Trains projector and language model on cached features; a cosine schedule with a short warm-up. No merging."""
     rng = random.Random(seed)
-    rate, batch_size, parameters = (
-        1.5e-3,
-        32,
-        [p for name, p in model.named_parameters() if "vision_tower" not in name],
-    )
+    rate, parameters = 1.5e-3, [p for name, p in model.named_parameters() if "vision_tower" not in name]
     optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.01, betas=(0.9, 0.98))
     steps = epochs * (len(images) // batch_size)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.1)

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,10 +113,7 @@ class Survey:
             for module, host in self.hosts:
                 host.install(module)
         except BaseException:  # an interrupt, say
-            if not self.before:
-                remove_pitome(self.model)
-            for encoder, rewrite in self.before:
-                install_rewrite(encoder, rewrite)
+            _remember(self.model, self.before)()
             raise
         self._write_settings()
 
@@ -158,6 +155,39 @@ def survey(model: nn.Module, config: PiToMeConfig, hub: Mapping[str, Any] | None
     return Survey(model, config, modules, hosts, rewrites, before, mask_token)
 
 
+@contextlib.contextmanager
+def settings_kept(model: nn.Module) -> Iterator[nn.Module]:
+    """Inside the block the settings of `model` may change. Afterwards it has those from before, wherever they stand,
+    or is dense as it was."""
+    before = [(encoder, encoder.pitome) for encoder in rewritten_encoders(model)]
+    bring_back = _remember(model, before)
+    try:
+        yield model
+    finally:
+        if [id(encoder.pitome) for encoder in rewritten_encoders(model)] != [id(rewrite) for _, rewrite in before]:
+            bring_back()
+
+
+def _remember(model: nn.Module, before: list[tuple[nn.Module, EncoderRewrite]]) -> Callable[[], None]:
+    """What gives `model` its settings back: the rewrites `before`, and what its configurations and tags say now."""
+    modules = _modules_of(model)
+    entries = [(config, config.pitome) for config in _configs_of(modules) if hasattr(config, "pitome")]
+    tags = vars(model).get("model_tags")
+
+    def bring_back() -> None:
+        remove_pitome(model)
+        for encoder, rewrite in before:
+            install_rewrite(encoder, rewrite)
+        for module, host in find_hosts(modules) if before else ():
+            host.install(module)
+        for config, entry in entries:
+            config.pitome = entry
+        if tags is not None:
+            model.model_tags = tags
+
+    return bring_back
+
+
 def _modules_of(model: nn.Module) -> list[nn.Module]:
     """`list(model.modules())`, in a third of the time: a search over settings asks for it again and again."""
     found: dict[nn.Module, None] = {}
@@ -189,11 +219,20 @@ def remove_pitome(model: nn.Module) -> nn.Module:
 
 def _forget_settings(modules: list[nn.Module]) -> None:
     """Takes `pitome` out of the configurations of the model and of the models it is made of."""
+    for config in _configs_of(modules):
+        if hasattr(config, "pitome"):
+            del config.pitome
+
+
+def _configs_of(modules: list[nn.Module]) -> Iterator[Any]:
+    """The configurations of the model and of the models it is made of, each once."""
     found = {id(config): config for module in modules if (config := vars(module).get("config")) is not None}
+    seen = set()
     for config in found.values():
         for part in dict(configurations(config)).values() if isinstance(config, PreTrainedConfig) else [config]:
-            if hasattr(part, "pitome"):
-                del part.pitome
+            if id(part) not in seen:
+                seen.add(id(part))
+                yield part
 
 
 _disabling = threading.Lock()

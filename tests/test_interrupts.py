@@ -14,10 +14,12 @@
 
 """Rewriting that is interrupted: a model is as it was, or can be mended."""
 
+import contextlib
 import itertools
 
 import pytest
-from modeling.helpers import assert_same_state, build, difference, run, snapshot
+from modeling.helpers import CASES, assert_same_state, build, difference, run, snapshot
+from zoo import outputs_of
 
 from optimum_pitome import apply, apply_pitome, remove_pitome
 from optimum_pitome.modeling import rewrite
@@ -86,3 +88,31 @@ def test_an_interrupted_change_of_settings_keeps_the_old_ones(monkeypatch):
     with pytest.raises(ZeroDivisionError):
         apply_pitome(model, 0.6)
     assert difference(run(model), expected) == 0.0 and model.config.pitome["ratio"] == 0.8
+
+
+def test_an_interrupted_change_of_parts_leaves_the_others_dense(monkeypatch):
+    case = CASES["VisionTextDualEncoderModel"]
+    model, inputs = apply_pitome(case.build(), {"vision": 0.8}), case.inputs(2)
+    before, expected = snapshot(model), outputs_of(model(**inputs))
+    install = apply.install_rewrite
+
+    def fail_after_the_text(encoder, rewrite):
+        install(encoder, rewrite)
+        assert rewrite.architecture.part != "text" or 1 / 0
+
+    monkeypatch.setattr(apply, "install_rewrite", fail_after_the_text)
+    with pytest.raises(ZeroDivisionError):
+        apply_pitome(model, {"text": 0.8})
+    assert difference(outputs_of(model(**inputs)), expected) == 0.0
+    assert_same_state(model, before)
+
+
+@pytest.mark.parametrize("settings", [None, 0.8])
+def test_settings_are_kept_whatever_happens_in_between(settings):
+    model = build() if settings is None else apply_pitome(build(), settings)
+    before, expected = snapshot(model), run(model)
+    for change in (lambda: apply_pitome(model, 0.6), lambda: remove_pitome(model), lambda: 1 / 0, lambda: None):
+        with contextlib.suppress(ZeroDivisionError), apply.settings_kept(model):
+            change()
+        assert difference(run(model), expected) == 0.0
+        assert_same_state(model, before)

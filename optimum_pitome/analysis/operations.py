@@ -23,7 +23,7 @@ from torch import nn
 
 from ..merging import MergeSpec
 from ..methods import ALGORITHMS
-from ..modeling.registry import Architecture
+from ..modeling.architecture import Architecture
 
 
 def linear_weights(module: nn.Module) -> int:

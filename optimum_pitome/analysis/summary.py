@@ -25,8 +25,8 @@ from torch import nn
 from ..configuration.fields import COUNTS
 from ..merging import MergeSpec
 from ..methods import ENERGIES
+from ..modeling.architecture import Architecture
 from ..modeling.hosts import find_readers
-from ..modeling.registry import Architecture
 from ..modeling.rewrite import EncoderRewrite, rewritten_encoders
 from .operations import Widths, linear_weights, merge_step, prefill
 from .report import EncoderSummary, LayerSummary, PiToMeSummary, ReaderSummary

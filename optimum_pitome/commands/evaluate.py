@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import validate_repo_id
 from transformers import AutoConfig, PreTrainedConfig
 
@@ -33,23 +32,19 @@ from ..evaluation.data import find_columns, load_labelled, take
 from ..evaluation.evaluation import evaluate
 from ..evaluation.results import Evaluations
 from ..hub.model_cards import write_card, write_recipe_card
-from .arguments import fail, pitome_keyword, settings_from
+from .arguments import pitome_keyword, settings_from
 from .tasks import TASKS
 
 
 def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
-    try:
-        config, evaluations, model = _evaluate(args)
-        sys.stdout.write(f"{evaluations}\n")
-        if args.json is not None:
-            evaluations.to_json(args.json)
-        if args.plot is not None:
-            evaluations.plot(args.plot, f"{args.model} on {args.dataset}")
-        if args.model_card is not None:
-            written = _write_card(args, config, evaluations, model)
-            sys.stdout.write(f"Model card: {written}\n")
-    except (ValueError, OSError, ImportError, HfHubHTTPError) as error:
-        fail(parser, error)
+    config, evaluations, model = _evaluate(args)
+    sys.stdout.write(f"{evaluations}\n")
+    if args.json is not None:
+        evaluations.to_json(args.json)
+    if args.plot is not None:
+        evaluations.plot(args.plot, f"{args.model} on {args.dataset}")
+    if args.model_card is not None:
+        sys.stdout.write(f"Model card: {_write_card(args, config, evaluations, model)}\n")
 
 
 def _evaluate(args: argparse.Namespace) -> tuple[PreTrainedConfig, Evaluations, Any]:
@@ -65,11 +60,6 @@ def _evaluate(args: argparse.Namespace) -> tuple[PreTrainedConfig, Evaluations, 
     keyword, several = pitome_keyword(args, config), _several(args)
     if several:
         keyword = {"pitome": several[0]}
-    if args.model_card is not None and not keyword and not hasattr(config, "pitome") and config.model_type != "pitome":
-        raise ValueError(
-            "--model-card: the settings of this model stand in the configuration of a part of it, and a card is about "
-            "the whole model. Name settings for it, such as --ratio 0.9."
-        )
     if args.dtype != "auto" and not isinstance(getattr(torch, args.dtype, None), torch.dtype):
         raise ValueError(f"--dtype {args.dtype}: expected auto, float32, bfloat16 or float16.")
     dataset, split = load_labelled(args.dataset, args.dataset_config, args.split, args.dataset_revision)
@@ -125,7 +115,7 @@ def _write_card(args: argparse.Namespace, config: PreTrainedConfig, evaluations:
     if isinstance(config, PiToMeConfig):  # names its base model itself
         auto_class = TASKS[args.task].auto_class.__name__
         return write_recipe_card(config, args.model_card, auto_class=auto_class, **known)
-    known["saved"] = getattr(config, "pitome", None) == model.config.pitome
+    known["saved"] = getattr(config, "pitome", None) == getattr(model.config, "pitome", None)
     if not known["saved"]:
         known["repository"] = None  # what is there merges otherwise, or not at all
     base_model = args.base_model[0] if args.base_model and len(args.base_model) == 1 else args.base_model

@@ -16,12 +16,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -30,10 +29,9 @@ from transformers.utils import logging
 
 from ..analysis.summary import pitome_summary
 from ..analysis.timing import DenseMergedTimer, Timing
-from ..apply import apply_pitome, pitome_disabled, remove_pitome
+from ..apply import apply_pitome, pitome_disabled, settings_kept
 from ..configuration.config import PiToMeConfig
-from ..modeling.hosts import find_hosts
-from ..modeling.rewrite import install_rewrite, rewritten_encoders
+from ..modeling.rewrite import rewritten_encoders
 from .judges import Judge, find_judge
 from .metrics import paired_difference, share
 from .results import Evaluation, Evaluations
@@ -87,8 +85,12 @@ def evaluate(
         ValueError: if there are no batches, the settings do not fit the model, or it is dense and there are none.
     """
     settings = _named(ratios)
-    with _as_it_was(model):
-        return _Run(model, settings, warmup).over(data, judge, total, progress, dict(source or {}))
+    was_training = model.training
+    try:
+        with settings_kept(model.eval()):
+            return _Run(model, settings, warmup).over(data, judge, total, progress, dict(source or {}))
+    finally:
+        model.train(was_training)
 
 
 class _Run:
@@ -173,28 +175,6 @@ class _Run:
         if not isinstance(value, torch.Tensor):  # what else a processor makes for its model
             return value
         return value.to(self.device, self.dtype if value.is_floating_point() else None)
-
-
-@contextlib.contextmanager
-def _as_it_was(model: nn.Module) -> Iterator[None]:
-    """The model gets its settings back at the end, wherever they stand, and its mode."""
-    rewrites = [(encoder, encoder.pitome) for encoder in rewritten_encoders(model)]
-    configs = {id(config): config for module in model.modules() if (config := vars(module).get("config")) is not None}
-    entries = [(config, config.pitome) for config in configs.values() if hasattr(config, "pitome")]
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
-        if [id(encoder.pitome) for encoder in rewritten_encoders(model)] != [id(rewrite) for _, rewrite in rewrites]:
-            remove_pitome(model)
-            for encoder, rewrite in rewrites:
-                install_rewrite(encoder, rewrite)
-            for module, host in find_hosts(model.modules()) if rewrites else ():
-                host.install(module)
-            for config, entry in entries:
-                config.pitome = entry
 
 
 class _SequenceLengths:

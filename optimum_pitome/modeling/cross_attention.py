@@ -30,9 +30,9 @@ import torch
 from torch import nn
 
 from ..merging import gather_tokens
+from .architecture import Architecture
 from .hosts import Host, register_host, remove_hooks
 from .marks import read_mark
-from .registry import Architecture
 
 
 def register_reader(

@@ -25,7 +25,8 @@ from transformers import PreTrainedModel
 from transformers.backbone_utils import BackboneMixin
 from transformers.utils import logging
 
-from .registry import Architecture, UnsupportedArchitectureError
+from .architecture import Architecture
+from .registry import UnsupportedArchitectureError
 
 
 logger = logging.get_logger(__name__)

@@ -40,11 +40,13 @@ class MergingLayer:
         """The layer up to and including the residual sum after attention. `(B, n, dim)` to `(B, n, dim)`.
 
         Takes the arguments of the layer's own `forward`."""
-        raise NotImplementedError
+        raise NotImplementedError(
+            f"{type(self).__name__} needs attention_half, its part up to the sum after attention."
+        )
 
     def mlp_half(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """The rest of the layer. `(B, n, dim)` to `(B, n, dim)`."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} needs mlp_half, the rest of it after attention_half.")
 
     def forward(self, hidden_states: torch.Tensor, *args, **kwargs) -> torch.Tensor:
         state: MergeState | None = kwargs.pop(STATE_KEY, None)

@@ -20,8 +20,8 @@ from torch import nn
 
 from ..configuration.config import PiToMeConfig
 from ..configuration.fields import FIELDS
+from .architecture import Architecture
 from .registry import (
-    Architecture,
     UnsupportedArchitectureError,
     explain,
     find_architecture,

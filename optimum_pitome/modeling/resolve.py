@@ -25,7 +25,7 @@ from ..configuration.config import PiToMeConfig
 from ..configuration.fields import FIELDS
 from ..merging import KeepRatio, MergeSpec
 from ..methods import ALGORITHMS, ENERGIES
-from .registry import Architecture
+from .architecture import Architecture
 
 
 logger = logging.get_logger(__name__)

@@ -25,11 +25,12 @@ from torch import nn
 
 from ..configuration.config import PiToMeConfig
 from ..merging import MergeSpec
+from .architecture import Architecture
 from .attention import MergingAttention, check_implementation, is_routed
 from .forward import restore_length, wrap_forward
 from .hosts import remove_hooks
 from .layer import MergingLayer
-from .registry import Architecture, UnsupportedArchitectureError, supported_message
+from .registry import UnsupportedArchitectureError, check_signatures, supported_message
 from .resolve import resolve_protected_ids, resolve_specs, resolve_unmerge
 from .signatures import parameters
 from .token_arguments import LayerArguments
@@ -100,7 +101,7 @@ def plan_rewrite(
     encoder: nn.Module, architecture: Architecture, config: PiToMeConfig, mask_token: int | None = None
 ) -> EncoderRewrite:
     """All checks for one encoder; changes nothing of it."""
-    architecture.check()
+    check_signatures(architecture)
     _check_subclass(type(encoder), architecture.encoder_class)
     layers = architecture.find_layers(encoder)
     for layer in layers:
@@ -124,6 +125,12 @@ def plan_rewrite(
             raise UnsupportedArchitectureError(
                 f"{type(attention).__name__} does not use transformers' attention interface. {supported_message()}"
             )
+    own_masks = sorted(set(getattr(encoder.config, "layer_types", None) or ()) - {"full_attention"})
+    if own_masks:
+        raise UnsupportedArchitectureError(
+            f"{type(encoder).__name__} has layers with attention masks of their own ({', '.join(own_masks)}), which "
+            "merging would not keep: after a merge only the attention_mask of the encoder counts."
+        )
     check_implementation(encoder.config._attn_implementation, type(encoder).__name__)
     num_prefix_tokens = architecture.num_prefix_tokens(encoder.config)
     specs = resolve_specs(config, architecture, len(layers), num_prefix_tokens)

@@ -32,7 +32,7 @@ from .state import Tokens, take_pairs
 
 
 if TYPE_CHECKING:
-    from .registry import Architecture
+    from .architecture import Architecture
 
 
 #: From an argument for the original tokens and the [`Tokens`] that are left (`positions` `(B, n)`), that for these.

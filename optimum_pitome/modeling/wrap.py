@@ -41,13 +41,8 @@ def wrap(owner: Any, name: str, make: Callable[[Callable], Callable]) -> None:
     found = inspect.getattr_static(owner, name) if isinstance(owner, type) else getattr(owner, name)
     kind = type(found) if isinstance(found, (classmethod, staticmethod)) else None
     original = found if kind is None else found.__func__
-    if is_wrapped(original):
+    if getattr(original, _MARK, False):
         return
     replacement = functools.wraps(original)(make(original))
     setattr(replacement, _MARK, True)
     setattr(owner, name, replacement if kind is None else kind(replacement))
-
-
-def is_wrapped(function: Any) -> bool:
-    """Whether `function` is what [`wrap`] made, and nothing lies around it."""
-    return vars(function).get(_MARK, False) if hasattr(function, "__dict__") else False

@@ -95,6 +95,17 @@ def merging_user_layer():
     return UserMergingLayer
 
 
+def test_layers_with_masks_of_their_own_are_refused(clean_registry):
+    """Their windows would be gone after a merge, without an error."""
+    encoder = UserEncoder(ViTConfig(hidden_size=16, num_attention_heads=2))
+    register_architecture(UserEncoder, merging_user_layer(), layers="blocks", attention="attn")
+    encoder.config.layer_types = ["full_attention", "sliding_attention", "full_attention"]
+    with pytest.raises(UnsupportedArchitectureError, match=r"masks of their own \(sliding_attention\)"):
+        apply_pitome(encoder, 0.8)
+    encoder.config.layer_types = ["full_attention"] * 3
+    apply_pitome(encoder, 0.8)
+
+
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
 def test_registering_an_architecture(clean_registry, implementation):
     config = ViTConfig(hidden_size=16, num_attention_heads=2, attn_implementation=implementation)

@@ -39,7 +39,7 @@ def test_an_entry_travels_with_what_a_host_adapted():
     adapted = replace(entry, marks_outputs=True, part="text", reads=(1, 3))
     assert pickle.loads(pickle.dumps(adapted)) == adapted != entry
     # Only what differs: the rest is that of the registry where it arrives.
-    assert adapted.__reduce__()[1] == (
+    assert registry._reduce(adapted)[1] == (
         ViTModel,
         entry.layer_class,
         {"marks_outputs": True, "part": "text", "reads": (1, 3)},

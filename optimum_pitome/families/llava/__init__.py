@@ -28,8 +28,8 @@ from transformers.models.llava import modeling_llava
 from transformers.models.vipllava import modeling_vipllava
 
 from ...configuration.config import PiToMeConfig
+from ...modeling.architecture import Architecture
 from ...modeling.hosts import Host, Reader, register_host, remove_hooks
-from ...modeling.registry import Architecture
 from ...modeling.rewrite import rewritten_encoders
 from ...modeling.signatures import by_name
 from ...modeling.wrap import wrap

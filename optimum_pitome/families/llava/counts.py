@@ -28,7 +28,8 @@ from transformers.models.clip import modeling_clip
 
 from ...configuration.config import PiToMeConfig
 from ...merging import MergeSpec
-from ...modeling.registry import Architecture, UnsupportedArchitectureError, find_architecture, supported_message
+from ...modeling.architecture import Architecture
+from ...modeling.registry import UnsupportedArchitectureError, find_architecture, supported_message
 from ...modeling.resolve import resolve_specs
 from ...modeling.rewrite import EncoderRewrite, rewritten_encoders
 

@@ -1,0 +1,125 @@
+# Copyright 2026 The optimum_pitome authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""[`Architecture`]: how to rewrite one encoder class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.utils import output_capturing
+
+from .attention import MergingAttention
+from .layer import MergingLayer
+from .signatures import names
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """How to rewrite one encoder class. Arguments of [`register_architecture`].
+
+    Attributes:
+        encoder_class (`type`): The module whose `forward` runs the layers and passes its `**kwargs` on to each.
+            A subclass with a `forward` of its own must do so, too.
+        layer_class (`type`): Subclass of [`MergingLayer`] and of the layer's own class, with the same name.
+        layers (`str`): Where the encoder keeps its layers.
+        attention (`str`): Where a layer keeps the module that calls the attention interface.
+        attention_class (`type`, *optional*):
+            Where that module must be replaced: subclass of [`MergingAttention`] and of its own class, with the same
+            name and the same parameters of `forward`.
+        attention_interface (`bool`):
+            Whether attention goes through the interface. `False`: the layer class reads the token sizes by itself.
+        token_arguments (`Mapping[str, Cut | None]`):
+            Arguments of a layer that have an entry for each token (rotary embeddings, position biases), and how to cut
+            them to the tokens that are left: [`~token_arguments.cut_rotary`], [`~token_arguments.cut_pairs`], or a
+            function of yours. `None` for other tensors that layers get; any that is not named is an error.
+        num_prefix_tokens (`Callable[[config], int]`): Special tokens at the front of the sequence.
+        num_tokens (`Callable[[config], int]`, *optional*): Sequence length for the configured input size (summaries).
+        special_tokens (`Callable[[Mapping], tuple[Tensor | None, int]]`, *optional*):
+            From the encoder's arguments by name, further tokens that never merge (`(B, N)` bool) and the most that a
+            sample can have.
+        read_arguments (`Callable[[Mapping], Mapping]`, *optional*):
+            From the encoder's arguments by name, those that `special_tokens` and the masks are read from, where they
+            reach the encoder in another form.
+        reads (`tuple[int, ...]`):
+            Hidden states that the model around the encoder reads, where it reads nothing else: `i` is what layer `i`
+            receives. They come with the same tokens, and layers after the last of them need not run.
+        part (`str`): What `PiToMeConfig.parts` calls this encoder in a composite model.
+        refuses (`Callable[[nn.Module], str | None]`, *optional*):
+            Why an encoder of this class cannot merge (a decoder, say); `None` where it can.
+        full_length_at (`str`, *optional*):
+            A sub-module of the encoder, after the last layer, whose output returns to the original length whatever
+            `unmerge` says: what follows inside the encoder (a pooling head) must see each token's weight.
+        defaults (`Mapping[str, Any]`): Fields of `PiToMeConfig` that differ from the package's defaults.
+        official (`Callable[[int, int], Mapping[str, Any]]`, *optional*):
+            What the released code does in layer `i` of `L`: fields of [`~merging.MergeSpec`], and `merges` (`bool`).
+        marks_outputs (`bool`): Whether the hidden states that leave it say how to shorten them (`marks.py`).
+    """
+
+    encoder_class: type[nn.Module]
+    layer_class: type[MergingLayer]
+    layers: str = "layers"
+    attention: str = "attention"
+    attention_class: type[MergingAttention] | None = None
+    attention_interface: bool = True
+    token_arguments: Mapping[str, Callable[[Any, Any], Any] | None] = field(default_factory=dict)
+    num_prefix_tokens: Callable[[Any], int] = lambda config: 1
+    num_tokens: Callable[[Any], int] | None = None
+    special_tokens: Callable[[Mapping[str, Any]], tuple[torch.Tensor | None, int]] | None = None
+    read_arguments: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
+    reads: tuple[int, ...] = ()
+    part: str = "vision"
+    refuses: Callable[[nn.Module], str | None] | None = None
+    full_length_at: str | None = None
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    official: Callable[[int, int], Mapping[str, Any]] | None = None
+    marks_outputs: bool = False
+
+    @property
+    def dense_layer_class(self) -> type[nn.Module]:
+        """The layer's own class."""
+        return next(base for base in self.layer_class.__mro__ if not issubclass(base, MergingLayer))
+
+    @property
+    def dense_attention_class(self) -> type[nn.Module] | None:
+        """The own class of an attention module that is replaced."""
+        if self.attention_class is None:
+            return None
+        return next(base for base in self.attention_class.__mro__ if not issubclass(base, MergingAttention))
+
+    @property
+    def reads_token_ids(self) -> bool:
+        """Whether tokens can be protected by their ids."""
+        if self.special_tokens is None:
+            return False
+        return self.read_arguments is not None or "input_ids" in names(self.encoder_class.forward)
+
+    @property
+    def num_layers_run(self) -> int | None:
+        """Layers that run when the encoder serves the model around it. `None`: all of them."""
+        # Before transformers 5.24 the model around it asked for all hidden states, so nobody knew which it would read.
+        return max(self.reads) if self.reads and hasattr(output_capturing, "select_hidden_states") else None
+
+    def __deepcopy__(self, memo: dict) -> Architecture:
+        return self  # nothing in it changes, and a host may have adapted it
+
+    def find_layers(self, encoder: nn.Module) -> nn.ModuleList:
+        return encoder.get_submodule(self.layers)
+
+    def find_attention(self, layer: nn.Module) -> nn.Module:
+        return layer.get_submodule(self.attention)
