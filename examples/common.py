@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -115,7 +116,12 @@ def classify(
         model = AUTO_CLASSES[kind].from_pretrained(arguments.model, pitome=False).to(accelerator.device)
         judge, config = None, model.config
     found = evaluate(
-        model, batches_of(test, config), judge, ratios=settings, progress=accelerator.is_local_main_process
+        model,
+        batches_of(test, config),
+        judge,
+        ratios=settings,
+        total=math.ceil(len(test) / size / accelerator.num_processes),
+        progress=accelerator.is_local_main_process,
     )
     if accelerator.is_main_process:
         name = f"{Path(str(arguments.model)).name} on {Path(arguments.dataset).name}"

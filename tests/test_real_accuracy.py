@@ -34,13 +34,14 @@ from optimum_pitome.commands.benchmark import training_step
 pytestmark = pytest.mark.real
 
 
-def test_the_default_keeps_98_percent_of_the_answers_at_ratio_09(monkeypatch, tmp_path):
-    """The image example on part of its labelled pictures, five-fold heads trained on dense features."""
-    run_here(monkeypatch, image_classification, "--ratios", 0.9, "--max-samples", 320, "--output-dir", tmp_path)
+def test_the_default_keeps_the_answers_at_ratio_09(monkeypatch, tmp_path):
+    """The image example, five-fold heads trained on dense features. Between 97.9 and 98.3 % stay with other folds."""
+    run_here(monkeypatch, image_classification, "--ratios", 0.9, "--output-dir", tmp_path)
     (found,) = results(tmp_path)
+    assert found["num_samples"] == 703
     assert found["gflops_dense"] / found["gflops_merged"] == pytest.approx(1.8, abs=0.01)
-    assert found["agreement"]["agreement"] >= 0.98
-    assert found["dense"]["accuracy"] >= 0.75 and abs(found["difference"]["accuracy"]) <= 0.01
+    assert found["agreement"]["agreement"] >= 0.975
+    assert found["dense"]["accuracy"] >= 0.8 and abs(found["difference"]["accuracy"]) <= 0.01
     # Other tests share the machine, so this is a floor: `optimum-cli pitome benchmark` measures.
     assert found["timing"]["speedup"] > 1.4
 
@@ -48,12 +49,12 @@ def test_the_default_keeps_98_percent_of_the_answers_at_ratio_09(monkeypatch, tm
 def test_text_keeps_its_answers_at_1_6_times_fewer_operations(monkeypatch, tmp_path):
     """The text example on 20 Newsgroups, with fewer documents than the README's table."""
     settings = {"layers": [1, 2, 3], "min_tokens": 64}
-    options = ("--ratios", 0.7, "--pitome", json.dumps(settings), "--max-train", 800, "--max-samples", 300)
+    options = ("--ratios", 0.7, "--pitome", json.dumps(settings), "--max-train", 1200, "--max-samples", 600)
     run_here(monkeypatch, text_classification, *options, "--output-dir", tmp_path)
     (found,) = results(tmp_path)
     assert found["gflops_dense"] / found["gflops_merged"] >= 1.6
     assert found["agreement"]["agreement"] >= 0.92
-    assert found["dense"]["accuracy"] >= 0.68 and abs(found["difference"]["accuracy"]) <= 0.02
+    assert found["dense"]["accuracy"] >= 0.72 and abs(found["difference"]["accuracy"]) <= 0.02
     assert found["timing"]["speedup"] > 1.3
 
 

@@ -17,6 +17,7 @@
 import pytest
 import torch
 from modeling.helpers import VISION, build, difference, images, run
+from transformers.utils import output_capturing
 from zoo import outputs_of
 
 from optimum_pitome import PiToMeConfig, apply_pitome
@@ -54,6 +55,19 @@ def test_hidden_states_and_attentions(name):
     # Behind layer i, a token has the vector of its group, and there are as many groups as tokens left.
     for value, length in zip(hidden_states, lengths(name)):
         assert len(value[0].unique(dim=0)) == length
+
+
+@pytest.mark.skipif(
+    not hasattr(output_capturing, "select_hidden_states"), reason="this transformers returns all hidden states or none"
+)
+@pytest.mark.parametrize("name", VISION)
+def test_some_hidden_states_may_be_asked_for(name):
+    """All layers run nevertheless: who asks reads the rest of the output, too."""
+    model = apply_pitome(build(name), 0.8)
+    plain, all_states = run(model), run(model, output_hidden_states=True)
+    output = run(model, output_hidden_states=[1])
+    assert difference({key: output[key] for key in plain}, plain) == 0.0
+    assert torch.equal(output["hidden_states.1"], all_states["hidden_states.1"])
 
 
 @pytest.mark.parametrize("name", VISION)

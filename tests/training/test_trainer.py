@@ -38,6 +38,21 @@ def test_resuming_continues_exactly(tmp_path, arguments):
     assert torch.equal(weights_of(resumed.model), weights_of(whole.model))
 
 
+def test_the_best_weights_come_back_at_the_end(tmp_path):
+    """transformers 5 saves ViT's under other names, which `Trainer` itself does not find again."""
+    settings = {"save_strategy": "steps", "save_steps": 4, "eval_strategy": "steps", "eval_steps": 4}
+    settings |= {"load_best_model_at_end": True, "metric_for_best_model": "loss", "greater_is_better": True}
+    trainer = make_trainer(tmp_path, PiToMeCallback(0.8), **settings)  # the first one, with the largest loss
+    trainer.train()
+    first, last = (
+        AutoModelForImageClassification.from_pretrained(tmp_path / f"checkpoint-{step}", pitome=False)
+        for step in (4, 8)
+    )
+    assert trainer.state.best_model_checkpoint == str(tmp_path / "checkpoint-4")
+    assert torch.equal(weights_of(trainer.model), weights_of(first))
+    assert not torch.equal(weights_of(first), weights_of(last))
+
+
 def test_checkpoints_have_the_final_settings(tmp_path):
     trainer = make_trainer(tmp_path, PiToMeCallback(0.8, end=1.0), save_strategy="steps", save_steps=4)
     trainer.train()
