@@ -26,6 +26,7 @@ from transformers import (
     AutoModelForImageTextToText,
     LlavaForConditionalGeneration,
 )
+from transformers.utils import output_capturing
 from zoo.hosts import CASES as grid_cases
 from zoo.llava import (
     GRID_MODELS,
@@ -159,7 +160,9 @@ def test_unmerging_keeps_the_prompt():
     assert merged.shape == dense.shape and not torch.equal(merged, dense)
     with torch.no_grad():
         states = model.model.get_image_features(batch["pixel_values"]).hidden_states
-    assert states[3].shape[1] == 1 + NUM_PATCHES and states[4] is None
+    assert states[3].shape[1] == 1 + NUM_PATCHES
+    if hasattr(output_capturing, "select_hidden_states"):
+        assert states[4] is None
 
 
 def test_messages_for_prompts_that_cannot_shrink():
