@@ -19,16 +19,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import nn
 
 from ..configuration.fields import COUNTS
 from ..merging import MergeSpec
 from ..methods import ENERGIES
-from ..modeling.architecture import Architecture
 from ..modeling.hosts import find_readers
+from ..modeling.operations import EncoderShape, linear_weights, prefill
 from ..modeling.rewrite import EncoderRewrite, rewritten_encoders
-from .operations import Widths, linear_weights, merge_step, prefill
 from .report import EncoderSummary, LayerSummary, PiToMeSummary, ReaderSummary
 
 
@@ -86,33 +84,21 @@ def pitome_summary(
 
 def _summarize(encoder: nn.Module, name: str, num_tokens: int | None, count: str) -> EncoderSummary:
     rewrite: EncoderRewrite = encoder.pitome
-    architecture, config = rewrite.architecture, encoder.config
-    longest = None if architecture.num_tokens is None else architecture.num_tokens(config)
-    if num_tokens is None and longest is None:
-        raise ValueError(f"{type(encoder).__name__} has no default sequence length: pass num_tokens.")
-    if num_tokens is None:
-        num_tokens = longest
-    elif architecture.part == "text" and longest is not None and num_tokens > longest:
-        raise ValueError(f"num_tokens={num_tokens}: {type(encoder).__name__} reads {longest} tokens at most.")
-    num_special = rewrite.num_prefix_tokens + _max_special(architecture, num_tokens)
-    layers, tokens, mergeable = [], num_tokens, max(num_tokens - num_special, 0)
-    for index, (layer, spec) in enumerate(zip(architecture.find_layers(encoder), rewrite.specs)):
-        runs = architecture.num_layers_run is None or index < architecture.num_layers_run
-        removed = spec.ratio.num_removed(mergeable) if runs else 0
-        widths = Widths.of(layer, architecture, config)
+    shape = EncoderShape.of(encoder, rewrite.architecture, num_tokens)
+    layers = []
+    for index, (widths, layer) in enumerate(zip(shape.widths, shape.count(rewrite.specs))):
+        dense, merged, step = layer.dense, layer.merged, layer.merge_step
         if count == "paper":
-            dense = 12 * num_tokens * widths.hidden**2 + 2 * num_tokens**2 * widths.hidden
-            merged = 12 * tokens * widths.hidden**2 + 2 * tokens**2 * widths.hidden
-            step = 0
-        else:
-            dense = widths.operations(num_tokens, num_tokens)
-            merged = widths.operations(tokens, tokens - removed)
-            step = merge_step(spec, tokens - rewrite.num_prefix_tokens, removed, widths) if removed else 0
-        numbers = (dense / 1e9, merged / 1e9 if runs else 0.0, step / 1e9)
-        layers.append(LayerSummary(index, tokens, tokens - removed, *numbers, runs))
-        tokens, mergeable = tokens - removed, mergeable - removed
+            dense, merged = (
+                12 * tokens * widths.hidden**2 + 2 * tokens**2 * widths.hidden
+                for tokens in (shape.num_tokens, layer.tokens_in)
+            )
+            merged, step = merged if layer.runs else 0, 0
+        numbers = (operations / 1e9 for operations in (dense, merged, step))
+        layers.append(LayerSummary(index, layer.tokens_in, layer.tokens_out, *numbers, layer.runs))
     # Protected tokens are counted in what a layer leaves over, and they must be fewer.
-    return EncoderSummary(name, tuple(layers), _resolved_settings(rewrite), num_special, max(mergeable - 1, 0))
+    max_protected = max(layers[-1].tokens_out - shape.num_special - 1, 0)
+    return EncoderSummary(name, tuple(layers), _resolved_settings(rewrite), shape.num_special, max_protected)
 
 
 def _resolved_settings(rewrite: EncoderRewrite) -> dict[str, Any]:
@@ -156,12 +142,3 @@ def _summarize_reader(
         ]
         return ReaderSummary(names[id(reader.language_model)], *images, num_text_tokens, *gflops)
     return None
-
-
-def _max_special(architecture: Architecture, num_tokens: int) -> int:
-    if architecture.special_tokens is None:
-        return 0
-    ones = torch.ones(1, num_tokens, dtype=torch.long)
-    # Encoders that get no token ids know fewer special tokens.
-    inputs = {"input_ids": ones} if architecture.reads_token_ids else {"hidden_states": ones.unsqueeze(-1)}
-    return architecture.special_tokens({**inputs, "attention_mask": ones})[1]

@@ -25,7 +25,7 @@ from zoo import all_cases
 from zoo.llava import llava_config, vipllava_config
 
 from optimum_pitome import PiToMeConfig, apply_pitome, num_image_tokens, pitome_summary
-from optimum_pitome.analysis.operations import linear_weights, prefill
+from optimum_pitome.modeling.operations import linear_weights, prefill
 
 
 # hidden size, layers, image, patch → the GFLOPs of the paper at each ratio, tokens left at .9

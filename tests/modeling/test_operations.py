@@ -22,7 +22,7 @@ from transformers import LlamaConfig, LlamaModel
 from transformers.pytorch_utils import Conv1D
 
 from optimum_pitome import apply_pitome, pitome_summary
-from optimum_pitome.analysis.operations import linear_weights, prefill
+from optimum_pitome.modeling.operations import linear_weights, prefill
 
 
 def counted(model):
