@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The matching algorithms and the energies that a configuration can name, and what each of them reads and costs.
+"""The matching algorithms, energies and profiles that a configuration can name, and what each of them reads and costs.
 
 The one list of them. Imports nothing heavy: the command line checks its options here before it imports torch. The
 built-in ones get their functions where those are defined, in `merging`.
@@ -67,6 +67,31 @@ class Energy:
     score: Callable[..., Any] | None = None
 
 
+@dataclass(frozen=True)
+class Profile:
+    """How a budget is spread over the layers that merge.
+
+    Attributes:
+        help (`str`): what it does, as the end of a sentence.
+        removed (`Callable[[float, float], float]`):
+            From a layer's place among those that merge, in (0, 1], and a strength from 0 (nothing is removed) to 1
+            (half of the tokens in every layer) to the fraction of its tokens that the layer removes. What is above
+            one half counts as one half. It never falls when the strength grows.
+    """
+
+    help: str
+    removed: Callable[[float, float], float]
+
+
+def _grown(weight: float, strength: float) -> float:
+    """A fraction in proportion to `weight` that grows without limit, so that every layer reaches one half."""
+    return 0.5 if strength == 1 else weight * strength / (1 - strength)
+
+
+PROFILES: dict[str, Profile] = {
+    "uniform": Profile("the same ratio in every layer", lambda place, strength: strength / 2),
+    "rising": Profile("late layers remove more, in proportion to their depth", _grown),
+}
 ALGORITHMS: dict[str, Algorithm] = {
     "pitome": Algorithm(reads_energy=True),
     "pitome_unprotected": Algorithm(lambda n, k: all_pairs(n, k) + alternate_pairs(n, k), reads_energy=True),

@@ -35,7 +35,7 @@ from typing import Any
 
 
 #: Version of the fields. Minor: fields were added. Major: the meaning of a field changed.
-FORMAT_VERSION = "1.1"
+FORMAT_VERSION = "1.2"
 
 #: More layers than any model has: what is longer is a mistake, and is not worth reading.
 MAX_ENTRIES = 1000
@@ -181,10 +181,10 @@ def _is_whole(value: Any, low: int, high: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
 
 
-def check_count(name: str, value: Any) -> int:
+def check_count(name: str, value: Any, low: int = 0) -> int:
     number = plain(value)
-    if not _is_whole(number, 0, MAX_COUNT):
-        raise ValueError(f"{name}={show(value)}: expected a whole number of at least 0, or None.")
+    if not _is_whole(number, low, MAX_COUNT):
+        raise ValueError(f"{name}={show(value)}: expected a whole number of at least {low}, or None.")
     return int(number)
 
 

@@ -29,7 +29,16 @@ from transformers import PreTrainedConfig
 from transformers.utils import logging
 
 from .checks import FORMAT_VERSION, Setting, check_version, is_number, show
-from .fields import FIELDS, LOADING_KEYS, TRANSFORMERS_KEYS, Settings, fields_of, unknown_field_message
+from .fields import (
+    BUDGETS,
+    FIELDS,
+    LOADING_KEYS,
+    TRANSFORMERS_KEYS,
+    Settings,
+    check_budget,
+    fields_of,
+    unknown_field_message,
+)
 
 
 logger = logging.get_logger(__name__)
@@ -84,6 +93,9 @@ class PiToMeConfig(PreTrainedConfig, Settings):
             own = vars(self)  # not by setattr, which is slow in a PreTrainedConfig
             own.update((name, copy.copy(value)) for name, value in untouched.items())
             own.update((name, setting.checked(given[name])) for name, setting in FIELDS.items())
+            if all(own[name] is None for name in BUDGETS):
+                own["ratio"] = FIELDS["ratio"].usual
+            check_budget(own)
             # Arguments of `from_pretrained` that are meant for the model that this recipe names. They are never saved.
             own["model_arguments"] = {}
             own["_checked"] = _seal(own) or b""
@@ -162,8 +174,11 @@ class PiToMeConfig(PreTrainedConfig, Settings):
             return self
         if name not in self.parts:
             return None
+        own = self.parts[name]
         shared = {key: value for key, value in self.to_pitome_dict().items() if FIELDS[key].scope == "part"}
-        return type(self)(**{**shared, **self.parts[name]})
+        if any(budget in own for budget in BUDGETS):  # of its own, which replaces the shared one and its profile
+            shared = {key: value for key, value in shared.items() if key not in (*BUDGETS, "profile")}
+        return type(self)(**{**shared, **own})
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
         """Writes `config.json`; for a recipe also its section of the model card."""

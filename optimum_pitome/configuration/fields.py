@@ -26,7 +26,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
-from ..methods import ALGORITHMS, ENERGIES
+from ..methods import ALGORITHMS, ENERGIES, PROFILES
 from .checks import (
     FORMAT_VERSION,
     MAX_COUNT,
@@ -50,6 +50,8 @@ from .checks import (
 COUNTS = ("exact", "paper")
 #: What a matching that halves the tokens at most can keep.
 MIN_RATIO = 0.5
+#: More than any encoder can save.
+MAX_FLOPS_RATIO = 100.0
 
 #: More keys than any dict of settings has, and more letters than any part's name.
 _MAX_KEYS = _MAX_PART_NAME = 100
@@ -100,18 +102,21 @@ def _settings_of_a_part(value: Any) -> dict[str, Any]:
         if fields.get(name) is not None:
             raise ValueError(f"{name}={show(fields[name])}: a part has no {name} of its own.")
     own = {name: value for name, value in fields.items() if name in FIELDS and FIELDS[name].scope == "part"}
-    return {name: FIELDS[name].checked(value) for name, value in own.items()}
+    own = {name: FIELDS[name].checked(value) for name, value in own.items()}
+    check_budget(own)
+    return own
 
 
 @dataclasses.dataclass
 class Settings:
     """The one declaration of the fields: name, type, default, and a [`Setting`]. Their order is that of arguments."""
 
-    ratio: float | list[float] = declare(
+    ratio: float | list[float] | None = declare(
         "Fraction of the mergeable tokens that each merging layer keeps, in [0.5, 1]. A list gives one per layer of "
-        "the model (or one per entry of `layers`). 1.0 is the dense model.",
+        "the model (or one per entry of `layers`). 1.0 is the dense model. 0.9 where no budget is given instead: "
+        "`flops_ratio` or `num_tokens`.",
         functools.partial(check_number, low=MIN_RATIO, high=1.0, listable=True),
-        default=0.9,
+        usual=0.9,
     )
     layers: list[int] | None = declare(
         "Indices of the layers that merge; negative ones count from the end. By default all merge, of a text "
@@ -203,6 +208,44 @@ class Settings:
         "weights.",
         check_integers("token", _TOKEN_IDS, 0, MAX_COUNT, may_be_empty=True),
     )
+    flops_ratio: float | None = declare(
+        "A budget in place of `ratio`: so many times fewer operations than the dense encoder, the merging itself "
+        "counted, at its configured input size (of a text encoder: at its longest text). The ratio of every layer "
+        "follows from it, whatever the depth.",
+        functools.partial(check_number, low=1.0, high=MAX_FLOPS_RATIO),
+    )
+    num_tokens: int | None = declare(
+        "A budget in place of `ratio`: so many tokens are left of an image of the configured size, special tokens not "
+        "counted. Inside a LLaVA these are the tokens that its language model reads.",
+        functools.partial(check_count, low=1),
+    )
+    profile: str | None = declare(
+        "How a budget is spread over the depth: "
+        + ", ".join(f'`"{name}"` ({entry.help})' for name, entry in PROFILES.items())
+        + ". By default the shape that measured best for the budget.",
+        choices=PROFILES,
+    )
+
+
+#: Fields that say how much merges: one of them at most.
+BUDGETS = ("ratio", "flops_ratio", "num_tokens")
+
+
+def check_budget(settings: Mapping[str, Any]) -> None:
+    """Refuses settings that say twice how much merges.
+
+    Raises:
+        ValueError: if there is more than one budget, or a profile that nothing is spread by.
+    """
+    given = [name for name in BUDGETS if settings.get(name) is not None]
+    if len(given) > 1:
+        shown = ", ".join(f"{name}={show(settings[name])}" for name in given)
+        raise ValueError(f"{shown}: each of them says how much merges. Give one of {', '.join(BUDGETS)}.")
+    if settings.get("profile") is not None and given == ["ratio"]:
+        raise ValueError(
+            f"profile={settings['profile']!r} spreads a budget over the layers, and ratio={show(settings['ratio'])} "
+            "says what each of them does. Give flops_ratio (or num_tokens) in place of ratio, or leave profile out."
+        )
 
 
 _types = typing.get_type_hints(Settings)

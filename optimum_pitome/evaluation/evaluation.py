@@ -31,6 +31,7 @@ from ..analysis.summary import pitome_summary
 from ..analysis.timing import DenseMergedTimer, Timing
 from ..apply import apply_pitome, pitome_disabled, settings_kept
 from ..configuration.config import PiToMeConfig
+from ..configuration.fields import BUDGETS
 from ..modeling.rewrite import rewritten_encoders
 from .judges import Judge, find_judge
 from .metrics import paired_difference, share
@@ -222,8 +223,8 @@ def _config(value: Any) -> PiToMeConfig:
 
 
 def _name(settings: Mapping[str, Any], common: Mapping[str, Any]) -> str:
-    """The ratio, and what else the settings do not have in common."""
-    hidden = {"format_version", *common} - {"ratio"}
+    """The ratio or budget, and what else the settings do not have in common."""
+    hidden = {"format_version", *common} - set(BUDGETS)
     shown = {key: value for key, value in settings.items() if key not in hidden}
     return ", ".join(str(value) if key == "ratio" else f"{key}={value}" for key, value in shown.items()) or "defaults"
 

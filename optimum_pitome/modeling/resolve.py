@@ -16,16 +16,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from transformers.utils import logging
 
 from ..configuration.checks import show
 from ..configuration.config import PiToMeConfig
-from ..configuration.fields import FIELDS
+from ..configuration.fields import FIELDS, MIN_RATIO
 from ..merging import KeepRatio, MergeSpec
-from ..methods import ALGORITHMS, ENERGIES
+from ..methods import ALGORITHMS, ENERGIES, PROFILES
 from .architecture import Architecture
+from .budget import Budget, fit
+from .operations import EncoderShape
 
 
 logger = logging.get_logger(__name__)
@@ -35,9 +38,16 @@ _OF_A_LAYER = [name for name in FIELDS if name in MergeSpec.__dataclass_fields__
 
 
 def resolve_specs(
-    config: PiToMeConfig, architecture: Architecture, num_layers: int, num_prefix_tokens: int
+    config: PiToMeConfig,
+    architecture: Architecture,
+    num_layers: int,
+    num_prefix_tokens: int,
+    shape_of: Callable[[], EncoderShape],
 ) -> tuple[MergeSpec, ...]:
     """One [`MergeSpec`] per layer; layers that do not merge have ratio 1.
+
+    Args:
+        shape_of (`Callable[[], EncoderShape]`): what a budget is counted on; called where there is one.
 
     Raises:
         ValueError: if a list does not fit the number of layers, a layer index is out of range, or importance is asked
@@ -55,7 +65,8 @@ def resolve_specs(
             "here. Use PiToMeConfig.paper(...) or the defaults."
         )
     merging = _merging_layers(config, architecture, num_layers)
-    ratios = _per_layer("ratio", config.ratio, merging, num_layers)
+    # Where there is a budget, any ratio below 1 stands for the one that follows from it.
+    ratios = _per_layer("ratio", MIN_RATIO if config.ratio is None else config.ratio, merging, num_layers)
     margins = _per_layer("margin", config.margin, merging, num_layers)
     usual = {name: architecture.defaults.get(name, FIELDS[name].usual) for name in _OF_A_LAYER if name != "margin"}
     chosen = {name: value for name in _OF_A_LAYER if (value := getattr(config, name)) is not None}
@@ -76,7 +87,21 @@ def resolve_specs(
         ratio = KeepRatio.from_float(ratios[index] if merges else 1.0, min_tokens)
         specs.append(MergeSpec(ratio, **settings))
     _warn_of_unused(config, specs)
-    return tuple(specs)
+    return tuple(specs) if config.ratio is not None else _fit_budget(config, architecture, tuple(specs), shape_of())
+
+
+def _fit_budget(
+    config: PiToMeConfig, architecture: Architecture, specs: tuple[MergeSpec, ...], shape: EncoderShape
+) -> tuple[MergeSpec, ...]:
+    """`specs` with the ratios that a budget asks for."""
+    if config.num_tokens is not None and architecture.part == "text":
+        raise ValueError(
+            f"num_tokens={config.num_tokens} is for inputs of one size, and {architecture.encoder_class.__name__} "
+            "reads texts of any length. Use flops_ratio, and min_tokens for what stays of short texts."
+        )
+    budget = Budget(config.flops_ratio, config.num_tokens)
+    last = max(architecture.reads, default=len(specs))  # what later layers merge reaches nobody
+    return fit(shape, specs, PROFILES[config.profile or "rising"].removed, budget, last)
 
 
 def _warn_of_unused(config: PiToMeConfig, specs: list[MergeSpec]) -> None:

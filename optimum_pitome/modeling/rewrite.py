@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ from .attention import MergingAttention, check_implementation, is_routed
 from .forward import restore_length, wrap_forward
 from .hosts import remove_hooks
 from .layer import MergingLayer
+from .operations import EncoderShape
 from .registry import UnsupportedArchitectureError, check_signatures, supported_message
 from .resolve import resolve_protected_ids, resolve_specs, resolve_unmerge
 from .signatures import parameters
@@ -133,7 +135,9 @@ def plan_rewrite(
         )
     check_implementation(encoder.config._attn_implementation, type(encoder).__name__)
     num_prefix_tokens = architecture.num_prefix_tokens(encoder.config)
-    specs = resolve_specs(config, architecture, len(layers), num_prefix_tokens)
+    # Adapters do not count: a schedule stays the same when one is added.
+    shape_of = functools.partial(EncoderShape.of, encoder, architecture, adapters=False)
+    specs = resolve_specs(config, architecture, len(layers), num_prefix_tokens, shape_of)
     unmerge = resolve_unmerge(config, architecture)
     protected = resolve_protected_ids(config, architecture, encoder.config, mask_token)
     classes = type(encoder), type(architecture.find_attention(layers[0]))

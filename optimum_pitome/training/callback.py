@@ -215,7 +215,9 @@ def _count_savings(scheduler: RatioScheduler, config: PiToMeConfig, num_tokens: 
 
 
 def _warn_of_recompilations(schedule: RatioSchedule, target: PiToMeConfig, num_steps: int, others: int) -> None:
-    ratios = {repr(schedule.config_at(step, num_steps, target).ratio) for step in range(min(num_steps, 10_000))}
+    ratios = {
+        repr(schedule.config_at(step, num_steps, target).to_pitome_dict()) for step in range(min(num_steps, 10_000))
+    }
     expected, limit = len(ratios) + others, torch._dynamo.config.recompile_limit
     if expected > limit:
         logger.warning(

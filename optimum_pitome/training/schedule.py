@@ -19,7 +19,7 @@ from __future__ import annotations
 import contextlib
 import math
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,7 @@ from torch import nn
 
 from ..apply import apply_pitome, rewritten_encoders
 from ..configuration.config import PiToMeConfig
+from ..configuration.fields import BUDGETS
 
 
 SCHEDULES = ("constant", "linear", "cosine", "stepped", "random")
@@ -70,7 +71,7 @@ class RatioSchedule:
         for name in ("start", "end"):
             check_moment(name, getattr(self, name))
         if type(self.start) is type(self.end) and self.start > self.end:
-            raise ValueError(f"start={self.start} lies behind end={self.end}.")
+            raise ValueError(f"start={self.start} lies after end={self.end}.")
         if isinstance(self.levels, bool) or not isinstance(self.levels, int) or self.levels < 1:
             raise ValueError(f"levels={self.levels!r}: expected a number of jumps, at least 1.")
         if (self.kind == "stepped") != (self.milestones is not None):
@@ -132,43 +133,56 @@ class RatioSchedule:
 
 
 def weakened(config: PiToMeConfig, strength: float) -> PiToMeConfig:
-    """`config` with every ratio moved towards 1: `1 - strength * (1 - ratio)`. Lists and parts keep their shape."""
+    """`config` with every ratio moved towards 1: `1 - strength * (1 - ratio)`; of `flops_ratio` the share of the
+    operations that is saved, `strength * (1 - 1 / flops_ratio)`. Lists and parts keep their shape.
 
-    def weaken(ratio):
+    Raises:
+        ValueError: if `config` asks for a number of tokens.
+    """
+
+    def weaken(settings):
+        if settings.get("num_tokens") is not None:
+            raise ValueError(
+                f"num_tokens={settings['num_tokens']} has no way to it from the dense model that would be the same for "
+                "every model. Use flops_ratio or ratio, or schedule='constant'."
+            )
+        if settings.get("flops_ratio") is not None:
+            saved = strength * (1 - 1 / settings["flops_ratio"])
+            return {**settings, "flops_ratio": round(1 / (1 - saved), 6)}
+        ratio = settings.get("ratio")
         if isinstance(ratio, list):
-            return [weaken(item) for item in ratio]
-        return round(1 - strength * (1 - ratio), 6)
+            return {**settings, "ratio": [round(1 - strength * (1 - item), 6) for item in ratio]}
+        return settings if ratio is None else {**settings, "ratio": round(1 - strength * (1 - ratio), 6)}
 
-    return config if strength == 1 else _map_ratios(config, weaken)
+    return config if strength == 1 else _map_settings(config, weaken)
 
 
 def with_ratio(config: PiToMeConfig, ratio: float) -> PiToMeConfig:
     """`config` with one ratio everywhere.
 
     Raises:
-        ValueError: if `config` has a ratio per layer, whose proportions one ratio (but 1) would throw away.
+        ValueError: if `config` has a ratio per layer or a budget, which one ratio (but 1) would throw away.
     """
 
-    def replace(old):
-        if isinstance(old, list) and ratio != 1:
+    def replace(settings):
+        given = [name for name in BUDGETS if settings.get(name) is not None]
+        if given and (given != ["ratio"] or isinstance(settings["ratio"], list)) and ratio != 1:
             raise ValueError(
-                f"The settings have a ratio per layer, which {ratio:g} for all of them cannot stand for. eval_ratios, "
-                "schedule='random' and schedule='stepped' need settings with a single ratio; schedule='linear' and "
-                "'cosine' scale the list."
+                f"The settings have {'a ratio per layer' if given == ['ratio'] else given[0]}, which {ratio:g} for "
+                "all layers cannot stand for. eval_ratios, schedule='random' and schedule='stepped' need settings "
+                "with a single ratio; schedule='linear' and 'cosine' scale a list, and flops_ratio."
             )
-        return float(ratio)
+        rest = {name: value for name, value in settings.items() if name not in (*BUDGETS, "profile")}
+        return {**rest, "ratio": float(ratio)} if given else settings
 
-    return _map_ratios(config, replace)
+    return _map_settings(config, replace)
 
 
-def _map_ratios(config: PiToMeConfig, change) -> PiToMeConfig:
-    settings = config.to_pitome_dict()
-    settings["ratio"] = change(settings["ratio"])
+def _map_settings(config: PiToMeConfig, change: Callable[[dict[str, Any]], dict[str, Any]]) -> PiToMeConfig:
+    """`config` with `change` made to what all parts share, and to what each has of its own."""
+    settings = change(config.to_pitome_dict())
     if "parts" in settings:
-        settings["parts"] = {
-            name: {**part, "ratio": change(part["ratio"])} if "ratio" in part else part
-            for name, part in settings["parts"].items()
-        }
+        settings["parts"] = {name: change(part) for name, part in settings["parts"].items()}
     return PiToMeConfig(**settings)
 
 

