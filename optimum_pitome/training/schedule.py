@@ -143,8 +143,8 @@ def weakened(config: PiToMeConfig, strength: float) -> PiToMeConfig:
     def weaken(settings):
         if settings.get("num_tokens") is not None:
             raise ValueError(
-                f"num_tokens={settings['num_tokens']} has no way to it from the dense model that would be the same for "
-                "every model. Use flops_ratio or ratio, or schedule='constant'."
+                f"num_tokens={settings['num_tokens']}: the way there from the dense model depends on the model. Use "
+                "flops_ratio or ratio, or schedule='constant'."
             )
         if settings.get("flops_ratio") is not None:
             saved = strength * (1 - 1 / settings["flops_ratio"])

@@ -90,12 +90,11 @@ def test_the_fields_are_documented():
     signature = inspect.signature(PiToMeConfig)
     assert list(signature.parameters) == list(FIELDS)
     for name, parameter in signature.parameters.items():
-        assert parameter.default == FIELDS[name].default == getattr(PiToMeConfig(flops_ratio=2), name, None) or (
-            name == "flops_ratio"
-        )
-    assert PiToMeConfig().ratio == FIELDS["ratio"].usual == 0.9
+        usual = FIELDS[name].usual if name == "ratio" else None
+        assert parameter.default == FIELDS[name].default
+        assert getattr(PiToMeConfig(), name) == (parameter.default if usual is None else usual)
         assert f"        {name} (`" in PiToMeConfig.__doc__
-    assert "ratio (`float` or `list[float]`, *optional*, defaults to `0.9`):" in PiToMeConfig.__doc__
+    assert "ratio (`float` or `list[float]`, *optional*, usually `0.9`):" in PiToMeConfig.__doc__
     assert PiToMeConfig(0.8, [1]) == PiToMeConfig(layers=[1], ratio=0.8)
     with pytest.raises(TypeError, match="multiple values for argument 'ratio'"):
         PiToMeConfig(0.8, ratio=0.9)

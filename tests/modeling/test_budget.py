@@ -103,7 +103,7 @@ def test_the_rising_profile_rises_with_the_depth():
 def test_dense_and_out_of_reach():
     assert ratios(apply_pitome(vit(), PiToMeConfig(flops_ratio=1))) == [1.0] * 12
     assert ratios(apply_pitome(vit(), PiToMeConfig(num_tokens=196))) == [1.0] * 12
-    with pytest.raises(ValueError, match=r"flops_ratio=50 is out of reach.*are up to 5\.\d+ times fewer"):
+    with pytest.raises(ValueError, match=r"flops_ratio=50 is out of reach.*are up to 8\.\d+ times fewer"):
         apply_pitome(vit(), PiToMeConfig(flops_ratio=50))
     with pytest.raises(ValueError, match="num_tokens=3 is out of reach.*go down to 13 of 196"):
         apply_pitome(vit(), PiToMeConfig(num_tokens=3, layers=[0, 1, 2, 3]))
@@ -189,7 +189,7 @@ def test_schedules_of_training():
     # Half of the operations that the target saves.
     assert halfway.flops_ratio == pytest.approx(1 / 0.75, 1e-5) and halfway.parts["vision"]["ratio"] == [0.9, 0.95]
     assert halfway.parts["text"] == {"min_tokens": 2}
-    with pytest.raises(ValueError, match="num_tokens=9 has no way"):
+    with pytest.raises(ValueError, match="num_tokens=9: the way there"):
         RatioSchedule("linear", 0, 1.0).config_at(5, 10, PiToMeConfig(num_tokens=9))
     with pytest.raises(ValueError, match="flops_ratio, which 0.9 for all layers cannot stand for"):
         RatioSchedule("stepped", milestones={0.0: 0.9}).config_at(5, 10, PiToMeConfig(flops_ratio=2.0))
