@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..configuration.checks import Setting
-from ..configuration.fields import COUNTS, FIELDS, fields_of
+from ..configuration.fields import BUDGETS, COUNTS, FIELDS, fields_of
 
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_summary(parser: argparse.ArgumentParser) -> None:
+    _add_several(parser)
     _add_sizes(parser)
     parser.add_argument(
         "--count",
@@ -71,8 +72,50 @@ def _add_summary(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_several(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("several settings", "What the other options say is common to all of them.")
+    group.add_argument(
+        "--ratios",
+        nargs="+",
+        **_option(FIELDS["ratio"]),
+        help="Several ratios, such as 0.95 0.9 0.8; each may be a list (0.9,0.95,1).",
+    )
+    group.add_argument(
+        "--flops-ratios", nargs="+", **_option(FIELDS["flops_ratio"]), help="Several budgets, such as 1.35 1.8 2.3."
+    )
+    group.add_argument(
+        "--settings",
+        nargs="+",
+        metavar="JSON",
+        type=_json_settings,
+        help='Settings as JSON, such as \'{"ratio": 0.9, "energy": "paper"}\', or files with it.',
+    )
+
+
+def several_settings(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """The settings of `--ratios`, `--flops-ratios` and `--settings`, on top of those that all have in common."""
+    common = settings_from(args) or {}
+    given = [{"ratio": ratio} for ratio in args.ratios or ()]
+    given += [{"flops_ratio": ratio} for ratio in args.flops_ratios or ()] + (args.settings or [])
+    named = {name for one in given for name in one}
+    twice = sorted(named & common.keys())
+    if not twice and {*BUDGETS} & named and {*BUDGETS} & common.keys():
+        twice = ["how much merges"]
+    if twice:
+        raise ValueError(
+            f"--ratios, --flops-ratios or --settings say {', '.join(twice)}, and so does another option: say it "
+            "in one of them. The other options are for what all settings have in common."
+        )
+    return [{**common, **one} for one in given]
+
+
+def settings_name(settings: dict[str, Any]) -> str:
+    """How a report calls one of several settings."""
+    return ", ".join(f"{name}={value}" for name, value in settings.items())
+
+
 def _add_sizes(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--num-tokens", type=int, help="Sequence length (default: the model's longest).")
+    parser.add_argument("--sequence-length", type=int, help="Tokens of a text (default: as many as the model reads).")
     parser.add_argument("--image-size", type=int, help="Side of the pictures in pixels (default: the model's).")
 
 
@@ -113,20 +156,7 @@ def add_evaluation(parser: argparse.ArgumentParser) -> None:
     running.add_argument("--max-new-tokens", type=int, default=16, help="Longest answer in tokens (16).")
     running.add_argument("--device", default="cpu", help="Such as cpu (default) or cuda.")
     running.add_argument("--dtype", default="auto", help="Such as bfloat16. Default: that of the checkpoint.")
-    several = parser.add_argument_group("several settings", "Dense and all of them run on every batch.")
-    several.add_argument(
-        "--ratios",
-        nargs="+",
-        **_option(FIELDS["ratio"]),
-        help="Several ratios, such as 0.95 0.9 0.8; each may be a list (0.9,0.95,1).",
-    )
-    several.add_argument(
-        "--settings",
-        nargs="+",
-        metavar="JSON",
-        type=_json_settings,
-        help='Settings as JSON, such as \'{"ratio": 0.9, "energy": "paper"}\', or files with it.',
-    )
+    _add_several(parser)
     parser.add_argument("--json", metavar="PATH", help="Write the results to a file.")
     parser.add_argument("--plot", metavar="PATH", help="Draw the results against operations (needs matplotlib).")
     parser.add_argument(
@@ -146,6 +176,7 @@ def add_evaluation(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_benchmark(parser: argparse.ArgumentParser) -> None:
+    _add_several(parser)
     parser.add_argument("--batch-size", type=int, nargs="+", default=[1, 8, 32], help="One or several (1 8 32).")
     _add_sizes(parser)
     parser.add_argument("--rounds", type=int, default=20, help="How often each is timed (20).")
@@ -164,15 +195,18 @@ def fail(parser: argparse.ArgumentParser, error: Exception) -> NoReturn:
 def settings_from(args: argparse.Namespace) -> dict[str, Any] | None:
     """The settings of the command line as keyword arguments of `PiToMeConfig`; `None` if there are none."""
     options = {name: value for name in FIELDS if (value := getattr(args, name, None)) is not None}
-    return {**(args.pitome_config or {}), **options} or None
+    others = args.pitome_config or {}
+    if any(name in options for name in BUDGETS):
+        others = {name: value for name, value in others.items() if name not in BUDGETS}
+    return {**others, **options} or None
 
 
 def pitome_keyword(args: argparse.Namespace, config: Any) -> dict[str, Any]:
-    """`pitome=` for loading a model of `config`: what the command line says, or nothing where `config` has settings
-    (a rewritten model, a recipe), or the defaults."""
+    """`pitome=` for loading a model of `config`: what the command line says (the first of several settings), or nothing
+    where `config` has settings (a rewritten model, a recipe), or the defaults."""
     from ..hub.entries import entries
 
-    settings = settings_from(args)
+    settings = next(iter(several_settings(args)), None) or settings_from(args)
     if settings is None and not entries(config) and config.model_type != "pitome":
         settings = {}
     return {} if settings is None else {"pitome": settings}

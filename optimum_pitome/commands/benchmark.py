@@ -27,7 +27,8 @@ from transformers.utils import logging
 
 from ..analysis import pitome_summary
 from ..analysis.timing import DenseMergedTimer
-from .arguments import configured
+from ..apply import apply_pitome
+from .arguments import configured, settings_name, several_settings
 
 
 def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
@@ -39,18 +40,27 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     torch.manual_seed(0)
     # How long a forward takes does not depend on the weights: none are read.
     model = AutoModel.from_config(config, dtype=getattr(torch, args.dtype), **keyword).train(args.training)
-    inputs = {size: _inputs(model, size, args.num_tokens) for size in args.batch_size}
-    # What the model really gets: an image's tokens follow from its size.
-    summary = pitome_summary(model, num_tokens=args.num_tokens)
+    inputs = {size: _inputs(model, size, args.sequence_length) for size in args.batch_size}
     try:
         model.to(args.device)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"--device {args.device}: {error}") from None
-    sys.stdout.write(
-        f"{type(model).__name__}, {summary.tokens[0]} tokens, {args.dtype} on {model.device}"
-        f"{', compiled' if args.compile else ''}{', training steps' if args.training else ''}; "
-        f"{summary.flops_ratio:.2f}x fewer operations than dense\n"
-    )
+    several = several_settings(args)
+    for settings in several or [None]:
+        if settings is not None:
+            apply_pitome(model, settings)
+        # What the model really gets: an image's tokens follow from its size.
+        summary = pitome_summary(model, num_tokens=args.sequence_length)
+        name = "" if settings is None else f"{settings_name(settings)}: "
+        sys.stdout.write(
+            f"{name}{type(model).__name__}, {summary.tokens[0]} tokens, {args.dtype} on {model.device}"
+            f"{', compiled' if args.compile else ''}{', training steps' if args.training else ''}; "
+            f"{summary.flops_ratio:.2f}x fewer operations than dense\n"
+        )
+        _time(model, inputs, args)
+
+
+def _time(model: torch.nn.Module, inputs: dict[int, dict[str, torch.Tensor]], args: argparse.Namespace) -> None:
     row = "{:>5}  {:>10}  {:>10}  {:>8}  {}\n"
     sys.stdout.write(row.format("batch", "dense, ms", "merged, ms", "speed-up", f"quartiles of {args.rounds} rounds"))
     forward = torch.compile(model) if args.compile else model
@@ -81,7 +91,7 @@ def _inputs(model: torch.nn.Module, batch_size: int, num_tokens: int | None) -> 
     """Random inputs of the configured size."""
     if model.main_input_name == "pixel_values":
         if num_tokens is not None:
-            raise ValueError("--num-tokens is for texts: an image's tokens follow from its size (--image-size).")
+            raise ValueError("--sequence-length is for texts: an image's tokens follow from its size (--image-size).")
         size = model.config.image_size
         height, width = (size, size) if isinstance(size, int) else size
         pixels = torch.randn(batch_size, model.config.num_channels, height, width)

@@ -32,7 +32,7 @@ from ..evaluation.data import find_columns, load_labelled, take
 from ..evaluation.evaluation import evaluate
 from ..evaluation.results import Evaluations
 from ..hub.model_cards import write_card, write_recipe_card
-from .arguments import pitome_keyword, settings_from
+from .arguments import pitome_keyword, several_settings
 from .tasks import TASKS
 
 
@@ -57,9 +57,12 @@ def _evaluate(args: argparse.Namespace) -> tuple[PreTrainedConfig, Evaluations, 
         if getattr(args, option) < 1:
             raise ValueError(f"--{option.replace('_', '-')} {getattr(args, option)}: expected at least 1.")
     config = AutoConfig.from_pretrained(args.model, revision=args.revision)
-    keyword, several = pitome_keyword(args, config), _several(args)
-    if several:
-        keyword = {"pitome": several[0]}
+    keyword, several = pitome_keyword(args, config), several_settings(args)
+    if len(several) > 1 and args.model_card is not None:
+        raise ValueError(
+            f"--model-card: a card is about one of the settings, and these are {len(several)}. Evaluate the one "
+            "that the card is for by itself."
+        )
     if args.dtype != "auto" and not isinstance(getattr(torch, args.dtype, None), torch.dtype):
         raise ValueError(f"--dtype {args.dtype}: expected auto, float32, bfloat16 or float16.")
     dataset, split = load_labelled(args.dataset, args.dataset_config, args.split, args.dataset_revision)
@@ -85,24 +88,6 @@ def _evaluate(args: argparse.Namespace) -> tuple[PreTrainedConfig, Evaluations, 
     source = {name: value for name, value in source.items() if value}
     total = math.ceil(len(dataset) / args.batch_size)
     return config, evaluate(model, data, judge, ratios=several or None, total=total, source=source), model
-
-
-def _several(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """The settings of `--ratios` and `--settings`, on top of those that all have in common."""
-    common = settings_from(args) or {}
-    given = [{"ratio": ratio} for ratio in args.ratios or ()] + (args.settings or [])
-    twice = sorted({name for one in given for name in one} & common.keys())
-    if twice:
-        raise ValueError(
-            f"--ratios or --settings say {', '.join(twice)}, and so does another option: say it in one of them. The "
-            "other options are for what all settings have in common."
-        )
-    if len(given) > 1 and args.model_card is not None:
-        raise ValueError(
-            f"--model-card: a card is about one of the settings, and these are {len(given)}. Evaluate the one "
-            "that the card is for by itself."
-        )
-    return [{**common, **one} for one in given]
 
 
 def _name(dataset: str) -> str:

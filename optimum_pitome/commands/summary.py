@@ -23,7 +23,8 @@ import torch
 from transformers import AutoModel
 
 from ..analysis import pitome_summary
-from .arguments import configured
+from ..apply import apply_pitome
+from .arguments import configured, settings_name, several_settings
 
 
 def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
@@ -31,5 +32,9 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     # On the meta device a model of any size takes no memory and no weights.
     with torch.device("meta"):
         model = AutoModel.from_config(config, **keyword)
-    summary = pitome_summary(model, num_tokens=args.num_tokens, count=args.count)
-    sys.stdout.write(f"{summary}\n")
+    for settings in several_settings(args) or [None]:
+        if settings is not None:
+            apply_pitome(model, settings)
+            sys.stdout.write(f"{settings_name(settings)}\n")
+        summary = pitome_summary(model, num_tokens=args.sequence_length, count=args.count)
+        sys.stdout.write(f"{summary}\n")

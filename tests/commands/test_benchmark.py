@@ -51,7 +51,7 @@ def test_texts_and_recipes(optimum_cli, bert, tmp_path):
     text = optimum_cli("pitome", "benchmark", tmp_path / "recipe", "--batch-size", 2, *QUICK)
     assert "BertModel, 48 tokens" in text
     text = optimum_cli(
-        "pitome", "benchmark", bert, "--batch-size", 2, "--num-tokens", 32, "--dtype", "bfloat16", *QUICK
+        "pitome", "benchmark", bert, "--batch-size", 2, "--sequence-length", 32, "--dtype", "bfloat16", *QUICK
     )
     assert "BertModel, 32 tokens, bfloat16" in text
     assert "--image-size is for models of images" in optimum_cli(
@@ -81,10 +81,15 @@ def gradients(optimizer):
         (["--batch-size", 0], "--rounds and --batch-size start at 1"),
         (["--dtype", "float7"], "--dtype float7: expected"),
         (["--device", "nowhere"], "--device nowhere"),
-        (["--num-tokens", 9], "--num-tokens is for texts"),
+        (["--sequence-length", 9], "--sequence-length is for texts"),
         (["--image-size", 17], "a multiple of the patch size, 4"),
         (["--ratio", 0.1], "ratio=0.1 is out of range"),
     ],
 )
 def test_errors(optimum_cli, vit, options, message):
     assert message in optimum_cli("pitome", "benchmark", vit, *options, code=2)
+
+
+def test_several_budgets(optimum_cli, vit):
+    text = optimum_cli("pitome", "benchmark", vit, "--flops-ratios", 1.2, 1.3, "--batch-size", 2, *QUICK)
+    assert "flops_ratio=1.2: ViTModel" in text and "flops_ratio=1.3: ViTModel" in text and "1.3" in text

@@ -51,9 +51,16 @@ def test_summary_needs_no_weights(optimum_cli, folder):
 
 
 def test_summary_options(optimum_cli, folder):
-    text = optimum_cli("pitome", "summary", folder, "--ratio", "0.9,1,1,0.5", "--num-tokens", 101, "--count", "paper")
+    text = optimum_cli(
+        "pitome", "summary", folder, "--ratio", "0.9,1,1,0.5", "--sequence-length", 101, "--count", "paper"
+    )
     assert "101 -> 91" in text and "91 -> 46" in text and "paper count" in text
     assert "65 -> 33" in optimum_cli("pitome", "summary", folder, "--pitome-config", '{"ratio": 0.5, "layers": [3]}')
+    several = optimum_cli("pitome", "summary", folder, "--flops-ratios", 1.2, 1.3, "--profile", "uniform")
+    assert "profile=uniform, flops_ratio=1.2" in several and "profile=uniform, flops_ratio=1.3" in several
+    # An option for how much merges comes before what a file says.
+    text = optimum_cli("pitome", "summary", folder, "--flops-ratio", 1.3, "--pitome-config", '{"ratio": 0.5}')
+    assert "65 -> 33" not in text
     assert "65 -> 59" in optimum_cli("pitome", "summary", folder, "--layers", "2")
     assert "17 -> 16" in optimum_cli("pitome", "summary", folder, "--image-size", 16)
     assert "unmerge=False" in optimum_cli("pitome", "summary", folder, "--no-unmerge")
@@ -85,7 +92,7 @@ def test_summary_of_a_recipe_and_of_a_rewritten_model(optimum_cli, folder, tmp_p
         (["--pitome-config", "nowhere.json"], 'Expected JSON such as {"ratio": 0.9}, or a file of it'),
         (["--count", "flops"], "argument --count: invalid choice: 'flops' (choose from"),
         (["--image-size", "17"], "--image-size 17: expected a multiple of the patch size, 4"),
-        (["--num-tokens", "x"], "argument --num-tokens: invalid int value: 'x'"),
+        (["--sequence-length", "x"], "argument --sequence-length: invalid int value: 'x'"),
     ],
 )
 def test_summary_errors(optimum_cli, folder, options, message):

@@ -266,7 +266,9 @@ def test_several_settings(evaluate, tmp_path):
     evaluate(*command, "--ratios", 0.8, "--model-card", tmp_path / "card.md")
     assert '"ratio": 0.8' in (tmp_path / "card.md").read_text()
     error = evaluate(*command, "--ratio", 0.9, "--ratios", 0.8, 0.7, code=2)
-    assert "--ratios or --settings say ratio, and so does another option" in error
+    assert "--ratios, --flops-ratios or --settings say ratio, and so does another option" in error
+    error = evaluate(*command, "--ratio", 0.9, "--flops-ratios", 1.5, code=2)
+    assert "say how much merges, and so does another option" in error
     assert "ratio=0.2 is out of range" in evaluate(*command, "--ratios", 0.9, 0.2, code=2)
 
 

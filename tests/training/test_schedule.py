@@ -61,7 +61,7 @@ def test_lists_and_parts_keep_their_shape():
     halfway = RatioSchedule(end=1.0, levels=2).config_at(5, 10, target)
     assert halfway.ratio == [0.9, 1.0, 0.8]
     assert halfway.parts == {"vision": {"ratio": 0.95}, "text": {"metric": "keys"}}
-    with pytest.raises(ValueError, match="for all of them cannot stand for"):
+    with pytest.raises(ValueError, match="for all layers cannot stand for"):
         RatioSchedule("random", ratio_range=(0.8, 1.0)).config_at(0, 10, target)
 
 
