@@ -202,7 +202,7 @@ def settings_from(args: argparse.Namespace) -> dict[str, Any] | None:
 
 
 def pitome_keyword(args: argparse.Namespace, config: Any) -> dict[str, Any]:
-    """`pitome=` for loading a model of `config`: what the command line says (the first of several settings), or nothing
+    """`pitome=` for loading a model of `config`: what the command line says, the first of several settings; or nothing
     where `config` has settings (a rewritten model, a recipe), or the defaults."""
     from ..hub.entries import entries
 
