@@ -47,7 +47,7 @@ _EXPORTS = {
     "RatioSchedule": ".training.schedule",
     "RatioScheduler": ".training.schedule",
     "DenseDistillation": ".training.distillation",
-    "tune_ratios": ".training.tuning",
+    "tune_ratios": ".tuning.search",
 }
 
 __all__ = ["__version__", *_EXPORTS]
@@ -107,4 +107,4 @@ if TYPE_CHECKING:
     from .training.callback import PiToMeCallback
     from .training.distillation import DenseDistillation
     from .training.schedule import RatioSchedule, RatioScheduler
-    from .training.tuning import tune_ratios
+    from .tuning.search import tune_ratios

@@ -83,14 +83,36 @@ class Profile:
     removed: Callable[[float, float], float]
 
 
-def _grown(weight: float, strength: float) -> float:
-    """A fraction in proportion to `weight` that grows without limit, so that every layer reaches one half."""
-    return 0.5 if strength == 1 else weight * strength / (1 - strength)
+def profile_of(lateness: float) -> Callable[[float, float], float]:
+    """A profile whose shape follows the budget: a small budget merges in the last layers only, a large one nearly
+    alike in all of them.
+
+    A layer at `place` removes `m * (1 + p) * place ** p` of its tokens. `m`, the mean over the layers, grows with the
+    strength, and `p` falls: it is `c / m` up to `m = c`, and `(c / m) ** 2` from there on. With a lateness `c` of 0
+    all layers remove `m`. No layer removes less when `m` grows.
+    """
+
+    def removed(place: float, strength: float) -> float:
+        if not 1e-9 < strength < 1:  # where the fractions below would not be numbers
+            return strength // 1 / 2
+        mean = 0.5 * strength / (1 - strength)
+        power = min(lateness / mean, (lateness / mean) ** 2)
+        return mean * (1 + power) * place**power
+
+    return removed
+
+
+def _rising(place: float, strength: float) -> float:
+    return 0.5 if strength == 1 else place * strength / (1 - strength)
 
 
 PROFILES: dict[str, Profile] = {
-    "uniform": Profile("the same ratio in every layer", lambda place, strength: strength / 2),
-    "rising": Profile("late layers remove more, in proportion to their depth", _grown),
+    "uniform": Profile("the same ratio in every layer", profile_of(0.0)),
+    "balanced": Profile(
+        "late layers remove more, the less so the larger the budget; usual for images", profile_of(0.08)
+    ),
+    "late": Profile("the same, but later; usual for texts", profile_of(0.2)),
+    "rising": Profile("each layer removes in proportion to its depth", _rising),
 }
 ALGORITHMS: dict[str, Algorithm] = {
     "pitome": Algorithm(reads_energy=True),

@@ -222,8 +222,9 @@ class Settings:
     profile: str | None = declare(
         "How a budget is spread over the depth: "
         + ", ".join(f'`"{name}"` ({entry.help})' for name, entry in PROFILES.items())
-        + ". By default the shape that measured best for the budget.",
+        + ". Layers that are left out of `layers` stay dense.",
         choices=PROFILES,
+        usual="balanced",
     )
 
 

@@ -29,7 +29,7 @@ from ..modeling.state import read_cache, read_mask
 _INNER_SEPARATORS = 2
 
 #: Measured with MiniLM on 20 Newsgroups (README, "Settings").
-DEFAULTS = {"layers": (0, 1, 2), "metric": "hidden_states"}
+DEFAULTS = {"layers": (0, 1, 2), "metric": "hidden_states", "profile": "late"}
 
 
 def special_tokens(arguments: Mapping[str, Any]) -> tuple[torch.Tensor, int]:

@@ -67,7 +67,7 @@ def tokens_left(shape: EncoderShape, specs: Sequence[MergeSpec], num_layers: int
     return last.tokens_out - shape.num_special
 
 
-@functools.lru_cache(maxsize=256)  # a search or a schedule asks for the same ones over and over
+@functools.lru_cache(maxsize=256)  # whoever changes other settings of a model asks for the same ones over and over
 def fit(
     shape: EncoderShape,
     specs: tuple[MergeSpec, ...],
@@ -75,29 +75,45 @@ def fit(
     budget: Budget,
     num_read: int,
 ) -> tuple[MergeSpec, ...]:
-    """The specs with the ratios that merge the least within `budget`, on the path that `profile` describes.
+    """[`fit_path`] along a profile: see [`~methods.Profile`]."""
+    count = len(merging_layers(specs, num_read))
+    places = [place / count for place in range(1, count + 1)]
+    return fit_path(shape, specs, lambda strength: [profile(place, strength) for place in places], budget, num_read)
+
+
+def fit_path(
+    shape: EncoderShape,
+    specs: tuple[MergeSpec, ...],
+    path: Callable[[float], Sequence[float]],
+    budget: Budget,
+    num_read: int,
+) -> tuple[MergeSpec, ...]:
+    """The specs with the ratios that merge the least within `budget`, on the way that `path` describes.
 
     Args:
         specs (`tuple[MergeSpec, ...]`): the layers' settings; those of ratio 1 stay dense.
-        profile (`Callable[[float, float], float]`): see [`~methods.Profile`].
+        path (`Callable[[float], Sequence[float]]`):
+            From a strength between 0 and 1 to the fraction of its tokens that each merging layer removes. What is
+            above one half counts as one half; no fraction falls when the strength grows.
         num_read (`int`): the merges of so many layers are read; the others stay dense, too.
 
     Raises:
         ValueError: if the budget is out of reach.
     """
-    merging = [index for index, spec in enumerate(specs[:num_read]) if not spec.ratio.is_dense]
+    merging = merging_layers(specs, num_read)
+    dense = tuple(_with_ratio(spec, 1.0) for spec in specs)
 
     def at(strength: float) -> tuple[MergeSpec, ...]:
-        changed = [_with_ratio(spec, 1.0) for spec in specs]
-        for place, index in enumerate(merging, start=1):
-            removed = min(profile(place / len(merging), strength), 1 - MIN_RATIO)
-            changed[index] = _with_ratio(specs[index], math.floor((1 - removed) * _STEP) / _STEP)
+        changed = list(dense)
+        for index, removed in zip(merging, path(strength)):
+            ratio = math.floor((1 - min(removed, 1 - MIN_RATIO)) * _STEP) / _STEP
+            changed[index] = _with_ratio(specs[index], ratio)
         return tuple(changed)
 
     if budget.num_tokens is not None and budget.num_tokens > shape.num_tokens - shape.num_special:
         raise ValueError(f"{budget}: only {shape.num_tokens - shape.num_special} tokens enter. Ask for fewer.")
-    if budget.is_kept(shape, at(0.0), num_read):
-        return at(0.0)
+    if budget.is_kept(shape, dense, num_read):
+        return dense
     low, high = 0.0, 1.0
     if not budget.is_kept(shape, at(high), num_read):
         raise ValueError(_out_of_reach(shape, at(high), budget, num_read))
@@ -108,6 +124,11 @@ def fit(
     if budget.num_tokens is None:
         return found
     return _spare(shape, found, merging, budget.num_tokens - tokens_left(shape, found, num_read))
+
+
+def merging_layers(specs: Sequence[MergeSpec], num_read: int) -> list[int]:
+    """The layers that merge, of those that are read."""
+    return [index for index, spec in enumerate(specs[:num_read]) if not spec.ratio.is_dense]
 
 
 def _with_ratio(spec: MergeSpec, ratio: float) -> MergeSpec:

@@ -101,7 +101,8 @@ def _fit_budget(
         )
     budget = Budget(config.flops_ratio, config.num_tokens)
     last = max(architecture.reads, default=len(specs))  # what later layers merge reaches nobody
-    return fit(shape, specs, PROFILES[config.profile or "rising"].removed, budget, last)
+    profile = config.profile or architecture.defaults.get("profile", FIELDS["profile"].usual)
+    return fit(shape, specs, PROFILES[profile].removed, budget, last)
 
 
 def _warn_of_unused(config: PiToMeConfig, specs: list[MergeSpec]) -> None:
@@ -147,7 +148,9 @@ def resolve_protected_ids(
 def _merging_layers(config: PiToMeConfig, architecture: Architecture, num_layers: int) -> dict[int, int]:
     """The merging layers, each with its position in the user's list."""
     layers = config.layers
-    if layers is None:
+    if layers is None and config.ratio is None:
+        layers = range(num_layers)  # the profile says which of them merge
+    elif layers is None:
         default = architecture.defaults.get("layers")
         layers = range(num_layers) if default is None else [index for index in default if index < num_layers]
     for index in layers:

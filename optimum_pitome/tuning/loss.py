@@ -1,0 +1,115 @@
+# Copyright 2026 The optimum_pitome authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""How far a merged model is from its dense self on inputs without labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+from tqdm import tqdm
+
+from ..apply import pitome_disabled
+
+
+#: Of (merged outputs, dense outputs, inputs), one number per sample.
+Distance = Callable[[Any, Any, Mapping[str, Any]], torch.Tensor]
+
+
+class Samples:
+    """Inputs of a model, and what its dense self makes of them.
+
+    Args:
+        model (`torch.nn.Module`): a model that [`apply_pitome`] takes; it should be in `eval()` mode.
+        batches (`Iterable[Mapping]`): inputs of `model` as batches (with the batch dimension).
+        distance (`Callable`, *optional*): see [`Distance`]; by default that of [`~Samples.losses`].
+
+    Raises:
+        ValueError: if there is no batch, or one is no mapping.
+    """
+
+    def __init__(self, model: nn.Module, batches: Iterable[Mapping[str, Any]], distance: Distance | None = None):
+        self.model, self.batches, self.distance = model, list(batches), distance
+        if not self.batches:
+            raise ValueError("No calibration batches: pass at least one mapping of model inputs.")
+        if not all(isinstance(batch, Mapping) for batch in self.batches):
+            raise ValueError("A calibration batch is a mapping of model inputs, such as {'pixel_values': tensor}.")
+        with pitome_disabled(model):
+            self.dense = self._run()
+        self.classifies = self.distance is None and self.dense[0].get("logits") is not None
+        self.features = [] if self.classifies or distance is not None else self._features(self.dense)
+        self.centres = [feature.mean(dim=0) for feature in self.features]
+
+    @torch.no_grad()
+    def _run(self) -> list[Any]:
+        return [self.model(**batch) for batch in tqdm(self.batches, leave=False, disable=None, desc="inputs")]
+
+    def _features(self, outputs: list[Any]) -> list[torch.Tensor]:
+        """The first token and the mean token of every sample, both `(num_samples, dim)` float32."""
+        found = [pooled(output, batch) for output, batch in zip(outputs, self.batches)]
+        return [torch.cat(feature) for feature in zip(*found)]
+
+    def losses(self) -> torch.Tensor:
+        """How far the model, as it is set, is from the dense one, `(num_samples,)` float32: of logits the
+        Kullback-Leibler divergence; else `1 - cosine` of the first token and of the mean token of `last_hidden_state`,
+        the mean over the dense samples taken out, the mean of the two."""
+        outputs = self._run()
+        if self.distance is not None:
+            return torch.cat([self.distance(*one) for one in zip(outputs, self.dense, self.batches)]).float()
+        if self.classifies:
+            return torch.cat([_divergence(merged.logits, dense.logits) for merged, dense in zip(outputs, self.dense)])
+        cosines = [
+            functional.cosine_similarity(merged - centre, dense - centre, dim=-1)
+            for merged, dense, centre in zip(self._features(outputs), self.features, self.centres)
+        ]
+        return 1 - torch.stack(cosines).mean(dim=0)
+
+    def agreement(self) -> torch.Tensor:
+        """Which samples get the class that the dense model gives them, `(num_samples,)` bool.
+
+        Raises:
+            ValueError: if the model gives no classes.
+        """
+        if not self.classifies or self.dense[0].logits.dim() != 2:
+            raise ValueError(
+                f"{type(self.model).__name__} gives no classes to agree on. Bound the loss instead: max_loss, or "
+                "--max-loss."
+            )
+        pairs = zip(self._run(), self.dense)
+        return torch.cat([merged.logits.argmax(-1) == dense.logits.argmax(-1) for merged, dense in pairs])
+
+
+def _divergence(merged: torch.Tensor, dense: torch.Tensor) -> torch.Tensor:
+    if merged.shape != dense.shape:
+        raise ValueError(
+            f"Merged outputs have the shape {tuple(merged.shape)}, dense ones {tuple(dense.shape)}: there is no "
+            "common distance. Pass one of your own (distance=...)."
+        )
+    student, teacher = (logits.float().log_softmax(dim=-1) for logits in (merged, dense))
+    divergence = functional.kl_div(student, teacher, reduction="none", log_target=True).sum(dim=-1)
+    return divergence.flatten(1).mean(dim=1) if divergence.dim() > 1 else divergence
+
+
+def pooled(output: Any, inputs: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The first token and the mean token of `last_hidden_state`, both `(batch_size, dim)` float32."""
+    hidden_states = output.last_hidden_state.float()
+    mask = inputs.get("attention_mask")
+    if mask is None or mask.shape != hidden_states.shape[:2]:
+        return hidden_states[:, 0], hidden_states.mean(dim=1)
+    weights = mask.unsqueeze(-1).to(hidden_states.dtype)
+    return hidden_states[:, 0], (hidden_states * weights).sum(dim=1) / weights.sum(dim=1)

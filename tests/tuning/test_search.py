@@ -1,0 +1,151 @@
+# Copyright 2026 The optimum_pitome authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The search for ratios: what it finds, what it keeps, how it goes on after an interruption."""
+
+import json
+
+import pytest
+import torch
+from training.tiny import Pictures, tiny_vit
+from transformers import BertModel, ViTModel
+from zoo.text import bert_config, text_inputs
+from zoo.vit import vit_config
+
+from optimum_pitome import PiToMeConfig, apply_pitome, pitome_summary, tune_ratios
+from optimum_pitome.modeling.rewrite import rewritten_encoders
+from optimum_pitome.tuning.loss import Samples
+from optimum_pitome.tuning.search import LATENESS, SearchSpace
+
+
+def lively(model):
+    """Biases and LayerNorms like those of a trained model, so that features differ between samples."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    return model.eval()
+
+
+def vit():
+    torch.manual_seed(0)
+    return lively(ViTModel(vit_config(), add_pooling_layer=False))
+
+
+def bert():
+    torch.manual_seed(0)
+    return lively(BertModel(bert_config(), add_pooling_layer=False))
+
+
+def kept(model) -> list[float]:
+    (encoder,) = rewritten_encoders(model)
+    return [1 - spec.ratio.removed_numerator / spec.ratio.removed_denominator for spec in encoder.pitome.specs]
+
+
+def only_the_first_layer(model):
+    """A distance that punishes what the first layer removes, and nothing else."""
+    return lambda merged, dense, inputs: torch.full((16,), 1.0 - kept(model)[0]) + torch.linspace(0, 1e-3, 16)
+
+
+def test_it_finds_the_layer_that_must_not_merge():
+    model = apply_pitome(vit(), PiToMeConfig(0.9, metric="hidden_states"))
+    model.train()
+    batches = [{"pixel_values": Pictures(16).pixels}]
+    config = tune_ratios(
+        model, batches, 1.25, distance=only_the_first_layer(model), max_settings=60, progress=False, seed=1
+    )
+    assert model.training and config.metric == "hidden_states"
+    assert PiToMeConfig.from_value(model.config.pitome) == config
+    space = SearchSpace(vit(), 1.25)
+    profiles = [space.profile(lateness)[0] for lateness in LATENESS]
+    assert kept(model)[0] >= max(profiles) and kept(model)[0] > 0.98
+    assert pitome_summary(model).flops_ratio >= 1.25
+
+
+@pytest.mark.parametrize("make", [lambda: lively(tiny_vit()), bert], ids=["logits", "features"])
+def test_it_is_no_worse_than_any_profile_on_samples_it_did_not_see(make):
+    model = apply_pitome(make(), 0.8)
+    text = hasattr(model, "encoder")
+    inputs = text_inputs(8) if text else {"pixel_values": Pictures(8).pixels}
+    length = 24 if text else None
+    config = tune_ratios(model, [inputs], 1.15, sequence_length=length, max_settings=30, progress=False)
+    samples = Samples(model, [inputs])
+    apply_pitome(model, config)
+    found = samples.losses()
+    profiles = []
+    space = SearchSpace(model, 1.15, sequence_length=length)
+    for lateness in LATENESS:
+        apply_pitome(model, space.config(space.profile(lateness)))
+        profiles.append(samples.losses())
+    best = min(profiles, key=lambda losses: losses[::2].mean())
+    assert found[1::2].mean() <= best[1::2].mean() + 1e-6
+    assert found[::2].mean() <= best[::2].mean() + 1e-6
+
+
+def test_it_goes_on_where_it_ended(tmp_path):
+    inputs, path = [{"pixel_values": Pictures(8).pixels}], tmp_path / "search.jsonl"
+    arguments = {"flops_ratio": 1.2, "max_settings": 24, "resume_from": path, "progress": False}
+    whole = tune_ratios(vit(), inputs, **arguments)
+    lines = path.read_text().splitlines()
+    assert len(lines) > 10
+
+    path.write_text("\n".join(lines[:8]) + "\n" + lines[8][:20])  # killed while it wrote
+    ran = []
+
+    class Counting(ViTModel):
+        def forward(self, *args, **kwargs):
+            ran.append(1)
+            return super().forward(*args, **kwargs)
+
+    model = vit()
+    model.__class__ = Counting
+    assert tune_ratios(model, inputs, **arguments) == whole
+    assert len(ran) == 1 + len(lines) - 8  # the dense one, and what was not tried before
+    with pytest.raises(ValueError, match="belongs to another search"):
+        tune_ratios(vit(), inputs, **{**arguments, "flops_ratio": 1.3})
+    assert json.loads(lines[1]).keys() == {"ratios", "losses"}
+
+
+def test_layers_parts_and_numbers_of_tokens():
+    model = apply_pitome(bert(), {"text": {"ratio": 0.8, "layers": [1, 2], "min_tokens": 3}})
+    space = SearchSpace(model, 1.1, sequence_length=24)
+    assert space.layers == [1, 2]
+    config = space.config(space.weighted([1.0, 2.0]))
+    assert config.parts["text"]["layers"] == [1, 2] and config.parts["text"]["min_tokens"] == 3
+    first, second = (1 - ratio for ratio in config.parts["text"]["ratio"])
+    assert second == pytest.approx(2 * first, rel=0.01)
+    assert pitome_summary(apply_pitome(model, config), 24).flops_ratio >= 1.1
+    config = tune_ratios(vit(), [{"pixel_values": Pictures(4).pixels}], num_tokens=40, max_settings=5, progress=False)
+    assert pitome_summary(apply_pitome(vit(), config)).encoders[0].tokens[-1] == 41
+
+
+def test_errors_leave_the_model_alone():
+    model = apply_pitome(tiny_vit(), 0.9)
+    pixels = {"pixel_values": Pictures(4).pixels}
+    cases = [
+        (([], 1.3), {}, "No calibration batches"),
+        (([torch.zeros(2, 3, 32, 32)], 1.3), {}, "is a mapping of model inputs"),
+        (([pixels], 90.0), {}, "out of reach"),
+        (([pixels],), {}, "Give flops_ratio"),
+        (([pixels], 1.3), {"num_tokens": 9}, "Give flops_ratio"),
+        (([pixels], 0.3), {}, "flops_ratio=0.3 is out of range"),
+        (([pixels], 1.3), {"max_settings": 2}, "at least 5"),
+    ]
+    for arguments, keywords, message in cases:
+        with pytest.raises(ValueError, match=message):
+            tune_ratios(model, *arguments, progress=False, **keywords)
+        assert model.config.pitome["ratio"] == 0.9 and kept(model)[0] == 0.9
+    dense = tiny_vit()
+    with pytest.raises(ValueError, match="No calibration"):
+        tune_ratios(dense, [], 1.3)
+    assert not rewritten_encoders(dense)
