@@ -47,6 +47,7 @@ _EXPORTS = {
     "RatioSchedule": ".training.schedule",
     "RatioScheduler": ".training.schedule",
     "DenseDistillation": ".training.distillation",
+    "find_budget": ".tuning.choice",
     "tune_ratios": ".tuning.search",
 }
 
@@ -107,4 +108,5 @@ if TYPE_CHECKING:
     from .training.callback import PiToMeCallback
     from .training.distillation import DenseDistillation
     from .training.schedule import RatioSchedule, RatioScheduler
+    from .tuning.choice import find_budget
     from .tuning.search import tune_ratios

@@ -38,7 +38,7 @@ def add_options(parser: argparse.ArgumentParser, command: str) -> None:
     parser.add_argument("model", help="Hub id or folder of a model, or of a PiToMe recipe.")
     parser.add_argument("--revision", default="main", help="Revision on the Hub.")
     add_settings(parser)
-    {"summary": _add_summary, "evaluate": add_evaluation, "benchmark": _add_benchmark}[command](parser)
+    _OPTIONS[command](parser)
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
@@ -69,6 +69,57 @@ def _add_summary(parser: argparse.ArgumentParser) -> None:
         choices=COUNTS,
         default="exact",
         help="exact (default), or paper: as the tables of the paper count.",
+    )
+
+
+def _add_data(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    data = parser.add_argument_group("data")
+    data.add_argument(
+        "--dataset",
+        required=True,
+        help="Hub id; a folder with one sub-folder of pictures per class, or with a metadata.jsonl, or written "
+        "by save_to_disk; of texts also a csv, tsv, json, jsonl or parquet file.",
+    )
+    data.add_argument("--dataset-config", help="Configuration of a data set on the Hub.")
+    data.add_argument("--dataset-revision", help="Revision of a data set on the Hub.")
+    data.add_argument("--split", help="Default: test, validation, or the only one.")
+    data.add_argument("--max-samples", type=int, help="Only so many samples, chosen at random but always alike.")
+    data.add_argument(
+        "--input-columns",
+        nargs="+",
+        help="Column of pictures or texts; two for pairs of texts, and for pictures with questions. Default: found "
+        "by type.",
+    )
+    data.add_argument("--max-length", type=int, help="Longest text in tokens. Default: the model's, at most 512.")
+    return data
+
+
+def _add_running(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    running = parser.add_argument_group("running")
+    running.add_argument("--batch-size", type=int, default=32, help="Samples at once (32).")
+    running.add_argument("--device", default="cpu", help="Such as cpu (default) or cuda.")
+    running.add_argument("--dtype", default="auto", help="Such as bfloat16. Default: that of the checkpoint.")
+    return running
+
+
+def _add_tuning(parser: argparse.ArgumentParser) -> None:
+    _add_data(parser)
+    _add_running(parser)
+    group = parser.add_argument_group(
+        "what is searched",
+        "With --flops-ratio or --num-tokens: the ratio of every layer that loses the least within that budget. With a "
+        "bound below: the largest --flops-ratio that keeps it.",
+    )
+    group.add_argument("--min-agreement", type=float, help="Share of the inputs that keep their class, such as 0.99.")
+    group.add_argument("--max-loss", type=float, help="Largest mean loss (1 - cosine of features), such as 0.01.")
+    group.add_argument("--max-settings", type=int, default=100, help="Settings tried, each on all inputs (100).")
+    group.add_argument("--seed", type=int, default=0, help="Of the search (0).")
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="DIR",
+        help="Write a recipe (config.json) with its card here, and what was tried: the same command goes on there "
+        "after it was interrupted.",
     )
 
 
@@ -129,33 +180,11 @@ def add_evaluation(parser: argparse.ArgumentParser) -> None:
         "generated. image-text-retrieval (CLIP, SigLIP, dual encoders): pictures with captions (a text or a list; "
         "equal pictures are one), recall both ways.",
     )
-    data = parser.add_argument_group("data")
-    data.add_argument(
-        "--dataset",
-        required=True,
-        help="Hub id; a folder with one sub-folder of pictures per class, or with a metadata.jsonl, or written "
-        "by save_to_disk; of texts also a csv, tsv, json, jsonl or parquet file.",
-    )
-    data.add_argument("--dataset-config", help="Configuration of a data set on the Hub.")
-    data.add_argument("--dataset-revision", help="Revision of a data set on the Hub.")
-    data.add_argument("--split", help="Default: test, validation, or the only one.")
-    data.add_argument(
-        "--max-samples", type=int, help="Evaluate on so many samples, chosen at random but always alike."
-    )
-    data.add_argument(
-        "--input-columns",
-        nargs="+",
-        help="Column of pictures or texts; two for pairs of texts, and for pictures with questions. Default: found "
-        "by type.",
-    )
+    data = _add_data(parser)
     data.add_argument("--label-column", help="Of classes, answers or captions. Default: found by type, or by name.")
     data.add_argument("--instruction", default="", help="Appended to every question.")
-    data.add_argument("--max-length", type=int, help="Longest text in tokens. Default: the model's, at most 512.")
-    running = parser.add_argument_group("running")
-    running.add_argument("--batch-size", type=int, default=32, help="Samples at once (32).")
+    running = _add_running(parser)
     running.add_argument("--max-new-tokens", type=int, default=16, help="Longest answer in tokens (16).")
-    running.add_argument("--device", default="cpu", help="Such as cpu (default) or cuda.")
-    running.add_argument("--dtype", default="auto", help="Such as bfloat16. Default: that of the checkpoint.")
     _add_several(parser)
     parser.add_argument("--json", metavar="PATH", help="Write the results to a file.")
     parser.add_argument("--plot", metavar="PATH", help="Draw the results against operations (needs matplotlib).")
@@ -284,3 +313,11 @@ def _json_settings(text: str) -> dict[str, Any]:
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     return {name: _checked(name, value) if name in FIELDS else value for name, value in settings.items()}
+
+
+_OPTIONS = {
+    "summary": _add_summary,
+    "evaluate": add_evaluation,
+    "benchmark": _add_benchmark,
+    "tune": _add_tuning,
+}

@@ -54,7 +54,7 @@ class Task:
 
 def _classify(model: nn.Module, dataset: Dataset, columns: list[str], args: argparse.Namespace):
     labels = class_indices(dataset, columns[-1], model.config)
-    prepare = _prepare_images(args) if args.task == "image-classification" else _prepare_texts(args)
+    prepare = prepare_images(args) if args.task == "image-classification" else prepare_texts(args)
     return ClassJudge(model), batches(dataset, columns[:-1], {"labels": labels}, args.batch_size, prepare)
 
 
@@ -74,7 +74,7 @@ def _retrieve(model: nn.Module, dataset: Dataset, columns: list[str], args: argp
     judge = RetrievalJudge(model)
     processor = AutoProcessor.from_pretrained(args.model, revision=args.revision)
     pictures, captions = group_captions(dataset, *columns)
-    data = batches(pictures, columns[:1], {"captions": captions}, args.batch_size, _prepare_images(args))
+    data = batches(pictures, columns[:1], {"captions": captions}, args.batch_size, prepare_images(args))
     return judge, (encode_captions(model, processor, batch, args.max_length) for batch in data)
 
 
@@ -86,12 +86,14 @@ TASKS = {
 }
 
 
-def _prepare_images(args: argparse.Namespace) -> Callable:
+def prepare_images(args: argparse.Namespace) -> Callable:
+    """From a list of pictures to inputs, as the command's options say."""
     processor = AutoImageProcessor.from_pretrained(args.model, revision=args.revision)
     return lambda images: processor(rgb(images), return_tensors="pt")
 
 
-def _prepare_texts(args: argparse.Namespace) -> Callable:
+def prepare_texts(args: argparse.Namespace) -> Callable:
+    """From one or two lists of texts to padded inputs, as the command's options say."""
     tokenizer = AutoTokenizer.from_pretrained(args.model, revision=args.revision)
     length = args.max_length or min(tokenizer.model_max_length, MAX_LENGTH)
     return lambda *texts: tokenizer(*texts, truncation=True, max_length=length, padding=True, return_tensors="pt")

@@ -33,7 +33,7 @@ from ..configuration.config import PiToMeConfig
 from ..configuration.fields import BUDGETS
 from ..merging import MergeSpec
 from ..methods import profile_of
-from ..modeling.budget import Budget, fit_path, merging_layers
+from ..modeling.budget import Budget, fit_path, flops_ratio, merging_layers
 from ..modeling.operations import EncoderShape
 from .loss import Distance, Samples
 
@@ -114,26 +114,28 @@ class SearchSpace:
     """The settings of a model that keep a budget: one number per merging layer says how much it removes, in
     proportion to the others.
 
-    Args: see [`tune_ratios`].
+    Args:
+        target (`float`, *optional*): the `flops_ratio`.
+        model, num_tokens, sequence_length: see [`tune_ratios`].
     """
 
     def __init__(
         self,
         model: nn.Module,
-        flops_ratio: float | None = None,
+        target: float | None = None,
         num_tokens: int | None = None,
         sequence_length: int | None = None,
     ):
-        if (flops_ratio is None) == (num_tokens is None):
+        if (target is None) == (num_tokens is None):
             raise ValueError(
                 "Give flops_ratio (so many times fewer operations) or num_tokens (so many left), one of them."
             )
-        given = {"flops_ratio": flops_ratio} if num_tokens is None else {"num_tokens": num_tokens}
+        given = {"flops_ratio": target} if num_tokens is None else {"num_tokens": num_tokens}
         self.budget = Budget(**given)
         PiToMeConfig(**given)  # what is no budget at all
         settings = PiToMeConfig.from_value(getattr(model.config, "pitome", None)) or PiToMeConfig()
         self.model, self.settings = model, settings
-        apply_pitome(model, self._with(given))
+        apply_pitome(model, self.with_budget({"ratio": 0.5}))
         encoders = rewritten_encoders(model)
         if len(encoders) != 1:
             raise ValueError(
@@ -144,11 +146,11 @@ class SearchSpace:
         architecture, count = encoder.pitome.architecture, len(encoder.pitome.specs)
         self.shape = EncoderShape.of(encoder, architecture, sequence_length, adapters=False)
         self.num_read = max(architecture.reads, default=count)
-        apply_pitome(model, self._with({"ratio": [0.5] * count}, layers=list(range(count))))
+        apply_pitome(model, self.with_budget({"ratio": [0.5] * count}, layers=list(range(count))))
         self.specs: tuple[MergeSpec, ...] = encoder.pitome.specs
         self.layers = merging_layers(self.specs, self.num_read)
 
-    def _with(self, budget: Mapping[str, Any], **defaults: Any) -> PiToMeConfig:
+    def with_budget(self, budget: Mapping[str, Any], **defaults: Any) -> PiToMeConfig:
         """The settings of the model with another budget, in the part that has it."""
 
         def change(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -160,6 +162,10 @@ class SearchSpace:
             fields["parts"] = {name: change(part) for name, part in fields["parts"].items()}
             return PiToMeConfig(**fields)
         return PiToMeConfig(**change(fields))
+
+    def most(self) -> float:
+        """The largest `flops_ratio` that can be asked for: half of the tokens gone in every layer."""
+        return flops_ratio(self.shape, self.specs)
 
     def fit(self, removed: Callable[[int, float], float]) -> list[float]:
         """The ratios of all layers that keep the budget.
@@ -192,8 +198,8 @@ class SearchSpace:
         """The settings with `ratios`, one for each layer of the encoder."""
         merging = {index: ratio for index, ratio in enumerate(ratios) if ratio < 1}
         if not merging:
-            return self._with({"ratio": 1.0})
-        return self._with({"ratio": list(merging.values()), "layers": list(merging)})
+            return self.with_budget({"ratio": 1.0})
+        return self.with_budget({"ratio": list(merging.values()), "layers": list(merging)})
 
 
 class _Search:

@@ -12,10 +12,26 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+import random
 import sys
 
 import pytest
+import torch
+from datasets import Dataset
 from optimum.commands.optimum_cli import main
+from PIL import Image
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    PreTrainedTokenizerFast,
+    ViTForImageClassification,
+    ViTImageProcessorPil,
+)
+from zoo.vit import vit_config
+
+
+ANIMALS = ("cat", "dog", "bird")
 
 
 @pytest.fixture
@@ -34,3 +50,36 @@ def optimum_cli(monkeypatch, capsys):
         return output.out if code == 0 else output.err
 
     return run
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    """`pets/` with pictures, `reviews.csv`, and a classifier for each."""
+    folder, generator = tmp_path_factory.mktemp("workplace"), random.Random(0)
+    torch.manual_seed(0)
+    config = vit_config()
+    config.id2label, config.label2id = (
+        dict(enumerate(("cat", "dog", "bird"))),
+        {name: i for i, name in enumerate(("cat", "dog", "bird"))},
+    )
+    ViTForImageClassification(config).save_pretrained(folder / "vit")
+    ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder / "vit")
+    for animal in ANIMALS:
+        (folder / "pets" / "test" / animal).mkdir(parents=True)
+        for index in range(4):
+            Image.effect_noise((40, 40), 20 + 20 * index).save(folder / "pets" / "test" / animal / f"{index}.png")
+    words = "abcdefgh"
+    tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0, "[PAD]": 1, **{w: i + 2 for i, w in enumerate(words)}}))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]", pad_token="[PAD]").save_pretrained(
+        folder / "bert"
+    )
+    names = {"id2label": {0: "bad", 1: "good"}, "label2id": {"bad": 0, "good": 1}}
+    sizes = {"vocab_size": 10, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    BertForSequenceClassification(BertConfig(**sizes, intermediate_size=32, **names)).save_pretrained(folder / "bert")
+    texts = [" ".join(generator.choices(words, k=4 + index)) for index in range(12)]
+    rows = [f"{text},{'good' if index % 2 else 'bad'}" for index, text in enumerate(texts)]
+    (folder / "reviews.csv").write_text("\n".join(["text,label", *rows]))
+    columns = {"first": texts, "second": texts[::-1], "label": [index % 2 for index in range(12)]}
+    Dataset.from_dict(columns).save_to_disk(folder / "pairs")
+    return folder

@@ -15,10 +15,8 @@
 """`optimum-cli pitome evaluate`, on pictures and texts that are made here."""
 
 import json
-import random
 
 import pytest
-import torch
 from datasets import ClassLabel, Dataset, Features, Sequence, Value, load_from_disk
 from datasets import Image as ImageFeature
 from families.llava_helpers import build
@@ -26,19 +24,15 @@ from huggingface_hub import ModelCard
 from PIL import Image
 from tiny_processors import image_processor
 from tiny_processors import tokenizer as tiny_tokenizer
-from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
     CLIPModel,
     CLIPProcessor,
     PreTrainedTokenizerFast,
-    ViTForImageClassification,
-    ViTImageProcessorPil,
 )
 from zoo import vision_language
 from zoo.llava import make_processor, picture
-from zoo.vit import vit_config
 
 from optimum_pitome import PiToMeConfig, apply_pitome
 from optimum_pitome.commands.arguments import TASK_NAMES
@@ -51,39 +45,6 @@ from optimum_pitome.evaluation.data import (
     texts_of,
 )
 from optimum_pitome.evaluation.questions import rgb
-
-
-ANIMALS = ("cat", "dog", "bird")
-
-
-@pytest.fixture(scope="module")
-def workplace(tmp_path_factory):
-    """`pets/` with pictures, `reviews.csv`, and a classifier for each."""
-    folder, generator = tmp_path_factory.mktemp("workplace"), random.Random(0)
-    torch.manual_seed(0)
-    config = vit_config()
-    config.id2label, config.label2id = dict(enumerate(ANIMALS)), {name: i for i, name in enumerate(ANIMALS)}
-    ViTForImageClassification(config).save_pretrained(folder / "vit")
-    ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder / "vit")
-    for animal in ANIMALS:
-        (folder / "pets" / "test" / animal).mkdir(parents=True)
-        for index in range(4):
-            Image.effect_noise((40, 40), 20 + 20 * index).save(folder / "pets" / "test" / animal / f"{index}.png")
-    words = "abcdefgh"
-    tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0, "[PAD]": 1, **{w: i + 2 for i, w in enumerate(words)}}))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]", pad_token="[PAD]").save_pretrained(
-        folder / "bert"
-    )
-    names = {"id2label": {0: "bad", 1: "good"}, "label2id": {"bad": 0, "good": 1}}
-    sizes = {"vocab_size": 10, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
-    BertForSequenceClassification(BertConfig(**sizes, intermediate_size=32, **names)).save_pretrained(folder / "bert")
-    texts = [" ".join(generator.choices(words, k=4 + index)) for index in range(12)]
-    rows = [f"{text},{'good' if index % 2 else 'bad'}" for index, text in enumerate(texts)]
-    (folder / "reviews.csv").write_text("\n".join(["text,label", *rows]))
-    columns = {"first": texts, "second": texts[::-1], "label": [index % 2 for index in range(12)]}
-    Dataset.from_dict(columns).save_to_disk(folder / "pairs")
-    return folder
 
 
 @pytest.fixture

@@ -1,0 +1,155 @@
+# Copyright 2026 The optimum_pitome authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""[`find_budget`]: the fewest operations that still keep what the dense model says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+from tqdm import tqdm
+
+from ..apply import apply_pitome, settings_kept
+from ..configuration.config import PiToMeConfig
+from ..evaluation.metrics import Z_95, wilson_interval
+from .loss import Distance, Samples
+from .search import SearchSpace
+
+
+#: Budgets are tried in steps of this.
+_STEP = 0.05
+#: More than this is not looked for: no model at hand keeps anything there.
+_MOST = 4.0
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A budget that was found.
+
+    Attributes:
+        config ([`PiToMeConfig`]): the settings.
+        flops_ratio (`float`): so many times fewer operations.
+        name (`str`): what is bounded: `"agreement"` or `"loss"`.
+        value, low, high (`float`): what was measured, with its 95 % interval.
+        num_samples (`int`): on so many inputs.
+        num_settings (`int`): so many settings were tried, each on all of them.
+    """
+
+    config: PiToMeConfig
+    flops_ratio: float
+    name: str
+    value: float
+    low: float
+    high: float
+    num_samples: int
+    num_settings: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.flops_ratio:.2f}x fewer operations: {self.name} {self.value:.4g} "
+            f"(95 % interval {self.low:.4g} to {self.high:.4g}, {self.num_samples} inputs, "
+            f"{self.num_settings} settings tried)"
+        )
+
+
+def find_budget(
+    model: nn.Module,
+    batches: Iterable[Mapping[str, Any]],
+    *,
+    min_agreement: float | None = None,
+    max_loss: float | None = None,
+    distance: Distance | None = None,
+    progress: bool = True,
+) -> Choice:
+    """The largest `flops_ratio` at which a model still says what its dense self says, on inputs without labels.
+
+    Halves the interval of budgets, in steps of 0.05, so it costs about seven merged forwards of all inputs and a dense
+    one. What it finds holds with its whole 95 % interval. The model is left on it.
+
+    Args:
+        model (`torch.nn.Module`), batches, distance, progress: see [`tune_ratios`].
+        min_agreement (`float`, *optional*): the share of inputs that must get the dense model's class, in (0, 1).
+        max_loss (`float`, *optional*): or the largest mean loss, above 0: see [`~tuning.loss.Samples.losses`].
+
+    Returns:
+        [`Choice`].
+
+    Raises:
+        ValueError: if not exactly one bound is given, the model has no classes to agree on, there are too few inputs
+            for the bound, or no budget keeps it.
+    """
+    if (min_agreement is None) == (max_loss is None):
+        raise ValueError("Give min_agreement or max_loss, one of them.")
+    if min_agreement is not None and not 0 < min_agreement < 1:
+        raise ValueError(f"min_agreement={min_agreement!r}: expected a share between 0 and 1, such as 0.99.")
+    if max_loss is not None and not max_loss > 0:
+        raise ValueError(f"max_loss={max_loss!r}: expected a number above 0, such as 0.01.")
+    with settings_kept(model):
+        training = model.training
+        model.eval()
+        try:
+            choice = _find(model, batches, min_agreement, max_loss, distance, progress)
+        finally:
+            model.train(training)
+    apply_pitome(model, choice.config)
+    return choice
+
+
+def _find(model, batches, min_agreement, max_loss, distance, progress) -> Choice:
+    space = SearchSpace(model, 1.0)
+    samples = Samples(model, batches, distance)
+    most = min(space.most(), _MOST)
+    low, high, tried, best = 0, int((most - 1) / _STEP) + 1, 0, None
+    if high < 2:
+        raise ValueError(f"Merging saves next to nothing here: at most {most:.2f} times fewer operations.")
+    bar = tqdm(total=high.bit_length(), disable=not progress, unit=" budgets")
+    while high - low > 1:
+        middle = (low + high) // 2
+        budget = round(1 + middle * _STEP, 2)
+        config = space.with_budget({"flops_ratio": budget})
+        apply_pitome(model, config)
+        name, value, interval, count = _measure(samples, min_agreement)
+        tried += 1
+        bar.update()
+        holds = interval[0] >= min_agreement if max_loss is None else interval[1] <= max_loss
+        if holds:
+            low, best = middle, (config, budget, name, value, *interval, count)
+        else:
+            high = middle
+    bar.close()
+    if best is None:
+        bound = f"min_agreement={min_agreement}" if max_loss is None else f"max_loss={max_loss}"
+        raise ValueError(
+            f"No budget keeps {bound} here: at {budget} times fewer operations the {name} is {value:.4g} (95 % "
+            f"interval {interval[0]:.4g} to {interval[1]:.4g}, {count} inputs). The whole interval must keep it: give "
+            "more inputs, or a bound that is easier to keep."
+        )
+    return Choice(*best, tried)
+
+
+def _measure(samples: Samples, min_agreement: float | None) -> tuple[str, float, tuple[float, float], int]:
+    """What is bounded, its mean, its interval, and the number of samples."""
+    if min_agreement is not None:
+        agrees = samples.agreement()
+        count = len(agrees)
+        right = int(agrees.sum())
+        return "agreement", right / count, wilson_interval(right, count), count
+    losses = samples.losses().double()
+    count = len(losses)
+    half = Z_95 * float(losses.std()) / count**0.5 if count > 1 else float("inf")
+    mean = float(losses.mean())
+    return "loss", mean, (mean - half, mean + half), count

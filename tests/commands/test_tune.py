@@ -1,0 +1,79 @@
+# Copyright 2026 The optimum_pitome authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""`optimum-cli pitome tune`, on tiny models and data on disk."""
+
+import json
+
+import pytest
+from huggingface_hub import ModelCard
+from transformers import AutoModelForSequenceClassification
+
+from optimum_pitome import PiToMeConfig, pitome_summary
+
+
+@pytest.fixture
+def tune(optimum_cli, workplace, monkeypatch):
+    monkeypatch.chdir(workplace)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", workplace / "cache")
+
+    def run(*args, **kwargs):
+        return optimum_cli("pitome", "tune", *args, "--batch-size", 4, **kwargs)
+
+    return run
+
+
+TEXTS = ("bert", "--dataset", "reviews.csv", "--input-columns", "text")
+
+
+def test_a_recipe_and_where_it_ended(tune, tmp_path):
+    command = [*TEXTS, "--flops-ratio", 1.1, "--max-settings", 12, "--min-tokens", 2, "-o", tmp_path / "recipe"]
+    text = tune(*command)
+    assert "settings: ratio=" in text and f"Recipe: {tmp_path / 'recipe'}" in text
+    recipe = PiToMeConfig.from_pretrained(tmp_path / "recipe")
+    assert recipe.base_model_name_or_path == "bert" and isinstance(recipe.ratio, list) and recipe.min_tokens == 2
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "recipe")
+    assert pitome_summary(model, num_tokens=10).flops_ratio >= 1.1  # the mean length of the texts
+    assert '"min_tokens": 2' in ModelCard.load(tmp_path / "recipe" / "README.md").text
+    tried = (tmp_path / "recipe" / "search.jsonl").read_text()
+    assert tune(*command) == text and (tmp_path / "recipe" / "search.jsonl").read_text() == tried
+
+
+def test_a_bound(tune):
+    text = tune(*TEXTS, "--min-agreement", 0.3)
+    assert "x fewer operations: agreement" in text and "12 inputs" in text
+    assert json.loads(text[text.index("{") :])["flops_ratio"] > 1
+    assert "No budget keeps min_agreement=0.99" in tune(*TEXTS, "--min-agreement", 0.99, code=2)
+    assert "loss" in tune(*TEXTS, "--max-loss", 5.0)
+
+
+@pytest.mark.slow  # the floor has no AutoImageProcessor without torchvision
+def test_pictures(tune):
+    text = tune("vit", "--dataset", "pets", "--num-tokens", 40, "--max-settings", 5, "--max-samples", 8)
+    assert "65 -> 41" in text
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ([], "Name one of --flops-ratio, --num-tokens, --min-agreement and --max-loss"),
+        (["--flops-ratio", 1.2, "--max-loss", 1], "Name one of"),
+        (["--flops-ratio", 1.2, "--ratio", 0.9], "which is what is searched"),
+        (["--flops-ratio", 50], "out of reach"),
+        (["--flops-ratio", 1.2, "--device", "nowhere"], "--device nowhere"),
+        (["--flops-ratio", 1.1, "--input-columns", "none"], "'none' does not exist"),
+    ],
+)
+def test_errors(tune, options, message):
+    assert message in tune(*TEXTS, *options, code=2)

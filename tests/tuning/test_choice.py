@@ -1,0 +1,78 @@
+# Copyright 2026 The optimum_pitome authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The fewest operations that keep what the dense model says."""
+
+import pytest
+import torch
+from training.tiny import Pictures, tiny_vit
+from tuning.test_search import kept, lively, vit
+
+from optimum_pitome import PiToMeConfig, find_budget, pitome_summary
+from optimum_pitome.modeling.rewrite import rewritten_encoders
+
+
+def removed(model) -> float:
+    """How much of the tokens the last layer removes."""
+    return 1 - kept(model)[-1]
+
+
+def test_the_largest_budget_that_keeps_the_loss():
+    model = vit()
+    inputs = [{"pixel_values": Pictures(16).pixels}]
+
+    def distance(merged, dense, inputs):  # grows with what is removed: the bound says which budget is meant
+        return torch.full((16,), removed(model)) + torch.linspace(0, 1e-6, 16)
+
+    choice = find_budget(model, inputs, max_loss=0.2, distance=distance, progress=False)
+    assert removed(model) <= 0.2 < removed(apply_next(model, choice.flops_ratio))
+    assert choice.config.flops_ratio == choice.flops_ratio and choice.num_samples == 16
+    assert choice.low <= choice.value <= choice.high <= 0.2
+    assert f"{choice.flops_ratio:.2f}x fewer operations: loss 0.1" in str(choice)
+
+
+def apply_next(model, budget):
+    from optimum_pitome import apply_pitome
+
+    return apply_pitome(model, PiToMeConfig(flops_ratio=round(budget + 0.05, 2)))
+
+
+def test_agreement_counts_with_its_interval():
+    torch.manual_seed(0)
+    model = lively(tiny_vit())
+    inputs = [{"pixel_values": Pictures(64).pixels}]
+    choice = find_budget(model, inputs, min_agreement=0.5, progress=False)
+    assert choice.name == "agreement" and choice.low >= 0.5 and choice.low < choice.value
+    assert pitome_summary(model).flops_ratio >= choice.flops_ratio
+    # 64 inputs cannot show 99 %, even if all agree.
+    with pytest.raises(ValueError, match="No budget keeps min_agreement=0.99.*64 inputs.*more inputs"):
+        find_budget(model, inputs, min_agreement=0.99, progress=False)
+    assert model.config.pitome["flops_ratio"] == choice.flops_ratio
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({}, "Give min_agreement or max_loss"),
+        ({"min_agreement": 0.9, "max_loss": 1}, "one of them"),
+        ({"min_agreement": 99}, "a share between 0 and 1"),
+        ({"max_loss": 0}, "a number above 0"),
+        ({"min_agreement": 0.9}, "gives no classes to agree on.*max_loss"),
+    ],
+)
+def test_errors_leave_the_model_dense(arguments, message):
+    model = vit()
+    with pytest.raises(ValueError, match=message):
+        find_budget(model, [{"pixel_values": Pictures(4).pixels}], progress=False, **arguments)
+    assert not rewritten_encoders(model)
