@@ -31,7 +31,13 @@ if TYPE_CHECKING:
 
 
 #: Of `evaluate`; what they do is in `tasks.py`, which imports torch.
-TASK_NAMES = ("image-classification", "text-classification", "visual-question-answering", "image-text-retrieval")
+TASK_NAMES = (
+    "image-classification",
+    "text-classification",
+    "visual-question-answering",
+    "image-text-retrieval",
+    "feature-extraction",
+)
 
 
 def add_options(parser: argparse.ArgumentParser, command: str) -> None:
@@ -178,7 +184,8 @@ def add_evaluation(parser: argparse.ArgumentParser) -> None:
         help="Classification: pictures or texts with classes, accuracy. visual-question-answering (LLaVA): columns of "
         "pictures, questions and answers (a text, a list, or dictionaries as in VQAv2), VQA accuracy of what is "
         "generated. image-text-retrieval (CLIP, SigLIP, dual encoders): pictures with captions (a text or a list; "
-        "equal pictures are one), recall both ways.",
+        "equal pictures are one), recall both ways. feature-extraction (encoders): pictures or texts without labels, "
+        "how many of the ten nearest neighbours of each stay.",
     )
     data = _add_data(parser)
     data.add_argument("--label-column", help="Of classes, answers or captions. Default: found by type, or by name.")

@@ -34,7 +34,7 @@ from transformers import (
 )
 
 from ..evaluation.data import accepted_answers, batches, class_indices, group_captions
-from ..evaluation.judges import AnswerJudge, ClassJudge, Judge, RetrievalJudge
+from ..evaluation.judges import AnswerJudge, ClassJudge, EmbeddingJudge, Judge, RetrievalJudge
 from ..evaluation.questions import MAX_LENGTH, encode_captions, encode_questions, rgb
 
 
@@ -78,11 +78,17 @@ def _retrieve(model: nn.Module, dataset: Dataset, columns: list[str], args: argp
     return judge, (encode_captions(model, processor, batch, args.max_length) for batch in data)
 
 
+def _embed(model: nn.Module, dataset: Dataset, columns: list[str], args: argparse.Namespace):
+    prepare = prepare_texts(args) if model.main_input_name == "input_ids" else prepare_images(args)
+    return EmbeddingJudge(model), batches(dataset, columns, {}, args.batch_size, prepare)
+
+
 TASKS = {
     "image-classification": Task(AutoModelForImageClassification, "image", _classify),
     "text-classification": Task(AutoModelForSequenceClassification, "text", _classify),
     "visual-question-answering": Task(AutoModelForImageTextToText, "question", _answer),
     "image-text-retrieval": Task(AutoModel, "caption", _retrieve),
+    "feature-extraction": Task(AutoModel, "unlabelled", _embed),
 }
 
 

@@ -103,7 +103,8 @@ def find_columns(
     Args:
         kind (`str`):
             `"image"` or `"text"` (one input, or two for pairs of texts) with classes; `"question"` (inputs: a picture
-            and a question) with accepted answers; `"caption"` (input: a picture) with one or several captions.
+            and a question) with accepted answers; `"caption"` (input: a picture) with one or several captions;
+            `"unlabelled"`: pictures, or texts where there are none.
         inputs (`list[str]`, *optional*), label (`str`, *optional*): names, where they are not to be guessed.
         labelled (`bool`, *optional*, defaults to `True`): whether a label is wanted.
 
@@ -111,6 +112,9 @@ def find_columns(
         ValueError: if a column does not exist, or cannot be told from the others.
     """
     features = dataset.features
+    if kind == "unlabelled":
+        chosen = [features.get(column) for column in inputs or features]
+        kind, labelled = "image" if any(isinstance(one, datasets.Image) for one in chosen) else "text", False
     for column in [*(inputs or []), *([label] if label else [])]:
         if column not in features:
             raise ValueError(f"column {column!r} does not exist: expected one of {', '.join(features)}.")

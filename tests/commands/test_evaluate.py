@@ -281,3 +281,11 @@ def test_errors(evaluate, workplace, options, message):
     (workplace / "bert" / "vocab.txt").touch()
     error = evaluate("bert", "--task", "text-classification", *options, code=2)
     assert message in error and "Traceback" not in error
+
+
+def test_embeddings(evaluate, optimum_cli):
+    text = evaluate("bert", "--task", "feature-extraction", "--dataset", "reviews.csv", "--input-columns", "text",
+                    "--flops-ratios", 1.02, 1.05)  # fmt: skip
+    assert "10 nearest kept" in text and "flops_ratio=1.02" in text and "12 samples" in text
+    error = evaluate("bert", "--task", "feature-extraction", "--dataset", "pairs", code=2)
+    assert "first, second could each be the text column" in error
