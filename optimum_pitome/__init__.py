@@ -39,7 +39,11 @@ _EXPORTS = {
     "pitome_summary": ".analysis",
     "evaluate": ".evaluation.evaluation",
     "register_architecture": ".modeling.registry",
+    "Architecture": ".modeling.architecture",
     "MergingLayer": ".modeling.layer",
+    "MergingAttention": ".modeling.attention",
+    "cut_rotary": ".modeling.token_arguments",
+    "cut_pairs": ".modeling.token_arguments",
     "UnsupportedArchitectureError": ".modeling.registry",
     "register_algorithm": ".methods",
     "register_energy": ".methods",
@@ -101,9 +105,12 @@ if TYPE_CHECKING:
     from .families.llava import num_image_tokens
     from .hub.recipes import PiToMeModel
     from .methods import register_algorithm, register_energy
+    from .modeling.architecture import Architecture
+    from .modeling.attention import MergingAttention
     from .modeling.layer import MergingLayer
     from .modeling.marks import take_samples
     from .modeling.registry import UnsupportedArchitectureError, register_architecture
+    from .modeling.token_arguments import cut_pairs, cut_rotary
     from .training.callback import PiToMeCallback
     from .training.distillation import DenseDistillation
     from .training.schedule import RatioSchedule, RatioScheduler

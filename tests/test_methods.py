@@ -110,12 +110,22 @@ def test_a_plan_that_prunes_must_say_so(registered):
 
 
 def test_names(registered):
-    with pytest.raises(ValueError, match="The algorithm 'pitome' is already registered"):
-        register_algorithm("pitome")(lambda features, spec, masks: None)
-    with pytest.raises(ValueError, match="The energy 'farthest' is already registered"):
+    for more in ({}, {"exist_ok": True}):
+        with pytest.raises(ValueError, match="The algorithm 'pitome' is already registered. It is built in"):
+            register_algorithm("pitome", **more)(lambda features, spec, masks: None)
+    with pytest.raises(ValueError, match="The energy 'farthest' is already registered. Pass exist_ok=True"):
         register_energy("farthest")(lambda similarity, mergeable, margin, alpha: None)
     with pytest.raises(ValueError, match="algorithm='neighbour' is not known.*Did you mean 'neighbours'"):
         PiToMeConfig(algorithm="neighbour")
+
+
+def test_a_cell_that_runs_twice(registered):
+    before = output_of(model(), algorithm="neighbours", energy="farthest")
+    register_algorithm("neighbours", exist_ok=True, reads_energy=True)(ALGORITHMS["pitome"].match)
+    register_energy("farthest", exist_ok=True)(ENERGIES["nearest"].score)
+    after = output_of(model(), algorithm="neighbours", energy="farthest", importance=0.0)
+    assert torch.equal(after, output_of(model(), importance=0.0)) and not torch.equal(after, before)
+    assert ALGORITHMS["neighbours"].reads_energy and not ENERGIES["farthest"].has_margin
 
 
 def test_registering_imports_no_torch():

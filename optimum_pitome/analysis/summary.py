@@ -89,7 +89,8 @@ def _summarize(encoder: nn.Module, name: str, num_tokens: int | None, count: str
     architecture, config = rewrite.architecture, encoder.config
     longest = None if architecture.num_tokens is None else architecture.num_tokens(config)
     if num_tokens is None and longest is None:
-        raise ValueError(f"{type(encoder).__name__} has no default sequence length: pass num_tokens.")
+        remedy = "pass num_tokens=..., or register_architecture(..., num_tokens=...)"
+        raise ValueError(f"{type(encoder).__name__} has no default sequence length: {remedy}.")
     if num_tokens is None:
         num_tokens = longest
     elif architecture.part == "text" and longest is not None and num_tokens > longest:
