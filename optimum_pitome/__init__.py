@@ -47,6 +47,8 @@ _EXPORTS = {
     "UnsupportedArchitectureError": ".modeling.registry",
     "register_algorithm": ".methods",
     "register_energy": ".methods",
+    "check_algorithm": ".merging.checks",
+    "check_energy": ".merging.checks",
     "PiToMeCallback": ".training.callback",
     "RatioSchedule": ".training.schedule",
     "RatioScheduler": ".training.schedule",
@@ -104,6 +106,7 @@ if TYPE_CHECKING:
     from .evaluation.evaluation import evaluate
     from .families.llava import num_image_tokens
     from .hub.recipes import PiToMeModel
+    from .merging.checks import check_algorithm, check_energy
     from .methods import register_algorithm, register_energy
     from .modeling.architecture import Architecture
     from .modeling.attention import MergingAttention
