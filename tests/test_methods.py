@@ -83,9 +83,11 @@ def test_where_it_is_not_registered(registered, settings, tmp_path):
     ((field, name),) = settings.items()
     del (ALGORITHMS if field == "algorithm" else ENERGIES)[name]
     message = f"^{field}='{name}' is not known.*import the module that registers it .optimum_pitome.register_{field}"
-    for path in (tmp_path, tmp_path / "recipe"):
-        with pytest.raises(ValueError, match=message):
-            AutoModel.from_pretrained(path)
+    with pytest.raises(ValueError, match=message):
+        AutoModel.from_pretrained(tmp_path / "recipe")
+    for model_class in (AutoModel, type(ours)):
+        with pytest.raises(ValueError, match=f"{message}.*pitome=False loads the dense model"):
+            model_class.from_pretrained(tmp_path)
     dense = AutoModel.from_pretrained(tmp_path, pitome=False)
     assert all(torch.equal(value, ours.state_dict()[key]) for key, value in dense.state_dict().items())
 
