@@ -121,7 +121,7 @@ def add_evaluation(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--dataset-revision", help="Revision of a data set on the Hub.")
     data.add_argument("--split", help="Default: test, validation, or the only one.")
     data.add_argument(
-        "--max-samples", type=int, help="Evaluate on so many samples, chosen at random but always alike."
+        "--max-samples", type=int, help="Number of samples to evaluate on; the random choice is always the same."
     )
     data.add_argument(
         "--input-columns",

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Whose settings count when a model is loaded: the keyword's, those of the configuration, those of its parts."""
+"""Which settings count when a model is loaded: those of the keyword, else of the configuration, else of its parts."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def check_before_weights(pitome: Any, config: Any, preview: Callable[[Any], Any]
 
 
 def plan(model: Any, pitome: Any) -> None:
-    """All the checks of [`rewrite`]."""
+    """Runs all the checks of [`rewrite`]."""
     from ..apply import survey
 
     for name, part, value in _wanted(model, pitome):

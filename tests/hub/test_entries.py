@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Whose settings count, over every composite model: the keyword, the model's own entry, the entries of its parts."""
+"""Which settings count, over every composite model: the keyword, the model's own entry, the entries of its parts."""
 
 import json
 
@@ -265,7 +265,7 @@ def test_llava_inside_and_out(tmp_path):
 
 
 def test_where_the_family_is_not_registered(tmp_path):
-    """Who loads the checkpoint of a family from outside hears of both remedies."""
+    """The message names both remedies."""
     GPT2Config(n_embd=8, n_layer=1, n_head=1, vocab_size=10, pitome={"ratio": 0.9}).save_pretrained(tmp_path)
     dense = GPT2Model(GPT2Config(n_embd=8, n_layer=1, n_head=1, vocab_size=10))
     torch.save(dense.state_dict(), tmp_path / "pytorch_model.bin")
