@@ -168,6 +168,8 @@ def register_architecture(
         ValueError: if the class is registered already, or a setting is not what the rewriting needs.
     """
     architecture = Architecture(encoder_class, layer_class, num_prefix_tokens=num_prefix_tokens, **settings)
+    if encoder_class.__module__ in _built_in.modules:
+        importlib.import_module(_built_in.modules[encoder_class.__module__])  # which may be what runs now
     earlier = _ARCHITECTURES.get(encoder_class)
     if earlier is not None:
         name = f"{encoder_class.__module__}.{encoder_class.__qualname__}"

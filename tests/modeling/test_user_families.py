@@ -14,6 +14,9 @@
 
 """A family from outside the package: what the mechanism does for it, and what is refused with a useful message."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from modeling.test_other_architectures import UserAttention, UserEncoder, UserLayer, clean_registry, merging_user_layer
@@ -231,7 +234,12 @@ def test_a_cell_that_runs_twice():
 
 
 def test_what_is_built_in_stays():
-    from optimum_pitome.families import vit  # noqa: F401
-
+    """It does so in a process that has used no family yet, too."""
     with pytest.raises(ValueError, match="ViTModel is already registered. It is built in"):
         register_architecture(ViTModel, merging_user_layer(), num_prefix_tokens=1, exist_ok=True)
+    code = (
+        "from transformers import ViTModel\nfrom optimum_pitome import MergingLayer, register_architecture\n"
+        "register_architecture(ViTModel, MergingLayer, num_prefix_tokens=1, exist_ok=True)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "ViTModel is already registered. It is built in" in done.stderr
