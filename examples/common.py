@@ -83,7 +83,7 @@ def classify(
         columns (`list[str]`, *optional*): of the inputs; found by type.
     """
     logging.set_verbosity_error()
-    # Said outright, or processes on a machine without GPU would not join (accelerate 1.15).
+    # Without `cpu=True`, processes on a machine without a GPU would not find one another (accelerate 1.15).
     accelerator = Accelerator(cpu=not torch.accelerator.is_available())
     settings, size = read_settings(arguments), arguments.batch_size
     processor, prepare = load_preparer(arguments.model, kind, max_length=arguments.max_length)

@@ -151,7 +151,7 @@ def _read_built_in(name: str, split: str) -> Dataset:
     return getattr(real_assets, name)(split=split)
 
 
-#: `x`, `y`: substituents of a ring; `a`, `b`: groups in front of or behind what reacts.
+#: `x`, `y`: substituents of a ring; `a`, `b`: groups before or after what reacts.
 TEMPLATES = (
     "{a}C(=O)O.{b}N.CCN=C=NCCCN(C)C.On1nnc2ccccc21.ClCCl>>{a}C(=O)N{b}",
     "{a}C(=O)Cl.{b}N.CCN(CC)CC.ClCCl>>{a}C(=O)N{b}",

@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("--output_dir", default="outputs/finetune_accelerate")
     args = parser.parse_args()
     accelerator = Accelerator(
-        # Said outright, or processes on a machine without GPU would not join (accelerate 1.15).
+        # Without `cpu=True`, processes on a machine without a GPU would not find one another (accelerate 1.15).
         cpu=not torch.accelerator.is_available(),
         gradient_accumulation_steps=args.gradient_accumulation_steps,
         # The same order of the same batches for any number of processes.

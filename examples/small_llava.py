@@ -128,7 +128,7 @@ def make_processor(images: list) -> LlavaProcessor:
 
 
 def make_model(processor: LlavaProcessor) -> LlavaForConditionalGeneration:
-    """Real weights in the tower, random ones behind it."""
+    """Real weights in the tower, random ones after it."""
     tokenizer = processor.tokenizer
     tower = AutoModel.from_pretrained(dinov2_small())
     text = {"hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 6}
@@ -173,7 +173,7 @@ def standardize_projector(model, features: torch.Tensor) -> None:
 
 
 def encode_questions(processor, rows: list[list[tuple[str, str]]], num_patches: int) -> dict[str, torch.Tensor]:
-    """The text of a batch: several questions behind each image, none of which sees another.
+    """The text of a batch: several questions after each image, none of which sees another.
 
     Returns:
         `input_ids` and `labels` `(B, T)`, `position_ids` `(B, 1 + patches + T)` and the `attention_mask`

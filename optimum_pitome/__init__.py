@@ -38,11 +38,17 @@ _EXPORTS = {
     "take_samples": ".modeling.marks",
     "pitome_summary": ".analysis",
     "evaluate": ".evaluation.evaluation",
-    "register_architecture": ".modeling.registry",
+    "register_architecture": ".families",  # which knows what is built in
+    "Architecture": ".modeling.architecture",
     "MergingLayer": ".modeling.layer",
+    "MergingAttention": ".modeling.attention",
+    "cut_rotary": ".modeling.token_arguments",
+    "cut_pairs": ".modeling.token_arguments",
     "UnsupportedArchitectureError": ".modeling.registry",
     "register_algorithm": ".methods",
     "register_energy": ".methods",
+    "check_algorithm": ".merging.checks",
+    "check_energy": ".merging.checks",
     "PiToMeCallback": ".training.callback",
     "RatioSchedule": ".training.schedule",
     "RatioScheduler": ".training.schedule",
@@ -99,12 +105,17 @@ if TYPE_CHECKING:
     from .apply import apply_pitome, pitome_disabled, remove_pitome
     from .configuration.config import PiToMeConfig
     from .evaluation.evaluation import evaluate
+    from .families import register_architecture
     from .families.llava import num_image_tokens
     from .hub.recipes import PiToMeModel
+    from .merging.checks import check_algorithm, check_energy
     from .methods import register_algorithm, register_energy
+    from .modeling.architecture import Architecture
+    from .modeling.attention import MergingAttention
     from .modeling.layer import MergingLayer
     from .modeling.marks import take_samples
-    from .modeling.registry import UnsupportedArchitectureError, register_architecture
+    from .modeling.registry import UnsupportedArchitectureError
+    from .modeling.token_arguments import cut_pairs, cut_rotary
     from .training.callback import PiToMeCallback
     from .training.distillation import DenseDistillation
     from .training.schedule import RatioSchedule, RatioScheduler

@@ -135,6 +135,7 @@ def register_algorithm(
     comparisons: Callable[[int, int], int] | None = all_pairs,
     reads_energy: bool = False,
     prunes: bool = False,
+    exist_ok: bool = False,
 ) -> Callable[[Callable], Callable]:
     """Adds a matching algorithm, which `PiToMeConfig(algorithm=name)` then accepts.
 
@@ -153,6 +154,9 @@ def register_algorithm(
     Args:
         name (`str`): how configurations call it.
         comparisons, reads_energy, prunes: what it reads and costs, see [`Algorithm`].
+        exist_ok (`bool`, *optional*, defaults to `False`):
+            Whether to replace an algorithm that was registered under this name, as when the cell of a notebook runs
+            again. Built-in ones stay.
 
     Returns:
         A decorator for the function. It is called without gradients as `function(features, spec, masks)`: what is
@@ -164,10 +168,10 @@ def register_algorithm(
         ValueError: if the name is taken.
     """
     entry = Algorithm(comparisons, reads_energy, prunes)
-    return _adder(ALGORITHMS, "algorithm", name, entry, "match")
+    return _adder(ALGORITHMS, "algorithm", name, entry, "match", exist_ok)
 
 
-def register_energy(name: str, *, has_margin: bool = False) -> Callable[[Callable], Callable]:
+def register_energy(name: str, *, has_margin: bool = False, exist_ok: bool = False) -> Callable[[Callable], Callable]:
     """Adds an energy, which `PiToMeConfig(energy=name)` then accepts: tokens of high energy merge first.
 
     ```python
@@ -182,6 +186,7 @@ def register_energy(name: str, *, has_margin: bool = False) -> Callable[[Callabl
     Args:
         name (`str`): how configurations call it.
         has_margin (`bool`, *optional*, defaults to `False`): see [`Energy`].
+        exist_ok (`bool`, *optional*, defaults to `False`): as in [`register_algorithm`].
 
     Returns:
         A decorator for the function. It is called without gradients as `function(similarity, mergeable, margin,
@@ -193,13 +198,20 @@ def register_energy(name: str, *, has_margin: bool = False) -> Callable[[Callabl
     Raises:
         ValueError: if the name is taken.
     """
-    return _adder(ENERGIES, "energy", name, Energy(has_margin), "score")
+    return _adder(ENERGIES, "energy", name, Energy(has_margin), "score", exist_ok)
 
 
-def _adder(table: dict[str, Any], kind: str, name: str, entry: Any, attribute: str) -> Callable[[Callable], Callable]:
+_BUILT_IN = {"algorithm": frozenset(ALGORITHMS), "energy": frozenset(ENERGIES)}
+
+
+def _adder(
+    table: dict[str, Any], kind: str, name: str, entry: Any, attribute: str, exist_ok: bool
+) -> Callable[[Callable], Callable]:
     def decorate(function: Callable) -> Callable:
-        if name in table:
-            raise ValueError(f"The {kind} {name!r} is already registered.")
+        if name in _BUILT_IN[kind]:
+            raise ValueError(f"The {kind} {name!r} is already registered. It is built in: choose another name.")
+        if name in table and not exist_ok:
+            raise ValueError(f"The {kind} {name!r} is already registered. Pass exist_ok=True to replace it.")
         setattr(entry, attribute, function)
         table[name] = entry
         return function

@@ -83,9 +83,11 @@ def test_where_it_is_not_registered(registered, settings, tmp_path):
     ((field, name),) = settings.items()
     del (ALGORITHMS if field == "algorithm" else ENERGIES)[name]
     message = f"^{field}='{name}' is not known.*import the module that registers it .optimum_pitome.register_{field}"
-    for path in (tmp_path, tmp_path / "recipe"):
-        with pytest.raises(ValueError, match=message):
-            AutoModel.from_pretrained(path)
+    with pytest.raises(ValueError, match=message):
+        AutoModel.from_pretrained(tmp_path / "recipe")
+    for model_class in (AutoModel, type(ours)):
+        with pytest.raises(ValueError, match=f"{message}.*pitome=False loads the dense model"):
+            model_class.from_pretrained(tmp_path)
     dense = AutoModel.from_pretrained(tmp_path, pitome=False)
     assert all(torch.equal(value, ours.state_dict()[key]) for key, value in dense.state_dict().items())
 
@@ -110,12 +112,22 @@ def test_a_plan_that_prunes_must_say_so(registered):
 
 
 def test_names(registered):
-    with pytest.raises(ValueError, match="The algorithm 'pitome' is already registered"):
-        register_algorithm("pitome")(lambda features, spec, masks: None)
-    with pytest.raises(ValueError, match="The energy 'farthest' is already registered"):
+    for more in ({}, {"exist_ok": True}):
+        with pytest.raises(ValueError, match="The algorithm 'pitome' is already registered. It is built in"):
+            register_algorithm("pitome", **more)(lambda features, spec, masks: None)
+    with pytest.raises(ValueError, match="The energy 'farthest' is already registered. Pass exist_ok=True"):
         register_energy("farthest")(lambda similarity, mergeable, margin, alpha: None)
     with pytest.raises(ValueError, match="algorithm='neighbour' is not known.*Did you mean 'neighbours'"):
         PiToMeConfig(algorithm="neighbour")
+
+
+def test_a_cell_that_runs_twice(registered):
+    before = output_of(model(), algorithm="neighbours", energy="farthest")
+    register_algorithm("neighbours", exist_ok=True, reads_energy=True)(ALGORITHMS["pitome"].match)
+    register_energy("farthest", exist_ok=True)(ENERGIES["nearest"].score)
+    after = output_of(model(), algorithm="neighbours", energy="farthest", importance=0.0)
+    assert torch.equal(after, output_of(model(), importance=0.0)) and not torch.equal(after, before)
+    assert ALGORITHMS["neighbours"].reads_energy and not ENERGIES["farthest"].has_margin
 
 
 def test_registering_imports_no_torch():

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..configuration.checks import Setting
 from ..configuration.fields import BUDGETS, COUNTS, FIELDS, fields_of
+from .imports import ModuleError, import_module
 
 
 if TYPE_CHECKING:
@@ -43,8 +44,31 @@ TASK_NAMES = (
 def add_options(parser: argparse.ArgumentParser, command: str) -> None:
     parser.add_argument("model", help="Hub id or folder of a model, or of a PiToMe recipe.")
     parser.add_argument("--revision", default="main", help="Revision on the Hub.")
+    _add_imports(parser)
     add_settings(parser)
     _OPTIONS[command](parser)
+
+
+def _add_imports(parser: argparse.ArgumentParser) -> None:
+    """`--import`, which counts before all other options, wherever it stands: they may name what a module registers."""
+    option = {"dest": "imports", "action": "append", "default": [], "metavar": "MODULE"}
+    text = "Module, or .py file, that registers families, algorithms or energies; may be given several times."
+    parser.add_argument("--import", help=text, **option)
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    early.add_argument("--import", **option)
+    parse = parser.parse_known_args
+
+    def parse_known_args(args=None, namespace=None):
+        try:
+            for module in early.parse_known_args(args)[0].imports:
+                import_module(module)
+        except ModuleError as error:
+            fail(parser, error)
+        except argparse.ArgumentError:
+            pass  # which the parser itself reports
+        return parse(args, namespace)
+
+    parser.parse_known_args = parse_known_args
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
@@ -89,7 +113,7 @@ def _add_data(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     data.add_argument("--dataset-config", help="Configuration of a data set on the Hub.")
     data.add_argument("--dataset-revision", help="Revision of a data set on the Hub.")
     data.add_argument("--split", help="Default: test, validation, or the only one.")
-    data.add_argument("--max-samples", type=int, help="Only so many samples, chosen at random but always alike.")
+    data.add_argument("--max-samples", type=int, help="Number of samples; the random choice is always the same.")
     data.add_argument(
         "--input-columns",
         nargs="+",
@@ -277,7 +301,7 @@ def configured(args: argparse.Namespace) -> tuple[PreTrainedConfig, dict[str, An
 def _option(setting: Setting) -> dict[str, Any]:
     """How argparse reads a field: its type says it."""
     if setting.choices is not None:
-        return {"choices": list(setting.choices)}
+        return {"choices": setting.choices}  # as they are when the options are read
     kinds = typing.get_args(setting.type)
     if bool in kinds:
         return {"action": argparse.BooleanOptionalAction}

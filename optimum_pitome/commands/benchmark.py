@@ -38,7 +38,7 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
         raise ValueError(f"--dtype {args.dtype}: expected float32, bfloat16 or float16.")
     config, keyword = configured(args)
     torch.manual_seed(0)
-    # How long a forward takes does not depend on the weights: none are read.
+    # The time of a forward does not depend on the weights, so none are read.
     model = AutoModel.from_config(config, dtype=getattr(torch, args.dtype), **keyword).train(args.training)
     inputs = {size: _inputs(model, size, args.sequence_length) for size in args.batch_size}
     try:

@@ -44,8 +44,11 @@ class BlipAttention(MergingAttention, modeling_blip.BlipAttention):
     """Proportional attention, and SDPA unless the weights are asked for.
 
     The `eager` in the configuration is all that transformers has for BLIP, not a choice. With `output_attentions` the
-    arithmetic is BLIP's own, to the last bit.
+    arithmetic is BLIP's own, to the last bit. The dense model gets SDPA, too, so that a comparison with it shows what
+    merging does.
     """
+
+    replaces_dense = True
 
     def forward(self, hidden_states, **kwargs):
         batch_size, num_tokens, _ = hidden_states.shape
@@ -86,6 +89,7 @@ register_architecture(
     layers="encoder.layers",
     attention="self_attn",
     attention_class=BlipAttention,
+    num_prefix_tokens=1,
     num_tokens=lambda config: 1 + num_patches(config),
     official=official_blip,
 )

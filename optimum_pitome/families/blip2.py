@@ -57,6 +57,7 @@ def official_blip2(index: int, num_layers: int) -> dict:
 _SETTINGS = {
     "layers": "encoder.layers",
     "attention": "self_attn",
+    "num_prefix_tokens": 1,
     "num_tokens": lambda config: 1 + num_patches(config),
     "official": official_blip2,
 }

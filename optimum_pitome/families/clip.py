@@ -53,6 +53,7 @@ register_architecture(
     CLIPEncoderLayer,
     layers="encoder.layers",
     attention="self_attn",
+    num_prefix_tokens=1,
     num_tokens=lambda config: 1 + num_patches(config),
     official=official_clip,
 )

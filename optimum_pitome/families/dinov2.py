@@ -45,6 +45,7 @@ register_architecture(
     modeling_dinov2.Dinov2Encoder,
     Dinov2Layer,
     layers="layer",
+    num_prefix_tokens=1,
     num_tokens=lambda config: 1 + num_patches(config),
     official=official_deit,
 )

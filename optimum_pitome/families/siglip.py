@@ -52,7 +52,7 @@ register_architecture(
     layers="encoder.layers",
     attention="self_attn",
     attention_class=SiglipAttention,
-    num_prefix_tokens=lambda config: 0,
+    num_prefix_tokens=0,
     num_tokens=num_patches,
     # The pooling head weighs tokens by attention and knows no sizes: it must see every original token.
     full_length_at="encoder",

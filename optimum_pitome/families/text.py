@@ -104,7 +104,7 @@ def official_text(index: int, num_layers: int) -> dict:
 #: Settings of every text encoder for `register_architecture`.
 SETTINGS = {
     "part": "text",
-    "num_prefix_tokens": lambda config: 0,
+    "num_prefix_tokens": 0,
     "special_tokens": special_tokens,
     "refuses": refuses_decoder,
     "defaults": DEFAULTS,

@@ -63,14 +63,18 @@ def official_deit(index: int, num_layers: int) -> dict:
     }
 
 
-_SETTINGS = {"official": official_deit, "num_tokens": lambda config: 1 + num_patches(config)}
+_SETTINGS = {
+    "num_prefix_tokens": 1,
+    "num_tokens": lambda config: 1 + num_patches(config),
+    "official": official_deit,
+}
 
 register_architecture(modeling_vit.ViTModel, ViTLayer, **_SETTINGS)
 register_architecture(modeling_vit_msn.ViTMSNModel, ViTMSNLayer, **_SETTINGS)
 register_architecture(
     modeling_deit.DeiTModel,
     DeiTLayer,
-    num_prefix_tokens=lambda config: 2,  # CLS and distillation
+    num_prefix_tokens=2,  # CLS and distillation
     num_tokens=lambda config: 2 + num_patches(config),
     official=official_deit,
 )

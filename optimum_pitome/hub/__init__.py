@@ -14,5 +14,5 @@
 
 """Loading, saving and recipes. This file imports nothing, since `import optimum_pitome` passes through it."""
 
-#: Whoever loads a model did not say `pitome=`.
+#: Stands for a keyword `pitome=` that was not given.
 UNSET = object()

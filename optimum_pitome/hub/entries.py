@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Whose settings count when a model is loaded: the keyword's, those of the configuration, those of its parts."""
+"""Which settings count when a model is loaded: those of the keyword, else of the configuration, else of its parts."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def check_values(pitome: Any, config: Any = None) -> None:
         PiToMeConfig.from_value(pitome)
         return
     for name, entry in entries(config):
-        with _naming(name):
+        with _explaining(name, pitome):
             PiToMeConfig.from_value(entry)
 
 
@@ -56,13 +56,13 @@ def check_before_weights(pitome: Any, config: Any, preview: Callable[[Any], Any]
 
 
 def plan(model: Any, pitome: Any) -> None:
-    """All the checks of [`rewrite`]."""
+    """Runs all the checks of [`rewrite`]."""
     from ..apply import survey
 
     for name, part, value in _wanted(model, pitome):
         settings = PiToMeConfig.from_value(value)
         if settings is not None:
-            with _naming(name):
+            with _explaining(name, pitome):
                 survey(part, settings)
 
 
@@ -72,7 +72,7 @@ def rewrite(model: Any, pitome: Any, **hub: Any) -> None:
     for name, part, value in _wanted(model, pitome):
         from ..apply import rewrite_model  # not for a dense model
 
-        with _naming(name):
+        with _explaining(name, pitome):
             rewrite_model(part, value, **hub)
 
 
@@ -97,14 +97,20 @@ def _parts_with_entries(module: Any, prefix: str = "") -> Iterator[tuple[str, An
 
 
 @contextlib.contextmanager
-def _naming(part: str) -> Iterator[None]:
-    """Tells the reader of an error whose settings these are, where they did not ask for any."""
+def _explaining(part: str, pitome: Any) -> Iterator[None]:
+    """Tells the reader of an error whose settings these are, where they did not ask for any, and what to do."""
     try:
         yield
     except ValueError as error:
-        if part:
+        if pitome is UNSET:
+            from ..modeling.registry import UnsupportedArchitectureError
+
+            whose = f"the configuration of the model's part {part!r}" if part else "the model's configuration"
+            register = ""
+            if isinstance(error, UnsupportedArchitectureError):
+                register = " If a module of yours registers the architecture, import it before loading."
             error.args = (
-                f"{error} (These settings are the `pitome` entry in the configuration of the model's part {part!r}. "
-                "pitome=False loads the dense model.)",
+                f"{error} (These settings are the `pitome` entry in {whose}.{register} pitome=False loads the dense "
+                "model.)",
             )
         raise

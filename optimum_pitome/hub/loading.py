@@ -18,10 +18,9 @@ Wraps four methods of `PreTrainedModel`, which auto classes, direct classes, `pi
 the methods that put a model together from two checkpoints, and the function that a load calls last before it looks
 for the weights: settings that do not fit are refused there.
 
-What counts, everywhere: the keyword; without it, the entry `pitome` of the model's own configuration; without that,
+What counts everywhere is the keyword; without it, the entry `pitome` of the model's own configuration; without that,
 entries in the configurations of its parts (a model that was put together from a rewritten tower has one there), each
-for its part. `None` and `False` mean dense. A constructor honours none of them, as ever: who calls it calls
-`apply_pitome`.
+for its part. `None` and `False` mean dense. A constructor honours none of them: after it, call `apply_pitome`.
 """
 
 from __future__ import annotations
@@ -212,7 +211,7 @@ def _check_composition(original: Callable, cls: type, args: tuple, kwargs: dict[
     if any(isinstance(value, torch.nn.Module) for value in (*args, *kwargs.values())):
         return  # putting a model together changes its parts, and these are somebody's
     try:
-        # What the composer itself builds has weights, but is small. Random numbers stay what they would be.
+        # What the composer itself builds has weights, but is small. The caller's random numbers stay the same.
         with torch.random.fork_rng(devices=[]), _setting(_composing, "preview"):
             model = original(cls, *args, **kwargs)
     except Exception:  # loading says it better

@@ -32,7 +32,7 @@ from ..configuration.config import configurations
 
 logger = logging.get_logger(__name__)
 
-#: What fills weights with numbers, which takes half of the time of building a model and is in vain here.
+#: What fills weights with numbers, which takes half of the time of building a model and is not needed here.
 _FILLING = frozenset(
     {name for name in vars(nn.init) if name.endswith("_") and not name.startswith("_")}
     | {"fill_", "normal_", "uniform_", "zero_"}
@@ -59,7 +59,7 @@ def preview(model_class: type[nn.Module], config: PreTrainedConfig, args: tuple,
     """
     parts = [part for _, part in configurations(config) if part is not config]
     if is_deepspeed_zero3_enabled() or any(getattr(part, "auto_map", None) for part in parts):
-        # ZeRO-3 builds models in its own way. And remote code of a part would ask whether it may run, once more.
+        # ZeRO-3 builds models in its own way; and remote code of a part would ask a second time whether it may run.
         return None
     accepted = inspect.signature(model_class.__init__).parameters
     kwargs = {name: value for name, value in kwargs.items() if name in accepted}

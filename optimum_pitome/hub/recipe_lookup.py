@@ -37,7 +37,7 @@ _SELECTION = ("revision", "subfolder")
 _HUB = ("cache_dir", "force_download", "local_files_only", "proxies", "token")
 _ADDED = ("_commit_hash", "_from_auto")
 
-#: So many recipes may name each other. A circle may have no two names alike: a folder has many spellings.
+#: How many recipes may name one another. Names do not show a circle, since a folder can be spelt in many ways.
 MAX_RECIPES = 8
 
 #: The recipes that are being followed, outermost first, as (name, revision, subfolder).
@@ -61,7 +61,7 @@ def read_recipe(name: Any, arguments: dict[str, Any]) -> PiToMeConfig:
 
 
 def find_recipe(name: Any, arguments: dict[str, Any]) -> PiToMeConfig | None:
-    """As [`read_recipe`], for one who has another error in hand: `None` for whatever is no recipe or can't be read."""
+    """As [`read_recipe`], but `None` for what is no recipe or cannot be read: the caller has an error of its own."""
     if name is None:
         return None
     try:

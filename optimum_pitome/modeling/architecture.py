@@ -41,14 +41,15 @@ class Architecture:
         attention (`str`): Where a layer keeps the module that calls the attention interface.
         attention_class (`type`, *optional*):
             Where that module must be replaced: subclass of [`MergingAttention`] and of its own class, with the same
-            name and the same parameters of `forward`.
+            name and the same parameters of `forward`. Where nothing merges, the own class's `forward` runs.
         attention_interface (`bool`):
             Whether attention goes through the interface. `False`: the layer class reads the token sizes by itself.
         token_arguments (`Mapping[str, Cut | None]`):
             Arguments of a layer that have an entry for each token (rotary embeddings, position biases), and how to cut
             them to the tokens that are left: [`~token_arguments.cut_rotary`], [`~token_arguments.cut_pairs`], or a
             function of yours. `None` for other tensors that layers get; any that is not named is an error.
-        num_prefix_tokens (`Callable[[config], int]`): Special tokens at the front of the sequence.
+        num_prefix_tokens (`int` or `Callable[[config], int]`):
+            Special tokens at the front of the sequence, which never merge: 1 for a class token, 0 for none.
         num_tokens (`Callable[[config], int]`, *optional*): Sequence length for the configured input size (summaries).
         special_tokens (`Callable[[Mapping], tuple[Tensor | None, int]]`, *optional*):
             From the encoder's arguments by name, further tokens that never merge (`(B, N)` bool) and the most that a
@@ -78,7 +79,7 @@ class Architecture:
     attention_class: type[MergingAttention] | None = None
     attention_interface: bool = True
     token_arguments: Mapping[str, Callable[[Any, Any], Any] | None] = field(default_factory=dict)
-    num_prefix_tokens: Callable[[Any], int] = lambda config: 1
+    num_prefix_tokens: int | Callable[[Any], int] = field(kw_only=True)
     num_tokens: Callable[[Any], int] | None = None
     special_tokens: Callable[[Mapping[str, Any]], tuple[torch.Tensor | None, int]] | None = None
     read_arguments: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
@@ -93,14 +94,12 @@ class Architecture:
     @property
     def dense_layer_class(self) -> type[nn.Module]:
         """The layer's own class."""
-        return next(base for base in self.layer_class.__mro__ if not issubclass(base, MergingLayer))
+        return own_class(self.layer_class, MergingLayer)
 
     @property
     def dense_attention_class(self) -> type[nn.Module] | None:
         """The own class of an attention module that is replaced."""
-        if self.attention_class is None:
-            return None
-        return next(base for base in self.attention_class.__mro__ if not issubclass(base, MergingAttention))
+        return None if self.attention_class is None else own_class(self.attention_class, MergingAttention)
 
     @property
     def reads_token_ids(self) -> bool:
@@ -118,8 +117,35 @@ class Architecture:
     def __deepcopy__(self, memo: dict) -> Architecture:
         return self  # nothing in it changes, and a host may have adapted it
 
+    def count_prefix(self, config: Any) -> int:
+        """Special tokens at the front of the sequence of an encoder with this configuration."""
+        number = self.num_prefix_tokens
+        return number if isinstance(number, int) else number(config)
+
     def find_layers(self, encoder: nn.Module) -> nn.ModuleList:
-        return encoder.get_submodule(self.layers)
+        return _find(encoder, self.layers, "layers")
 
     def find_attention(self, layer: nn.Module) -> nn.Module:
-        return layer.get_submodule(self.attention)
+        return _find(layer, self.attention, "attention")
+
+
+def own_class(module_class: type[nn.Module], mixin: type) -> type[nn.Module]:
+    """The class that a merging class rewrites: its first base without `mixin`."""
+    return next(base for base in module_class.__mro__ if not issubclass(base, mixin))
+
+
+def _find(module: nn.Module, path: str, setting: str) -> nn.Module:
+    """The sub-module at `path`, which is the architecture's `setting`.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    try:
+        return module.get_submodule(path)
+    except AttributeError:
+        inside = [name for name, _ in module.named_modules() if name]
+        inside = [name for name in inside if not any(step.isdigit() for step in name.split("."))]
+        raise ValueError(
+            f"{setting}={path!r} was not found in {type(module).__name__}, which has the sub-modules "
+            f"{', '.join(inside) or '(none)'}. Correct {setting}= in register_architecture."
+        ) from None

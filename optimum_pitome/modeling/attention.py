@@ -36,6 +36,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterf
 from transformers.utils import logging
 
 from .call import CALL_KEY, AttentionCall
+from .wrap import wrap
 
 
 logger = logging.get_logger(__name__)
@@ -108,7 +109,10 @@ def merging_attention(
 class MergingAttention:
     """Mixed in before an attention class that does not use the attention interface, or keeps its keyword arguments
     from it; under the **same name**, like [`MergingLayer`]. A family writes `forward` with the parameters of the
-    original and calls [`~MergingAttention.attend`] in it."""
+    original and calls [`~MergingAttention.attend`] in it. Where nothing merges, the original `forward` runs."""
+
+    #: Whether `forward` takes the place of the original where nothing merges, too.
+    replaces_dense: bool = False
 
     def attend(self, query, key, value, attention_mask, kwargs, implementation=None, eager=None, **settings):
         """Attention as the module is set to.
@@ -132,6 +136,20 @@ class MergingAttention:
         settings.setdefault("is_causal", False)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager)
         return _attend(attend, implementation, eager, self, query, key, value, attention_mask, **settings)
+
+
+def wrap_attention(attention_class: type[MergingAttention], dense_class: type[nn.Module]) -> None:
+    """Lets `dense_class.forward` run wherever `attention_class.forward` gets no [`AttentionCall`]."""
+
+    def make(forward: Callable) -> Callable:
+        def merging_or_dense(self, *args, **kwargs):
+            if CALL_KEY in kwargs or self.replaces_dense:
+                return forward(self, *args, **kwargs)
+            return dense_class.forward(self, *args, **kwargs)
+
+        return merging_or_dense
+
+    wrap(attention_class, "forward", make)
 
 
 def route_attention(modeling_file: str) -> None:

@@ -61,7 +61,8 @@ class MergingLayer:
             args, kwargs = state.layer_arguments.cut(args, kwargs, tokens)
         if not state.merges(index, length_of(hidden_states)):
             state.slots[index + 1] = tokens
-            kwargs[CALL_KEY] = AttentionCall(tokens, spec.proportional_attention)
+            if tokens.sizes is not None or state.merges_later(index, length_of(hidden_states)):
+                kwargs[CALL_KEY] = AttentionCall(tokens, spec.proportional_attention)
             return super().forward(hidden_states, *args, **kwargs)
         if tokens.sizes is None:
             tokens = state.read_tokens()

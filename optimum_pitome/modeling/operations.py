@@ -128,12 +128,13 @@ class EncoderShape:
         config = encoder.config
         longest = None if architecture.num_tokens is None else architecture.num_tokens(config)
         if num_tokens is None and longest is None:
-            raise ValueError(f"{type(encoder).__name__} has no default sequence length: pass num_tokens.")
+            remedy = "pass num_tokens=..., or register_architecture(..., num_tokens=...)"
+            raise ValueError(f"{type(encoder).__name__} has no default sequence length: {remedy}.")
         if num_tokens is None:
             num_tokens = longest
         elif architecture.part == "text" and longest is not None and num_tokens > longest:
             raise ValueError(f"num_tokens={num_tokens}: {type(encoder).__name__} reads {longest} tokens at most.")
-        prefix = architecture.num_prefix_tokens(config)
+        prefix = architecture.count_prefix(config)
         widths = [Widths.of(layer, architecture, config, adapters) for layer in architecture.find_layers(encoder)]
         widths = widths if num_layers is None else widths[:1] * num_layers
         num_run = len(widths) if architecture.num_layers_run is None else architecture.num_layers_run

@@ -28,7 +28,8 @@ from torch import nn
 from transformers import PreTrainedConfig
 
 from .architecture import Architecture
-from .attention import route_attention
+from .attention import route_attention, wrap_attention
+from .entry_checks import check_entry
 from .forward import wrap_forward
 from .layer import MergingLayer
 from .requirements import supported
@@ -49,29 +50,35 @@ def check_signatures(architecture: Architecture) -> None:
         UnsupportedArchitectureError: if a signature is not the one that this entry was written for.
     """
     layer_class, attention_class = architecture.layer_class, architecture.attention_class
-    # transformers wraps the `forward` of every layer class.
-    ours = inspect.unwrap(layer_class.forward)
-    _check_signature(
-        architecture.dense_layer_class, layer_class.attention_half if ours is MergingLayer.forward else ours
-    )
+    own_forward = inspect.unwrap(layer_class.forward) is not MergingLayer.forward  # transformers wraps those of layers
+    _check_signature(architecture.dense_layer_class, layer_class, "forward" if own_forward else "attention_half")
     if attention_class is not None:
         # Replaced as a whole: an argument that ours does not know would be lost.
-        _check_signature(architecture.dense_attention_class, attention_class.forward, exact=True)
+        _check_signature(architecture.dense_attention_class, attention_class, "forward", exact=True)
 
 
-def _check_signature(dense_class: type[nn.Module], ours: Callable, exact: bool = False) -> None:
-    """Compares the parameters that `ours` reads with those of the class's own `forward`: number, kind and names. The
-    rest is passed through, so it may differ, unless `exact`."""
-    found, read = parameters(dense_class.forward), parameters(ours)
+def _check_signature(dense_class: type[nn.Module], our_class: type, method: str, exact: bool = False) -> None:
+    """Compares the parameters that a method of ours reads with those of the class's own `forward`: number, kind and
+    names. The rest is passed through, so it may differ, unless `exact`."""
+    found, read = parameters(dense_class.forward), parameters(inspect.unwrap(getattr(our_class, method)))
     if not exact:
         read = [parameter for parameter in read if parameter.kind not in (_VAR_POSITIONAL, _VAR_KEYWORD)]
     shared = found if exact else found[: len(read)]
     takes_more = any(parameter.kind is _VAR_KEYWORD for parameter in found)
     if [(p.name, p.kind) for p in shared] != [(p.name, p.kind) for p in read] or not (takes_more or exact):
+        takes = f"({', '.join(map(_name, found))})"
+        expects = f"({', '.join([*map(_name, read), *([] if exact else ['**kwargs'])])})"
+        if our_class.__module__ not in _built_in.modules.values():
+            raise UnsupportedArchitectureError(
+                f"{dense_class.__name__}.forward takes {takes}, but {method} of {our_class.__module__}."
+                f"{our_class.__qualname__}, which was registered for it, is made for {expects}. Give {method} the "
+                f"parameters of {dense_class.__name__}.forward, with the same names in the same order"
+                + ("" if takes_more else f"; and {dense_class.__name__}.forward has to take **kwargs and pass them on")
+                + "."
+            )
         raise UnsupportedArchitectureError(
-            f"{dense_class.__name__}.forward of transformers {transformers.__version__} takes "
-            f"({', '.join(map(_name, found))}), but optimum_pitome rewrites it as ({', '.join(map(_name, read))}"
-            f"{'' if exact else ', **kwargs'}). "
+            f"{dense_class.__name__}.forward of transformers {transformers.__version__} takes {takes}, but "
+            f"optimum_pitome rewrites it as {expects}. "
             "Merging there could give wrong results, so the model was left dense. This optimum_pitome was made for "
             f"{supported('transformers')}: install another version of these, or a newer optimum_pitome. "
             f"{supported_message()}"
@@ -127,7 +134,12 @@ def locate_families(modules: Mapping[str, str], model_types: tuple[str, ...], ex
 
 
 def register_architecture(
-    encoder_class: type[nn.Module], layer_class: type[MergingLayer], **settings: Any
+    encoder_class: type[nn.Module],
+    layer_class: type[MergingLayer],
+    *,
+    num_prefix_tokens: int | Callable[[Any], int] | None = None,
+    exist_ok: bool = False,
+    **settings: Any,
 ) -> Architecture:
     """Lets models that contain `encoder_class` be rewritten. See [`Architecture`] for the settings.
 
@@ -142,23 +154,33 @@ def register_architecture(
             return hidden_states + self.mlp(self.norm2(hidden_states))
 
 
-    register_architecture(modeling_my.MyEncoder, MyLayer, layers="layers", attention="attention")
+    register_architecture(
+        modeling_my.MyEncoder, MyLayer, layers="layers", attention="attention", num_prefix_tokens=1
+    )
     ```
 
+    Args:
+        exist_ok (`bool`, *optional*, defaults to `False`):
+            Whether to replace an earlier entry for the class, as when the cell of a notebook runs again. Built-in
+            entries stay.
+
     Raises:
-        ValueError: if the class is registered already, or `layer_class` is not what the rewriting needs.
+        ValueError: if the class is registered already, or a setting is not what the rewriting needs.
     """
-    architecture = Architecture(encoder_class, layer_class, **settings)
-    if encoder_class in _ARCHITECTURES:
-        raise ValueError(f"{encoder_class.__module__}.{encoder_class.__qualname__} is already registered.")
-    if not (isinstance(layer_class, type) and issubclass(layer_class, MergingLayer)):
-        raise ValueError(f"layer_class={layer_class!r}: expected a subclass of MergingLayer and of the layer's class.")
-    if layer_class.__name__ != architecture.dense_layer_class.__name__:
-        raise ValueError(
-            f"{layer_class.__name__} rewrites {architecture.dense_layer_class.__name__}: both need the same name, "
-            "since FSDP policies and device maps find layers by it."
-        )
+    architecture = Architecture(encoder_class, layer_class, num_prefix_tokens=num_prefix_tokens, **settings)
+    if encoder_class.__module__ in _built_in.modules:
+        importlib.import_module(_built_in.modules[encoder_class.__module__])  # which may be what runs now
+    earlier = _ARCHITECTURES.get(encoder_class)
+    if earlier is not None:
+        name = f"{encoder_class.__module__}.{encoder_class.__qualname__}"
+        if earlier.layer_class.__module__ in _built_in.modules.values():
+            raise ValueError(f"{name} is already registered. It is built in, so it cannot be replaced.")
+        if not exist_ok:
+            raise ValueError(f"{name} is already registered. Pass exist_ok=True to replace that entry.")
+    check_entry(architecture)
     wrap_forward(encoder_class)
+    if architecture.attention_class is not None:
+        wrap_attention(architecture.attention_class, architecture.dense_attention_class)
     if architecture.attention_interface:
         route_attention(architecture.dense_layer_class.__module__)
     _ARCHITECTURES[encoder_class] = architecture

@@ -26,7 +26,7 @@ from torch import nn
 
 from ..configuration.config import PiToMeConfig
 from ..merging import MergeSpec
-from .architecture import Architecture
+from .architecture import Architecture, own_class
 from .attention import MergingAttention, check_implementation, is_routed
 from .forward import restore_length, wrap_forward
 from .hosts import remove_hooks
@@ -108,15 +108,14 @@ def plan_rewrite(
     layers = architecture.find_layers(encoder)
     for layer in layers:
         # FSDP2 gives layers a class of its own. Over ours the settings can still change.
-        if type(layer) is not architecture.dense_layer_class and not isinstance(layer, architecture.layer_class):
+        if not (isinstance(layer, architecture.layer_class) or _is_own(layer, architecture.dense_layer_class)):
             raise UnsupportedArchitectureError(
                 f"A layer of {type(encoder).__name__} is a {type(layer).__module__}.{type(layer).__name__}, not the "
                 f"{architecture.dense_layer_class.__name__} that optimum_pitome rewrites. Call apply_pitome before "
                 "the layers are wrapped or replaced (FSDP, other patches)."
             )
         attention = architecture.find_attention(layer)
-        expected = (architecture.dense_attention_class, architecture.attention_class)
-        if architecture.attention_class is not None and type(attention) not in expected:
+        if architecture.attention_class is not None and not _is_own(attention, architecture.dense_attention_class):
             raise UnsupportedArchitectureError(
                 f"The attention of a layer of {type(encoder).__name__} is a {type(attention).__module__}."
                 f"{type(attention).__name__}, not the {architecture.attention_class.__name__} that optimum_pitome "
@@ -134,7 +133,7 @@ def plan_rewrite(
             "merging would not keep: after a merge only the attention_mask of the encoder counts."
         )
     check_implementation(encoder.config._attn_implementation, type(encoder).__name__)
-    num_prefix_tokens = architecture.num_prefix_tokens(encoder.config)
+    num_prefix_tokens = architecture.count_prefix(encoder.config)
     # Adapters do not count: a schedule stays the same when one is added.
     shape_of = functools.partial(EncoderShape.of, encoder, architecture, adapters=False)
     specs = resolve_specs(config, architecture, len(layers), num_prefix_tokens, shape_of)
@@ -142,6 +141,15 @@ def plan_rewrite(
     protected = resolve_protected_ids(config, architecture, encoder.config, mask_token)
     classes = type(encoder), type(architecture.find_attention(layers[0]))
     return EncoderRewrite(config, architecture, specs, unmerge, num_prefix_tokens, protected, *classes)
+
+
+def _is_own(module: nn.Module, dense_class: type[nn.Module]) -> bool:
+    """Whether `module` is of `dense_class`, or of a class that rewrites it: that of the entry, or of one before it."""
+    found = type(module)
+    for mixin in (MergingLayer, MergingAttention):
+        if issubclass(found, mixin) and found.__name__ == dense_class.__name__:  # otherwise FSDP2's own, over ours
+            found = own_class(found, mixin)
+    return found is dense_class
 
 
 def _check_subclass(encoder_class: type[nn.Module], known_class: type[nn.Module]) -> None:
@@ -182,7 +190,7 @@ def uninstall_rewrites(encoders: list[nn.Module]) -> None:
     for module in [module for encoder in encoders for module in encoder.modules()]:
         for mixin in (MergingLayer, MergingAttention):
             if isinstance(module, mixin):
-                dense = next(base for base in type(module).__mro__ if not issubclass(base, mixin))
+                dense = own_class(type(module), mixin)
                 if dense.__name__ == type(module).__name__:  # otherwise FSDP2 put a class of its own over ours
                     _set_class(module, dense)
         for name in ("pitome_index", "pitome_spec"):

@@ -256,13 +256,20 @@ class MergeState:
 
     def merges(self, index: int, num_tokens: int) -> bool:
         """Whether layer `index` can merge anything in a sequence of `num_tokens`, whatever the sample."""
-        ratio = self.specs[index].ratio
-        if ratio.is_dense:
+        if self.specs[index].ratio.is_dense:
             return False
         sizes = self.slots[index].sizes
         if sizes is not None and is_opaque(sizes):
             return True  # the length is not known before the model runs; the operator may find nothing to merge
-        return ratio.num_removed(num_tokens - self.num_prefix_tokens) > 0
+        return self._removes(index, num_tokens)
+
+    def merges_later(self, index: int, num_tokens: int) -> bool:
+        """Whether a layer after `index` can merge anything in a sequence of `num_tokens`, if none merges before it."""
+        return any(self._removes(later, num_tokens) for later in range(index + 1, len(self.specs)))
+
+    def _removes(self, index: int, num_tokens: int) -> bool:
+        ratio = self.specs[index].ratio
+        return not ratio.is_dense and ratio.num_removed(num_tokens - self.num_prefix_tokens) > 0
 
     def runs(self, index: int) -> bool:
         """Whether anything that layer `index` computes is read."""

@@ -71,7 +71,7 @@ class RatioSchedule:
         for name in ("start", "end"):
             check_moment(name, getattr(self, name))
         if type(self.start) is type(self.end) and self.start > self.end:
-            raise ValueError(f"start={self.start} lies after end={self.end}.")
+            raise ValueError(f"start={self.start} is after end={self.end}.")
         if isinstance(self.levels, bool) or not isinstance(self.levels, int) or self.levels < 1:
             raise ValueError(f"levels={self.levels!r}: expected a number of jumps, at least 1.")
         if (self.kind == "stepped") != (self.milestones is not None):

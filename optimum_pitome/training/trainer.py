@@ -82,7 +82,7 @@ def change_trainer(trainer: Trainer, distillation: DenseDistillation | None) -> 
 
 
 def _write_section(trainer: Trainer, folder: str | None = None) -> None:
-    """Says in the card of `folder` how the model merges: neither `Trainer` nor PEFT does, who write one of theirs."""
+    """Says in the card of `folder` how the model merges: the cards that `Trainer` and PEFT write do not."""
     if not trainer.is_world_process_zero():
         return
     model = trainer.accelerator.unwrap_model(trainer.model)

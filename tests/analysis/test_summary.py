@@ -123,7 +123,7 @@ needs_selection = pytest.mark.skipif(
 
 @pytest.mark.parametrize("make", [llava_config, vipllava_config])
 def test_image_tokens_of_a_llava(make):
-    """Whether or not its last layers run."""
+    """The count is the same whether or not the last layers run."""
     model = AutoModelForImageTextToText.from_config(make(), pitome=0.8)
     assert pitome_summary(model).reader.image_tokens_merged == num_image_tokens(model) < 64
 

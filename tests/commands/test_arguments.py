@@ -60,7 +60,7 @@ def test_what_options_say(options, expected):
 
 @pytest.mark.parametrize("name", FIELDS)
 def test_every_field_has_an_option(name):
-    """Those that belong to a file have none."""
+    """Fields that belong to a file have no option."""
     options = argparse.ArgumentParser()
     arguments.add_settings(options)
     text = " ".join(options.format_help().split())

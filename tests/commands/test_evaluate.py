@@ -195,7 +195,7 @@ def test_the_card_says_how_to_load_what_was_evaluated(evaluate, tmp_path):
 
 
 def test_questions_are_padded_on_the_left(multimodal, evaluate, monkeypatch, tmp_path):
-    """Whatever the processor was saved with: answers follow their questions."""
+    """Prompts are padded on the left, whatever the processor was saved with, since answers follow their questions."""
     processor = make_processor()
     processor.tokenizer.padding_side = "right"
     build().save_pretrained(tmp_path)

@@ -69,7 +69,7 @@ def test_ratio_one_is_the_dense_model(name, attn_implementation):
 
 
 def merged_clip_states(tower, pixel_values, specs):
-    """CLIP written out, with the core functions between attention and MLP: states and groups behind each layer."""
+    """CLIP written out, with the core functions between attention and MLP: states and groups after each layer."""
     hidden_states = tower.pre_layrnorm(tower.embeddings(pixel_values))
     batch_size, num_tokens, dim = hidden_states.shape
     sizes = torch.ones(batch_size, num_tokens)
@@ -119,7 +119,7 @@ def test_llava_equals_an_independent_computation(attn_implementation):
         states, _ = merged_clip_states(dense.model.vision_tower, batch["pixel_values"], [SPEC] * 3)
         features = dense.model.multi_modal_projector(states[3][:, 1:])
         expected = answer_by_hand(dense, features, *split_prompt(batch["input_ids"]))
-    # 64 - 12 - 10 - 8 patches are left behind the three layers that run.
+    # 64 - 12 - 10 - 8 patches are left after the three layers that run.
     assert features.shape[1] == 34 == num_image_tokens(model)
     torch.testing.assert_close(logits(model, **batch), expected, atol=1e-5, rtol=1e-5)
 

@@ -105,7 +105,7 @@ def test_deepcopy(case):
 
 @each_case
 def test_forward_called_by_itself(case):
-    """Past the hooks, as sentence-transformers does."""
+    """sentence-transformers calls `forward` itself, which passes by the hooks of `__call__`."""
     model, inputs = apply_pitome(case.build(), 0.8), case.inputs(2)
     with torch.no_grad():
         assert largest_difference(outputs_of(model.forward(**inputs)), run(model, inputs)) == 0.0

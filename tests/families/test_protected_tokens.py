@@ -92,7 +92,7 @@ def test_several_ids_and_tokens_that_only_look_alike():
 
 
 def test_mpnet_finds_the_separator_of_a_pair():
-    """Like BERT: the ids reach its encoder."""
+    """As with BERT, the ids reach the encoder."""
     ids, mask = (pair_inputs(2)[name] for name in ("input_ids", "attention_mask"))
     model, bert = apply_pitome(build("MPNetModel"), 0.6), apply_pitome(build("BertModel"), 0.6)
     found = slots_of(model, input_ids=ids, attention_mask=mask)[1:]

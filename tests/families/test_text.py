@@ -143,7 +143,7 @@ def test_left_padding_of_short_text():
 
 
 def test_without_a_mask_pads_are_tokens():
-    """As in the dense model, which attends to them, too."""
+    """The dense model attends to them, too."""
     model = apply_pitome(case_of("BertModel").build(), 0.7)
     inputs = text_inputs(2)
     ones = torch.ones_like(inputs["attention_mask"])

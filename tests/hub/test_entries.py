@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Whose settings count, over every composite model: the keyword, the model's own entry, the entries of its parts."""
+"""Which settings count, over every composite model: the keyword, the model's own entry, the entries of its parts."""
 
 import json
 
@@ -23,6 +23,8 @@ from transformers import (
     BertModel,
     CLIPVisionConfig,
     CLIPVisionModel,
+    GPT2Config,
+    GPT2Model,
     LlavaForConditionalGeneration,
     SiglipVisionConfig,
     SiglipVisionModel,
@@ -35,7 +37,7 @@ from zoo import all_cases, outputs_of
 from zoo.llava import llava_config
 from zoo.vision_language import VISION, clip_config, dual_encoder_config, image_and_text
 
-from optimum_pitome import PiToMeConfig, apply_pitome, remove_pitome
+from optimum_pitome import PiToMeConfig, UnsupportedArchitectureError, apply_pitome, remove_pitome
 from optimum_pitome.configuration.checks import FORMAT_VERSION
 from optimum_pitome.configuration.config import configurations
 from optimum_pitome.modeling.parts import select_encoders
@@ -260,3 +262,18 @@ def test_llava_inside_and_out(tmp_path):
     assert rewritten_encoders(again)[0].pitome.unmerge
     whole = LlavaForConditionalGeneration.from_pretrained(tmp_path, pitome=0.9)
     assert not rewritten_encoders(whole)[0].pitome.unmerge
+
+
+def test_where_the_family_is_not_registered(tmp_path):
+    """The message names both remedies."""
+    GPT2Config(n_embd=8, n_layer=1, n_head=1, vocab_size=10, pitome={"ratio": 0.9}).save_pretrained(tmp_path)
+    dense = GPT2Model(GPT2Config(n_embd=8, n_layer=1, n_head=1, vocab_size=10))
+    torch.save(dense.state_dict(), tmp_path / "pytorch_model.bin")
+    message = "a module of yours registers the architecture, import it before loading. pitome=False loads the dense"
+    for load in (AutoModel.from_pretrained, GPT2Model.from_pretrained):
+        with pytest.raises(UnsupportedArchitectureError, match=message):
+            load(tmp_path)
+    with pytest.raises(UnsupportedArchitectureError) as error:
+        AutoModel.from_config(GPT2Config(n_embd=8, n_layer=1, n_head=1, vocab_size=10), pitome=0.9)
+    assert "pitome=False" not in str(error.value)  # who asks for it knows
+    assert rewritten_encoders(AutoModel.from_pretrained(tmp_path, pitome=False)) == []

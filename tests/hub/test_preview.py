@@ -162,7 +162,7 @@ def test_dense_loads_preview_nothing(tmp_path, monkeypatch):
 
 
 def test_what_cannot_be_previewed_is_loaded(tmp_path, monkeypatch):
-    """And refused afterwards, as ever."""
+    """What has no preview is refused after loading."""
 
     class Stubborn(ViTModel):
         def __init__(self, config, **kwargs):
@@ -182,7 +182,7 @@ def test_what_cannot_be_previewed_is_loaded(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("inside", [False, True], ids=["model", "part"])
 def test_no_code_of_a_repository_is_run(inside, tmp_path):
-    """Where nobody trusts it, and no more than without `pitome`."""
+    """Remote code does not run where it is not trusted, nor more often than without `pitome`."""
     config = clip_config() if inside else vit_config()
     (tmp_path / "modeling_evil.py").write_text("import sys\nsys.modules['evil_was_here'] = sys\nclass Evil: pass\n")
     content = json.loads(config.to_json_string())

@@ -92,7 +92,7 @@ def test_mutual_nearest_neighbours_have_bitwise_equal_energy():
 
 @pytest.mark.parametrize("mergeable", [None, [True, True, True, False]])
 def test_nearest_reads_rows_and_columns(mergeable):
-    """A matrix product may differ between the two in the last bit; here they differ for the eye."""
+    """A matrix product may differ between the two in the last bit; here they differ visibly."""
     similarity = torch.tensor(
         [[[9.0, 0.1, 0.2, 0.9], [0.5, 9.0, 0.3, 0.8], [0.4, 0.1, 9.0, 0.7], [0.0, 0.0, 0.6, 9.0]]]
     )

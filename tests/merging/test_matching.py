@@ -52,7 +52,7 @@ def survivors(plan, sample=0):
 
 
 def test_pitome_by_hand():
-    # Behind CLS: two close pairs (1 and 2 degrees apart) and two loners. k = 2; the candidates are the pairs.
+    # After CLS come two close pairs (1 and 2 degrees apart) and two loners. k = 2; the candidates are the pairs.
     features = directions(77, 0, 2, 50, 51, 120, 200)
     plan = match(features, 0.6, TokenMasks(1), algorithm="pitome", energy="nearest")
     # By energy: 3, 4 (tied, 1 degree), 1, 2 (tied, 2 degrees). Even ranks 3 and 1 join odd ranks 4 and 2.

@@ -47,7 +47,7 @@ def test_a_plan_is_a_partition(problem):
         kept = plan.kept[sample].tolist()
         if plan.valid is not None:
             count = int(plan.valid[sample].sum())
-            assert plan.valid[sample, :count].all()  # fillers stand behind the real ones
+            assert plan.valid[sample, :count].all()  # fillers come after the real ones
             kept = kept[:count]
         assert kept == sorted(set(kept)) and set(kept) <= set(real)
         assert len(kept) == len(real) - keep.num_removed(len(may_merge))

@@ -170,7 +170,7 @@ def test_a_pattern_of_the_caller_shrinks_with_the_tokens(implementation):
 
 
 def test_soft_additive_masks_keep_their_values():
-    """A bias on some keys is not padding: it goes on counting in the layers behind a merge."""
+    """A bias on some keys is not padding: it goes on counting in the layers after a merge."""
     bias = torch.zeros(2, 1, 1, NUM_TOKENS)
     bias[..., 0] = -3.0  # CLS, which never merges
     square = bias.expand(-1, -1, NUM_TOKENS, -1)
@@ -193,7 +193,7 @@ def test_no_configuration_shows_the_rewriting(name):
 
 
 def test_an_attention_function_of_somebody_runs_where_nothing_merges():
-    """As flash attention does, which honours the borders of packed sequences."""
+    """Flash attention is one, which honours the borders of packed sequences."""
     seen = []
 
     def attention(module, query, key, value, attention_mask, **kwargs):

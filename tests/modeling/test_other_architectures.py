@@ -98,7 +98,7 @@ def merging_user_layer():
 def test_layers_with_masks_of_their_own_are_refused(clean_registry):
     """Their windows would be gone after a merge, without an error."""
     encoder = UserEncoder(ViTConfig(hidden_size=16, num_attention_heads=2))
-    register_architecture(UserEncoder, merging_user_layer(), layers="blocks", attention="attn")
+    register_architecture(UserEncoder, merging_user_layer(), layers="blocks", attention="attn", num_prefix_tokens=1)
     encoder.config.layer_types = ["full_attention", "sliding_attention", "full_attention"]
     with pytest.raises(UnsupportedArchitectureError, match=r"masks of their own \(sliding_attention\)"):
         apply_pitome(encoder, 0.8)
@@ -112,7 +112,7 @@ def test_registering_an_architecture(clean_registry, implementation):
     encoder, hidden_states = UserEncoder(config).eval(), torch.randn(2, 21, 16)
     with pytest.raises(UnsupportedArchitectureError, match="UserEncoder"):
         apply_pitome(encoder, 0.8)
-    register_architecture(UserEncoder, merging_user_layer(), layers="blocks", attention="attn")
+    register_architecture(UserEncoder, merging_user_layer(), layers="blocks", attention="attn", num_prefix_tokens=1)
     before, dense = snapshot(encoder), encoder(hidden_states).last_hidden_state
     assert torch.equal(apply_pitome(encoder, 1.0)(hidden_states).last_hidden_state, dense)
     short = apply_pitome(encoder, PiToMeConfig(0.8, unmerge=False))(hidden_states).last_hidden_state
@@ -139,7 +139,7 @@ def test_a_layer_that_keeps_its_arguments_to_itself_is_refused(clean_registry):
     layer_class.attention_half = lambda self, hidden_states, attention_mask=None, **kwargs: (
         hidden_states + self.attn(self.norm1(hidden_states), attention_mask)[0]
     )
-    register_architecture(UserEncoder, layer_class, layers="blocks", attention="attn")
+    register_architecture(UserEncoder, layer_class, layers="blocks", attention="attn", num_prefix_tokens=1)
     encoder = apply_pitome(
         UserEncoder(ViTConfig(hidden_size=16, num_attention_heads=2, attn_implementation="sdpa")), 0.8
     )

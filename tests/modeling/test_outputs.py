@@ -28,7 +28,7 @@ LENGTHS = {65: (65, 53, 43, 35, 29)}  # CLS and 64 patches, r = 0.8
 
 
 def lengths(name):
-    """Tokens before each layer and behind the last, at r = 0.8."""
+    """Tokens before each layer and after the last, at r = 0.8."""
     prefix = {"DeiTModel": 2, "Dinov2WithRegistersModel": 4}.get(name, 1)
     patches = [64]
     for _ in range(4):
@@ -52,7 +52,7 @@ def test_hidden_states_and_attentions(name):
         torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:-1]))
     dense = run(build(name, "eager"), output_hidden_states=True)
     torch.testing.assert_close(hidden_states[0], dense["hidden_states.0"])
-    # Behind layer i, a token has the vector of its group, and there are as many groups as tokens left.
+    # After layer i, a token has the vector of its group, and there are as many groups as tokens left.
     for value, length in zip(hidden_states, lengths(name)):
         assert len(value[0].unique(dim=0)) == length
 
@@ -62,7 +62,7 @@ def test_hidden_states_and_attentions(name):
 )
 @pytest.mark.parametrize("name", VISION)
 def test_some_hidden_states_may_be_asked_for(name):
-    """All layers run nevertheless: who asks reads the rest of the output, too."""
+    """All layers run nevertheless, since the caller reads the rest of the output, too."""
     model = apply_pitome(build(name), 0.8)
     plain, all_states = run(model), run(model, output_hidden_states=True)
     output = run(model, output_hidden_states=[1])

@@ -52,7 +52,7 @@ def test_the_classes_of_an_entry():
     assert siglip.encoder_class is SiglipVisionModel
     assert siglip.dense_attention_class.__module__ == "transformers.models.siglip.modeling_siglip"
     assert siglip.dense_attention_class.__name__ == siglip.attention_class.__name__ == "SiglipAttention"
-    assert vit.num_prefix_tokens(None) == 1 and siglip.num_prefix_tokens(None) == 0
+    assert vit.count_prefix(None) == 1 and siglip.count_prefix(None) == 0
 
 
 def test_which_encoders_read_token_ids():

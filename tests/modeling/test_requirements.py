@@ -48,7 +48,7 @@ def test_without_having_been_installed(monkeypatch):
 
 
 def test_messages_name_the_range(monkeypatch):
-    """And no table that is nowhere."""
+    """The messages themselves name the versions; they point to no table elsewhere."""
 
     class Modeling:
         class PreTrainedModel:

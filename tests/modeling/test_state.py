@@ -25,7 +25,7 @@ from optimum_pitome.modeling.state import MergeState, Tokens, read_mask
 
 
 def layers(algorithm, num_layers=3, start=Tokens(num_prefix_tokens=1)):
-    """The tokens before each layer and behind the last, and the hidden states, merged on the way."""
+    """The tokens before each layer and after the last, and the hidden states, merged on the way."""
     hidden_states = torch.randn(2, 30, 4)
     spec = MergeSpec(KeepRatio.from_float(0.7), algorithm=algorithm)
     tokens, states = [start], [hidden_states]
@@ -292,7 +292,7 @@ def test_what_is_read_of_a_forward(reads, num_run, ran, unmerge):
 def test_a_layer_merges_where_the_longest_sample_could():
     specs = tuple(MergeSpec(KeepRatio.from_float(ratio, 4)) for ratio in (0.8, 1.0))
     state = MergeState(specs, Tokens, num_prefix_tokens=2)
-    # Five tokens behind the prefix lose one, fewer none; four stay in any case; and ratio 1 is dense.
+    # Five tokens after the prefix lose one, fewer none; four stay in any case; and ratio 1 is dense.
     assert [state.merges(0, num_tokens) for num_tokens in (0, 2, 6, 7, 70)] == [False, False, False, True, True]
     assert not any(state.merges(1, num_tokens) for num_tokens in (0, 7, 70))
     assert MergeState(specs, Tokens).merges(0, 5) and not MergeState(specs, Tokens).merges(0, 4)

@@ -71,7 +71,7 @@ def test_lists_and_parts_keep_their_shape():
         ({"kind": "quadratic"}, "Accepted: 'constant', 'linear'"),
         ({"start": 1.5}, "start=1.5 is out of range"),
         ({"end": "all"}, "a number of steps"),
-        ({"start": 0.8, "end": 0.2}, "lies after end=0.2"),
+        ({"start": 0.8, "end": 0.2}, "is after end=0.2"),
         ({"levels": 0}, "at least 1"),
         ({"kind": "stepped"}, "milestones={0.0: 0.95, 0.5: 0.9}"),
         ({"milestones": {0: 0.9}}, "belong together"),

@@ -307,7 +307,7 @@ _FLAT = {
 
 
 def positive_depth(model):
-    """Depths behind the ReLU, neither all zero nor in the thousands."""
+    """Depths after the ReLU are neither all zero nor in the thousands."""
     last = [module for module in model.head.modules() if isinstance(module, torch.nn.Conv2d)][-1]
     torch.nn.init.ones_(last.bias)
     if isinstance(model, DepthProForDepthEstimation):

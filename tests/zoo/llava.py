@@ -120,7 +120,7 @@ def image(*batch: int, seed: int = 1) -> torch.Tensor:
 
 
 def prompt(num_images: int = 1, num_placeholders: int = NUM_PATCHES, text: int = 5) -> list[int]:
-    """Text, then images with a word behind each."""
+    """Text, then images with a word after each."""
     words = list(range(10, 10 + text))
     return [BOS, *words, *([IMAGE_TOKEN] * num_placeholders + [20]) * num_images, 30, 31]
 

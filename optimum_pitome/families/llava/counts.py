@@ -115,7 +115,7 @@ def count_features(
     """Features per image that reach the projector; `specs` of ratio 1 (or none) give the dense model's number."""
     vision_config = config.vision_config
     tokens = architecture.num_tokens(vision_config)
-    prefix = architecture.num_prefix_tokens(vision_config)
+    prefix = architecture.count_prefix(vision_config)
     if image_size is not None:
         patch = vision_config.patch_size
         height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
@@ -157,7 +157,7 @@ def num_image_tokens(model: Any, image_size: int | Sequence[int] | None = None) 
     if settings is None or settings.unmerge:
         return count_features(config, architecture, (), image_size)
     architecture = tower_inside_llava(config, architecture)
-    num_layers, prefix = config.vision_config.num_hidden_layers, architecture.num_prefix_tokens(config.vision_config)
+    num_layers, prefix = config.vision_config.num_hidden_layers, architecture.count_prefix(config.vision_config)
     (encoder,) = (module for module in tower.modules() if find_architecture(module) is not None)
     shape_of = functools.partial(EncoderShape.of, encoder, architecture, num_layers=num_layers)
     specs = resolve_specs(settings, architecture, num_layers, prefix, shape_of)
