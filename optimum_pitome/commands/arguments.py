@@ -12,165 +12,18 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Options that the commands share. Only argparse is imported before a command runs."""
+"""What the options of a command say. Imports nothing heavy by itself."""
 
 from __future__ import annotations
 
 import argparse
-import json
-import typing
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ..configuration.checks import Setting
-from ..configuration.fields import BUDGETS, COUNTS, FIELDS, fields_of
-from .imports import ModuleError, import_module
+from ..configuration.fields import BUDGETS, FIELDS
 
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
-
-
-#: Of `evaluate`; what they do is in `tasks.py`, which imports torch.
-TASK_NAMES = (
-    "image-classification",
-    "text-classification",
-    "visual-question-answering",
-    "image-text-retrieval",
-    "feature-extraction",
-)
-
-
-def add_options(parser: argparse.ArgumentParser, command: str) -> None:
-    parser.add_argument("model", help="Hub id or folder of a model, or of a PiToMe recipe.")
-    parser.add_argument("--revision", default="main", help="Revision on the Hub.")
-    _add_imports(parser)
-    add_settings(parser)
-    _OPTIONS[command](parser)
-
-
-def _add_imports(parser: argparse.ArgumentParser) -> None:
-    """`--import`, which counts before all other options, wherever it stands: they may name what a module registers."""
-    option = {"dest": "imports", "action": "append", "default": [], "metavar": "MODULE"}
-    text = "Module, or .py file, that registers families, algorithms or energies; may be given several times."
-    parser.add_argument("--import", help=text, **option)
-    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    early.add_argument("--import", **option)
-    parse = parser.parse_known_args
-
-    def parse_known_args(args=None, namespace=None):
-        try:
-            for module in early.parse_known_args(args)[0].imports:
-                import_module(module)
-        except ModuleError as error:
-            fail(parser, error)
-        except argparse.ArgumentError:
-            pass  # which the parser itself reports
-        return parse(args, namespace)
-
-    parser.parse_known_args = parse_known_args
-
-
-def add_settings(parser: argparse.ArgumentParser) -> None:
-    """The fields of `PiToMeConfig`. They are checked as they are parsed, before torch is imported."""
-    group = parser.add_argument_group(
-        "merging",
-        "Without any of these: the settings in config.json, or the defaults. Lists are written with commas, such as "
-        "--ratio 0.9,0.95,1 (and --layers=-2,-1 where the first number is negative).",
-    )
-    for name, setting in FIELDS.items():
-        if setting.scope != "file":
-            usual = "" if setting.usual is None else f" Usually {setting.usual}."
-            text = (setting.help + usual).replace("`", "").replace("%", "%%")
-            group.add_argument(f"--{name.replace('_', '-')}", help=text, **_option(setting))
-    group.add_argument(
-        "--pitome-config",
-        metavar="JSON",
-        type=_json_settings,
-        help="Any fields as JSON, or a file with them. The options above come before it.",
-    )
-
-
-def _add_summary(parser: argparse.ArgumentParser) -> None:
-    _add_several(parser)
-    _add_sizes(parser)
-    parser.add_argument(
-        "--count",
-        choices=COUNTS,
-        default="exact",
-        help="exact (default), or paper: as the tables of the paper count.",
-    )
-
-
-def _add_data(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
-    data = parser.add_argument_group("data")
-    data.add_argument(
-        "--dataset",
-        required=True,
-        help="Hub id; a folder with one sub-folder of pictures per class, or with a metadata.jsonl, or written "
-        "by save_to_disk; of texts also a csv, tsv, json, jsonl or parquet file.",
-    )
-    data.add_argument("--dataset-config", help="Configuration of a data set on the Hub.")
-    data.add_argument("--dataset-revision", help="Revision of a data set on the Hub.")
-    data.add_argument("--split", help="Default: test, validation, or the only one.")
-    data.add_argument("--max-samples", type=int, help="Number of samples; the random choice is always the same.")
-    data.add_argument(
-        "--input-columns",
-        nargs="+",
-        help="Column of pictures or texts; two for pairs of texts, and for pictures with questions. Default: found "
-        "by type.",
-    )
-    data.add_argument("--max-length", type=int, help="Longest text in tokens. Default: the model's, at most 512.")
-    return data
-
-
-def _add_running(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
-    running = parser.add_argument_group("running")
-    running.add_argument("--batch-size", type=int, default=32, help="Samples at once (32).")
-    running.add_argument("--device", default="cpu", help="Such as cpu (default) or cuda.")
-    running.add_argument("--dtype", default="auto", help="Such as bfloat16. Default: that of the checkpoint.")
-    return running
-
-
-def _add_tuning(parser: argparse.ArgumentParser) -> None:
-    _add_data(parser)
-    _add_running(parser)
-    group = parser.add_argument_group(
-        "what is searched",
-        "With --flops-ratio or --num-tokens: the ratio of every layer that loses the least within that budget. With a "
-        "bound below: the largest --flops-ratio that keeps it.",
-    )
-    group.add_argument("--min-agreement", type=float, help="Share of the inputs that keep their class, such as 0.99.")
-    group.add_argument("--max-loss", type=float, help="Largest mean loss (1 - cosine of features), such as 0.01.")
-    group.add_argument("--max-settings", type=int, default=100, help="Settings tried, each on all inputs (100).")
-    group.add_argument("--seed", type=int, default=0, help="Of the search (0).")
-    parser.add_argument(
-        "-o",
-        "--output",
-        metavar="DIR",
-        help="Write a recipe (config.json) with its card here, and what was tried: the same command goes on there "
-        "after it was interrupted.",
-    )
-
-
-def _add_several(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("several settings", "What the other options say is common to all of them.")
-    group.add_argument(
-        "--ratios",
-        nargs="+",
-        **_option(FIELDS["ratio"]),
-        help="Several ratios, such as 0.95 0.9 0.8; each may be a list (0.9,0.95,1).",
-    )
-    group.add_argument(
-        "--flops-ratios", nargs="+", **_option(FIELDS["flops_ratio"]), help="Several budgets, such as 1.35 1.8 2.3."
-    )
-    group.add_argument(
-        "--settings",
-        nargs="+",
-        metavar="JSON",
-        type=_json_settings,
-        help='Settings as JSON, such as \'{"ratio": 0.9, "energy": "paper"}\', or files with it.',
-    )
 
 
 def several_settings(args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -193,58 +46,6 @@ def several_settings(args: argparse.Namespace) -> list[dict[str, Any]]:
 def settings_name(settings: dict[str, Any]) -> str:
     """How a report calls one of several settings."""
     return ", ".join(f"{name}={value}" for name, value in settings.items())
-
-
-def _add_sizes(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--sequence-length", type=int, help="Tokens of a text (default: as many as the model reads).")
-    parser.add_argument("--image-size", type=int, help="Side of the pictures in pixels (default: the model's).")
-
-
-def add_evaluation(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--task",
-        required=True,
-        choices=TASK_NAMES,
-        help="Classification: pictures or texts with classes, accuracy. visual-question-answering (LLaVA): columns of "
-        "pictures, questions and answers (a text, a list, or dictionaries as in VQAv2), VQA accuracy of what is "
-        "generated. image-text-retrieval (CLIP, SigLIP, dual encoders): pictures with captions (a text or a list; "
-        "equal pictures are one), recall both ways. feature-extraction (encoders): pictures or texts without labels, "
-        "how many of the ten nearest neighbours of each stay.",
-    )
-    data = _add_data(parser)
-    data.add_argument("--label-column", help="Of classes, answers or captions. Default: found by type, or by name.")
-    data.add_argument("--instruction", default="", help="Appended to every question.")
-    running = _add_running(parser)
-    running.add_argument("--max-new-tokens", type=int, default=16, help="Longest answer in tokens (16).")
-    _add_several(parser)
-    parser.add_argument("--json", metavar="PATH", help="Write the results to a file.")
-    parser.add_argument("--plot", metavar="PATH", help="Draw the results against operations (needs matplotlib).")
-    parser.add_argument(
-        "--model-card",
-        metavar="PATH",
-        help="Write a model card with the results, and this command line, to a .md file or into a folder. A card is "
-        "about one of the settings.",
-    )
-    parser.add_argument(
-        "--base-model", nargs="+", help="For the card of a fine-tuned model: Hub ids of what it was made from."
-    )
-    parser.add_argument(
-        "--provenance",
-        metavar="TEXT",
-        help="For the card: where the weights come from, if that is no model on the Hub.",
-    )
-
-
-def _add_benchmark(parser: argparse.ArgumentParser) -> None:
-    _add_several(parser)
-    parser.add_argument("--batch-size", type=int, nargs="+", default=[1, 8, 32], help="One or several (1 8 32).")
-    _add_sizes(parser)
-    parser.add_argument("--rounds", type=int, default=20, help="How often each is timed (20).")
-    parser.add_argument("--warmup", type=int, default=3, help="Rounds before that, which do not count (3).")
-    parser.add_argument("--device", default="cpu", help="Such as cpu (default) or cuda.")
-    parser.add_argument("--dtype", default="float32", help="Such as bfloat16 (default: float32).")
-    parser.add_argument("--compile", action="store_true", help="Time both under torch.compile.")
-    parser.add_argument("--training", action="store_true", help="Time training steps (forward, backward, AdamW).")
 
 
 def fail(parser: argparse.ArgumentParser, error: Exception) -> NoReturn:
@@ -296,59 +97,3 @@ def configured(args: argparse.Namespace) -> tuple[PreTrainedConfig, dict[str, An
                 raise ValueError(f"--image-size {size}: expected a multiple of the patch size, {reader.patch_size}.")
             reader.image_size = size
     return config, keyword
-
-
-def _option(setting: Setting) -> dict[str, Any]:
-    """How argparse reads a field: its type says it."""
-    if setting.choices is not None:
-        return {"choices": setting.choices}  # as they are when the options are read
-    kinds = typing.get_args(setting.type)
-    if bool in kinds:
-        return {"action": argparse.BooleanOptionalAction}
-    if dict[str, Any] in kinds:
-        return {"type": lambda text: _checked(setting.name, _json(text, '{"vision": 0.9}')), "metavar": "JSON"}
-    return {"type": lambda text: _checked(setting.name, _numbers(text, kinds))}
-
-
-def _checked(name: str, value: Any) -> Any:
-    try:
-        return FIELDS[name].checked(value)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _numbers(text: str, kinds: tuple[Any, ...]) -> float | list[float]:
-    try:
-        numbers = [float(part) for part in text.split(",")]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text}: expected a number, or several with commas between them.") from None
-    if int in kinds or list[int] in kinds:
-        numbers = [int(number) if number.is_integer() else number for number in numbers]
-    return numbers[0] if len(numbers) == 1 and (int in kinds or float in kinds) else numbers
-
-
-def _json(text: str, example: str) -> dict[str, Any]:
-    """An object in JSON, or in a file with JSON."""
-    try:
-        settings = json.loads(text if text.lstrip().startswith("{") else Path(text).read_text(encoding="utf-8"))
-        if not isinstance(settings, dict):
-            raise ValueError(f"expected an object, not {type(settings).__name__}")
-    except (OSError, RecursionError, ValueError) as error:
-        raise argparse.ArgumentTypeError(f"{error}. Expected JSON such as {example}, or a file of it.") from None
-    return settings
-
-
-def _json_settings(text: str) -> dict[str, Any]:
-    try:
-        settings = fields_of(_json(text, '{"ratio": 0.9}'))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    return {name: _checked(name, value) if name in FIELDS else value for name, value in settings.items()}
-
-
-_OPTIONS = {
-    "summary": _add_summary,
-    "evaluate": add_evaluation,
-    "benchmark": _add_benchmark,
-    "tune": _add_tuning,
-}

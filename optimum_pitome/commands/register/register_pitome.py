@@ -27,7 +27,7 @@ def _command(name: str, help: str) -> CommandInfo:
 
         @staticmethod
         def parse_args(parser):
-            from optimum_pitome.commands.arguments import add_options
+            from optimum_pitome.commands.options import add_options
 
             add_options(parser, name)
 
