@@ -19,7 +19,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ..configuration.fields import BUDGETS, FIELDS
+from ..configuration.checks import BUDGETS
+from ..configuration.fields import FIELDS
 
 
 if TYPE_CHECKING:

@@ -29,7 +29,7 @@ import re
 import reprlib
 import textwrap
 import typing
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -210,6 +210,27 @@ def check_path(name: str, value: Any) -> str:
     if isinstance(value, str) and len(value) <= _MAX_PATH and is_text(value):
         return value
     raise ValueError(f"{name}={show(value)}: expected a Hub id or a local path, as a string.")
+
+
+#: Fields that say how much merges: one of them at most.
+BUDGETS = ("ratio", "flops_ratio", "num_tokens")
+
+
+def check_budget(settings: Mapping[str, Any]) -> None:
+    """Refuses settings that say twice how much merges.
+
+    Raises:
+        ValueError: if there is more than one budget, or a profile that nothing is spread by.
+    """
+    given = [name for name in BUDGETS if settings.get(name) is not None]
+    if len(given) > 1:
+        shown = ", ".join(f"{name}={show(settings[name])}" for name in given)
+        raise ValueError(f"{shown}: each of them says how much merges. Give one of {', '.join(BUDGETS)}.")
+    if settings.get("profile") is not None and given == ["ratio"]:
+        raise ValueError(
+            f"profile={settings['profile']!r} spreads a budget over the layers, and ratio={show(settings['ratio'])} "
+            "says what each of them does. Give flops_ratio (or num_tokens) in place of ratio, or leave profile out."
+        )
 
 
 @dataclass(frozen=True)

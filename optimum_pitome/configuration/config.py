@@ -28,17 +28,8 @@ from typing import TYPE_CHECKING, Any
 from transformers import PreTrainedConfig
 from transformers.utils import logging
 
-from .checks import FORMAT_VERSION, Setting, check_version, is_number, show
-from .fields import (
-    BUDGETS,
-    FIELDS,
-    LOADING_KEYS,
-    TRANSFORMERS_KEYS,
-    Settings,
-    check_budget,
-    fields_of,
-    unknown_field_message,
-)
+from .checks import BUDGETS, FORMAT_VERSION, Setting, check_budget, check_version, is_number, show
+from .fields import FIELDS, LOADING_KEYS, TRANSFORMERS_KEYS, Settings, fields_of, unknown_field_message
 
 
 logger = logging.get_logger(__name__)

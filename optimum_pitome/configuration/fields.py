@@ -33,6 +33,7 @@ from .checks import (
     MAX_ENTRIES,
     Setting,
     check_bool,
+    check_budget,
     check_count,
     check_integers,
     check_number,
@@ -226,27 +227,6 @@ class Settings:
         choices=PROFILES,
         usual="balanced",
     )
-
-
-#: Fields that say how much merges: one of them at most.
-BUDGETS = ("ratio", "flops_ratio", "num_tokens")
-
-
-def check_budget(settings: Mapping[str, Any]) -> None:
-    """Refuses settings that say twice how much merges.
-
-    Raises:
-        ValueError: if there is more than one budget, or a profile that nothing is spread by.
-    """
-    given = [name for name in BUDGETS if settings.get(name) is not None]
-    if len(given) > 1:
-        shown = ", ".join(f"{name}={show(settings[name])}" for name in given)
-        raise ValueError(f"{shown}: each of them says how much merges. Give one of {', '.join(BUDGETS)}.")
-    if settings.get("profile") is not None and given == ["ratio"]:
-        raise ValueError(
-            f"profile={settings['profile']!r} spreads a budget over the layers, and ratio={show(settings['ratio'])} "
-            "says what each of them does. Give flops_ratio (or num_tokens) in place of ratio, or leave profile out."
-        )
 
 
 _types = typing.get_type_hints(Settings)

@@ -30,8 +30,8 @@ from transformers.utils import logging
 from ..analysis.summary import pitome_summary
 from ..analysis.timing import DenseMergedTimer, Timing
 from ..apply import apply_pitome, pitome_disabled, settings_kept
+from ..configuration.checks import BUDGETS
 from ..configuration.config import PiToMeConfig
-from ..configuration.fields import BUDGETS
 from ..modeling.rewrite import rewritten_encoders
 from .judges import Judge, find_judge
 from .metrics import paired_difference, share

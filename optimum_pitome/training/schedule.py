@@ -26,8 +26,8 @@ from typing import Any
 from torch import nn
 
 from ..apply import apply_pitome, rewritten_encoders
+from ..configuration.checks import BUDGETS
 from ..configuration.config import PiToMeConfig
-from ..configuration.fields import BUDGETS
 
 
 SCHEDULES = ("constant", "linear", "cosine", "stepped", "random")

@@ -29,8 +29,8 @@ from tqdm import tqdm
 from transformers.utils import logging
 
 from ..apply import apply_pitome, rewritten_encoders, settings_kept
+from ..configuration.checks import BUDGETS
 from ..configuration.config import PiToMeConfig
-from ..configuration.fields import BUDGETS
 from ..merging import MergeSpec
 from ..methods import profile_of
 from ..modeling.budget import Budget, fit_path, flops_ratio, merging_layers

@@ -22,18 +22,18 @@ import sys
 import pytest
 
 from optimum_pitome import PiToMeConfig
-from optimum_pitome.commands import arguments
+from optimum_pitome.commands import arguments, options
 from optimum_pitome.configuration.fields import FIELDS
 
 
-def parse(*options):
+def parse(*given):
     parser = argparse.ArgumentParser(prog="pitome")
-    arguments.add_settings(parser)
-    return parser.parse_args([str(option) for option in options])
+    options.add_settings(parser)
+    return parser.parse_args([str(option) for option in given])
 
 
 @pytest.mark.parametrize(
-    "options, expected",
+    "given, expected",
     [
         ([], None),
         (["--ratio", "0.8"], {"ratio": 0.8}),
@@ -52,8 +52,8 @@ def parse(*options):
         (["--pitome-config", '{"vision": 0.8}', "--ratio", "1"], {"parts": {"vision": {"ratio": 0.8}}, "ratio": 1.0}),
     ],
 )
-def test_what_options_say(options, expected):
-    found = arguments.settings_from(parse(*options))
+def test_what_options_say(given, expected):
+    found = arguments.settings_from(parse(*given))
     assert found == expected
     PiToMeConfig(**(found or {}))
 
@@ -61,9 +61,9 @@ def test_what_options_say(options, expected):
 @pytest.mark.parametrize("name", FIELDS)
 def test_every_field_has_an_option(name):
     """Fields that belong to a file have no option."""
-    options = argparse.ArgumentParser()
-    arguments.add_settings(options)
-    text = " ".join(options.format_help().split())
+    parser = argparse.ArgumentParser()
+    options.add_settings(parser)
+    text = " ".join(parser.format_help().split())
     option, sentence = f"--{name.replace('_', '-')}", FIELDS[name].help.replace("`", "")
     belongs_to_files = name in ("base_model_name_or_path", "format_version")
     assert (option in text) is (sentence in text) is not belongs_to_files
@@ -114,9 +114,9 @@ def test_wrong_options(line, capsys):
 def test_wrong_options_cost_no_imports():
     script = (
         "import argparse, sys\n"
-        "from optimum_pitome.commands import arguments\n"
+        "from optimum_pitome.commands import options\n"
         "parser = argparse.ArgumentParser()\n"
-        "arguments.add_settings(parser)\n"
+        "options.add_settings(parser)\n"
         "try:\n"
         "    parser.parse_args(['--algorithm', 'pitmoe'])\n"
         "except SystemExit:\n"
