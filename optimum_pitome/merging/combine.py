@@ -62,9 +62,9 @@ class MlerpPlan(MergePlan):
         mean = super().merge(hidden_states, weights, totals)
         norm = torch.linalg.vector_norm(hidden_states, dim=-1)
         longest = gather_tokens(norm, _longest(norm.detach(), *self._pairs))
-        # Where vectors cancel, the direction is noise: it is not blown up beyond this, and neither is its gradient.
+        # Where vectors cancel, what is left is rounding: it is not blown up beyond this, and neither is its gradient.
         norm_of_mean = torch.linalg.vector_norm(mean, dim=-1)
-        floor = (longest * 1e-6).clamp(min=torch.finfo(norm.dtype).tiny)
+        floor = (longest * 1e-3).clamp(min=torch.finfo(norm.dtype).tiny)
         return narrowed(mean * (longest / torch.maximum(norm_of_mean, floor)).unsqueeze(-1), given)
 
 

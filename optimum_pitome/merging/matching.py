@@ -68,8 +68,11 @@ def _tensors(kind: type[Plan], spec: MergeSpec, masked: bool) -> list[str]:
 
 def _shapes_of_plan(features, text, num_prefix_tokens, valid, special, max_special, attention, protected):
     batch_size, num_tokens = features.shape[:2]
-    num_kept, num_pairs = new_length(features, 2), new_length(features, 0)
-    masked = not (valid is None and special is None and protected is None)
+    spec, masked = MergeSpec.from_text(text), not (valid is None and special is None and protected is None)
+    names, num_kept = _tensors(_kind(spec), spec, masked), new_length(features, 2)
+    # A length that no tensor has would be an error.
+    num_pairs = new_length(features, 0) if "source" in names else 0
+    shared = batch_size if masked else 1
     shapes = {
         "kept": (batch_size, num_kept),
         "source": (batch_size, num_pairs),
@@ -77,15 +80,11 @@ def _shapes_of_plan(features, text, num_prefix_tokens, valid, special, max_speci
         "assignment": (batch_size, num_tokens),
         "source_mask": (batch_size, num_pairs),
         "valid": (batch_size, num_kept),
-        # One for all samples, unless they have masks.
-        "place": (batch_size if masked else 1, num_tokens),
-        "cell": (batch_size if masked else 1, num_kept),
+        "place": (shared, num_tokens),
+        "cell": (shared, num_kept),
     }
-    spec = MergeSpec.from_text(text)
-    return [
-        features.new_empty(shapes[name], dtype=torch.bool if name in ("source_mask", "valid") else torch.int64)
-        for name in _tensors(_kind(spec), spec, masked)
-    ]
+    masks = ("source_mask", "valid")
+    return [features.new_empty(shapes[name], dtype=torch.bool if name in masks else torch.int64) for name in names]
 
 
 @operator("match", fake=_shapes_of_plan)
@@ -108,7 +107,7 @@ def _match(
     masks = TokenMasks(num_prefix_tokens, valid, special, max_special, attention, protected)
     spec = MergeSpec.from_text(text)
     kind, masked = _kind(spec), masks.mergeable() is not None
-    plan = match_tokens(features, spec, masks) or _plan_of_all(kind, features, valid)
+    plan = match_tokens(features, spec, masks) or _plan_of_all(kind, features, valid, masked)
     if type(plan) is not kind:
         raise RuntimeError(
             f"The algorithm {spec.algorithm!r} was registered with combine={spec.combine!r}, and returned a "
@@ -130,11 +129,11 @@ def _match(
     return found
 
 
-def _plan_of_all(kind: type[Plan], features: torch.Tensor, valid: torch.Tensor | None) -> Plan:
+def _plan_of_all(kind: type[Plan], features: torch.Tensor, valid: torch.Tensor | None, masked: bool) -> Plan:
     """The plan that keeps every token."""
     position = torch.arange(features.shape[1], device=features.device).expand(features.shape[0], -1)
     valid = None if valid is None else valid.expand_as(position)
     if kind is ResamplePlan:
-        none = torch.full_like(position, -1)
+        none = torch.full_like(position if masked else position[:1], -1)
         return ResamplePlan(position, position, none, none, valid)
     return kind(position, position[:, :0], position[:, :0], position, None, valid)

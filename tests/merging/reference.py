@@ -170,8 +170,11 @@ def match(
     if mergeable:
         weight[mergeable] = weights(None if attention is None else attention[mergeable], importance, len(mergeable))
     if k > 0 and algorithm == "diffrate":
-        order = [mergeable[i] for i in ranking(list(attention[mergeable]), decisions, len(mergeable))]
+        order = sorted(mergeable, key=lambda token: (-attention[token], token))
         stay, go = order[:room], order[room:]
+        for cut in (room, len(order) - k // 2):  # in what order they stay, merge or go plays no part
+            if cut < len(order):
+                decisions.note(attention[order[cut - 1]] - attention[order[cut]])
         joins = [(token, most_similar(token, stay, features, decisions, weight)[1]) for token in go]
         pairs, dropped = joins[: k - k // 2], joins[k - k // 2 :]
         return Merge(pairs, [i for i in real if i not in go], decisions, dropped)
