@@ -85,7 +85,7 @@ def test_a_new_setting_is_a_new_graph():
 
 @pytest.mark.parametrize("algorithm", COMPARED)
 def test_inductor_compiles_every_kind_of_plan(algorithm):
-    """On a CPU, where operators take over; one graph for several lengths, of which the shortest has nothing to merge."""
+    """On a CPU, where operators take over: one graph for all lengths, of which the shortest has nothing to merge."""
     case = next(case for case in CASES if case.id == "BertModel")
     model = apply_pitome(case.build(), PiToMeConfig(0.8, algorithm=algorithm, layers=[0, 1]))
     compiled = torch.compile(model, fullgraph=True, dynamic=True)
