@@ -166,7 +166,8 @@ class Candidates:
         """The sample's tokens that may merge, `(B, 1)`."""
         if self.mergeable is None:
             batch_size, num_tokens = self.features.shape[:2]
-            return torch.full((batch_size, 1), num_tokens, device=self.features.device)
+            # The older ONNX exporter takes numbers without a dtype for floats.
+            return torch.full((batch_size, 1), num_tokens, dtype=torch.int64, device=self.features.device)
         return self.mergeable.sum(dim=1, keepdim=True)
 
     def position_key(self) -> torch.Tensor:

@@ -190,7 +190,8 @@ def match_dct(features: torch.Tensor, spec: MergeSpec, masks: TokenMasks) -> Res
     # The tokens that go, first and in their order; so many as `pairs_of_sample` says.
     source = torch.argsort(candidates.position_key() + 4 * order.shape[1] * (~goes).long(), dim=1)
     source = source[:, : candidates.num_pairs]
-    target = order.gather(1, middle.gather(1, source).clamp(min=0))
+    middle = middle.gather(1, source)
+    target = order.gather(1, middle.masked_fill(middle < 0, 0))
     plan = candidates.plan(source, target, candidates.pair_mask())
     none = torch.full_like(rank[:, :1], -1).expand(-1, prefix)
     place = torch.cat([none, rank.masked_fill(~takes_part, -1)], dim=1)
