@@ -35,6 +35,24 @@ def alternate_pairs(num_tokens: int, num_removed: int) -> int:
     return (num_tokens // 2) * ((num_tokens + 1) // 2)
 
 
+def removed_with_kept(num_tokens: int, num_removed: int) -> int:
+    """Every token that goes against every one that stays."""
+    return num_removed * (num_tokens - num_removed)
+
+
+def tofu_combination(index: int, num_layers: int) -> str:
+    """ToFu (2312.01026): early layers keep the target's vector as it is, later ones merge with MLERP.
+
+    The paper's reason is that a layer answers the mean of two tokens with the mean of its answers ("functional
+    linearity") in later layers only. Early is the first half of the depth.
+    """
+    return "target" if index < num_layers // 2 else "mlerp"
+
+
+#: How the tokens of a group become one: [`Algorithm.combine`], one class of plan each in `merging`.
+COMBINATIONS = ("mean", "mlerp", "target", "prune", "prune_half", "resample")
+
+
 @dataclass
 class Algorithm:
     """One way to match tokens.
@@ -44,14 +62,26 @@ class Algorithm:
             From the tokens of a sample that may merge and those of them that are removed, how many pairs of tokens are
             compared: what `pitome_summary` counts. `None`: none.
         reads_energy (`bool`): whether it ranks tokens by an energy, the settings `energy`, `margin` and `alpha`.
-        prunes (`bool`): whether it drops tokens, so that their vectors and sizes are lost, instead of merging them.
+        combine (`str` or `Callable[[int, int], str]`):
+            How the tokens of a group become one, one of `COMBINATIONS`; or a function that says so for layer `index`
+            of `num_layers`. `"mean"`: their mean, weighted by their sizes. `"mlerp"`: the direction of that mean, with
+            the norm of the longest of them. `"target"`: the vector of the one that the others join; sizes add up.
+            `"prune"`: the others are dropped, vectors and sizes are lost. `"prune_half"`: of a sample's `k` pairs, the
+            last `k // 2` are dropped, and the others merge as `"mean"` does. `"resample"`: the plan is no matching but
+            a linear map.
+        reads_attention (`bool`): whether it needs what the class token pays to each token.
         match (`Callable`, *optional*): the function. See [`register_algorithm`].
     """
 
     comparisons: Callable[[int, int], int] | None = all_pairs
     reads_energy: bool = False
-    prunes: bool = False
+    combine: str | Callable[[int, int], str] = "mean"
+    reads_attention: bool = False
     match: Callable[..., Any] | None = None
+
+    def combine_in(self, index: int, num_layers: int) -> str:
+        """What layer `index` of `num_layers` does, one of `COMBINATIONS`."""
+        return self.combine if isinstance(self.combine, str) else self.combine(index, num_layers)
 
 
 @dataclass
@@ -119,7 +149,10 @@ ALGORITHMS: dict[str, Algorithm] = {
     "pitome_unprotected": Algorithm(lambda n, k: all_pairs(n, k) + alternate_pairs(n, k), reads_energy=True),
     "pitome_halves": Algorithm(reads_energy=True),
     "tome": Algorithm(alternate_pairs),
-    "random": Algorithm(None, prunes=True),
+    "tofu": Algorithm(alternate_pairs, combine=tofu_combination),
+    "dct": Algorithm(None, combine="resample"),
+    "diffrate": Algorithm(removed_with_kept, combine="prune_half", reads_attention=True),
+    "random": Algorithm(None, combine="prune"),
 }
 ENERGIES: dict[str, Energy] = {
     "paper": Energy(has_margin=True),
@@ -134,7 +167,8 @@ def register_algorithm(
     *,
     comparisons: Callable[[int, int], int] | None = all_pairs,
     reads_energy: bool = False,
-    prunes: bool = False,
+    combine: str | Callable[[int, int], str] = "mean",
+    reads_attention: bool = False,
     exist_ok: bool = False,
 ) -> Callable[[Callable], Callable]:
     """Adds a matching algorithm, which `PiToMeConfig(algorithm=name)` then accepts.
@@ -153,7 +187,7 @@ def register_algorithm(
 
     Args:
         name (`str`): how configurations call it.
-        comparisons, reads_energy, prunes: what it reads and costs, see [`Algorithm`].
+        comparisons, reads_energy, combine, reads_attention: what it reads, costs and does, see [`Algorithm`].
         exist_ok (`bool`, *optional*, defaults to `False`):
             Whether to replace an algorithm that was registered under this name, as when the cell of a notebook runs
             again. Built-in ones stay.
@@ -165,9 +199,11 @@ def register_algorithm(
         of the plan may depend on data.
 
     Raises:
-        ValueError: if the name is taken.
+        ValueError: if the name is taken, or `combine` is none of `COMBINATIONS`.
     """
-    entry = Algorithm(comparisons, reads_energy, prunes)
+    if isinstance(combine, str) and combine not in COMBINATIONS:
+        raise ValueError(f"combine={combine!r} is not known. Accepted: {', '.join(COMBINATIONS)}.")
+    entry = Algorithm(comparisons, reads_energy, combine, reads_attention)
     return _adder(ALGORITHMS, "algorithm", name, entry, "match", exist_ok)
 
 

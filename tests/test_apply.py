@@ -28,6 +28,7 @@ from optimum_pitome import (
     pitome_disabled,
     remove_pitome,
 )
+from optimum_pitome.methods import ALGORITHMS
 from optimum_pitome.modeling import resolve
 from optimum_pitome.modeling.rewrite import rewritten_encoders
 
@@ -181,9 +182,34 @@ def test_importance_needs_a_class_token():
         apply_pitome(model, {"importance": 0.5})
     assert not rewritten_encoders(model)
     assert {spec.importance for spec in rewritten_encoders(apply_pitome(model, 0.9))[0].pitome.specs} == {0.0}
+    with pytest.raises(ValueError, match="algorithm='diffrate' ranks tokens by the attention of the class.*has none"):
+        apply_pitome(model, {"algorithm": "diffrate"})
 
 
-@pytest.mark.parametrize("algorithm", ["pitome", "pitome_unprotected", "pitome_halves", "tome", "random"])
+def test_what_becomes_of_a_group_is_resolved_for_each_layer():
+    def found(**settings):
+        specs = rewritten_encoders(apply_pitome(build(), {"ratio": 0.9, **settings}))[0].pitome.specs
+        return [spec.combine for spec in specs]
+
+    assert found() == found(algorithm="tome") == ["mean"] * 4
+    assert found(algorithm="tofu") == ["target", "target", "mlerp", "mlerp"]
+    assert found(algorithm="tofu", layers=[3]) == ["target", "target", "mlerp", "mlerp"]  # by depth
+    assert found(algorithm="dct") == ["resample"] * 4 and found(algorithm="diffrate") == ["prune_half"] * 4
+
+
+@pytest.mark.parametrize("algorithm", ["tofu", "dct", "diffrate"])
+def test_it_comes_back_from_a_checkpoint(algorithm, tmp_path):
+    model = apply_pitome(build(), PiToMeConfig(0.8, algorithm=algorithm))
+    expected = run(model)["last_hidden_state"]
+    model.save_pretrained(tmp_path)
+    loaded = type(model).from_pretrained(tmp_path).eval()
+    assert loaded.config.pitome["algorithm"] == algorithm
+    assert torch.equal(run(loaded)["last_hidden_state"], expected)
+    dense = type(model).from_pretrained(tmp_path, pitome=False).eval()
+    assert torch.equal(run(apply_pitome(dense, PiToMeConfig(0.8, algorithm=algorithm)))["last_hidden_state"], expected)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("metric", ["keys", "hidden_states"])
 def test_every_algorithm_runs_in_a_model(algorithm, metric):
     model = apply_pitome(build(), PiToMeConfig(0.8, algorithm=algorithm, metric=metric, layers=[0, 2]))

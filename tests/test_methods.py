@@ -16,6 +16,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ from transformers import AutoModel
 from zoo.vit import CASES, pixel_values
 
 from optimum_pitome import PiToMeConfig, apply_pitome, pitome_summary, register_algorithm, register_energy
-from optimum_pitome.merging import Candidates
+from optimum_pitome.merging import Candidates, match_tokens
 from optimum_pitome.methods import ALGORITHMS, ENERGIES
 
 
@@ -103,12 +104,31 @@ def test_summaries_count_what_an_entry_declares(registered):
     assert "margin" in str(pitome_summary(apply_pitome(model(), {"energy": "farthest"})))
 
 
-def test_a_plan_that_prunes_must_say_so(registered):
-    register_algorithm("dropping")(ALGORITHMS["random"].match)
+@pytest.mark.parametrize("combine", ["prune", "target", "mlerp", "prune_half"])
+def test_what_becomes_of_a_group_is_declared(registered, combine):
+    register_algorithm("dropping", combine=lambda index, num_layers: combine if index else "mean")(
+        ALGORITHMS["random"].match
+    )
+    ours = apply_pitome(model(), {"algorithm": "dropping"})
+    assert [spec.combine for spec in ours.pitome.specs][:2] == ["mean", combine]
+    compiled = torch.compile(ours, fullgraph=True, backend="eager")
+    with torch.no_grad():
+        expected = ours(**pixel_values(2)).last_hidden_state
+        torch.testing.assert_close(compiled(**pixel_values(2)).last_hidden_state, expected, atol=1e-5, rtol=1e-5)
+    torch._dynamo.reset()
+
+
+def test_a_plan_of_another_kind_than_declared(registered):
+    def match_for_itself(features, spec, masks):
+        return match_tokens(features, replace(spec, algorithm="random", combine="prune"), masks)
+
+    register_algorithm("dropping")(match_for_itself)
     compiled = torch.compile(apply_pitome(model(), {"algorithm": "dropping"}), fullgraph=True, backend="eager")
-    with torch.no_grad(), pytest.raises(RuntimeError, match="registered with prunes=False.*register_algorithm"):
+    with torch.no_grad(), pytest.raises(RuntimeError, match="combine='mean', and returned a PruningPlan.*register"):
         compiled(**pixel_values(2))
     torch._dynamo.reset()
+    with pytest.raises(ValueError, match="combine='max' is not known. Accepted: mean, mlerp"):
+        register_algorithm("largest", combine="max")
 
 
 def test_names(registered):

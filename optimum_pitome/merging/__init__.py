@@ -14,12 +14,15 @@
 
 """Merging as pure tensor functions. Imports torch and the table of methods: not transformers, nothing else of ours."""
 
-from .algorithms import match_tokens
-from .candidates import Candidates, MergeSpec, TokenMasks, rank_by_energy
+from . import algorithms, diffrate  # noqa: F401
+from .candidates import Candidates, TokenMasks, rank_by_energy
 from .counts import KeepRatio, length_of
 from .energy import pairwise_similarity
+from .matching import match_tokens
 from .opaque import is_opaque
 from .plan import MergePlan, gather_tokens, plan_from_pairs
+from .resample import ResamplePlan
+from .spec import MergeSpec
 
 
 __all__ = [
@@ -27,6 +30,7 @@ __all__ = [
     "KeepRatio",
     "MergePlan",
     "MergeSpec",
+    "ResamplePlan",
     "TokenMasks",
     "gather_tokens",
     "is_opaque",

@@ -26,84 +26,10 @@ from collections.abc import Callable
 import torch
 
 from ..methods import ALGORITHMS
-from .candidates import LAST, Candidates, MergeSpec, TokenMasks, rank_by_energy
+from .candidates import LAST, Candidates, TokenMasks, rank_by_energy
 from .energy import NEVER
-from .opaque import is_opaque, new_length, operator
 from .plan import MergePlan, gather_tokens
-
-
-@torch.no_grad()
-def match_tokens(features: torch.Tensor, spec: MergeSpec, masks: TokenMasks | None = None) -> MergePlan | None:
-    """Runs the algorithm of `spec`.
-
-    Args:
-        features (`torch.Tensor` of shape `(B, N, dim)`): what is compared (keys or hidden states), any floating dtype.
-        spec (`MergeSpec`): the layer's settings.
-        masks (`TokenMasks`, *optional*): special tokens and padding, and the attention that weighs.
-
-    Returns:
-        [`MergePlan`], or `None` where nothing is to be merged (ratio 1, or too few tokens).
-    """
-    if spec.ratio.is_dense:
-        return None
-    masks = masks or TokenMasks()
-    if not is_opaque(features):
-        return ALGORITHMS[spec.algorithm].match(features, spec, masks)
-    of_masks = masks.num_prefix_tokens, masks.valid, masks.special, masks.max_special, masks.attention, masks.protected
-    found = _match(features, spec.text, *of_masks)
-    return MergePlan(*found[:4], *(found[4:] or (None, None)), prune=ALGORITHMS[spec.algorithm].prunes)
-
-
-def _shapes_of_plan(features, text, num_prefix_tokens, valid, special, max_special, attention, protected):
-    batch_size, num_tokens = features.shape[:2]
-    num_kept, num_pairs = new_length(features, 2), new_length(features, 0)
-    shapes = [(batch_size, length) for length in (num_kept, num_pairs, num_pairs, num_tokens)]
-    found = [features.new_empty(shape, dtype=torch.int64) for shape in shapes]
-    if not (valid is None and special is None and protected is None):
-        found += [features.new_empty((batch_size, length), dtype=torch.bool) for length in (num_pairs, num_kept)]
-    return found
-
-
-@operator("match", fake=_shapes_of_plan)
-def _match(
-    features: torch.Tensor,
-    text: str,
-    num_prefix_tokens: int,
-    valid: torch.Tensor | None,
-    special: torch.Tensor | None,
-    max_special: int,
-    attention: torch.Tensor | None,
-    protected: torch.Tensor | None,
-) -> list[torch.Tensor]:
-    """[`match_tokens`] on `MergeSpec.text` and the fields of [`TokenMasks`].
-
-    Returns:
-        The fields of the [`MergePlan`]: four tensors, and two more where a mask is given. Where nothing is to be
-        merged, the plan that keeps every token.
-    """
-    masks = TokenMasks(num_prefix_tokens, valid, special, max_special, attention, protected)
-    spec = MergeSpec.from_text(text)
-    plan, prune = match_tokens(features, spec, masks), ALGORITHMS[spec.algorithm].prunes
-    if plan is None:
-        position = torch.arange(features.shape[1], device=features.device).expand(features.shape[0], -1)
-        no_pair, real = position[:, :0], None if valid is None else valid.expand_as(position)
-        plan = MergePlan(position, no_pair, no_pair, position, None, real, prune)
-    if plan.prune != prune:
-        raise RuntimeError(
-            f"The algorithm {spec.algorithm!r} was registered with prunes={prune}, and its plan has "
-            f"prune={plan.prune}. torch.compile needs to know: pass the right one to register_algorithm."
-        )
-    if plan.kept.shape[1] < 2:
-        raise RuntimeError(
-            "This compiled model would merge all tokens of a sample into one, and compilers treat a length of 1 as a "
-            "case of its own. Keep more of them: min_tokens=2, or a higher ratio."
-        )
-    found = [plan.kept, plan.source, plan.destination, plan.assignment]
-    if masks.mergeable() is not None:
-        for mask, like in ((plan.source_mask, plan.source), (plan.valid, plan.kept)):
-            found.append(torch.ones_like(like, dtype=torch.bool) if mask is None else mask)
-    # An operator may return neither its arguments nor views of one another.
-    return [tensor.clone(memory_format=torch.contiguous_format) for tensor in found]
+from .spec import MergeSpec
 
 
 def _implements(name: str) -> Callable[[Callable], Callable]:
@@ -182,6 +108,10 @@ def match_tome(features: torch.Tensor, spec: MergeSpec, masks: TokenMasks) -> Me
     return _merge_best_pairs(candidates, order, even_first=masks.num_prefix_tokens % 2 == 0)
 
 
+# ToFu differs from it in what becomes of a pair (`combine.py`).
+_implements("tofu")(match_tome)
+
+
 @_implements("random")
 def match_random(features: torch.Tensor, spec: MergeSpec, masks: TokenMasks) -> MergePlan | None:
     """Drops `k` tokens without looking at them: the floor that every other algorithm must clear.
@@ -214,7 +144,7 @@ def match_random(features: torch.Tensor, spec: MergeSpec, masks: TokenMasks) -> 
     if candidates.mergeable is not None:
         gone = gone | (slot >= candidates.count())
     nearest = distance.masked_fill(gone.unsqueeze(1), torch.iinfo(torch.int64).max).argmin(dim=-1)
-    return candidates.plan(source, stays.gather(1, nearest), candidates.pair_mask(), prune=True)
+    return candidates.plan(source, stays.gather(1, nearest), candidates.pair_mask())
 
 
 def _pool_mask(candidates: Candidates, source_mask: torch.Tensor) -> torch.Tensor:

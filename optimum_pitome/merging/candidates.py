@@ -12,69 +12,24 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What matching algorithms are given, and what they start from: a layer's settings, masks, energies and ranks."""
+"""What matching algorithms are given, and what they start from: masks, energies and ranks."""
 
 from __future__ import annotations
 
-import functools
-import json
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 
 from ..methods import ENERGIES
-from .counts import KeepRatio, length_of
+from .combine import PLANS
+from .counts import length_of
 from .energy import pairwise_similarity
 from .plan import MergePlan, gather_tokens, plan_from_pairs
+from .spec import MergeSpec
 
 
 #: Below every cosine, and below every ranking key.
 LAST = torch.iinfo(torch.int64).min // 2
-
-
-@dataclass(frozen=True)
-class MergeSpec:
-    """What one layer does. Resolved from the user's configuration and the architecture before any forward runs.
-
-    Attributes:
-        ratio (`KeepRatio`): fraction of the mergeable tokens that stay.
-        algorithm (`str`): key of `ALGORITHMS`.
-        energy (`str`): key of `ENERGIES`.
-        metric (`str`): `"keys"` (mean over the heads) or `"hidden_states"` (after attention).
-        margin, alpha (`float`): parameters of the energy.
-        importance (`float`): exponent of the class token's attention in the similarity; 0 leaves it out.
-        proportional_attention (`bool`): whether attention adds the log size of the keys.
-        size_weighted (`bool`): whether a token's weight in a mean is its size, or 1.
-        after (`str`): where in the layer tokens merge: after its `"attention"`, or after the whole `"layer"`.
-    """
-
-    ratio: KeepRatio
-    algorithm: str = "pitome"
-    energy: str = "nearest"
-    metric: str = "keys"
-    margin: float = 0.9
-    alpha: float = 1.0
-    importance: float = 0.0
-    proportional_attention: bool = True
-    size_weighted: bool = True
-    after: str = "attention"
-    #: All of it, as an argument of an operator: compilers take a string for a constant, and may not take a number so.
-    text: str = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self):
-        object.__setattr__(self, "text", _as_text(*vars(self).items()))
-
-    @staticmethod
-    @functools.lru_cache(maxsize=4096)  # every layer of every forward asks
-    def from_text(text: str) -> MergeSpec:
-        fields = json.loads(text)
-        return MergeSpec(**{**fields, "ratio": KeepRatio(**fields["ratio"])})
-
-
-@functools.lru_cache(maxsize=4096)
-def _as_text(*fields: tuple[str, Any]) -> str:
-    return json.dumps(dict(fields), default=vars)
 
 
 @dataclass(frozen=True)
@@ -211,7 +166,8 @@ class Candidates:
         """The sample's tokens that may merge, `(B, 1)`."""
         if self.mergeable is None:
             batch_size, num_tokens = self.features.shape[:2]
-            return torch.full((batch_size, 1), num_tokens, device=self.features.device)
+            # The older ONNX exporter takes numbers without a dtype for floats.
+            return torch.full((batch_size, 1), num_tokens, dtype=torch.int64, device=self.features.device)
         return self.mergeable.sum(dim=1, keepdim=True)
 
     def position_key(self) -> torch.Tensor:
@@ -235,9 +191,11 @@ class Candidates:
             return None
         return torch.arange(self.num_pairs, device=self.features.device) < self.pairs_of_sample()
 
-    def plan(
-        self, source: torch.Tensor, target: torch.Tensor, source_mask: torch.Tensor | None, prune: bool = False
-    ) -> MergePlan:
+    def plan(self, source: torch.Tensor, target: torch.Tensor, source_mask: torch.Tensor | None) -> MergePlan:
+        """The plan that merges `source[b, j]` into `target[b, j]`, both `(B, k)`, as `spec.combine` says.
+
+        With `"prune_half"`, the pairs come in the order in which they should rather merge than be dropped.
+        """
         masks, prefix = self.masks, self.masks.num_prefix_tokens
         num_tokens = prefix + length_of(self.features)
         # Samples with fewer special tokens than `max_special` merge more: the length must fit the one with the most.
@@ -246,7 +204,20 @@ class Candidates:
         valid = masks.valid
         if valid is None and self.mergeable is not None:
             valid = torch.ones(self.mergeable.shape[0], num_tokens, dtype=torch.bool, device=self.features.device)
-        return plan_from_pairs(source + prefix, target + prefix, num_tokens, num_kept, source_mask, valid, prune)
+        dropped = None
+        if self.spec.combine == "prune_half":
+            pairs = self.pairs_of_sample()
+            dropped = torch.arange(self.num_pairs, device=self.features.device) >= pairs - pairs // 2
+        return plan_from_pairs(
+            source + prefix,
+            target + prefix,
+            num_tokens,
+            num_kept,
+            source_mask,
+            valid,
+            dropped,
+            PLANS.get(self.spec.combine, MergePlan),
+        )
 
 
 def importance_weights(attention: torch.Tensor, mergeable: torch.Tensor | None, exponent: float) -> torch.Tensor:

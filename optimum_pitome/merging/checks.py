@@ -28,6 +28,7 @@ import torch
 
 from ..methods import ALGORITHMS, ENERGIES
 from . import Candidates, KeepRatio, MergePlan, MergeSpec, TokenMasks, match_tokens, pairwise_similarity
+from .matching import Plan
 
 
 #: What the tokens of a check are like.
@@ -56,14 +57,6 @@ def check_algorithm(name: str) -> None:
     """Runs a registered matching algorithm on random and on degenerate inputs, and checks its plans: how many tokens
     they leave, that no token is merged twice or into one that is gone, that nothing special, protected or padded
     merges, that a sample alone and in a padded batch merges alike, and that the same input gives the same plan.
-
-    ```python
-    @register_algorithm("mine")
-    def match_mine(features, spec, masks): ...
-
-
-    check_algorithm("mine")
-    ```
 
     Args:
         name (`str`): as it was registered.
@@ -145,12 +138,12 @@ def _spec(algorithm: str, case: _Case) -> MergeSpec:
     return MergeSpec(KeepRatio.from_float(case.ratio), algorithm)
 
 
-def _run(name: str, case: _Case, about: str) -> MergePlan | None:
+def _run(name: str, case: _Case, about: str) -> Plan | None:
     try:
         plan = match_tokens(case.features, _spec(name, case), case.masks)
     except Exception as error:
         raise AssertionError(f"{about}, raised {type(error).__name__}: {error}") from error
-    known = plan is None or isinstance(plan, MergePlan)
+    known = plan is None or isinstance(plan, Plan)
     _require(
         known, f"{about}, returned a {type(plan).__name__}: expected a MergePlan, or None if nothing is to merge."
     )
@@ -179,7 +172,7 @@ def _alike(energy: torch.Tensor, other: torch.Tensor) -> bool:
     return torch.allclose(normed(energy), normed(other), atol=1e-3)
 
 
-def _check_plan(plan: MergePlan | None, case: _Case, about: str) -> None:
+def _check_plan(plan: Plan | None, case: _Case, about: str) -> None:
     batch_size, num_tokens = case.features.shape[:2]
     masks, ratio = case.masks, KeepRatio.from_float(case.ratio)
     never = masks.num_prefix_tokens + masks.max_special
@@ -194,14 +187,15 @@ def _check_plan(plan: MergePlan | None, case: _Case, about: str) -> None:
         found == (batch_size, expected),
         f"{about}, leaves {found[-1]} tokens of {num_tokens}: expected {expected}, whatever the data are.",
     )
-    for field in ("kept", "source"):
+    pairs = isinstance(plan, MergePlan)  # other kinds have none
+    for field in ("kept", "source") if pairs else ("kept",):
         index = getattr(plan, field)
         inside = index.dtype == torch.int64 and ((index >= 0) & (index < num_tokens)).all()
         _require(inside, f"{about}, has more in {field} than the numbers of tokens, 0 to {num_tokens - 1}, as int64.")
     counted = masks.mergeable()
     counted = torch.arange(num_tokens) >= masks.num_prefix_tokens if counted is None else counted
     counted = counted.expand(batch_size, -1)
-    for sample in range(batch_size):
+    for sample in range(batch_size) if pairs else ():
         _check_groups(plan, masks, counted[sample], ratio, sample, f"{about} (sample {sample})")
     inside = ((plan.assignment >= 0) & (plan.assignment < expected)).all()
     _require(inside, f"{about}, assigns tokens to places that are not between 0 and {expected - 1}.")
@@ -251,7 +245,7 @@ def _check_groups(
             _require(not touched, f"{about}, merges protected tokens: {sorted(touched)}.")
 
 
-def _check_sample(name: str, plan: MergePlan, case: _Case, index: int, about: str) -> None:
+def _check_sample(name: str, plan: Plan, case: _Case, index: int, about: str) -> None:
     """A sample alone, and without its padding, has the groups that it has in the batch."""
     alone = _run(name, case, about)
     same = alone is not None and torch.equal(plan.assignment[index], alone.assignment[0])
@@ -271,7 +265,9 @@ def _cases() -> Iterator[_Case]:
     for kind in _KINDS:
         for num_tokens, ratio in ((24, 0.75), (24, 0.5), (23, 0.9), (5, 0.5), (2, 0.5), (1, 0.5)):
             features = _features(kind, num_tokens, generator)
+            attention = torch.rand(3, num_tokens, generator=generator)  # for those that read it
             for words, masks in _masks(num_tokens):
+                masks = replace(masks, attention=attention)
                 yield _Case(kind, f"{num_tokens} {kind} tokens at ratio {ratio}{words}", features, masks, ratio)
 
 

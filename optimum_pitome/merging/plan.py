@@ -51,6 +51,14 @@ def gather_tokens(tokens: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     return rows.view(batch_size, index.shape[1], *tokens.shape[2:])
 
 
+def narrowed(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """`values` in the dtype of `like`, where they are no convex combination of it: single features can be larger than
+    any of `like`, and the range of float16 is small."""
+    if like.dtype == torch.float16:
+        values = values.clamp(min=torch.finfo(like.dtype).min, max=torch.finfo(like.dtype).max)
+    return values.to(like.dtype)
+
+
 def _of_sources(weights: torch.Tensor, source: torch.Tensor, source_mask: torch.Tensor | None) -> torch.Tensor:
     """The weights of the sources, `(B, k)`: 0 for pairs that do not merge."""
     moved = gather_tokens(weights, source)
@@ -134,6 +142,10 @@ def _merge_sizes(sizes: torch.Tensor, *pairs: torch.Tensor | None) -> torch.Tens
 class MergePlan:
     """The matching of one layer. `B` samples, `N` tokens in, `k` removed, `n = N - k` out; indices are int64.
 
+    This one takes the mean of each group; `combine.py` and `resample.py` have the other kinds. What all of them have,
+    and a layer uses, are `kept`, `assignment`, `valid`, [`~MergePlan.merge`], [`~MergePlan.merge_sizes`] and
+    [`~MergePlan.unmerge`].
+
     Attributes:
         kept (`torch.LongTensor` of shape `(B, n)`):
             Index of the token that each output slot holds, in the original order (fillers after the real ones).
@@ -141,10 +153,10 @@ class MergePlan:
         destination (`torch.LongTensor` of shape `(B, k)`): Output slot that each source is merged into.
         assignment (`torch.LongTensor` of shape `(B, N)`): Output slot of every input token: source tracing.
         source_mask (`torch.BoolTensor` of shape `(B, k)`, *optional*):
-            Which pairs are real: with a padding mask, samples merge fewer than `k` pairs. `None`: all.
+            Which pairs merge. With a padding mask, samples have fewer than `k`; and what is dropped does not merge.
+            `None`: all.
         valid (`torch.BoolTensor` of shape `(B, n)`, *optional*):
             Which output slots hold a real token. `None`: all.
-        prune (`bool`): the sources are dropped, not merged: vectors and sizes of their destinations stay.
     """
 
     kept: torch.Tensor
@@ -153,7 +165,6 @@ class MergePlan:
     assignment: torch.Tensor
     source_mask: torch.Tensor | None = None
     valid: torch.Tensor | None = None
-    prune: bool = False
 
     def merge(
         self, hidden_states: torch.Tensor, weights: torch.Tensor | None = None, totals: torch.Tensor | None = None
@@ -170,8 +181,6 @@ class MergePlan:
         Returns:
             `torch.Tensor` of shape `(B, n, dim)` and the dtype of `hidden_states`.
         """
-        if self.prune:
-            return gather_tokens(hidden_states, self.kept)
         if weights is None:
             weights = torch.ones(hidden_states.shape[:2], dtype=torch.float32, device=hidden_states.device)
         totals = self.merge_sizes(weights) if totals is None else totals
@@ -179,8 +188,6 @@ class MergePlan:
 
     def merge_sizes(self, sizes: torch.Tensor) -> torch.Tensor:
         """Group totals: `(B, N)` token sizes to `(B, n)`, float32."""
-        if self.prune:
-            return gather_tokens(sizes, self.kept)
         return _merge_sizes(sizes, *self._pairs)
 
     @property
@@ -199,7 +206,8 @@ def plan_from_pairs(
     num_kept: int,
     source_mask: torch.Tensor | None = None,
     valid: torch.Tensor | None = None,
-    prune: bool = False,
+    dropped: torch.Tensor | None = None,
+    kind: type[MergePlan] = MergePlan,
 ) -> MergePlan:
     """Builds the plan that merges `source[b, j]` into `target[b, j]` and keeps the rest in its order.
 
@@ -209,7 +217,9 @@ def plan_from_pairs(
         num_kept (`int`): n, the static number of output slots. At least the real tokens that survive in any sample.
         source_mask (`torch.BoolTensor` of shape `(B, k)`, *optional*): which pairs are real.
         valid (`torch.BoolTensor` of shape `(B, N)`, *optional*): which input tokens are real (not padding).
-        prune (`bool`): see [`MergePlan`].
+        dropped (`torch.BoolTensor` of shape `(B, k)`, *optional*):
+            Sources that go without leaving anything: only `assignment` names their target. `None`: none.
+        kind (`type[MergePlan]`): the class of the plan.
     """
     position = torch.arange(num_tokens, device=source.device).expand(source.shape[0], -1)
     stays = torch.ones_like(position)
@@ -235,4 +245,6 @@ def plan_from_pairs(
     if valid is not None:
         # Pads read the first real token (CLS): heads that look at position 0 find it there under padding on the left.
         assignment = assignment.masked_fill(~valid, 0)
-    return MergePlan(kept, source, destination, assignment, source_mask, kept_valid, prune)
+    if dropped is not None:
+        source_mask = ~dropped if source_mask is None else source_mask & ~dropped
+    return kind(kept, source, destination, assignment, source_mask, kept_valid)

@@ -66,7 +66,7 @@ class MergingLayer:
             return super().forward(hidden_states, *args, **kwargs)
         if tokens.sizes is None:
             tokens = state.read_tokens()
-        call = kwargs[CALL_KEY] = AttentionCall(tokens, spec.proportional_attention, spec.importance > 0.0)
+        call = kwargs[CALL_KEY] = AttentionCall(tokens, spec.proportional_attention, spec.reads_attention)
         if spec.after == "layer":
             hidden_states = super().forward(hidden_states, *args, **kwargs)
         else:

@@ -167,13 +167,25 @@ def merge_step(spec: MergeSpec, mergeable: int, removed: int, widths: Widths) ->
     """Operations of one merge of `removed` out of `mergeable` tokens, special tokens aside."""
     dim = widths.hidden if spec.metric == "hidden_states" else widths.hidden // widths.heads
     algorithm = ALGORITHMS[spec.algorithm]
-    averaging = (removed if algorithm.prunes else mergeable) * widths.hidden
+    combining = _combining(spec.combine, mergeable, removed, widths.hidden)
     if algorithm.comparisons is None:
-        return averaging
+        return combining
     reading = mergeable * (widths.hidden if spec.metric == "keys" else 0) + mergeable * dim  # head mean, norm
-    reading += mergeable * widths.hidden if spec.importance else 0  # one query's scores
+    reading += mergeable * widths.hidden if spec.reads_attention else 0  # one query's scores
     energy = mergeable**2 if algorithm.reads_energy else 0
-    return reading + algorithm.comparisons(mergeable, removed) * dim + energy + averaging
+    return reading + algorithm.comparisons(mergeable, removed) * dim + energy + combining
+
+
+def _combining(combine: str, mergeable: int, removed: int, width: int) -> int:
+    """Operations that make `mergeable - removed` tokens of `width` features out of `mergeable`."""
+    kept = mergeable - removed
+    if combine in ("prune", "target"):
+        return removed * width
+    if combine == "resample":
+        # The matrices, to the spectrum, and back.
+        return kept * (mergeable + kept) + kept * mergeable * width + kept**2 * width
+    mean = mergeable * width
+    return mean + (mergeable + 2 * kept) * width if combine == "mlerp" else mean  # norms before and after, scaling
 
 
 def prefill(language_model: nn.Module, num_tokens: int) -> int:

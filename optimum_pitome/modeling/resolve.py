@@ -50,8 +50,8 @@ def resolve_specs(
         shape_of (`Callable[[], EncoderShape]`): what a budget is counted on; called where there is one.
 
     Raises:
-        ValueError: if a list does not fit the number of layers, a layer index is out of range, or importance is asked
-            for where no class token attends.
+        ValueError: if a list does not fit the number of layers, a layer index is out of range, or importance or an
+            algorithm that reads attention is asked for where no class token attends.
     """
     has_class_token = num_prefix_tokens > 0 or architecture.special_tokens is not None
     if config.importance and not has_class_token:
@@ -84,6 +84,13 @@ def resolve_specs(
         if "importance" not in chosen and not measured:
             # Measured with these two only; and a comparison by name should compare what the name says.
             settings["importance"] = 0.0
+        algorithm = ALGORITHMS[settings["algorithm"]]
+        if algorithm.reads_attention and not has_class_token:
+            raise ValueError(
+                f"algorithm={settings['algorithm']!r} ranks tokens by the attention of the class token, and "
+                f"{architecture.encoder_class.__name__} has none. Choose another algorithm."
+            )
+        settings["combine"] = algorithm.combine_in(index, num_layers)
         ratio = KeepRatio.from_float(ratios[index] if merges else 1.0, min_tokens)
         specs.append(MergeSpec(ratio, **settings))
     _warn_of_unused(config, specs)

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..merging import MergePlan, MergeSpec, TokenMasks, gather_tokens, is_opaque
+from ..merging import MergePlan, MergeSpec, ResamplePlan, TokenMasks, gather_tokens, is_opaque
 
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class Tokens:
         specials = (self.special, self.max_special)
         return TokenMasks(self.num_prefix_tokens, self.valid, *specials, attention, self.protected)
 
-    def merged(self, plan: MergePlan) -> Tokens:
+    def merged(self, plan: MergePlan | ResamplePlan) -> Tokens:
         """The tokens after a merge by `plan`."""
         sizes = self.sizes
         if sizes is None:
@@ -89,7 +89,7 @@ class Tokens:
             positions=self._positions_after(plan),
         )
 
-    def _positions_after(self, plan: MergePlan) -> torch.Tensor | None:
+    def _positions_after(self, plan: MergePlan | ResamplePlan) -> torch.Tensor | None:
         if not self.track_positions:
             return None
         return plan.kept if self.positions is None else gather_tokens(self.positions, plan.kept)

@@ -78,6 +78,26 @@ def test_the_exact_count_by_hand():
     assert first.gflops_merge_step * 1e9 == pytest.approx(step)
 
 
+def test_the_merge_steps_of_the_compared_methods_by_hand():
+    config = ViTConfig(
+        hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24, image_size=8, patch_size=2
+    )
+
+    def counted(**settings):
+        model = apply_pitome(ViTForImageClassification(config), PiToMeConfig(ratio=0.75, **settings))
+        return [round(layer.gflops_merge_step * 1e9) for layer in pitome_summary(model).layers]
+
+    # 16 patches to 12 to 9, keys of width 4. Head mean and norm, even against odd places; then what becomes of a pair.
+    first, second = 16 * (8 + 4) + 8 * 8 * 4, 12 * (8 + 4) + 6 * 6 * 4
+    assert counted(algorithm="tome") == [first + 16 * 8, second + 12 * 8]
+    # The target is copied; later the mean, the norms before and after, and the scaling.
+    assert counted(algorithm="tofu") == [first + 4 * 8, second + 12 * 8 + (12 + 2 * 9) * 8]
+    # The class token's attention, and what goes against what stays.
+    assert counted(algorithm="diffrate")[0] == 16 * (8 + 4) + 16 * 8 + 4 * 12 * 4 + 16 * 8
+    # Two matrices, to the spectrum and back. Nothing is compared.
+    assert counted(algorithm="dct")[0] == 12 * (16 + 12) + 12 * 16 * 8 + 12 * 12 * 8
+
+
 @pytest.mark.parametrize("case", all_cases(), ids=lambda case: case.id)
 def test_counted_tokens_are_the_ones_that_run(case):
     model, inputs = apply_pitome(case.build(), 0.8), case.inputs(1)

@@ -29,6 +29,8 @@ from optimum_pitome.merging import KeepRatio, MergeSpec, TokenMasks, match_token
 NEAR_TIE = 4e-6
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 MATCHING = ("pitome", "pitome_unprotected", "pitome_halves", "tome")
+#: Those that the paper compares with, beside `"tome"`.
+COMPARED = ("tofu", "dct", "diffrate")
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Problem:
         ratio: a decimal, as a string.
         num_prefix, special, valid, max_special, attention, protected: see `TokenMasks`; `special` is `None` or
             `(B, N)`.
+        combine: what ToFu's layer does; otherwise `None`.
     """
 
     features: torch.Tensor
@@ -56,13 +59,13 @@ class Problem:
     importance: float
     attention: torch.Tensor
     protected: torch.Tensor | None
+    combine: str | None
 
     @property
     def spec(self) -> MergeSpec:
         ratio = KeepRatio.from_float(float(self.ratio))
-        return MergeSpec(
-            ratio, self.algorithm, self.energy, margin=self.margin, alpha=self.alpha, importance=self.importance
-        )
+        settings = {name: getattr(self, name) for name in ("margin", "alpha", "importance", "combine")}
+        return MergeSpec(ratio, self.algorithm, self.energy, **settings)
 
     @property
     def masks(self) -> TokenMasks:
@@ -115,12 +118,13 @@ def problems(draw, algorithms=MATCHING, dtypes=DTYPES, padding=("none", "left", 
         reference = special if valid is None else special & valid
         # Those in the prefix count once, as prefix; the caller's promise may be generous.
         max_special = int(reference[:, num_prefix:].sum(axis=1).max()) + draw(st.integers(0, 2))
+    algorithm = draw(st.sampled_from(algorithms))
     return Problem(
         torch.tensor(features).to(dtype),
         torch.tensor(hidden_states).to(dtype),
         torch.tensor(sizes, dtype=torch.float32),
         draw(RATIOS),
-        draw(st.sampled_from(algorithms)),
+        algorithm,
         draw(st.sampled_from(["paper", "elu", "gaussian", "nearest"])),
         draw(st.sampled_from([-0.5, 0.0, 0.3, 0.6, 0.9])),
         draw(st.sampled_from([0.5, 1.0, 2.0])),
@@ -131,4 +135,5 @@ def problems(draw, algorithms=MATCHING, dtypes=DTYPES, padding=("none", "left", 
         draw(st.sampled_from([0.0, 0.5, 1.0])),
         torch.tensor(generator.gamma(0.5, size=(batch_size, num_tokens)), dtype=torch.float32),
         None if share is None else torch.tensor(generator.random((batch_size, num_tokens)) < share),
+        draw(st.sampled_from(["target", "mlerp"])) if algorithm == "tofu" else None,
     )

@@ -23,6 +23,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from decimal import Decimal
+from fractions import Fraction
 
 import numpy as np
 
@@ -44,17 +45,21 @@ class Merge:
     """What happens to one sample: token indices of the original sequence.
 
     Attributes:
-        pairs: (source, target) of each token that goes.
+        pairs: (source, target) of each token that merges.
         kept: real tokens that stay, ascending.
+        dropped: (source, the token that stands for it) of each token that goes without merging.
+        sequence: what the DCT runs along; the tokens of it that are in `kept` say where its results stand.
     """
 
     pairs: list[tuple[int, int]]
     kept: list[int]
     decisions: Decisions = field(default_factory=Decisions)
+    dropped: list[tuple[int, int]] = field(default_factory=list)
+    sequence: list[int] = field(default_factory=list)
 
     def group_of(self, token: int) -> int:
         """The kept token that `token` went to."""
-        return dict(self.pairs).get(token, token)
+        return dict(self.pairs + self.dropped).get(token, token)
 
 
 def num_removed(num_mergeable: int, ratio: str) -> int:
@@ -158,10 +163,21 @@ def match(
         mergeable = unprotected
     room = len(mergeable) - k
     decisions = Decisions()
+    if algorithm == "dct":
+        return resampling(real, mergeable, k)
     pairs = []
     weight = np.ones(len(features))
     if mergeable:
         weight[mergeable] = weights(None if attention is None else attention[mergeable], importance, len(mergeable))
+    if k > 0 and algorithm == "diffrate":
+        order = sorted(mergeable, key=lambda token: (-attention[token], token))
+        stay, go = order[:room], order[room:]
+        for cut in (room, len(order) - k // 2):  # in what order they stay, merge or go plays no part
+            if cut < len(order):
+                decisions.note(attention[order[cut - 1]] - attention[order[cut]])
+        joins = [(token, most_similar(token, stay, features, decisions, weight)[1]) for token in go]
+        pairs, dropped = joins[: k - k // 2], joins[k - k // 2 :]
+        return Merge(pairs, [i for i in real if i not in go], decisions, dropped)
     if k > 0 and algorithm.startswith("pitome"):
         scores = energies(energy, features[mergeable], margin, alpha, decisions, weight[mergeable])
         needed = len(mergeable) if algorithm == "pitome_unprotected" else 2 * k
@@ -188,15 +204,64 @@ def match(
     return Merge(pairs, [i for i in real if i not in gone], decisions)
 
 
-def merged(merge: Merge, hidden_states: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Size-weighted means and sizes of the groups, in the order of `merge.kept`."""
-    means, totals = [], []
+def resampling(real: list[int], sequence: list[int], k: int) -> Merge:
+    """Which tokens the results of a DCT over `sequence` stand for: each its nearest, by the middles of both."""
+    m = len(sequence)
+    n = m - k
+    if k == 0:
+        return Merge([], real)
+    # A result covers m / n tokens; its middle lies in one of them, and the middle of each token lies in one result.
+    stays = [sequence[math.floor((j + Fraction(1, 2)) * m / n)] for j in range(n)]
+    pairs = []
+    for place, token in enumerate(sequence):
+        if token not in stays:
+            pairs.append((token, stays[math.floor((place + Fraction(1, 2)) * n / m)]))
+    gone = [token for token, _ in pairs]
+    return Merge(pairs, [i for i in real if i not in gone], sequence=sequence)
+
+
+def dct(values: np.ndarray, n: int) -> np.ndarray:
+    """The orthonormal DCT-II of `(m, dim)`, its lowest `n` frequencies, and the inverse at length `n`, constants kept:
+    `(n, dim)`."""
+    m = len(values)
+    spectrum = []
+    for f in range(n):
+        norm = math.sqrt((1 if f == 0 else 2) / m)
+        spectrum.append(norm * sum(values[t] * math.cos(math.pi * f * (2 * t + 1) / (2 * m)) for t in range(m)))
+    shorter = []
+    for j in range(n):
+        value = np.zeros(values.shape[1])
+        for f in range(n):
+            norm = math.sqrt((1 if f == 0 else 2) / n)
+            value += norm * spectrum[f] * math.cos(math.pi * f * (2 * j + 1) / (2 * n))
+        shorter.append(value * math.sqrt(n / m))
+    return np.array(shorter)
+
+
+def merged(
+    merge: Merge, hidden_states: np.ndarray, sizes: np.ndarray, combine: str = "mean"
+) -> tuple[np.ndarray, np.ndarray]:
+    """What becomes of the groups, and their sizes, in the order of `merge.kept`.
+
+    `combine`: their size-weighted means; `"mlerp"`: with the norm of the longest; `"target"`: the kept token itself.
+    """
+    hidden_states = hidden_states.astype(np.float64)
+    if merge.sequence:
+        stays = [token for token in merge.sequence if token in merge.kept]
+        results = dict(zip(stays, dct(hidden_states[merge.sequence], len(stays))))
+        size = sum(sizes[merge.sequence]) / len(stays)
+        vectors = [results.get(token, hidden_states[token]) for token in merge.kept]
+        return np.array(vectors), np.array([size if token in stays else sizes[token] for token in merge.kept])
+    vectors, totals = [], []
     for token in merge.kept:
         members = [token] + [source for source, target in merge.pairs if target == token]
         total = sum(sizes[i] for i in members)
-        means.append(sum(sizes[i] * hidden_states[i].astype(np.float64) for i in members) / total)
+        vector = sum(sizes[i] * hidden_states[i] for i in members) / total
+        if combine == "mlerp" and len(members) > 1:
+            vector *= max(np.linalg.norm(hidden_states[i]) for i in members) / np.linalg.norm(vector)
+        vectors.append(hidden_states[token] if combine == "target" else vector)
         totals.append(total)
-    return np.array(means), np.array(totals)
+    return np.array(vectors), np.array(totals)
 
 
 def attention_weights(query, key, sizes, real) -> np.ndarray:

@@ -21,7 +21,7 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from merging import reference
-from merging.problems import NEAR_TIE, problems
+from merging.problems import COMPARED, NEAR_TIE, problems
 
 from optimum_pitome.merging import KeepRatio, MergeSpec, TokenMasks, match_tokens
 from optimum_pitome.methods import ALGORITHMS
@@ -94,6 +94,16 @@ def test_tome_by_hand():
 @settings(max_examples=400)
 @given(problems())
 def test_matching_against_the_reference(problem):
+    check(problem)
+
+
+@settings(max_examples=400)
+@given(problems(algorithms=COMPARED))
+def test_what_the_paper_compares_with_against_the_reference(problem):
+    check(problem)
+
+
+def check(problem):
     plan = problem.plan()
     for sample in range(len(problem.features)):
         special = () if problem.special is None else problem.special[sample].nonzero().flatten().tolist()
@@ -115,19 +125,25 @@ def test_matching_against_the_reference(problem):
         if plan is None:
             assert not expected.pairs
             continue
-        assert pairs_of(plan, sample) == dict(expected.pairs)
+        if problem.algorithm != "dct":
+            assert pairs_of(plan, sample) == dict(expected.pairs)
         assert survivors(plan, sample) == expected.kept
         slots = plan.assignment[sample].tolist()
         for token in problem.real(sample):
             assert plan.kept[sample, slots[token]] == expected.group_of(token)
 
         hidden_states = problem.hidden_states[sample].double().numpy()
-        means, totals = reference.merged(expected, hidden_states, problem.sizes[sample].numpy())
+        combine = problem.combine or "mean"
+        vectors, totals = reference.merged(expected, hidden_states, problem.sizes[sample].numpy(), combine)
+        if combine == "mlerp":
+            means, _ = reference.merged(expected, hidden_states, problem.sizes[sample].numpy())
+            assume(not (np.linalg.norm(vectors, axis=1) > 8 * np.linalg.norm(means, axis=1)).any())  # they cancel
         merged = plan.merge(problem.hidden_states, problem.sizes)
         assert merged.dtype == problem.hidden_states.dtype
         tolerance = {torch.float32: 2e-6, torch.bfloat16: 8e-3, torch.float16: 1e-3}[merged.dtype]
+        tolerance *= 5 if problem.algorithm in ("dct", "tofu") else 1  # no convex combinations
         count = len(expected.kept)
-        np.testing.assert_allclose(merged[sample, :count].double().numpy(), means, atol=tolerance, rtol=tolerance)
+        np.testing.assert_allclose(merged[sample, :count].double().numpy(), vectors, atol=tolerance, rtol=tolerance)
         np.testing.assert_allclose(plan.merge_sizes(problem.sizes)[sample, :count].numpy(), totals, rtol=1e-6)
 
 
@@ -167,15 +183,16 @@ def test_nothing_to_do():
 
 def test_an_empty_batch():
     for algorithm in ALGORITHMS:
-        plan = match(torch.randn(0, 10, 4), 0.8, algorithm=algorithm)
+        plan = match(torch.randn(0, 10, 4), 0.8, TokenMasks(attention=torch.ones(0, 10)), algorithm=algorithm)
         assert plan.merge(torch.randn(0, 10, 3)).shape == (0, 8, 3)
 
 
 def test_one_mask_for_the_whole_batch():
-    features, valid = torch.randn(3, 12, 4), torch.arange(12)[None] < 9
+    features, valid, attention = torch.randn(3, 12, 4), torch.arange(12)[None] < 9, torch.rand(3, 12)
     for algorithm in ALGORITHMS:
-        one = match(features, 0.7, TokenMasks(valid=valid), algorithm=algorithm)
-        each = match(features, 0.7, TokenMasks(valid=valid.expand(3, -1)), algorithm=algorithm)
+        one = match(features, 0.7, TokenMasks(valid=valid, attention=attention), algorithm=algorithm)
+        masks = TokenMasks(valid=valid.expand(3, -1), attention=attention)
+        each = match(features, 0.7, masks, algorithm=algorithm)
         assert torch.equal(one.assignment, each.assignment) and torch.equal(one.valid, each.valid)
         hidden_states = torch.randn(3, 12, 5)
         assert torch.equal(one.merge(hidden_states), each.merge(hidden_states))

@@ -30,12 +30,13 @@ class Merge(torch.nn.Module):
     def forward(self, features, hidden_states, sizes, valid):
         special = torch.zeros_like(valid)
         special[:, -2] = True
+        attention = features[..., 1].abs()
         masks = {
-            "none": TokenMasks(1),
-            "padding": TokenMasks(0, valid),
-            "special": TokenMasks(1, None, special, 1),
-            "both": TokenMasks(1, valid, special, 2),
-            "protected": TokenMasks(1, valid, special, 2, protected=features[..., 0] > 0),
+            "none": TokenMasks(1, attention=attention),
+            "padding": TokenMasks(0, valid, attention=attention),
+            "special": TokenMasks(1, None, special, 1, attention),
+            "both": TokenMasks(1, valid, special, 2, attention),
+            "protected": TokenMasks(1, valid, special, 2, attention, features[..., 0] > 0),
         }[self.masks]
         plan = match_tokens(features, self.spec, masks)
         merged = plan.merge(hidden_states, sizes)

@@ -75,7 +75,10 @@ def recompute(model, pixel_values, real, settings):
         )
         closest = min(closest, merge.decisions.closest)
         weights = sizes if settings.get("size_weighted", True) else np.ones_like(sizes)
-        means, _ = reference.merged(merge, hidden_states.numpy(), weights)
+        # ToFu: the first half of the layers keeps the target, the second takes the longest norm.
+        tofu = "target" if index < num_layers // 2 else "mlerp"
+        combine = tofu if settings["algorithm"] == "tofu" else "mean"
+        means, _ = reference.merged(merge, hidden_states.numpy(), weights, combine)
         _, totals = reference.merged(merge, hidden_states.numpy(), sizes)
         place = {token: slot for slot, token in enumerate(merge.kept)}
         # -1: what was padding is in no group, and leaves with the first merge.
@@ -96,6 +99,10 @@ SETTINGS = [
     {"algorithm": "pitome_halves", "energy": "gaussian", "metric": "keys", "proportional_attention": False},
     {"algorithm": "tome", "energy": "nearest", "metric": "keys", "proportional_attention": True},
     {"algorithm": "pitome", "energy": "elu", "metric": "hidden_states", "proportional_attention": True, "alpha": 3.0},
+    {"algorithm": "tofu", "energy": "nearest", "metric": "keys", "proportional_attention": True},
+    {"algorithm": "dct", "energy": "nearest", "metric": "keys", "proportional_attention": True},
+    {"algorithm": "diffrate", "energy": "nearest", "metric": "keys", "proportional_attention": True},
+    {"algorithm": "diffrate", "energy": "nearest", "metric": "hidden_states", "proportional_attention": False},
 ]
 
 #: What no user sets, but presets and families do: the fields of the layers' specs, beside settings from above.

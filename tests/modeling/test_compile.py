@@ -23,6 +23,7 @@ from zoo.text import CASES, text_inputs
 from optimum_pitome import PiToMeConfig, apply_pitome
 
 
+COMPARED = ("tofu", "dct", "diffrate")
 LAYERS = 2  # tracing takes its time: two layers show what four would
 
 
@@ -44,7 +45,10 @@ def test_compile_in_one_graph_and_once(name):
             assert_equal(compiled(images(seed=2)), model(images(seed=2)))
 
 
-@pytest.mark.parametrize("settings", [{}, {"energy": "paper", "metric": "hidden_states"}], ids=["default", "paper"])
+SETTINGS = [{}, {"energy": "paper", "metric": "hidden_states"}, *({"algorithm": name} for name in COMPARED)]
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=["default", "paper", *COMPARED])
 def test_compile_with_a_padding_mask(settings):
     model = apply_pitome(build("ViTModel", num_layers=LAYERS), PiToMeConfig(0.8, **settings))
     compiled = torch.compile(model, fullgraph=True, backend="eager")
@@ -56,8 +60,9 @@ def test_compile_with_a_padding_mask(settings):
             assert_equal(compiled(images(), attention_mask=masks[1]), model(images(), attention_mask=masks[1]))
 
 
-def test_compile_through_gradients():
-    model = apply_pitome(build(num_layers=LAYERS), 0.8)
+@pytest.mark.parametrize("algorithm", ["pitome", *COMPARED])
+def test_compile_through_gradients(algorithm):
+    model = apply_pitome(build(num_layers=LAYERS), PiToMeConfig(0.8, algorithm=algorithm))
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     compiled(images()).last_hidden_state.square().sum().backward()
     gradients = {name: value.grad.clone() for name, value in model.named_parameters() if value.grad is not None}
@@ -76,6 +81,30 @@ def test_a_new_setting_is_a_new_graph():
         compiled(images())
         apply_pitome(model, 0.6)
         assert_equal(compiled(images()), model(images()))
+
+
+@pytest.mark.parametrize("algorithm", COMPARED)
+def test_inductor_compiles_every_kind_of_plan(algorithm):
+    """On a CPU, where operators take over: one graph for all lengths, of which the shortest has nothing to merge."""
+    case = next(case for case in CASES if case.id == "BertModel")
+    model = apply_pitome(case.build(), PiToMeConfig(0.8, algorithm=algorithm, layers=[0, 1]))
+    compiled = torch.compile(model, fullgraph=True, dynamic=True)
+    with torch.no_grad():
+        for length in (10, 16, 5):
+            inputs = {name: value[:, :length] for name, value in case.inputs(2).items()}
+            torch.testing.assert_close(
+                compiled(**inputs).last_hidden_state, model(**inputs).last_hidden_state, atol=1e-5, rtol=1e-5
+            )
+
+
+@pytest.mark.parametrize("algorithm", COMPARED)
+def test_export_of_every_kind_of_plan(algorithm):
+    model = apply_pitome(build(num_layers=LAYERS), PiToMeConfig(0.8, algorithm=algorithm))
+    shapes = {"pixel_values": {0: torch.export.Dim("batch", min=1, max=64)}}
+    program = torch.export.export(model, (), {"pixel_values": images()}, dynamic_shapes=shapes).module()
+    with torch.no_grad():
+        for batch_size in (1, 3):
+            assert_equal(program(pixel_values=images(batch_size)), model(images(batch_size)))
 
 
 @pytest.mark.parametrize("name", VISION)

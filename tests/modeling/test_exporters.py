@@ -30,6 +30,7 @@ from optimum_pitome import apply_pitome
 
 exporters = pytest.importorskip("transformers.exporters", reason="transformers has exporters since 5.13")
 pytestmark = pytest.mark.slow
+COMPARED = ("tofu", "dct", "diffrate")
 
 
 def build(model_class):
@@ -81,9 +82,20 @@ class ByPosition(torch.nn.Module):
 
 
 @pytest.mark.filterwarnings("ignore")  # tracing warns of lengths, and of attributes of transformers that it reads
-@pytest.mark.parametrize("model_class", [ViTModel, SiglipVisionModel, BertModel, MPNetModel])
-def test_a_trace_serves_any_batch_size(model_class):
+@pytest.mark.parametrize(
+    ("model_class", "algorithm"),
+    [
+        *((model_class, "pitome") for model_class in (ViTModel, SiglipVisionModel, BertModel, MPNetModel)),
+        *(
+            (model_class, algorithm)
+            for model_class in (ViTModel, BertModel)
+            for algorithm in ("tofu", "dct", "diffrate")
+        ),
+    ],
+)
+def test_a_trace_serves_any_batch_size(model_class, algorithm):
     model, inputs = build(model_class)
+    apply_pitome(model, {"ratio": 0.8, "algorithm": algorithm})
     model.config.return_dict = False
     traced = torch.jit.trace(model, example_kwarg_inputs=inputs, strict=False, check_trace=False)
     other = {name: torch.cat([value, value[:1]]) for name, value in inputs.items()}
@@ -93,11 +105,19 @@ def test_a_trace_serves_any_batch_size(model_class):
 
 
 @pytest.mark.filterwarnings("ignore")  # tracing warns of lengths, and of attributes of transformers that it reads
-@pytest.mark.parametrize("model_class", [ViTModel, SiglipVisionModel])  # BERT comes out wrong there when it is dense
-def test_the_older_onnx_export(model_class, tmp_path):
+@pytest.mark.parametrize(  # BERT comes out wrong there when it is dense
+    ("model_class", "algorithm"),
+    [
+        (ViTModel, "pitome"),
+        (SiglipVisionModel, "pitome"),
+        *((ViTModel, algorithm) for algorithm in COMPARED),
+    ],
+)
+def test_the_older_onnx_export(model_class, algorithm, tmp_path):
     """`dynamo=False`, which traces."""
     onnxruntime = pytest.importorskip("onnxruntime", reason="the older export is checked with ONNX Runtime")
     model, inputs = build(model_class)
+    apply_pitome(model, {"ratio": 0.8, "algorithm": algorithm})
     model.config.return_dict = False
     names, path = list(inputs), tmp_path / "model.onnx"
     axes = {name: {0: "batch"} for name in names}

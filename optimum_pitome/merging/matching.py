@@ -1,0 +1,139 @@
+# Copyright 2026 The optimum_pitome authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""From what is compared to a plan: runs the algorithm of a layer, as an operator where a compiler should not look."""
+
+from __future__ import annotations
+
+import torch
+
+from ..methods import ALGORITHMS
+from .candidates import TokenMasks
+from .combine import PLANS
+from .opaque import is_opaque, new_length, operator
+from .plan import MergePlan
+from .resample import ResamplePlan
+from .spec import MergeSpec
+
+
+#: What a layer merges by.
+Plan = MergePlan | ResamplePlan
+
+
+@torch.no_grad()
+def match_tokens(features: torch.Tensor, spec: MergeSpec, masks: TokenMasks | None = None) -> Plan | None:
+    """Runs the algorithm of `spec`.
+
+    Args:
+        features (`torch.Tensor` of shape `(B, N, dim)`): what is compared (keys or hidden states), any floating dtype.
+        spec (`MergeSpec`): the layer's settings.
+        masks (`TokenMasks`, *optional*): special tokens and padding, and the attention that weighs.
+
+    Returns:
+        [`MergePlan`] or [`ResamplePlan`], or `None` where nothing is to be merged (ratio 1, or too few tokens).
+    """
+    if spec.ratio.is_dense:
+        return None
+    masks = masks or TokenMasks()
+    if not is_opaque(features):
+        return ALGORITHMS[spec.algorithm].match(features, spec, masks)
+    of_masks = masks.num_prefix_tokens, masks.valid, masks.special, masks.max_special, masks.attention, masks.protected
+    kind, masked = _kind(spec), masks.mergeable() is not None
+    return kind(**dict(zip(_tensors(kind, spec, masked), _match(features, spec.text, *of_masks))))
+
+
+def _kind(spec: MergeSpec) -> type[Plan]:
+    return ResamplePlan if spec.combine == "resample" else PLANS.get(spec.combine, MergePlan)
+
+
+def _tensors(kind: type[Plan], spec: MergeSpec, masked: bool) -> list[str]:
+    """The fields of a plan that are tensors, with masks and without: the others are `None`."""
+    if kind is ResamplePlan:
+        return ["kept", "assignment", "place", "cell", *(["valid"] if masked else [])]
+    names = ["kept", "source", "destination", "assignment"]
+    names += ["source_mask"] if masked or spec.combine == "prune_half" else []
+    return names + (["valid"] if masked else [])
+
+
+def _shapes_of_plan(features, text, num_prefix_tokens, valid, special, max_special, attention, protected):
+    batch_size, num_tokens = features.shape[:2]
+    spec, masked = MergeSpec.from_text(text), not (valid is None and special is None and protected is None)
+    names, num_kept = _tensors(_kind(spec), spec, masked), new_length(features, 2)
+    # A length that no tensor has would be an error.
+    num_pairs = new_length(features, 0) if "source" in names else 0
+    shared = batch_size if masked else 1
+    shapes = {
+        "kept": (batch_size, num_kept),
+        "source": (batch_size, num_pairs),
+        "destination": (batch_size, num_pairs),
+        "assignment": (batch_size, num_tokens),
+        "source_mask": (batch_size, num_pairs),
+        "valid": (batch_size, num_kept),
+        "place": (shared, num_tokens),
+        "cell": (shared, num_kept),
+    }
+    masks = ("source_mask", "valid")
+    return [features.new_empty(shapes[name], dtype=torch.bool if name in masks else torch.int64) for name in names]
+
+
+@operator("match", fake=_shapes_of_plan)
+def _match(
+    features: torch.Tensor,
+    text: str,
+    num_prefix_tokens: int,
+    valid: torch.Tensor | None,
+    special: torch.Tensor | None,
+    max_special: int,
+    attention: torch.Tensor | None,
+    protected: torch.Tensor | None,
+) -> list[torch.Tensor]:
+    """[`match_tokens`] on `MergeSpec.text` and the fields of [`TokenMasks`].
+
+    Returns:
+        The fields of the plan that [`_tensors`] names. Where nothing is to be merged, those of the plan that keeps
+        every token.
+    """
+    masks = TokenMasks(num_prefix_tokens, valid, special, max_special, attention, protected)
+    spec = MergeSpec.from_text(text)
+    kind, masked = _kind(spec), masks.mergeable() is not None
+    plan = match_tokens(features, spec, masks) or _plan_of_all(kind, features, valid, masked)
+    if type(plan) is not kind:
+        raise RuntimeError(
+            f"The algorithm {spec.algorithm!r} was registered with combine={spec.combine!r}, and returned a "
+            f"{type(plan).__name__}, not a {kind.__name__}. torch.compile needs to know: pass the right one to "
+            "register_algorithm."
+        )
+    if plan.kept.shape[1] < 2:
+        raise RuntimeError(
+            "This compiled model would merge all tokens of a sample into one, and compilers treat a length of 1 as a "
+            "case of its own. Keep more of them: min_tokens=2, or a higher ratio."
+        )
+    found = []
+    for name in _tensors(kind, spec, masked):
+        tensor = getattr(plan, name)
+        if tensor is None:
+            tensor = torch.ones_like(plan.kept if name == "valid" else plan.source, dtype=torch.bool)
+        # An operator may return neither its arguments nor views of one another.
+        found.append(tensor.clone(memory_format=torch.contiguous_format))
+    return found
+
+
+def _plan_of_all(kind: type[Plan], features: torch.Tensor, valid: torch.Tensor | None, masked: bool) -> Plan:
+    """The plan that keeps every token."""
+    position = torch.arange(features.shape[1], device=features.device).expand(features.shape[0], -1)
+    valid = None if valid is None else valid.expand_as(position)
+    if kind is ResamplePlan:
+        none = torch.full_like(position if masked else position[:1], -1)
+        return ResamplePlan(position, position, none, none, valid)
+    return kind(position, position[:, :0], position[:, :0], position, None, valid)

@@ -1,0 +1,80 @@
+# Copyright 2026 The optimum_pitome authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The settings of one layer."""
+
+from __future__ import annotations
+
+import functools
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..methods import ALGORITHMS
+from .counts import KeepRatio
+
+
+@dataclass(frozen=True)
+class MergeSpec:
+    """What one layer does. Resolved from the user's configuration and the architecture before any forward runs.
+
+    Attributes:
+        ratio (`KeepRatio`): fraction of the mergeable tokens that stay.
+        algorithm (`str`): key of `ALGORITHMS`.
+        energy (`str`): key of `ENERGIES`.
+        metric (`str`): `"keys"` (mean over the heads) or `"hidden_states"` (after attention).
+        margin, alpha (`float`): parameters of the energy.
+        importance (`float`): exponent of the class token's attention in the similarity; 0 leaves it out.
+        proportional_attention (`bool`): whether attention adds the log size of the keys.
+        size_weighted (`bool`): whether a token's weight in a mean is its size, or 1.
+        after (`str`): where in the layer tokens merge: after its `"attention"`, or after the whole `"layer"`.
+        combine (`str`, *optional*):
+            How the tokens of a group become one, one of `COMBINATIONS`. By default what the algorithm does in a model
+            of one layer.
+    """
+
+    ratio: KeepRatio
+    algorithm: str = "pitome"
+    energy: str = "nearest"
+    metric: str = "keys"
+    margin: float = 0.9
+    alpha: float = 1.0
+    importance: float = 0.0
+    proportional_attention: bool = True
+    size_weighted: bool = True
+    after: str = "attention"
+    combine: str | None = None
+    #: All of it, as an argument of an operator: compilers take a string for a constant, and may not take a number so.
+    text: str = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self):
+        if self.combine is None:
+            object.__setattr__(self, "combine", ALGORITHMS[self.algorithm].combine_in(0, 1))
+        object.__setattr__(self, "text", _as_text(*vars(self).items()))
+
+    @property
+    def reads_attention(self) -> bool:
+        """Whether the layer needs the class token's attention."""
+        return self.importance > 0.0 or ALGORITHMS[self.algorithm].reads_attention
+
+    @staticmethod
+    @functools.lru_cache(maxsize=4096)  # every layer of every forward asks
+    def from_text(text: str) -> MergeSpec:
+        fields = json.loads(text)
+        return MergeSpec(**{**fields, "ratio": KeepRatio(**fields["ratio"])})
+
+
+@functools.lru_cache(maxsize=4096)
+def _as_text(*fields: tuple[str, Any]) -> str:
+    return json.dumps(dict(fields), default=vars)
