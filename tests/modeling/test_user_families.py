@@ -185,7 +185,7 @@ def test_a_signature_of_a_users_own_is_not_blamed_on_transformers():
         ({"token_arguments": {"hidden_states": None}}, "these are the tokens themselves"),
         ({"token_arguments": {"rotary": "cut"}}, "expected a function such as cut_rotary, or None, not 'cut'"),
     ],
-    ids=str,
+    ids=["a field", "a value", "the mask", "the tokens", "no function"],
 )
 def test_settings_that_would_have_no_effect_are_refused(wrong, message):
     with pytest.raises(ValueError, match=message):
