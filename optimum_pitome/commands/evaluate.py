@@ -17,9 +17,11 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import math
 import shlex
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,7 @@ from ..evaluation.data import find_columns, load_labelled, take
 from ..evaluation.evaluation import evaluate
 from ..evaluation.results import Evaluations
 from ..hub.model_cards import write_card, write_recipe_card
+from ..hub.recipe_lookup import base_model_of
 from .arguments import pitome_keyword, several_settings
 from .tasks import TASKS
 
@@ -69,6 +72,8 @@ def _evaluate(args: argparse.Namespace) -> tuple[PreTrainedConfig, Evaluations, 
     dataset = take(dataset, args.max_samples)
     task = TASKS[args.task]
     columns = find_columns(dataset, task.kind, args.input_columns, args.label_column)
+    if args.task == "feature-extraction" and "add_pooling_layer" in _arguments(task.auto_class, config, args.model):
+        keyword["add_pooling_layer"] = False  # few checkpoints have its weights, and nothing here reads it
     try:
         model = task.auto_class.from_pretrained(args.model, revision=args.revision, dtype=args.dtype, **keyword)
     except ValueError as error:
@@ -88,6 +93,16 @@ def _evaluate(args: argparse.Namespace) -> tuple[PreTrainedConfig, Evaluations, 
     source = {name: value for name, value in source.items() if value}
     total = math.ceil(len(dataset) / args.batch_size)
     return config, evaluate(model, data, judge, ratios=several or None, total=total, source=source), model
+
+
+def _arguments(auto_class: Any, config: PreTrainedConfig, name: str) -> Collection[str]:
+    """What the class that `auto_class` loads is made with."""
+    if isinstance(config, PiToMeConfig):
+        config = AutoConfig.from_pretrained(base_model_of(config, name))
+    try:
+        return inspect.signature(auto_class._model_mapping[type(config)]).parameters
+    except KeyError:  # of which the loading says more
+        return ()
 
 
 def _name(dataset: str) -> str:
