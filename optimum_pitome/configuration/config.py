@@ -92,13 +92,13 @@ class PiToMeConfig(PreTrainedConfig, Settings):
             own["_checked"] = _seal(own) or b""
 
     @classmethod
-    def paper(cls, ratio: float | list[float] = 0.9, **kwargs: Any) -> PiToMeConfig:
+    def paper(cls, ratio: float | list[float] | None = None, **kwargs: Any) -> PiToMeConfig:
         """The paper to the letter: equation 4 over the keys, margin `0.9 - 0.9 i/L`, proportional attention."""
         settings = {"algorithm": "pitome", "energy": "paper", "metric": "keys", "alpha": 1.0, "importance": 0.0}
         return cls(ratio=ratio, **{**settings, "proportional_attention": True, **kwargs})
 
     @classmethod
-    def official(cls, ratio: float | list[float] = 0.9, **kwargs: Any) -> PiToMeConfig:
+    def official(cls, ratio: float | list[float] | None = None, **kwargs: Any) -> PiToMeConfig:
         """What the authors' released code does for the architecture it is applied to (it differs from the paper)."""
         return cls(ratio=ratio, preset="official", **kwargs)
 

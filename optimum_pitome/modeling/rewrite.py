@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
+from transformers.utils import logging
 
 from ..configuration.config import PiToMeConfig
 from ..merging import MergeSpec
@@ -36,6 +37,12 @@ from .registry import UnsupportedArchitectureError, check_signatures, supported_
 from .resolve import resolve_protected_ids, resolve_specs, resolve_unmerge
 from .signatures import parameters
 from .token_arguments import LayerArguments
+
+
+logger = logging.get_logger(__name__)
+
+#: One ratio that leaves less than one in so many tokens is worth a warning.
+_FEW = 8
 
 
 @dataclass
@@ -137,6 +144,8 @@ def plan_rewrite(
     # Adapters do not count: a schedule stays the same when one is added.
     shape_of = functools.partial(EncoderShape.of, encoder, architecture, adapters=False)
     specs = resolve_specs(config, architecture, len(layers), num_prefix_tokens, shape_of)
+    if isinstance(config.ratio, float) and architecture.part != "text" and architecture.num_tokens is not None:
+        _warn_of_few_tokens(config.ratio, specs, architecture.num_tokens(encoder.config) - num_prefix_tokens, encoder)
     unmerge = resolve_unmerge(config, architecture)
     protected = resolve_protected_ids(config, architecture, encoder.config, mask_token)
     classes = type(encoder), type(architecture.find_attention(layers[0]))
@@ -150,6 +159,18 @@ def _is_own(module: nn.Module, dense_class: type[nn.Module]) -> bool:
         if issubclass(found, mixin) and found.__name__ == dense_class.__name__:  # otherwise FSDP2's own, over ours
             found = own_class(found, mixin)
     return found is dense_class
+
+
+def _warn_of_few_tokens(ratio: float, specs: tuple[MergeSpec, ...], num_tokens: int, encoder: nn.Module) -> None:
+    """Says where one ratio for all layers of a deep encoder leaves next to nothing."""
+    left = num_tokens
+    for spec in specs:
+        left -= spec.ratio.num_removed(left)
+    if left < num_tokens / _FEW:
+        logger.warning_once(
+            f"ratio={ratio:g} in every merging layer of {type(encoder).__name__} ({len(specs)} layers) leaves {left} "
+            f"of {num_tokens} tokens. A budget fits every depth: pitome={{'flops_ratio': 1.8}}."
+        )
 
 
 def _check_subclass(encoder_class: type[nn.Module], known_class: type[nn.Module]) -> None:

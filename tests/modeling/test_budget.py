@@ -159,6 +159,13 @@ def test_a_budget_stays_what_it_is(tmp_path):
     assert min(left) > 0.35 * max(left)  # one ratio of .9 leaves 60, 21 and 7
 
 
+def test_presets_take_budgets():
+    assert PiToMeConfig.paper() == PiToMeConfig.paper(0.9) and PiToMeConfig.official().ratio == 0.9
+    for preset in (PiToMeConfig.paper, PiToMeConfig.official):
+        model = apply_pitome(vit(), preset(flops_ratio=1.5))
+        assert pitome_summary(model).flops_ratio == pytest.approx(1.5, rel=0.03)
+
+
 def test_the_budget_of_a_part_replaces_the_shared_one():
     config = PiToMeConfig(flops_ratio=1.5, profile="rising", parts={"vision": 0.9, "text": {"min_tokens": 4}})
     vision, text = config.for_part("vision"), config.for_part("text")
@@ -206,3 +213,17 @@ def test_schedules_of_training():
     with pytest.raises(ValueError, match="flops_ratio, which 0.9 for all layers cannot stand for"):
         RatioSchedule("stepped", milestones={0.0: 0.9}).config_at(5, 10, PiToMeConfig(flops_ratio=2.0))
     assert PiToMeCallback(PiToMeConfig(flops_ratio=2.0)) is not None
+
+
+def test_one_ratio_that_leaves_next_to_nothing_is_named(monkeypatch):
+    from optimum_pitome.modeling import rewrite
+
+    told = []
+    monkeypatch.setattr(rewrite.logger, "warning_once", told.append)
+    apply_pitome(vit(12), 0.9)
+    assert not told
+    apply_pitome(vit(24), 0.9)
+    assert len(told) == 1 and "leaves 20 of 196 tokens" in told[0] and "flops_ratio" in told[0]
+    apply_pitome(vit(24), {"ratio": [0.9] * 24})  # somebody chose each of them
+    apply_pitome(vit(24), {"flops_ratio": 2.5})
+    assert len(told) == 1
