@@ -27,7 +27,7 @@ from ..apply import apply_pitome, settings_kept
 from ..configuration.config import PiToMeConfig
 from ..evaluation.metrics import Z_95, wilson_interval
 from .loss import Distance, Samples
-from .search import SearchSpace
+from .space import SearchSpace
 
 
 #: Budgets are tried in steps of this.

@@ -1,0 +1,122 @@
+# Copyright 2026 The optimum_pitome authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The settings of a model among which a search chooses: those that keep a budget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from ..apply import apply_pitome, rewritten_encoders
+from ..configuration.checks import BUDGETS
+from ..configuration.config import PiToMeConfig
+from ..merging import MergeSpec
+from ..methods import profile_of
+from ..modeling.budget import Budget, fit_path, flops_ratio, merging_layers
+from ..modeling.operations import EncoderShape
+
+
+class SearchSpace:
+    """The settings of a model that keep a budget: one number per merging layer says how much it removes, in
+    proportion to the others.
+
+    Args:
+        target (`float`, *optional*): the `flops_ratio`.
+        model, num_tokens, sequence_length: see [`tune_ratios`].
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        target: float | None = None,
+        num_tokens: int | None = None,
+        sequence_length: int | None = None,
+    ):
+        if (target is None) == (num_tokens is None):
+            raise ValueError(
+                "Give flops_ratio (so many times fewer operations) or num_tokens (so many left), one of them."
+            )
+        given = {"flops_ratio": target} if num_tokens is None else {"num_tokens": num_tokens}
+        self.budget = Budget(**given)
+        PiToMeConfig(**given)  # what is no budget at all
+        settings = PiToMeConfig.from_value(getattr(model.config, "pitome", None)) or PiToMeConfig()
+        self.model, self.settings = model, settings
+        apply_pitome(model, self.with_budget({"ratio": 0.5}))
+        encoders = rewritten_encoders(model)
+        if len(encoders) != 1:
+            raise ValueError(
+                f"This {type(model).__name__} has {len(encoders)} merging encoders, and a ratio per layer is for one. "
+                "Rewrite one part of it at a time (PiToMeConfig.parts)."
+            )
+        (encoder,) = encoders
+        architecture, count = encoder.pitome.architecture, len(encoder.pitome.specs)
+        self.shape = EncoderShape.of(encoder, architecture, sequence_length, adapters=False)
+        self.num_read = max(architecture.reads, default=count)
+        apply_pitome(model, self.with_budget({"ratio": [0.5] * count}, layers=list(range(count))))
+        self.specs: tuple[MergeSpec, ...] = encoder.pitome.specs
+        self.layers = merging_layers(self.specs, self.num_read)
+
+    def with_budget(self, budget: Mapping[str, Any], **defaults: Any) -> PiToMeConfig:
+        """The settings of the model with another budget, in the part that has it."""
+
+        def change(settings: Mapping[str, Any]) -> dict[str, Any]:
+            kept = {name: value for name, value in settings.items() if name not in (*BUDGETS, "profile")}
+            return {**defaults, **kept, **budget}
+
+        fields = self.settings.to_pitome_dict()
+        if "parts" in fields:
+            fields["parts"] = {name: change(part) for name, part in fields["parts"].items()}
+            return PiToMeConfig(**fields)
+        return PiToMeConfig(**change(fields))
+
+    def most(self) -> float:
+        """The largest `flops_ratio` that can be asked for: half of the tokens gone in every layer."""
+        return flops_ratio(self.shape, self.specs)
+
+    def fit(self, removed: Callable[[int, float], float]) -> list[float]:
+        """The ratios of all layers that keep the budget.
+
+        Args:
+            removed (`Callable[[int, float], float]`):
+                From the number of a merging layer (from 0) and a strength to the fraction that it removes.
+        """
+        count = len(self.layers)
+        specs = fit_path(
+            self.shape,
+            self.specs,
+            lambda strength: [removed(number, strength) for number in range(count)],
+            self.budget,
+            self.num_read,
+        )
+        kept = [1 - spec.ratio.removed_numerator / spec.ratio.removed_denominator for spec in specs]
+        return [round(ratio, 9) for ratio in kept]
+
+    def profile(self, lateness: float) -> list[float]:
+        """The ratios of a profile: see [`~methods.profile_of`]."""
+        removed, count = profile_of(lateness), len(self.layers)
+        return self.fit(lambda number, strength: removed((number + 1) / count, strength))
+
+    def weighted(self, weights: Sequence[float]) -> list[float]:
+        """The ratios where the merging layers remove in proportion to `weights`."""
+        return self.fit(lambda number, strength: 0.5 if strength == 1 else weights[number] * strength / (1 - strength))
+
+    def config(self, ratios: list[float]) -> PiToMeConfig:
+        """The settings with `ratios`, one for each layer of the encoder."""
+        merging = {index: ratio for index, ratio in enumerate(ratios) if ratio < 1}
+        if not merging:
+            return self.with_budget({"ratio": 1.0})
+        return self.with_budget({"ratio": list(merging.values()), "layers": list(merging)})
