@@ -51,9 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser, ratios: list[float], output_d
     """The options about merging and data, and where the report goes."""
     parser.add_argument("--split", help="split to evaluate (default: test, validation, or what there is)")
     parser.add_argument("--ratios", type=float, nargs="+", default=ratios)
-    parser.add_argument(
-        "--pitome", default="{}", help='further settings as JSON, or a JSON file: \'{"algorithm": "tome"}\''
-    )
+    parser.add_argument("--flops-ratios", type=float, nargs="+", help="budgets in their place: 1.35 1.8")
+    parser.add_argument("--pitome", default="{}", help='further settings, a JSON file or JSON: {"algorithm": "tome"}')
     parser.add_argument("--batch-size", type=int, default=batch_size)
     parser.add_argument("--max-samples", type=int, help="evaluate on so many samples only")
     parser.add_argument("--output-dir", type=Path, default=Path(output_dir))
@@ -67,9 +66,10 @@ def add_head_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def read_settings(arguments: argparse.Namespace, **defaults: Any) -> list[dict[str, Any]]:
-    """The settings for every ratio."""
+    """The settings for every ratio, or every budget."""
     text = arguments.pitome if arguments.pitome.lstrip().startswith("{") else Path(arguments.pitome).read_text()
-    return [{**defaults, **json.loads(text), "ratio": ratio} for ratio in arguments.ratios]
+    name, values = ("flops_ratio", arguments.flops_ratios) if arguments.flops_ratios else ("ratio", arguments.ratios)
+    return [{**defaults, **json.loads(text), name: value} for value in values]
 
 
 def classify(

@@ -102,6 +102,11 @@ def test_a_trained_head_learns(monkeypatch, tmp_path, model_folder, text_folder)
     assert results(tmp_path)[0]["dense"]["accuracy"] >= 0.9
 
 
+def test_budgets(monkeypatch, tmp_path, model_folder, text_folder):
+    run(monkeypatch, model_folder, text_folder, tmp_path, "--flops-ratios", 1.02)
+    assert [row["name"] for row in results(tmp_path)] == ["flops_ratio=1.02"]
+
+
 def test_texts_without_labels(monkeypatch, capsys, tmp_path, model_folder, text_folder):
     texts = Dataset.from_parquet(str(text_folder / "test.parquet")).remove_columns("label")
     (tmp_path / "data").mkdir()
