@@ -138,10 +138,8 @@ def _rising(place: float, strength: float) -> float:
 
 PROFILES: dict[str, Profile] = {
     "uniform": Profile("the same ratio in every layer", profile_of(0.0)),
-    "balanced": Profile(
-        "late layers remove more, the less so the larger the budget; usual for images", profile_of(0.08)
-    ),
-    "late": Profile("the same, but later; usual for texts", profile_of(0.2)),
+    "balanced": Profile("late layers remove more, the less so the larger the budget", profile_of(0.1)),
+    "late": Profile("the same with still later layers, usual for texts", profile_of(0.2)),
     "rising": Profile("each layer removes in proportion to its depth", _rising),
 }
 ALGORITHMS: dict[str, Algorithm] = {

@@ -55,7 +55,7 @@ class SearchSpace:
         PiToMeConfig(**given)  # what is no budget at all
         settings = PiToMeConfig.from_value(getattr(model.config, "pitome", None)) or PiToMeConfig()
         self.model, self.settings = model, settings
-        apply_pitome(model, self.with_budget({"ratio": 0.5}))
+        apply_pitome(model, self.with_budget({"ratio": 1.0}))  # which encoders merge
         encoders = rewritten_encoders(model)
         if len(encoders) != 1:
             raise ValueError(
