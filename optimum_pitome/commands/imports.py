@@ -31,6 +31,8 @@ def import_module(name: str) -> None:
     Raises:
         ModuleError: if there is no such module, or importing it fails.
     """
+    # As `python -m` does: a module in the current folder is found by its name.
+    sys.path.insert(0, "") if "" not in sys.path else None
     module = _module_of_file(Path(name)) if name.endswith(".py") else name
     try:
         importlib.import_module(module)

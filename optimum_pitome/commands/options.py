@@ -225,7 +225,7 @@ def _add_benchmark(parser: argparse.ArgumentParser) -> None:
 def _option(setting: Setting) -> dict[str, Any]:
     """How argparse reads a field: its type says it."""
     if setting.choices is not None:
-        return {"choices": setting.choices}  # as they are when the options are read
+        return {"type": lambda text: _checked(setting.name, text), "metavar": f"{{{','.join(setting.choices)}}}"}
     kinds = typing.get_args(setting.type)
     if bool in kinds:
         return {"action": argparse.BooleanOptionalAction}

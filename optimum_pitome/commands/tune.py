@@ -17,6 +17,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -29,9 +30,10 @@ from ..analysis import pitome_summary
 from ..configuration.config import PiToMeConfig
 from ..evaluation.data import batches, find_columns, load_labelled, take
 from ..hub.entries import entries
+from ..hub.model_cards import auto_class_of, write_recipe_card
 from ..hub.recipe_lookup import base_model_of
 from ..tuning.choice import find_budget
-from ..tuning.search import tune_ratios
+from ..tuning.search import search_ratios
 from .arguments import settings_from
 from .tasks import prepare_images, prepare_texts
 
@@ -51,6 +53,10 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
         raise ValueError("Name one of --flops-ratio, --num-tokens, --min-agreement and --max-loss.")
     if "ratio" in settings:
         raise ValueError("--ratio says how much merges, which is what is searched. Leave it out.")
+    if "profile" in settings and budget:
+        raise ValueError("--profile: a search compares the profiles itself. Leave it out.")
+    if args.output is not None:
+        _check_output(Path(args.output))
     config = AutoConfig.from_pretrained(args.model, revision=args.revision)
     name = args.model
     if isinstance(config, PiToMeConfig):
@@ -74,12 +80,30 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
         sys.stdout.write(f"{choice}\n")
         found = choice.config
     else:
-        tried = None if args.output is None else Path(args.output) / "search.jsonl"
-        limits = {"max_settings": args.max_settings, "seed": args.seed}
-        found = tune_ratios(model, inputs, **budget, sequence_length=length, resume_from=tried, **limits)
-    sys.stdout.write(f"{pitome_summary(model, num_tokens=length)}\n{found.to_json_string(use_diff=False)}")
+        found = _search(model, inputs, args, length, **budget)
+    settings = {key: value for key, value in found.to_pitome_dict().items() if key != "format_version"}
+    sys.stdout.write(f"{pitome_summary(model, num_tokens=length)}\n{json.dumps(settings)}\n")
     if args.output is not None:
-        _save(found, name, args.output)
+        _save(found, name, args.output, auto_class_of(model))
+
+
+def _search(model: torch.nn.Module, inputs: list, args: argparse.Namespace, length: int | None, **budget: Any):
+    tried = None if args.output is None else Path(args.output) / "search.jsonl"
+    before = len(tried.read_text(encoding="utf-8").splitlines()) - 1 if tried is not None and tried.exists() else 0
+    if before > 0:
+        sys.stderr.write(f"Going on with {before} settings from {tried}.\n")
+    limits = {"max_settings": args.max_settings, "seed": args.seed, "resume_from": tried, "progress": True}
+    budget = {"flops_ratio": None, "num_tokens": None, **budget}
+    try:
+        found = search_ratios(model, inputs, **budget, sequence_length=length, distance=None, **limits)
+    except KeyboardInterrupt:
+        kept = (
+            "nothing was kept, since -o names no folder" if tried is None else f"the same command goes on from {tried}"
+        )
+        sys.stderr.write(f"\nInterrupted: {kept}.\n")
+        raise SystemExit(130) from None
+    sys.stdout.write(f"{found}\n")
+    return found.config
 
 
 def _others(settings: dict[str, Any]) -> dict[str, Any]:
@@ -111,7 +135,19 @@ def _inputs(
     return [{key: value.to(model.device) for key, value in batch.items()} for batch in found], lengths
 
 
-def _save(config: PiToMeConfig, base_model: str, directory: str) -> None:
+def _check_output(directory: Path) -> None:
+    """Refuses a folder in which something else than a recipe lies: its config.json would be written over."""
+    file = directory / "config.json"
+    if file.exists() and json.loads(file.read_text(encoding="utf-8")).get("model_type") != "pitome":
+        raise ValueError(
+            f"-o {directory}: a model lies there, whose config.json a recipe would replace. Name another folder."
+        )
+
+
+def _save(config: PiToMeConfig, base_model: str, directory: str, auto_class: str) -> None:
     fields = {**config.to_pitome_dict(), "base_model_name_or_path": base_model}
-    PiToMeConfig(**fields).save_pretrained(directory)
-    sys.stdout.write(f"Recipe: {directory}. AutoModel.from_pretrained({directory!r}) loads the model with it.\n")
+    recipe = PiToMeConfig(**fields)
+    Path(directory).mkdir(parents=True, exist_ok=True)
+    write_recipe_card(recipe, directory, auto_class=auto_class)  # saving leaves a card alone that says the same
+    recipe.save_pretrained(directory)
+    sys.stdout.write(f"Recipe: {directory}. {auto_class}.from_pretrained({directory!r}) loads the model with it.\n")

@@ -144,7 +144,8 @@ def check_choice(name: str, value: Any, choices: Collection[str], register: str 
     close = similar(value, list(choices))
     hint = f" Did you mean {close!r}?" if close else ""
     if register and isinstance(value, str):
-        hint += f" If it is your own, import the module that registers it ({register}) first."
+        hint += f" If it is your own, import the module that registers it ({register}) first; on the command line "
+        hint += "with --import."
     raise ValueError(f"{name}={show(value)} is not known. Accepted: {', '.join(map(repr, choices))}.{hint}")
 
 
@@ -228,8 +229,9 @@ def check_budget(settings: Mapping[str, Any]) -> None:
         raise ValueError(f"{shown}: each of them says how much merges. Give one of {', '.join(BUDGETS)}.")
     if settings.get("profile") is not None and given == ["ratio"]:
         raise ValueError(
-            f"profile={settings['profile']!r} spreads a budget over the layers, and ratio={show(settings['ratio'])} "
-            "says what each of them does. Give flops_ratio (or num_tokens) in place of ratio, or leave profile out."
+            f"profile={settings['profile']!r} spreads a budget over the layers, and here is none, but a ratio "
+            f"({show(settings['ratio'])}), which says what each of them does. Give flops_ratio or num_tokens beside "
+            "profile, in place of ratio; or leave profile out."
         )
 
 

@@ -120,8 +120,8 @@ class Settings:
         usual=0.9,
     )
     layers: list[int] | None = declare(
-        "Indices of the layers that merge; negative ones count from the end. By default all merge, of a text "
-        "encoder the first three.",
+        "Indices of the layers that merge; negative ones count from the end. By default all merge; of a text "
+        "encoder, where a `ratio` says how much, the first three.",
         check_integers("layer", "layer indices such as [0, 1, 2]", -MAX_ENTRIES, MAX_ENTRIES),
     )
     min_tokens: int | None = declare(

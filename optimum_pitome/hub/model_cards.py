@@ -81,7 +81,7 @@ def write_card(
         base_model=base_model,
         loaded_from=None if loaded_from == repository else loaded_from,
         title=repository or f"{name or type(model).__name__} with merged tokens",
-        auto_class=_auto_class(model),
+        auto_class=auto_class_of(model),
         repository=repository,
         summary=summary,
         num_tokens=num_tokens,
@@ -162,7 +162,7 @@ def _rounded(value: float) -> float:
     return float(f"{value:.5g}")
 
 
-def _auto_class(model: Any) -> str:
+def auto_class_of(model: Any) -> str:
     """The auto class that loads `model`."""
     from transformers.models.auto import modeling_auto
 

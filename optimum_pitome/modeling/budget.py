@@ -158,8 +158,10 @@ def _out_of_reach(shape: EncoderShape, specs: Sequence[MergeSpec], budget: Budge
         if budget.flops_ratio is None
         else f"are up to {math.floor(100 * flops_ratio(shape, specs)) / 100:g} times fewer"
     )
-    what = "tokens" if budget.flops_ratio is None else "operations"
+    what, less = ("tokens", "more tokens") if budget.flops_ratio is None else ("operations", "a lower flops_ratio")
+    floors = sorted({spec.ratio.min_tokens for spec in specs} - {0})
+    limit = f", but for min_tokens={floors[-1]}" if floors else ""
     return (
         f"{budget} is out of reach: with the layers that merge here, at {shape.num_tokens} tokens, {what} {most} "
-        "(half of the tokens gone in each of these layers). Ask for less, or let more layers merge."
+        f"(half of the tokens gone in each of these layers{limit}). Ask for {less}, or let more layers merge."
     )

@@ -128,8 +128,10 @@ class EncoderShape:
         config = encoder.config
         longest = None if architecture.num_tokens is None else architecture.num_tokens(config)
         if num_tokens is None and longest is None:
-            remedy = "pass num_tokens=..., or register_architecture(..., num_tokens=...)"
-            raise ValueError(f"{type(encoder).__name__} has no default sequence length: {remedy}.")
+            raise ValueError(
+                f"{type(encoder).__name__} has no default sequence length, which operations are counted at: say it in "
+                "register_architecture(..., num_tokens=...). To pitome_summary it can be passed, too (num_tokens=...)."
+            )
         if num_tokens is None:
             num_tokens = longest
         elif architecture.part == "text" and longest is not None and num_tokens > longest:

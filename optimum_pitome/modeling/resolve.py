@@ -97,16 +97,25 @@ def resolve_specs(
     return tuple(specs) if config.ratio is not None else _fit_budget(config, architecture, tuple(specs), shape_of())
 
 
+def budget_of(architecture: Architecture, flops_ratio: float | None, num_tokens: int | None) -> Budget:
+    """The budget of an encoder.
+
+    Raises:
+        ValueError: for a number of tokens where inputs have no size of their own.
+    """
+    if num_tokens is not None and architecture.part == "text":
+        raise ValueError(
+            f"num_tokens={num_tokens} is for inputs of one size, and {architecture.encoder_class.__name__} reads "
+            "texts of any length. Use flops_ratio, and min_tokens for what stays of short texts."
+        )
+    return Budget(flops_ratio, num_tokens)
+
+
 def _fit_budget(
     config: PiToMeConfig, architecture: Architecture, specs: tuple[MergeSpec, ...], shape: EncoderShape
 ) -> tuple[MergeSpec, ...]:
     """`specs` with the ratios that a budget asks for."""
-    if config.num_tokens is not None and architecture.part == "text":
-        raise ValueError(
-            f"num_tokens={config.num_tokens} is for inputs of one size, and {architecture.encoder_class.__name__} "
-            "reads texts of any length. Use flops_ratio, and min_tokens for what stays of short texts."
-        )
-    budget = Budget(config.flops_ratio, config.num_tokens)
+    budget = budget_of(architecture, config.flops_ratio, config.num_tokens)
     last = max(architecture.reads, default=len(specs))  # what later layers merge reaches nobody
     profile = config.profile or architecture.defaults.get("profile", FIELDS["profile"].usual)
     return fit(shape, specs, PROFILES[profile].removed, budget, last)

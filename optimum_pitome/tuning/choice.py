@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,7 @@ from torch import nn
 from tqdm import tqdm
 
 from ..apply import apply_pitome, settings_kept
+from ..configuration.checks import check_number
 from ..configuration.config import PiToMeConfig
 from ..evaluation.metrics import Z_95, wilson_interval
 from .loss import Distance, Samples
@@ -94,10 +96,10 @@ def find_budget(
     """
     if (min_agreement is None) == (max_loss is None):
         raise ValueError("Give min_agreement or max_loss, one of them.")
-    if min_agreement is not None and not 0 < min_agreement < 1:
-        raise ValueError(f"min_agreement={min_agreement!r}: expected a share between 0 and 1, such as 0.99.")
-    if max_loss is not None and not max_loss > 0:
-        raise ValueError(f"max_loss={max_loss!r}: expected a number above 0, such as 0.01.")
+    if min_agreement is not None:
+        min_agreement = check_number("min_agreement", min_agreement, 0.0, 1.0, open_end=True)
+    else:
+        max_loss = check_number("max_loss", max_loss, 1e-9, math.inf)
     with settings_kept(model):
         training = model.training
         model.eval()
@@ -112,6 +114,15 @@ def find_budget(
 def _find(model, batches, min_agreement, max_loss, distance, progress) -> Choice:
     space = SearchSpace(model, 1.0)
     samples = Samples(model, batches, distance)
+    needed = 0
+    if min_agreement is not None:
+        samples.check_classes()
+        needed = math.ceil(Z_95**2 * min_agreement / (1 - min_agreement))
+    if len(samples) < needed:
+        raise ValueError(
+            f"{len(samples)} inputs cannot show an agreement of {min_agreement:g}, even if all of them agree: the "
+            f"lower end of the 95 % interval must reach it, which takes at least {needed} inputs."
+        )
     most = min(space.most(), _MOST)
     low, high, tried, best = 0, int((most - 1) / _STEP) + 1, 0, None
     if high < 2:

@@ -55,6 +55,9 @@ class Samples:
         self.features = [] if self.classifies or distance is not None else self._features(self.dense)
         self.centres = [feature.mean(dim=0) for feature in self.features]
 
+    def __len__(self) -> int:
+        return sum(len(next(iter(batch.values()))) for batch in self.batches)
+
     @torch.no_grad()
     def _run(self) -> list[Any]:
         return [self.model(**batch) for batch in tqdm(self.batches, leave=False, disable=None, desc="inputs")]
@@ -79,17 +82,20 @@ class Samples:
         ]
         return 1 - torch.stack(cosines).mean(dim=0)
 
-    def agreement(self) -> torch.Tensor:
-        """Which samples get the class that the dense model gives them, `(num_samples,)` bool.
-
+    def check_classes(self) -> None:
+        """
         Raises:
-            ValueError: if the model gives no classes.
+            ValueError: if the model gives no classes to agree on.
         """
         if not self.classifies or self.dense[0].logits.dim() != 2:
             raise ValueError(
                 f"{type(self.model).__name__} gives no classes to agree on. Bound the loss instead: max_loss, or "
                 "--max-loss."
             )
+
+    def agreement(self) -> torch.Tensor:
+        """Which samples get the class that the dense model gives them, `(num_samples,)` bool. See
+        [`~Samples.check_classes`]."""
         pairs = zip(self._run(), self.dense)
         return torch.cat([merged.logits.argmax(-1) == dense.logits.argmax(-1) for merged, dense in pairs])
 

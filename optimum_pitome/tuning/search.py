@@ -20,6 +20,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -93,17 +94,59 @@ def tune_ratios(
             `resume_from` belongs to another search.
         ImportError: if `cma` is not installed.
     """
+    limits = {"max_settings": max_settings, "seed": seed, "resume_from": resume_from, "progress": progress}
+    return search_ratios(model, batches, flops_ratio, num_tokens, sequence_length, distance, **limits).config
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search found; losses are means over the samples that it did not look at.
+
+    Attributes:
+        config ([`PiToMeConfig`]): the settings.
+        loss (`float`): theirs.
+        profiles (`dict[str, float]`): those of the profiles, the best one first.
+        num_settings (`int`): so many settings were compared, each on all samples.
+        num_samples (`int`): so many there were.
+    """
+
+    config: PiToMeConfig
+    loss: float
+    profiles: dict[str, float]
+    num_settings: int
+    num_samples: int
+
+    def __str__(self) -> str:
+        half, rows = self.num_samples - (self.num_samples + 1) // 2, {"found": self.loss, **self.profiles}
+        losses = "\n".join(f"  {name:<28} {loss:.5f}" for name, loss in rows.items())
+        return f"{self.num_settings} settings compared; mean loss on {half} inputs that it did not look at:\n{losses}"
+
+
+def search_ratios(
+    model: nn.Module,
+    batches: Iterable[Mapping[str, Any]],
+    flops_ratio: float | None,
+    num_tokens: int | None,
+    sequence_length: int | None,
+    distance: Distance | None,
+    *,
+    max_settings: int,
+    seed: int,
+    resume_from: str | os.PathLike | None,
+    progress: bool,
+) -> Found:
+    """[`tune_ratios`], with what else there is to say."""
     with settings_kept(model):  # an error leaves the model as it was
         training = model.training
         model.eval()
         try:
             space = SearchSpace(model, flops_ratio, num_tokens, sequence_length)
             search = _Search(space, Samples(model, batches, distance), resume_from, max_settings, progress)
-            config = search.run(seed)
+            found = search.run(seed)
         finally:
             model.train(training)
-    apply_pitome(model, config)
-    return config
+    apply_pitome(model, found.config)
+    return found
 
 
 class _Search:
@@ -112,6 +155,8 @@ class _Search:
     ):
         if max_settings < len(LATENESS):
             raise ValueError(f"max_settings={max_settings}: expected at least {len(LATENESS)}, the profiles alone.")
+        if len(samples) < 2:
+            raise ValueError("One sample alone cannot be searched on: half of the samples are kept for the decision.")
         self.space, self.samples, self.max_settings = space, samples, max_settings
         self.tried: dict[tuple[float, ...], torch.Tensor] = {}
         self.path = None if path is None else Path(path)
@@ -165,14 +210,14 @@ class _Search:
         """The mean loss over the samples that the search may look at."""
         return self.losses(ratios)[::2].mean().item()
 
-    def run(self, seed: int) -> list[float]:
+    def run(self, seed: int) -> Found:
         try:
             import cma
         except ImportError:
             raise ImportError("Searching ratios needs the package cma: pip install optimum_pitome[tune]") from None
         self.count = 0
-        profiles = [self.space.profile(lateness) for lateness in LATENESS]
-        best = start = min(profiles, key=self.seen)
+        profiles = {f"profile of lateness {late:g}": self.space.profile(late) for late in LATENESS}
+        best = start = min(profiles.values(), key=self.seen)
         strategy = cma.CMAEvolutionStrategy(
             self._logarithms(start), _STEP, {"seed": seed + 1, "verbose": -9, "CMA_stds": 1.0}
         )
@@ -188,14 +233,19 @@ class _Search:
                 best = found[losses.index(low)]
             self.bar.set_postfix(loss=f"{self.seen_before(best):.5f}")
         self.bar.close()
-        held = [self.tried[tuple(ratios)][1::2].mean().item() for ratios in (best, start)]
-        if len(self.tried[tuple(start)]) > 1 and held[0] > held[1]:
+        held = {name: self._held(ratios) for name, ratios in profiles.items()}
+        if self._held(best) > self._held(start):
             logger.warning(
-                f"On the samples that the search did not see, its result loses {held[0]:.4f} and the best profile "
-                f"{held[1]:.4f}: the profile is returned. More samples help."
+                f"On the samples that the search did not see, its result loses {self._held(best):.4f} and the best "
+                f"profile {self._held(start):.4f}: the profile is returned. More samples help."
             )
             best = start
-        return self.space.config(best)
+        held = dict(sorted(held.items(), key=lambda one: one[1]))
+        return Found(self.space.config(best), self._held(best), held, self.count, len(self.samples))
+
+    def _held(self, ratios: list[float]) -> float:
+        """The mean loss over the samples that the search may not look at."""
+        return self.tried[tuple(ratios)][1::2].mean().item()
 
     def seen_before(self, ratios: list[float]) -> float:
         return self.tried[tuple(ratios)][::2].mean().item()

@@ -26,8 +26,9 @@ from ..configuration.checks import BUDGETS
 from ..configuration.config import PiToMeConfig
 from ..merging import MergeSpec
 from ..methods import profile_of
-from ..modeling.budget import Budget, fit_path, flops_ratio, merging_layers
+from ..modeling.budget import fit_path, flops_ratio, merging_layers
 from ..modeling.operations import EncoderShape
+from ..modeling.resolve import budget_of
 
 
 class SearchSpace:
@@ -51,7 +52,6 @@ class SearchSpace:
                 "Give flops_ratio (so many times fewer operations) or num_tokens (so many left), one of them."
             )
         given = {"flops_ratio": target} if num_tokens is None else {"num_tokens": num_tokens}
-        self.budget = Budget(**given)
         PiToMeConfig(**given)  # what is no budget at all
         settings = PiToMeConfig.from_value(getattr(model.config, "pitome", None)) or PiToMeConfig()
         self.model, self.settings = model, settings
@@ -64,6 +64,7 @@ class SearchSpace:
             )
         (encoder,) = encoders
         architecture, count = encoder.pitome.architecture, len(encoder.pitome.specs)
+        self.budget = budget_of(architecture, target, num_tokens)
         self.shape = EncoderShape.of(encoder, architecture, sequence_length, adapters=False)
         self.num_read = max(architecture.reads, default=count)
         apply_pitome(model, self.with_budget({"ratio": [0.5] * count}, layers=list(range(count))))

@@ -87,7 +87,7 @@ def test_summary_of_a_recipe_and_of_a_rewritten_model(optimum_cli, folder, tmp_p
         (["--ratio", "0.4"], "ratio=0.4 is out of range"),
         (["--ratio", "x"], "--ratio: x: expected a number"),
         (["--layers", "9"], "layers=[9]: the model has 4 layers"),
-        (["--algorithm", "pitone"], "argument --algorithm: invalid choice: 'pitone' (choose from"),
+        (["--algorithm", "pitone"], "argument --algorithm: algorithm='pitone' is not known. Accepted: 'pitome'"),
         (["--pitome-config", "{"], 'Expected JSON such as {"ratio": 0.9}, or a file of it'),
         (["--pitome-config", "nowhere.json"], 'Expected JSON such as {"ratio": 0.9}, or a file of it'),
         (["--count", "flops"], "argument --count: invalid choice: 'flops' (choose from"),

@@ -56,7 +56,8 @@ def test_what_a_module_registers_is_known(optimum_cli, folder, monkeypatch, how)
 
 
 def test_without_it_the_name_is_not_known(optimum_cli, folder):
-    assert "invalid choice: 'mine'" in optimum_cli("pitome", "summary", folder, "--algorithm", "mine", code=2)
+    error = optimum_cli("pitome", "summary", folder, "--algorithm", "mine", code=2)
+    assert "algorithm='mine' is not known" in error and "on the command line with --import" in error
 
 
 @pytest.mark.parametrize("command", ["summary", "evaluate", "benchmark"])

@@ -45,8 +45,11 @@ def test_a_recipe_and_where_it_ended(tune, tmp_path):
     assert recipe.base_model_name_or_path == "bert" and isinstance(recipe.ratio, list) and recipe.min_tokens == 2
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "recipe")
     assert pitome_summary(model, num_tokens=10).flops_ratio >= 1.1  # the mean length of the texts
-    assert '"min_tokens": 2' in ModelCard.load(tmp_path / "recipe" / "README.md").text
     tried = (tmp_path / "recipe" / "search.jsonl").read_text()
+    assert "  found " in text and "profile of lateness 0.1" in text
+    assert (
+        "AutoModelForSequenceClassification.from_pretrained" in ModelCard.load(tmp_path / "recipe" / "README.md").text
+    )
     assert tune(*command) == text and (tmp_path / "recipe" / "search.jsonl").read_text() == tried
 
 
@@ -54,7 +57,8 @@ def test_a_bound(tune):
     text = tune(*TEXTS, "--min-agreement", 0.3)
     assert "x fewer operations: agreement" in text and "12 inputs" in text
     assert json.loads(text[text.index("{") :])["flops_ratio"] > 1
-    assert "No budget keeps min_agreement=0.99" in tune(*TEXTS, "--min-agreement", 0.99, code=2)
+    assert "12 inputs cannot show an agreement of 0.99" in tune(*TEXTS, "--min-agreement", 0.99, code=2)
+    assert "No budget keeps max_loss=1e-08" in tune(*TEXTS, "--max-loss", 1e-8, code=2)
     assert "loss" in tune(*TEXTS, "--max-loss", 5.0)
 
 
@@ -71,6 +75,10 @@ def test_pictures(tune):
         (["--flops-ratio", 1.2, "--max-loss", 1], "Name one of"),
         (["--flops-ratio", 1.2, "--ratio", 0.9], "which is what is searched"),
         (["--flops-ratio", 50], "out of reach"),
+        (["--flops-ratio", 1.1, "--profile", "late"], "a search compares the profiles itself"),
+        (["--flops-ratio", 1.1, "-o", "vit"], "-o vit: a model lies there"),
+        (["--num-tokens", 5], "texts of any length"),
+        (["--flops-ratio", 1.1, "--max-samples", 1], "One sample alone"),
         (["--flops-ratio", 1.2, "--device", "nowhere"], "--device nowhere"),
         (["--flops-ratio", 1.1, "--input-columns", "none"], "'none' does not exist"),
     ],

@@ -129,7 +129,7 @@ def test_dense_and_out_of_reach():
         ({"ratio": 0.9, "flops_ratio": 1.5}, "ratio=0.9, flops_ratio=1.5: each of them says how much merges"),
         ({"num_tokens": 9, "flops_ratio": 1.5}, "Give one of ratio, flops_ratio, num_tokens"),
         ({"profile": "rising", "ratio": 0.9}, "says what each of them does"),
-        ({"profile": "rising"}, "spreads a budget"),
+        ({"profile": "rising"}, "spreads a budget.*here is none"),
         ({"flops_ratio": 0.9}, "flops_ratio=0.9 is out of range"),
         ({"num_tokens": 0}, "whole number of at least 1"),
         ({"profile": "risng", "flops_ratio": 2}, "Did you mean 'rising'"),

@@ -206,9 +206,7 @@ def test_a_misspelt_token_argument_is_refused():
 
 def test_a_summary_names_both_remedies():
     register()
-    with pytest.raises(
-        ValueError, match=r"pass num_tokens=\.\.\., or register_architecture\(\.\.\., num_tokens=\.\.\.\)"
-    ):
+    with pytest.raises(ValueError, match=r"say it in register_architecture\(\.\.\., num_tokens=\.\.\.\)"):
         pitome_summary(apply_pitome(encoder(), 0.8))
 
 

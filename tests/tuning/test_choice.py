@@ -56,7 +56,7 @@ def test_agreement_counts_with_its_interval():
     assert choice.name == "agreement" and choice.low >= 0.5 and choice.low < choice.value
     assert pitome_summary(model).flops_ratio >= choice.flops_ratio
     # 64 inputs cannot show 99 %, even if all agree.
-    with pytest.raises(ValueError, match="No budget keeps min_agreement=0.99.*64 inputs.*more inputs"):
+    with pytest.raises(ValueError, match="64 inputs cannot show an agreement of 0.99.*at least 381 inputs"):
         find_budget(model, inputs, min_agreement=0.99, progress=False)
     assert model.config.pitome["flops_ratio"] == choice.flops_ratio
 
@@ -66,8 +66,9 @@ def test_agreement_counts_with_its_interval():
     [
         ({}, "Give min_agreement or max_loss"),
         ({"min_agreement": 0.9, "max_loss": 1}, "one of them"),
-        ({"min_agreement": 99}, "a share between 0 and 1"),
-        ({"max_loss": 0}, "a number above 0"),
+        ({"min_agreement": 99}, r"min_agreement=99 is out of range: expected a number in \[0, 1\)"),
+        ({"max_loss": 0}, "max_loss=0 is out of range"),
+        ({"max_loss": "0.01"}, "max_loss='0.01': expected a number"),
         ({"min_agreement": 0.9}, "gives no classes to agree on.*max_loss"),
     ],
 )
