@@ -28,6 +28,7 @@ from torch import nn
 from tqdm import tqdm
 from transformers.utils import logging
 
+from ..analysis.loss import Distance, Samples
 from ..apply import apply_pitome, rewritten_encoders, settings_kept
 from ..configuration.checks import BUDGETS
 from ..configuration.config import PiToMeConfig
@@ -35,7 +36,6 @@ from ..merging import MergeSpec
 from ..methods import profile_of
 from ..modeling.budget import Budget, fit_path, flops_ratio, merging_layers
 from ..modeling.operations import EncoderShape
-from .loss import Distance, Samples
 
 
 logger = logging.get_logger(__name__)
@@ -81,7 +81,7 @@ def tune_ratios(
         sequence_length (`int`, *optional*): of texts, for counting operations; the longest that the model reads.
         distance (`Callable`, *optional*):
             Of (merged outputs, dense outputs, inputs), one number per sample: a tensor of shape `(batch_size,)`. By
-            default that of [`~tuning.loss.Samples.losses`].
+            default that of [`~analysis.loss.Samples.losses`].
         max_settings (`int`, *optional*, defaults to 100): how many settings are tried.
         seed (`int`, *optional*, defaults to 0): of the evolution strategy.
         resume_from (`str`, *optional*):
