@@ -16,10 +16,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import math
 import os
 import statistics
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,23 +80,20 @@ class LayerSpectra:
     distances: torch.Tensor
     losses: torch.Tensor
 
-    def correlations(self, num_resamples: int = _NUM_RESAMPLES, seed: int = 0) -> list[Correlation]:
+    @functools.cached_property
+    def correlations(self) -> tuple[Correlation, ...]:
         """How well the spectral distance ranks the losses: over everything, and with something held fixed."""
-        generator, count = torch.Generator().manual_seed(seed), self.losses.shape[2]
-        draws = [torch.randint(count, (count,), generator=generator) for _ in range(num_resamples)]
-        return list(self._correlations(draws))
+        generator, count = torch.Generator().manual_seed(0), self.losses.shape[2]
+        draws = [torch.randint(count, (count,), generator=generator) for _ in range(_NUM_RESAMPLES)]
+        return tuple(self._correlation(name, dims, draws) for name, dims in CORRELATIONS.items())
 
-    def _correlations(self, draws: list[torch.Tensor]) -> Iterator[Correlation]:
-        for name, dims in CORRELATIONS.items():
-            value = _mean_spearman(self.distances, self.losses, dims)
-            found = sorted(
-                one
-                for draw in draws
-                if (one := _mean_spearman(self.distances[..., draw], self.losses[..., draw], dims)) == one
-            )
-            tail = round(0.025 * (len(found) - 1)) if found else 0
-            low, high = (found[tail], found[-1 - tail]) if found else (float("nan"),) * 2
-            yield Correlation(name, value, low, high)
+    def _correlation(self, name: str, dims: tuple[int, ...], draws: list[torch.Tensor]) -> Correlation:
+        value = _mean_spearman(self.distances, self.losses, dims)
+        drawn = [_mean_spearman(self.distances[..., draw], self.losses[..., draw], dims) for draw in draws]
+        found = sorted(one for one in drawn if one == one)
+        tail = round(0.025 * (len(found) - 1)) if found else 0
+        low, high = (found[tail], found[-1 - tail]) if found else (float("nan"),) * 2
+        return Correlation(name, value, low, high)
 
     def __str__(self) -> str:
         title = f"{GRAPHS[self.graph]} of the {self.metric}; {self.losses.shape[2]} samples"
@@ -104,7 +102,7 @@ class LayerSpectra:
         )
         lines += _table("loss of the outputs against dense", self.settings, self.layers, self.losses)
         lines.append("rank correlation of spectral distance and loss (95 % interval over samples)")
-        for one in self.correlations():
+        for one in self.correlations:
             lines.append(f"{one.name:<30}{one.value:6.3f}  ({one.low:.3f} to {one.high:.3f})")
         return "\n".join(lines)
 
@@ -118,7 +116,7 @@ class LayerSpectra:
             "spectral_distance": self.distances.tolist(),
             "loss": self.losses.tolist(),
             "correlations": {
-                one.name: {"value": one.value, "low": one.low, "high": one.high} for one in self.correlations()
+                one.name: {"value": one.value, "low": one.low, "high": one.high} for one in self.correlations
             },
         }
 
@@ -150,29 +148,31 @@ class LayerSpectra:
         figure.savefig(path, dpi=110)
 
 
-def spearman(first: torch.Tensor, second: torch.Tensor) -> float:
-    """Spearman's rank correlation of two tensors of one shape; ties share their mean rank. Not a number where all
-    entries of one of them are equal."""
-    first, second = _ranks(first.flatten()), _ranks(second.flatten())
-    first, second = first - first.mean(), second - second.mean()
-    norm = (first.square().sum() * second.square().sum()).sqrt()
-    return float((first * second).sum() / norm) if norm > 0 else float("nan")
+def spearman(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """Spearman's rank correlation along the last dimension; ties share their mean rank.
+
+    Args:
+        first, second (`torch.DoubleTensor` of shape `(rows, n)`).
+
+    Returns:
+        `torch.DoubleTensor` of shape `(rows,)`: not a number where all entries of a row are equal.
+    """
+    first, second = (ranks - ranks.mean(dim=1, keepdim=True) for ranks in (_ranks(first), _ranks(second)))
+    norms = (first.square().sum(dim=1) * second.square().sum(dim=1)).sqrt()
+    return (first * second).sum(dim=1) / norms
 
 
 def _ranks(values: torch.Tensor) -> torch.Tensor:
-    _, place, counts = values.unique(return_inverse=True, return_counts=True)
-    last = counts.cumsum(0).double()
-    return (last - (counts - 1) / 2)[place]
+    values = values.contiguous()
+    ordered = values.sort(dim=1).values
+    below, not_above = (torch.searchsorted(ordered, values, right=right) for right in (False, True))
+    return (below + not_above).double()
 
 
 def _mean_spearman(distances: torch.Tensor, losses: torch.Tensor, dims: tuple[int, ...]) -> float:
     fixed = [dim for dim in range(3) if dim not in dims]
-    first, second = (
-        values.permute(*fixed, *dims).reshape(-1, *(values.shape[dim] for dim in dims))
-        for values in (distances, losses)
-    )
-    found = [value for pair in zip(first, second) if (value := spearman(*pair)) == value]
-    return statistics.fmean(found) if found else float("nan")
+    rows = math.prod(distances.shape[dim] for dim in fixed)
+    return float(spearman(*(one.permute(*fixed, *dims).reshape(rows, -1) for one in (distances, losses))).nanmean())
 
 
 def _interval(values: torch.Tensor) -> tuple[list[float], list[float]]:
