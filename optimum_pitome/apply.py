@@ -34,6 +34,7 @@ from .configuration.config import PiToMeConfig, configurations
 from .modeling.hosts import Host, adapt_architectures, check_hosts, find_hosts
 from .modeling.mask_token import find_mask_token
 from .modeling.parts import select_encoders
+from .modeling.record import LayerRecord
 from .modeling.rewrite import (
     EncoderRewrite,
     install_rewrite,
@@ -233,6 +234,23 @@ def _configs_of(modules: list[nn.Module]) -> Iterator[Any]:
             if id(part) not in seen:
                 seen.add(id(part))
                 yield part
+
+
+@contextlib.contextmanager
+def layers_watched(model: nn.Module, watch: Callable[[LayerRecord], None]) -> Iterator[nn.Module]:
+    """Inside the block, every layer of a rewritten `model` that can merge calls `watch` with a
+    [`~modeling.record.LayerRecord`]: what it compared, and which tokens it merged. [`apply_pitome`] ends it.
+
+    Forwards of all threads that begin inside the block call it; of two blocks at once, only the inner one is called.
+    """
+    before = [(encoder.pitome, encoder.pitome.watch) for encoder in rewritten_encoders(model)]
+    for rewrite, _ in before:
+        rewrite.watch = watch
+    try:
+        yield model
+    finally:
+        for rewrite, earlier in before:
+            rewrite.watch = earlier
 
 
 _disabling = threading.Lock()

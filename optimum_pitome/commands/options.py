@@ -150,6 +150,18 @@ def _add_tuning(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_spectrum(parser: argparse.ArgumentParser) -> None:
+    _add_data(parser)
+    _add_running(parser)
+    several = {"nargs": "+", "metavar": "JSON", "type": _json_settings}
+    text = "Settings to compare, as JSON or files. Default: every algorithm. The one layer that merges keeps --ratio "
+    parser.add_argument("--settings", **several, help=f"{text}(0.75); --layers says which take their turn (all).")
+    graph = {"choices": ("distance", "similarity"), "default": "distance"}
+    parser.add_argument("--graph", **graph, help="What joins two tokens: 1 - cos (default), or max(cos, 0).")
+    parser.add_argument("--json", metavar="PATH", help="Write all numbers, one per sample, to a file.")
+    parser.add_argument("--plot", metavar="PATH", help="Draw the distance over the layers (needs matplotlib).")
+
+
 def _add_several(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("several settings", "What the other options say is common to all of them.")
     group.add_argument(
@@ -275,4 +287,5 @@ _OPTIONS = {
     "evaluate": add_evaluation,
     "benchmark": _add_benchmark,
     "tune": _add_tuning,
+    "spectrum": _add_spectrum,
 }

@@ -20,29 +20,22 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
-import torch
-import transformers
-from transformers import AutoConfig, AutoModel, PreTrainedConfig
+from torch import nn
 
 from ..analysis import pitome_summary
 from ..configuration.config import PiToMeConfig
-from ..evaluation.data import batches, find_columns, load_labelled, take
-from ..hub.entries import entries
 from ..hub.model_cards import auto_class_of, write_recipe_card
-from ..hub.recipe_lookup import base_model_of
 from ..tuning.choice import find_budget
 from ..tuning.search import search_ratios
 from .arguments import settings_from
-from .tasks import prepare_images, prepare_texts
+from .unlabelled import load_inputs, load_model
 
 
 #: Enough for a search, where nobody says how many samples there should be.
 _NUM_SAMPLES = 128
 #: Enough to show an agreement of 99 %.
 _NUM_SAMPLES_OF_A_BOUND = 1000
-_KINDS = {"pixel_values": "image", "input_ids": "text"}
 
 
 def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
@@ -57,23 +50,8 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
         raise ValueError("--profile: a search compares the profiles itself. Leave it out.")
     if args.output is not None:
         _check_output(Path(args.output))
-    config = AutoConfig.from_pretrained(args.model, revision=args.revision)
-    name = args.model
-    if isinstance(config, PiToMeConfig):
-        name = base_model_of(config, args.model)
-        settings = {**_others(config.to_pitome_dict()), **settings}
-        config = AutoConfig.from_pretrained(name)
-    elif entries(config):
-        settings = {**_others(config.pitome), **settings}
-    model = _model_class(config).from_pretrained(name, dtype=args.dtype, pitome=settings or {}).eval()
-    kind = _KINDS.get(model.main_input_name)
-    if kind is None:
-        raise ValueError(f"{type(model).__name__} takes more than pictures or texts: tune its encoder by itself.")
-    try:
-        model.to(args.device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"--device {args.device}: {error}") from None
-    inputs, lengths = _inputs(args, name, model, kind, len(bounds) > 0)
+    model, name, kind, _ = load_model(args, settings)
+    inputs, lengths = load_inputs(args, name, model, kind, _NUM_SAMPLES_OF_A_BOUND if bounds else _NUM_SAMPLES)
     length = None if kind == "image" else round(sum(lengths) / len(lengths))
     if bounds:
         choice = find_budget(model, inputs, **bounds)
@@ -87,7 +65,9 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
         _save(found, name, args.output, auto_class_of(model))
 
 
-def _search(model: torch.nn.Module, inputs: list, args: argparse.Namespace, length: int | None, **budget: Any):
+def _search(
+    model: nn.Module, inputs: list, args: argparse.Namespace, length: int | None, **budget: float
+) -> PiToMeConfig:
     tried = None if args.output is None else Path(args.output) / "search.jsonl"
     before = len(tried.read_text(encoding="utf-8").splitlines()) - 1 if tried is not None and tried.exists() else 0
     if before > 0:
@@ -104,35 +84,6 @@ def _search(model: torch.nn.Module, inputs: list, args: argparse.Namespace, leng
         raise SystemExit(130) from None
     sys.stdout.write(f"{found}\n")
     return found.config
-
-
-def _others(settings: dict[str, Any]) -> dict[str, Any]:
-    """What settings say beside how much merges."""
-    ours = ("ratio", "flops_ratio", "num_tokens", "profile", "layers", "base_model_name_or_path")
-    return {name: value for name, value in settings.items() if name not in ours}
-
-
-def _model_class(config: PreTrainedConfig) -> Any:
-    """The class that a checkpoint was saved from, so that classifiers are told by their classes."""
-    names = getattr(config, "architectures", None) or ()
-    return next((found for name in names if (found := getattr(transformers, name, None)) is not None), AutoModel)
-
-
-def _inputs(
-    args: argparse.Namespace, name: str, model: torch.nn.Module, kind: str, bounded: bool
-) -> tuple[list[dict[str, Any]], list[int]]:
-    """The batches, and of texts the length of each."""
-    dataset, _ = load_labelled(args.dataset, args.dataset_config, args.split, args.dataset_revision)
-    dataset = take(dataset, args.max_samples or (_NUM_SAMPLES_OF_A_BOUND if bounded else _NUM_SAMPLES))
-    columns = find_columns(dataset, kind, args.input_columns, labelled=False)
-    args.model = name  # a recipe has no processor of its own
-    prepare, lengths = prepare_images(args) if kind == "image" else prepare_texts(args), []
-    if kind == "text":  # texts of one length together: less padding
-        rows = zip(*(dataset[column] for column in columns))
-        lengths = [prepare(*([text] for text in row))["input_ids"].shape[1] for row in rows]
-        dataset = dataset.select(sorted(range(len(lengths)), key=lengths.__getitem__))
-    found = batches(dataset, columns, {}, args.batch_size, prepare)
-    return [{key: value.to(model.device) for key, value in batch.items()} for batch in found], lengths
 
 
 def _check_output(directory: Path) -> None:

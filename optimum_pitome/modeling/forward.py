@@ -61,7 +61,13 @@ def _merging(forward: Callable) -> Callable:
         read_tokens = functools.partial(_read_tokens, rewrite, arguments)
         reads, num_run = _what_is_read(rewrite, arguments.get("output_hidden_states"))
         state = MergeState(
-            rewrite.specs, read_tokens, rewrite.layer_arguments, rewrite.num_prefix_tokens, reads, num_run
+            rewrite.specs,
+            read_tokens,
+            rewrite.layer_arguments,
+            rewrite.num_prefix_tokens,
+            reads,
+            num_run,
+            rewrite.watch,
         )
         return_dict = arguments.get("return_dict")
         as_tuple = (self.config.return_dict if return_dict is None else return_dict) is False

@@ -20,6 +20,7 @@ import torch
 
 from ..merging import MergeSpec, length_of, match_tokens
 from .call import CALL_KEY, AttentionCall
+from .record import LayerRecord
 from .state import STATE_KEY, MergeState
 
 
@@ -80,7 +81,10 @@ class MergingLayer:
             )
         # The released code's text models compare the mean over the heads, too: their sum differs by a factor only.
         features = hidden_states if spec.metric == "hidden_states" else call.keys.mean(dim=1)
-        plan = match_tokens(features, spec, tokens.masks(call.attention))
+        masks = tokens.masks(call.attention)
+        plan = match_tokens(features, spec, masks)
+        if state.watch is not None:
+            state.watch(LayerRecord(index, spec, features, tokens, masks, plan))
         if plan is not None:
             merged = tokens.merged(plan)
             weights = (tokens.sizes, merged.sizes) if spec.size_weighted and tokens.sizes is not None else ()

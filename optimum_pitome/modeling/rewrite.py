@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +33,7 @@ from .forward import restore_length, wrap_forward
 from .hosts import remove_hooks
 from .layer import MergingLayer
 from .operations import EncoderShape
+from .record import LayerRecord
 from .registry import UnsupportedArchitectureError, check_signatures, supported_message
 from .resolve import resolve_protected_ids, resolve_specs, resolve_unmerge
 from .signatures import parameters
@@ -61,6 +62,7 @@ class EncoderRewrite:
         layer_arguments ([`LayerArguments`]): what layers are called with.
         is_dense (`bool`): whether nothing is ever merged (ratio 1).
         enabled (`bool`): whether the next forward merges.
+        watch (`Callable[[LayerRecord], None]`, *optional*): called by every layer that can merge in the next forward.
     """
 
     config: PiToMeConfig
@@ -74,6 +76,7 @@ class EncoderRewrite:
     layer_arguments: LayerArguments = field(init=False, repr=False)
     is_dense: bool = field(init=False)
     enabled: bool = field(init=False, default=True)
+    watch: Callable[[LayerRecord], None] | None = field(init=False, repr=False, default=None)
     #: Blocks of [`pitome_disabled`] that are open, in all threads.
     disabled_by: int = field(init=False, default=0)
 
@@ -87,7 +90,7 @@ class EncoderRewrite:
 
     def __setstate__(self, state: dict[str, Any]):
         # In the process that unpickles a model, or on a copy: nothing has wrapped its class, no block is open.
-        vars(self).update(state, enabled=True, disabled_by=0)
+        vars(self).update(state, enabled=True, disabled_by=0, watch=None)
         self.__post_init__()
 
     @property

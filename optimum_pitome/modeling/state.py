@@ -239,6 +239,7 @@ class MergeState:
         num_prefix_tokens (`int`): special tokens at the front.
         reads (`tuple[int, ...]`): hidden states that are read together, so that they need the same tokens.
         num_run (`int`, *optional*): layers that run; nothing reads what those after them compute. `None`: all.
+        watch (`Callable`, *optional*): called with a `LayerRecord` by every layer that can merge.
         slots (`list[Tokens | None]`):
             `slots[i]` is what layer `i` receives, `slots[-1]` what leaves the encoder; `None` until it is known.
     """
@@ -249,6 +250,7 @@ class MergeState:
     num_prefix_tokens: int = 0
     reads: tuple[int, ...] = ()
     num_run: int | None = None
+    watch: Callable[[Any], None] | None = None
     slots: list[Tokens | None] = field(init=False)
 
     def __post_init__(self):

@@ -24,11 +24,11 @@ from typing import Any
 from torch import nn
 from tqdm import tqdm
 
+from ..analysis.loss import Distance, Samples
 from ..apply import apply_pitome, settings_kept
 from ..configuration.checks import check_number
 from ..configuration.config import PiToMeConfig
 from ..evaluation.metrics import Z_95, wilson_interval
-from .loss import Distance, Samples
 from .space import SearchSpace
 
 
@@ -85,7 +85,7 @@ def find_budget(
     Args:
         model (`torch.nn.Module`), batches, distance, progress: see [`tune_ratios`].
         min_agreement (`float`, *optional*): the share of inputs that must get the dense model's class, in (0, 1).
-        max_loss (`float`, *optional*): or the largest mean loss, above 0: see [`~tuning.loss.Samples.losses`].
+        max_loss (`float`, *optional*): or the largest mean loss, above 0: see [`~analysis.loss.Samples.losses`].
 
     Returns:
         [`Choice`].

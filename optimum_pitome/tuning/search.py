@@ -29,9 +29,9 @@ from torch import nn
 from tqdm import tqdm
 from transformers.utils import logging
 
+from ..analysis.loss import Distance, Samples
 from ..apply import apply_pitome, settings_kept
 from ..configuration.config import PiToMeConfig
-from .loss import Distance, Samples
 from .space import SearchSpace
 
 
@@ -78,7 +78,7 @@ def tune_ratios(
         sequence_length (`int`, *optional*): of texts, for counting operations; the longest that the model reads.
         distance (`Callable`, *optional*):
             Of (merged outputs, dense outputs, inputs), one number per sample: a tensor of shape `(batch_size,)`. By
-            default that of [`~tuning.loss.Samples.losses`].
+            default that of [`~analysis.loss.Samples.losses`].
         max_settings (`int`, *optional*, defaults to 100): how many settings are tried.
         seed (`int`, *optional*, defaults to 0): of the evolution strategy.
         resume_from (`str`, *optional*):

@@ -24,8 +24,8 @@ from zoo.text import bert_config, text_inputs
 from zoo.vit import vit_config
 
 from optimum_pitome import PiToMeConfig, apply_pitome, pitome_summary, tune_ratios
+from optimum_pitome.analysis.loss import Samples
 from optimum_pitome.modeling.rewrite import rewritten_encoders
-from optimum_pitome.tuning.loss import Samples
 from optimum_pitome.tuning.search import LATENESS
 from optimum_pitome.tuning.space import SearchSpace
 

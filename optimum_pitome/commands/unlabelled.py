@@ -1,0 +1,92 @@
+# Copyright 2026 The optimum_pitome authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""What commands that need no labels start from: a model dense or with settings, and batches of its inputs."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoConfig, AutoModel, PreTrainedConfig
+
+from ..configuration.config import PiToMeConfig
+from ..evaluation.data import batches, find_columns, load_labelled, take
+from ..hub.entries import entries
+from ..hub.recipe_lookup import base_model_of
+from .tasks import prepare_images, prepare_texts
+
+
+_KINDS = {"pixel_values": "image", "input_ids": "text"}
+
+
+def load_model(args: argparse.Namespace, settings: dict[str, Any]) -> tuple[torch.nn.Module, str, str, dict[str, Any]]:
+    """The model of a command, with `settings` on top of those that its checkpoint or recipe has, but for how much
+    merges.
+
+    Returns:
+        The model on `--device`, the name that its processor is found under, `"image"` or `"text"`, and the settings.
+
+    Raises:
+        ValueError: if the model takes more than pictures or texts, or there is no such device.
+    """
+    config = AutoConfig.from_pretrained(args.model, revision=args.revision)
+    name = args.model
+    if isinstance(config, PiToMeConfig):
+        name = base_model_of(config, args.model)
+        settings = {**_others(config.to_pitome_dict()), **settings}
+        config = AutoConfig.from_pretrained(name)
+    elif entries(config):
+        settings = {**_others(config.pitome), **settings}
+    model = _model_class(config).from_pretrained(name, dtype=args.dtype, pitome=settings or {}).eval()
+    kind = _KINDS.get(model.main_input_name)
+    if kind is None:
+        raise ValueError(f"{type(model).__name__} takes more than pictures or texts: take its encoder by itself.")
+    try:
+        model.to(args.device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device {args.device}: {error}") from None
+    return model, name, kind, settings
+
+
+def load_inputs(
+    args: argparse.Namespace, name: str, model: torch.nn.Module, kind: str, max_samples: int
+) -> tuple[list[dict[str, Any]], list[int]]:
+    """The batches of `--dataset`, at most `max_samples` unless `--max-samples` says otherwise; and of texts the length
+    of each."""
+    dataset, _ = load_labelled(args.dataset, args.dataset_config, args.split, args.dataset_revision)
+    dataset = take(dataset, args.max_samples or max_samples)
+    columns = find_columns(dataset, kind, args.input_columns, labelled=False)
+    args.model = name  # a recipe has no processor of its own
+    prepare, lengths = prepare_images(args) if kind == "image" else prepare_texts(args), []
+    if kind == "text":  # texts of one length together: less padding
+        rows = zip(*(dataset[column] for column in columns))
+        lengths = [prepare(*([text] for text in row))["input_ids"].shape[1] for row in rows]
+        dataset = dataset.select(sorted(range(len(lengths)), key=lengths.__getitem__))
+    found = batches(dataset, columns, {}, args.batch_size, prepare)
+    return [{key: value.to(model.device) for key, value in batch.items()} for batch in found], lengths
+
+
+def _others(settings: dict[str, Any]) -> dict[str, Any]:
+    """What settings say beside how much merges."""
+    ours = ("ratio", "flops_ratio", "num_tokens", "profile", "layers", "base_model_name_or_path")
+    return {name: value for name, value in settings.items() if name not in ours}
+
+
+def _model_class(config: PreTrainedConfig) -> Any:
+    """The class that a checkpoint was saved from, so that classifiers are told by their classes."""
+    names = getattr(config, "architectures", None) or ()
+    return next((found for name in names if (found := getattr(transformers, name, None)) is not None), AutoModel)
