@@ -49,36 +49,55 @@ class Samples:
             raise ValueError("No calibration batches: pass at least one mapping of model inputs.")
         if not all(isinstance(batch, Mapping) for batch in self.batches):
             raise ValueError("A calibration batch is a mapping of model inputs, such as {'pixel_values': tensor}.")
+        #: Whether outputs are compared by their logits.
+        self.classifies = False
         with pitome_disabled(model):
             self.dense = self._run()
-        self.classifies = self.distance is None and self.dense[0].get("logits") is not None
-        self.features = [] if self.classifies or distance is not None else self._features(self.dense)
-        self.centres = [feature.mean(dim=0) for feature in self.features]
+        self._centres = [] if self._compares_outputs else [feature.mean(dim=0) for feature in _joined(self.dense)]
 
     def __len__(self) -> int:
         return sum(len(next(iter(batch.values()))) for batch in self.batches)
 
+    @property
+    def _compares_outputs(self) -> bool:
+        return self.classifies or self.distance is not None
+
     @torch.no_grad()
     def _run(self) -> list[Any]:
-        return [self.model(**batch) for batch in tqdm(self.batches, leave=False, disable=None, desc="inputs")]
+        """Of every batch what is compared: hidden states of a thousand pictures would fill the memory."""
+        return [self._read(batch) for batch in tqdm(self.batches, leave=False, disable=None, desc="inputs")]
 
-    def _features(self, outputs: list[Any]) -> list[torch.Tensor]:
-        """The first token and the mean token of every sample, both `(num_samples, dim)` float32."""
-        found = [pooled(output, batch) for output, batch in zip(outputs, self.batches)]
-        return [torch.cat(feature) for feature in zip(*found)]
+    def _read(self, batch: Mapping[str, Any]) -> Any:
+        output = self.model(**batch)
+        if self.distance is not None:
+            return output
+        self.classifies = output.get("logits") is not None
+        return output.logits if self.classifies else pooled(output, batch)
+
+    def fingerprint(self) -> str:
+        """What tells these samples, and this model, from others. Numbers are rounded: they differ from run to run in
+        the last digits."""
+        found = []
+        for kept in self.dense:
+            tensors = (
+                [kept] if isinstance(kept, torch.Tensor) else kept if isinstance(kept, tuple) else kept.to_tuple()
+            )
+            tensors = [tensor for tensor in tensors if isinstance(tensor, torch.Tensor)]
+            found += [f"{tuple(tensor.shape)} {tensor.float().abs().mean().item():.3e}" for tensor in tensors]
+        return " ".join(found)
 
     def losses(self) -> torch.Tensor:
         """How far the model, as it is set, is from the dense one, `(num_samples,)` float32: of logits the
         Kullback-Leibler divergence; else `1 - cosine` of the first token and of the mean token of `last_hidden_state`,
         the mean over the dense samples taken out, the mean of the two."""
-        outputs = self._run()
+        merged = self._run()
         if self.distance is not None:
-            return torch.cat([self.distance(*one) for one in zip(outputs, self.dense, self.batches)]).float()
+            return torch.cat([self.distance(*one) for one in zip(merged, self.dense, self.batches)]).float()
         if self.classifies:
-            return torch.cat([_divergence(merged.logits, dense.logits) for merged, dense in zip(outputs, self.dense)])
+            return torch.cat([_divergence(*one) for one in zip(merged, self.dense)])
         cosines = [
-            functional.cosine_similarity(merged - centre, dense - centre, dim=-1)
-            for merged, dense, centre in zip(self._features(outputs), self.features, self.centres)
+            functional.cosine_similarity(first - centre, second - centre, dim=-1)
+            for first, second, centre in zip(_joined(merged), _joined(self.dense), self._centres)
         ]
         return 1 - torch.stack(cosines).mean(dim=0)
 
@@ -87,7 +106,7 @@ class Samples:
         Raises:
             ValueError: if the model gives no classes to agree on.
         """
-        if not self.classifies or self.dense[0].logits.dim() != 2:
+        if not self.classifies or self.dense[0].dim() != 2:
             raise ValueError(
                 f"{type(self.model).__name__} gives no classes to agree on. Bound the loss instead: max_loss, or "
                 "--max-loss."
@@ -96,8 +115,12 @@ class Samples:
     def agreement(self) -> torch.Tensor:
         """Which samples get the class that the dense model gives them, `(num_samples,)` bool. See
         [`~Samples.check_classes`]."""
-        pairs = zip(self._run(), self.dense)
-        return torch.cat([merged.logits.argmax(-1) == dense.logits.argmax(-1) for merged, dense in pairs])
+        return torch.cat([merged.argmax(-1) == dense.argmax(-1) for merged, dense in zip(self._run(), self.dense)])
+
+
+def _joined(pooled_batches: list[tuple[torch.Tensor, torch.Tensor]]) -> list[torch.Tensor]:
+    """The first token and the mean token of every sample, both `(num_samples, dim)` float32."""
+    return [torch.cat(feature) for feature in zip(*pooled_batches)]
 
 
 def _divergence(merged: torch.Tensor, dense: torch.Tensor) -> torch.Tensor:

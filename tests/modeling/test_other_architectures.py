@@ -24,13 +24,7 @@ import pytest
 import torch
 from modeling.helpers import assert_same_state, build, difference, images, run, snapshot
 from torch import nn
-from transformers import (
-    GPT2Config,
-    GPT2Model,
-    PreTrainedConfig,
-    ViTConfig,
-    ViTModel,
-)
+from transformers import GPT2Config, GPT2Model, PreTrainedConfig, ViTConfig, ViTModel
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.models.vit import modeling_vit

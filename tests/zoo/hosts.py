@@ -25,12 +25,7 @@ from transformers import (
     ColModernVBertConfig,
     ColPaliConfig,
     DeepseekVLConfig,
-    DepthAnythingConfig,
-    DepthProConfig,
-    DepthProForDepthEstimation,
-    Dinov2Config,
     DPRConfig,
-    DPTConfig,
     EncoderDecoderConfig,
     Gemma3Config,
     Gemma3TextConfig,
@@ -38,7 +33,6 @@ from transformers import (
     ModernBertConfig,
     ModernVBertConfig,
     PaliGemmaConfig,
-    PromptDepthAnythingConfig,
     SiglipVisionConfig,
     T5Gemma2Config,
     T5Gemma2DecoderConfig,
@@ -119,14 +113,6 @@ def with_image_and_decoder_ids(batch_size: int) -> dict[str, torch.Tensor]:
     return {**inputs, "decoder_input_ids": inputs["input_ids"][:, -3:]}
 
 
-def large_pixel_values(batch_size: int) -> dict[str, torch.Tensor]:
-    return {"pixel_values": image(batch_size).repeat_interleave(2, -1).repeat_interleave(2, -2)}
-
-
-def with_prompt_depth(batch_size: int) -> dict[str, torch.Tensor]:
-    return {**pixel_values(batch_size), "prompt_depth": image(batch_size, seed=3)[:, :1, :8, :8].abs()}
-
-
 def paligemma_config():
     return PaliGemmaConfig(
         vision_config=siglip().to_dict(),
@@ -204,51 +190,6 @@ def t5gemma2_config():
     return T5Gemma2Config(encoder=encoder, decoder=decoder, image_token_index=IMAGE_TOKEN)
 
 
-def backbone():
-    features = [f"stage{index}" for index in range(1, 5)]
-    return Dinov2Config(**VISION, layerscale_value=0.5, out_features=features, reshape_hidden_states=False)
-
-
-def depth_anything_config(config_class=DepthAnythingConfig):
-    sizes = {"neck_hidden_sizes": [8] * 4, "fusion_hidden_size": 8, "head_hidden_size": 8}
-    return config_class(
-        backbone_config=backbone(), patch_size=4, reassemble_hidden_size=32, reassemble_factors=[4, 2, 1, 0.5], **sizes
-    )
-
-
-def prompt_depth_anything_config():
-    return depth_anything_config(PromptDepthAnythingConfig)
-
-
-def dpt_config():
-    return DPTConfig(
-        backbone_config=backbone(),
-        hidden_size=32,
-        neck_hidden_sizes=[8] * 4,
-        fusion_hidden_size=8,
-        is_hybrid=False,
-        num_labels=3,
-    )
-
-
-def depth_pro_config():
-    encoder = Dinov2Config(**VISION, layerscale_value=0.5)
-    return DepthProConfig(
-        patch_size=IMAGE_SIZE,
-        patch_model_config=encoder.to_dict(),
-        image_model_config=encoder.to_dict(),
-        fov_model_config=encoder.to_dict(),
-        fusion_hidden_size=8,
-        intermediate_hook_ids=[2, 1],
-        intermediate_feature_dims=[8, 8],
-        scaled_images_ratios=[0.5, 1],
-        scaled_images_overlap_ratios=[0.0, 0.5],
-        scaled_images_feature_dims=[8, 8],
-        merge_padding_value=1,
-        use_fov_model=True,
-    )
-
-
 def dpr_config(projection_dim=16):
     sizes = {name: value for name, value in TEXT.items() if name != "num_labels"}
     return DPRConfig(**sizes, projection_dim=projection_dim)
@@ -283,10 +224,6 @@ _CONFIGS = {
     "ModernVBertForTokenClassification": (modernvbert_config, with_images(4)),
     "ColModernVBertForRetrieval": (colmodernvbert_config, with_images(4)),
     "T5Gemma2ForConditionalGeneration": (t5gemma2_config, with_image_and_decoder_ids),
-    "DepthProForDepthEstimation": (depth_pro_config, large_pixel_values),
-    "DepthAnythingForDepthEstimation": (depth_anything_config, pixel_values),
-    "PromptDepthAnythingForDepthEstimation": (prompt_depth_anything_config, with_prompt_depth),
-    "DPTForDepthEstimation": (dpt_config, pixel_values),
     "DPRQuestionEncoder": (dpr_config, text_inputs),
     "DPRContextEncoder": (dpr_config, text_inputs),
     "DPRReader": (dpr_reader_config, text_inputs),
@@ -306,25 +243,13 @@ _FLAT = {
 }
 
 
-def positive_depth(model):
-    """Depths after the ReLU are neither all zero nor in the thousands."""
-    last = [module for module in model.head.modules() if isinstance(module, torch.nn.Conv2d)][-1]
-    torch.nn.init.ones_(last.bias)
-    if isinstance(model, DepthProForDepthEstimation):
-        last.weight.data *= 1e-3
-
-
 def _case(name: str, config, inputs) -> Case:
     return Case(
         getattr(transformers, name),
         config,
         inputs,
-        prepare=positive_depth if name.endswith("ForDepthEstimation") else None,
         flat=next((outputs for start, outputs in _FLAT.items() if name.startswith(start)), ()),
         reads_every_token=name not in ("DPRQuestionEncoder", "DPRContextEncoder"),
-        # No SDPA of their own, around an encoder that has it.
-        encoder_config="backbone_config" if "DepthAnything" in name else "",
-        supported_since="5.18.0" if name.endswith("ForDepthEstimation") else "5.0",  # DINOv2
     )
 
 
