@@ -132,15 +132,16 @@ def profile_of(lateness: float) -> Callable[[float, float], float]:
     return removed
 
 
-def _rising(place: float, strength: float) -> float:
-    return 0.5 if strength == 1 else place * strength / (1 - strength)
+def in_proportion(weight: float, strength: float) -> float:
+    """What a layer removes whose fraction is in proportion to `weight`: it grows beyond one half with the strength."""
+    return 0.5 if strength == 1 else weight * strength / (1 - strength)
 
 
 PROFILES: dict[str, Profile] = {
     "uniform": Profile("the same ratio in every layer", profile_of(0.0)),
     "balanced": Profile("late layers remove more, the less so the larger the budget", profile_of(0.1)),
     "late": Profile("the same with still later layers, usual for texts", profile_of(0.2)),
-    "rising": Profile("each layer removes in proportion to its depth", _rising),
+    "rising": Profile("each layer removes in proportion to its depth", in_proportion),
 }
 ALGORITHMS: dict[str, Algorithm] = {
     "pitome": Algorithm(reads_energy=True),

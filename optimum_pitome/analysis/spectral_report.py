@@ -27,6 +27,7 @@ from typing import Any
 
 import torch
 
+from .pictures import plotted
 from .spectrum import GRAPHS
 
 
@@ -132,20 +133,13 @@ class LayerSpectra:
             ImportError: if matplotlib is not installed.
             ValueError: if the file's name ends in no format of pictures.
         """
-        try:
-            from matplotlib.figure import Figure
-        except ImportError:
-            raise ImportError("A plot needs matplotlib, which is not installed: pip install matplotlib") from None
-        figure = Figure(figsize=(6.4, 4.2), layout="constrained")
-        axes = figure.subplots()
-        for name, values in zip(self.settings, self.distances):
-            mean, half = _interval(values)
-            axes.errorbar(self.layers, mean, half, marker="o", markersize=3, capsize=2, label=name)
-        label = f"spectral distance, {GRAPHS[self.graph]} (bars: 95 % interval)"
-        axes.set(xlabel="layer that merges", ylabel=label, title=title or "", ylim=(0, None))
-        axes.legend(fontsize=8)
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=110)
+        with plotted(path, dpi=110) as axes:
+            for name, values in zip(self.settings, self.distances):
+                mean, half = _interval(values)
+                axes.errorbar(self.layers, mean, half, marker="o", markersize=3, capsize=2, label=name)
+            label = f"spectral distance, {GRAPHS[self.graph]} (bars: 95 % interval)"
+            axes.set(xlabel="layer that merges", ylabel=label, title=title or "", ylim=(0, None))
+            axes.legend(fontsize=8)
 
 
 def spearman(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:

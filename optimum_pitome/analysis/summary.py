@@ -111,8 +111,7 @@ def _resolved_settings(rewrite: EncoderRewrite) -> dict[str, Any]:
     def of_each(values: list) -> Any:
         return values[0] if all(value == values[0] for value in values) else values
 
-    kept = [1 - spec.ratio.removed_numerator / spec.ratio.removed_denominator for spec in specs]
-    settings = {"ratio": of_each([round(value, 9) for value in kept]), "layers": list(merging)}
+    settings = {"ratio": of_each([spec.ratio.kept for spec in specs]), "layers": list(merging)}
     for name in ("algorithm", "energy", "metric", "importance"):
         settings[name] = of_each([getattr(spec, name) for spec in specs])
     if any(ENERGIES[spec.energy].has_margin for spec in specs):

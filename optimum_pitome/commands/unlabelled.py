@@ -23,6 +23,7 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoModel, PreTrainedConfig
 
+from ..configuration.checks import BUDGETS
 from ..configuration.config import PiToMeConfig
 from ..evaluation.data import batches, find_columns, load_labelled, take
 from ..hub.entries import entries
@@ -82,7 +83,7 @@ def load_inputs(
 
 def _others(settings: dict[str, Any]) -> dict[str, Any]:
     """What settings say beside how much merges."""
-    ours = ("ratio", "flops_ratio", "num_tokens", "profile", "layers", "base_model_name_or_path")
+    ours = (*BUDGETS, "profile", "layers", "base_model_name_or_path")
     return {name: value for name, value in settings.items() if name not in ours}
 
 

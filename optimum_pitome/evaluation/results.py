@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..analysis.pictures import plotted
 from ..analysis.timing import Timing
 
 
@@ -130,27 +131,22 @@ class Evaluations(Sequence):
             ImportError: if matplotlib is not installed.
             ValueError: if the file's name ends in no format of pictures.
         """
-        try:
-            from matplotlib.figure import Figure
-        except ImportError:
-            raise ImportError("A plot needs matplotlib, which is not installed: pip install matplotlib") from None
-        figure = Figure(figsize=(6.4, 4.2), layout="constrained")
-        axes = figure.subplots()
-        merged = [(one.gflops_merged, one) for one in self]
-        for name in self[0].metrics:
-            curve = [(self[0].gflops_dense, self[0].dense), *((gflops, one.merged) for gflops, one in merged)]
-            line = _draw(axes, curve, name, metric_title(name))
-            axes.axhline(100 * self[0].dense[name], color=line.get_color(), linestyle=":", linewidth=1)
-        _draw(axes, [(gflops, one.agreement) for gflops, one in merged], "agreement", self[0].agreement_title)
-        dense = [(self[0].gflops_dense, "dense")] if self[0].metrics else []
-        for gflops, name in [*dense, *((gflops, one.name) for gflops, one in merged)]:
-            where = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "ha": "center"}
-            axes.annotate(name, (gflops, 0), (0, 4), **where)
-        axes.set(xlabel=f"{GFLOPS_TITLE}, merge step included", ylabel="% (bars: 95 % interval)", title=title or "")
-        axes.margins(y=0.15)
-        axes.legend()
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=150)
+        with plotted(path, dpi=150) as axes:
+            merged = [(one.gflops_merged, one) for one in self]
+            for name in self[0].metrics:
+                curve = [(self[0].gflops_dense, self[0].dense), *((gflops, one.merged) for gflops, one in merged)]
+                line = _draw(axes, curve, name, metric_title(name))
+                axes.axhline(100 * self[0].dense[name], color=line.get_color(), linestyle=":", linewidth=1)
+            _draw(axes, [(gflops, one.agreement) for gflops, one in merged], "agreement", self[0].agreement_title)
+            dense = [(self[0].gflops_dense, "dense")] if self[0].metrics else []
+            for gflops, name in [*dense, *((gflops, one.name) for gflops, one in merged)]:
+                where = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "ha": "center"}
+                axes.annotate(name, (gflops, 0), (0, 4), **where)
+            axes.set(
+                xlabel=f"{GFLOPS_TITLE}, merge step included", ylabel="% (bars: 95 % interval)", title=title or ""
+            )
+            axes.margins(y=0.15)
+            axes.legend()
 
 
 def _draw(axes: Any, points: list[tuple[float, Mapping[str, float]]], name: str, label: str) -> Any:

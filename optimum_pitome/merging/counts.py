@@ -57,6 +57,11 @@ class KeepRatio:
         """Whether nothing is ever removed (ratio 1)."""
         return self.removed_numerator == 0
 
+    @property
+    def kept(self) -> float:
+        """The fraction that stays, with the nine decimal places that ratios are read with."""
+        return round(1 - self.removed_numerator / self.removed_denominator, 9)
+
     def num_removed(self, num_mergeable):
         """`k = floor(M * (1 - ratio))` (paper, section 3.2), at most `M - min_tokens`.
 

@@ -99,7 +99,4 @@ class MergingLayer:
         spec = self.pitome_spec
         if spec is None or spec.ratio.is_dense:
             return "no merging"
-        kept = 1 - spec.ratio.removed_numerator / spec.ratio.removed_denominator
-        return (
-            f"keeps {kept:.4g} of the tokens, algorithm={spec.algorithm}, energy={spec.energy}, metric={spec.metric}"
-        )
+        return f"keeps {spec.ratio.kept:.4g} of the tokens, algorithm={spec.algorithm}, energy={spec.energy}, metric={spec.metric}"

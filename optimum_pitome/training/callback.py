@@ -202,7 +202,7 @@ def _count_savings(scheduler: RatioScheduler, config: PiToMeConfig, num_tokens: 
     scheduler.set_config(config)
     try:
         ratios = [spec.ratio for encoder in rewritten_encoders(scheduler.model) for spec in encoder.pitome.specs]
-        kept = [1 - ratio.removed_numerator / ratio.removed_denominator for ratio in ratios if not ratio.is_dense]
+        kept = [ratio.kept for ratio in ratios if not ratio.is_dense]
         found = {"pitome_ratio": round(sum(kept) / len(kept), 6) if kept else 1.0}
         summary = pitome_summary(scheduler.model, num_tokens)
     except ValueError as error:  # no default sequence length

@@ -25,7 +25,7 @@ from ..apply import apply_pitome, rewritten_encoders
 from ..configuration.checks import BUDGETS
 from ..configuration.config import PiToMeConfig
 from ..merging import MergeSpec
-from ..methods import profile_of
+from ..methods import in_proportion, profile_of
 from ..modeling.budget import fit_path, flops_ratio, merging_layers
 from ..modeling.operations import EncoderShape
 from ..modeling.resolve import budget_of
@@ -103,8 +103,7 @@ class SearchSpace:
             self.budget,
             self.num_read,
         )
-        kept = [1 - spec.ratio.removed_numerator / spec.ratio.removed_denominator for spec in specs]
-        return [round(ratio, 9) for ratio in kept]
+        return [spec.ratio.kept for spec in specs]
 
     def profile(self, lateness: float) -> list[float]:
         """The ratios of a profile: see [`~methods.profile_of`]."""
@@ -113,7 +112,7 @@ class SearchSpace:
 
     def weighted(self, weights: Sequence[float]) -> list[float]:
         """The ratios where the merging layers remove in proportion to `weights`."""
-        return self.fit(lambda number, strength: 0.5 if strength == 1 else weights[number] * strength / (1 - strength))
+        return self.fit(lambda number, strength: in_proportion(weights[number], strength))
 
     def config(self, ratios: list[float]) -> PiToMeConfig:
         """The settings with `ratios`, one for each layer of the encoder."""

@@ -83,3 +83,15 @@ def workplace(tmp_path_factory):
     columns = {"first": texts, "second": texts[::-1], "label": [index % 2 for index in range(12)]}
     Dataset.from_dict(columns).save_to_disk(folder / "pairs")
     return folder
+
+
+@pytest.fixture
+def in_workplace(optimum_cli, workplace, monkeypatch):
+    """Runs a command in the workplace, a few samples at a time."""
+    monkeypatch.chdir(workplace)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", workplace / "cache")
+
+    def run(command, *args, **kwargs):
+        return optimum_cli("pitome", command, *args, "--batch-size", 4, **kwargs)
+
+    return run

@@ -14,6 +14,7 @@
 
 """`optimum-cli pitome evaluate`, on pictures and texts that are made here."""
 
+import functools
 import json
 
 import pytest
@@ -48,15 +49,8 @@ from optimum_pitome.evaluation.questions import rgb
 
 
 @pytest.fixture
-def evaluate(optimum_cli, workplace, monkeypatch):
-    """Runs the command in the workplace, a few samples at a time."""
-    monkeypatch.chdir(workplace)
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", workplace / "cache")
-
-    def run(*args, **kwargs):
-        return optimum_cli("pitome", "evaluate", *args, "--batch-size", 4, **kwargs)
-
-    return run
+def evaluate(in_workplace):
+    return functools.partial(in_workplace, "evaluate")
 
 
 @pytest.mark.slow  # the floor has no AutoImageProcessor without torchvision

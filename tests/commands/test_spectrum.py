@@ -16,6 +16,7 @@
 """`optimum-cli pitome spectrum`, on tiny models and data on disk."""
 
 import argparse
+import functools
 import json
 
 import pytest
@@ -25,14 +26,8 @@ from optimum_pitome.commands.options import add_options
 
 
 @pytest.fixture
-def spectrum(optimum_cli, workplace, monkeypatch):
-    monkeypatch.chdir(workplace)
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", workplace / "cache")
-
-    def run(*args, **kwargs):
-        return optimum_cli("pitome", "spectrum", *args, "--batch-size", 4, **kwargs)
-
-    return run
+def spectrum(in_workplace):
+    return functools.partial(in_workplace, "spectrum")
 
 
 TEXTS = ("bert", "--dataset", "reviews.csv", "--input-columns", "text")

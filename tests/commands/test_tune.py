@@ -14,6 +14,7 @@
 
 """`optimum-cli pitome tune`, on tiny models and data on disk."""
 
+import functools
 import json
 
 import pytest
@@ -24,14 +25,8 @@ from optimum_pitome import PiToMeConfig, pitome_summary
 
 
 @pytest.fixture
-def tune(optimum_cli, workplace, monkeypatch):
-    monkeypatch.chdir(workplace)
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", workplace / "cache")
-
-    def run(*args, **kwargs):
-        return optimum_cli("pitome", "tune", *args, "--batch-size", 4, **kwargs)
-
-    return run
+def tune(in_workplace):
+    return functools.partial(in_workplace, "tune")
 
 
 TEXTS = ("bert", "--dataset", "reviews.csv", "--input-columns", "text")

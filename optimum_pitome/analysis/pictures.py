@@ -1,0 +1,41 @@
+# Copyright 2026 The optimum_pitome authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Plots as picture files."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+@contextlib.contextmanager
+def plotted(path: str | os.PathLike, dpi: int) -> Iterator[Any]:
+    """The axes of an empty figure, which is written to `path` at the end of the block.
+
+    Raises:
+        ImportError: if matplotlib is not installed.
+        ValueError: if the file's name ends in no format of pictures.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise ImportError("A plot needs matplotlib, which is not installed: pip install matplotlib") from None
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    yield figure.subplots()
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=dpi)
