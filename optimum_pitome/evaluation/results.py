@@ -142,9 +142,8 @@ class Evaluations(Sequence):
             for gflops, name in [*dense, *((gflops, one.name) for gflops, one in merged)]:
                 where = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "ha": "center"}
                 axes.annotate(name, (gflops, 0), (0, 4), **where)
-            axes.set(
-                xlabel=f"{GFLOPS_TITLE}, merge step included", ylabel="% (bars: 95 % interval)", title=title or ""
-            )
+            axes.set(xlabel=f"{GFLOPS_TITLE}, merge step included", ylabel="% (bars: 95 % interval)")
+            axes.set_title(title or "")
             axes.margins(y=0.15)
             axes.legend()
 

@@ -99,4 +99,5 @@ class MergingLayer:
         spec = self.pitome_spec
         if spec is None or spec.ratio.is_dense:
             return "no merging"
-        return f"keeps {spec.ratio.kept:.4g} of the tokens, algorithm={spec.algorithm}, energy={spec.energy}, metric={spec.metric}"
+        method = f"algorithm={spec.algorithm}, energy={spec.energy}, metric={spec.metric}"
+        return f"keeps {spec.ratio.kept:.4g} of the tokens, {method}"

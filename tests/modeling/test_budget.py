@@ -68,6 +68,13 @@ def test_so_many_tokens_left(num_tokens, num_layers, profile):
     assert pitome_summary(model).encoders[0].tokens[-1] == 1 + num_tokens
 
 
+def test_a_jump_over_the_number_of_tokens_is_made_up_for():
+    """Ratios in steps cannot reach every number: what is missing is spared, once, in the last layers."""
+    for num_tokens in range(30, 196, 3):
+        config = PiToMeConfig(num_tokens=num_tokens, layers=[2, 3, 4, 5], profile="uniform")
+        assert pitome_summary(apply_pitome(vit(6), config)).encoders[0].tokens[-1] == 1 + num_tokens
+
+
 @pytest.mark.parametrize("case", all_cases(), ids=lambda case: case.id)
 def test_every_model_takes_a_budget(case):
     torch.manual_seed(0)

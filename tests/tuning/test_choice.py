@@ -20,6 +20,7 @@ from training.tiny import Pictures, tiny_vit
 from tuning.test_search import kept, lively, vit
 
 from optimum_pitome import PiToMeConfig, find_budget, pitome_summary
+from optimum_pitome.analysis.loss import Samples
 from optimum_pitome.modeling.rewrite import rewritten_encoders
 
 
@@ -77,3 +78,10 @@ def test_errors_leave_the_model_dense(arguments, message):
     with pytest.raises(ValueError, match=message):
         find_budget(model, [{"pixel_values": Pictures(4).pixels}], progress=False, **arguments)
     assert not rewritten_encoders(model)
+
+
+def test_the_lower_end_of_the_interval_has_to_reach_the_bound(monkeypatch):
+    model, inputs = lively(tiny_vit()), [{"pixel_values": Pictures(64).pixels}]
+    monkeypatch.setattr(Samples, "agreement", lambda self: torch.arange(64) < 39)  # 61 %, and 49 % at the lower end
+    with pytest.raises(ValueError, match=r"No budget keeps min_agreement=0.5.*agreement is 0.6094"):
+        find_budget(model, inputs, min_agreement=0.5, progress=False)
