@@ -30,7 +30,7 @@ from optimum_pitome.evaluation.questions import rgb
 #: What `examples/fetch_assets.sh` fetches.
 BUILT_IN_MODELS = ("dinov2_small", "minilm", "bert_reactions")
 SPLIT_IN_TWO = ("fashion_mnist", "newsgroups", "reuters", "reuters_r52", "movie_snippets", "captioned_stamps")
-WHOLE = ("stamps", "textiles", "generated_reactions")
+WHOLE = ("stamps", "textiles", "photos", "generated_reactions")
 BUILT_IN_DATA = (*SPLIT_IN_TWO, *WHOLE)
 
 

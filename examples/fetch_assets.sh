@@ -26,9 +26,10 @@ if [ ! -e "$assets/vaderSentiment-2.5/additional_resources/hutto_ICWSM_2014.tar.
     mv "$work/vaderSentiment-2.5" "$assets"
 fi
 
-# Debian package -> a path that it holds.
+# Debian package -> a path that it holds, and where in the assets it goes (by default the same path).
 fetch_debian() {
-    if [ -e "$assets/$2" ]; then return; fi
+    local target=${3:-$2}
+    if [ -e "$assets/$target" ]; then return; fi
     if ! (cd "$work" && apt-get download "$1" >/dev/null 2>&1); then
         # The package lists may be empty. Without root they go to a folder of our own.
         local lists=()
@@ -44,8 +45,12 @@ fetch_debian() {
     fi
     # Moved into place in one step: an interrupted run leaves nothing that looks complete.
     dpkg-deb -x "$work/$1"_*.deb "$work/unpacked"
-    mkdir -p "$(dirname "$assets/$2")"
-    mv "$work/unpacked/$2" "$assets/$2"
+    mkdir -p "$(dirname "$assets/$target")"
+    mv "$work/unpacked/$2" "$assets/$target"
+    rm -rf "$work/unpacked"
 }
 fetch_debian tuxpaint-stamps-default usr/share/tuxpaint/stamps
 fetch_debian dataset-fashion-mnist usr/share/datasets/fashion-mnist
+fetch_debian lomiri-wallpapers-16.04 usr/share/backgrounds photos/lomiri-16.04
+fetch_debian lomiri-wallpapers-20.04 usr/share/backgrounds photos/lomiri-20.04
+fetch_debian mate-backgrounds usr/share/backgrounds/mate/nature photos/mate-nature

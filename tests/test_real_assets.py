@@ -173,6 +173,15 @@ def test_stamps_have_captions_on_white():
     assert sum(corner == (255, 255, 255) for corner in corners) > len(corners) / 2
 
 
+def test_photos_are_crops_of_thirty():
+    dataset = real_assets.photos()
+    assert len(dataset) == 180 and sorted(set(dataset["label"])) == list(range(30))
+    assert {row["image"].size for row in dataset.select(range(0, 180, 30))} == {(224, 224)}
+    # Different squares of one photo.
+    first, second = (dataset[i]["image"].tobytes() for i in (0, 1))
+    assert first != second
+
+
 def test_lee_has_every_pair():
     dataset = real_assets.lee_similarity()
     assert len(dataset) == 1225 and 0.0 <= min(dataset["score"]) < max(dataset["score"]) <= 1.0

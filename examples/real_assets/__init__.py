@@ -27,6 +27,7 @@ from .data import (
     lee_similarity,
     movie_snippets,
     newsgroups,
+    photos,
     reuters,
     stamps,
     textiles,

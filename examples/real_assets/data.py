@@ -22,10 +22,11 @@ import gzip
 import importlib.metadata
 import io
 import os
+import random
 import shutil
 import tarfile
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +111,28 @@ def imagenet_photos() -> Dataset:
     root = package_path("foolbox", "foolbox/data")
     files = [(path, int(path.stem.split("_")[2])) for path in sorted(root.glob("imagenet_*.jpg"))]
     return _images(files, ClassLabel(num_classes=1000))
+
+
+def photos(crops_of_each: int = 6) -> Dataset:
+    """Squares cut from 30 desktop photos, 224×224 pixels, with the number of their photo. Columns `image`, `label`.
+    (Debian's lomiri-wallpapers-16.04, lomiri-wallpapers-20.04 and mate-backgrounds, CC BY, CC BY-SA, GPL)
+
+    No setting of this package was chosen on them.
+
+    Args:
+        crops_of_each (`int`): how many squares of a photo. Their places and sizes are the same in every run.
+    """
+    folders = ("lomiri-16.04", "lomiri-20.04", "mate-nature")
+    files = [path for folder in folders for path in sorted(unpacked_path(f"photos/{folder}").glob("*.jpg"))]
+    files = [path for path in files if not path.stem.startswith("Painting")]
+
+    def make(directory: Path) -> None:
+        pictures = [{"bytes": _png(crop)} for path in files for crop in _crops(path, crops_of_each)]
+        labels = [label for label in range(len(files)) for _ in range(crops_of_each)]
+        features = Features(image=Image(), label=ClassLabel(names=[path.stem for path in files]))
+        Dataset.from_dict({"image": pictures, "label": labels}, features).save_to_disk(directory)
+
+    return load_from_disk(str(made_once(f"photos-{crops_of_each}", make)))
 
 
 def fashion_mnist(split: str = "test") -> Dataset:
@@ -230,6 +253,16 @@ def _stamp_caption(path: Path) -> str | None:
     if not text.exists():
         return None
     return text.read_text(encoding="utf-8").partition("\n")[0].strip() or None
+
+
+def _crops(path: Path, number: int) -> Iterator[PILImage.Image]:
+    picture, choice = PILImage.open(path).convert("RGB"), random.Random(path.name)
+    picture.thumbnail((1600, 1600))
+    for _ in range(number):
+        side = int(choice.uniform(0.35, 1.0) * min(picture.size))
+        left, top = (choice.randint(0, length - side) for length in picture.size)
+        box = (left, top, left + side, top + side)
+        yield picture.crop(box).resize((224, 224), PILImage.Resampling.BICUBIC)
 
 
 def _on_white(picture: PILImage.Image) -> PILImage.Image:
