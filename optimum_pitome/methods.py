@@ -147,6 +147,7 @@ ALGORITHMS: dict[str, Algorithm] = {
     "pitome": Algorithm(reads_energy=True),
     "pitome_unprotected": Algorithm(lambda n, k: all_pairs(n, k) + alternate_pairs(n, k), reads_energy=True),
     "pitome_halves": Algorithm(reads_energy=True),
+    "mutual": Algorithm(),
     "tome": Algorithm(alternate_pairs),
     "tofu": Algorithm(alternate_pairs, combine=tofu_combination),
     "dct": Algorithm(None, combine="resample"),

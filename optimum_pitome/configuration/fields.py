@@ -132,7 +132,8 @@ class Settings:
     algorithm: str | None = declare(
         'How tokens are matched: `"pitome"`, `"pitome_unprotected"` (the energy-ordered matching that the released '
         'code of the paper uses in some layers: any token may merge), `"pitome_halves"` (its matching for text: the '
-        'more redundant half of the candidates joins the other), `"tome"` (alternating positions), `"tofu"` (as '
+        'more redundant half of the candidates joins the other), `"mutual"` (pairs of tokens that are each other\'s '
+        'nearest first: keeps the vectors of patches better), `"tome"` (alternating positions), `"tofu"` (as '
         '`"tome"`, but early layers keep one of the two tokens and later ones the norm), `"dct"` (no matching: keeps '
         'the lowest frequencies of the sequence), `"diffrate"` (by the attention of the class token: half of what '
         'goes is dropped, half merges; rates are not learned here), or `"random"` (drops tokens '

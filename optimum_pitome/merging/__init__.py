@@ -14,7 +14,7 @@
 
 """Merging as pure tensor functions. Imports torch and the table of methods: not transformers, nothing else of ours."""
 
-from . import algorithms, diffrate  # noqa: F401
+from . import algorithms, diffrate, mutual  # noqa: F401
 from .candidates import Candidates, TokenMasks, rank_by_energy
 from .counts import KeepRatio, length_of
 from .energy import pairwise_similarity

@@ -245,13 +245,17 @@ def _mean(values: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
     return (values * mask).sum(dim=1, keepdim=True) / mask.sum(dim=1, keepdim=True).clamp(min=1)
 
 
-def rank_by_energy(energy: torch.Tensor, mergeable: torch.Tensor | None, num_candidates: int) -> torch.Tensor:
+def rank_by_energy(
+    energy: torch.Tensor, mergeable: torch.Tensor | None, num_candidates: int, level: torch.Tensor | None = None
+) -> torch.Tensor:
     """The tokens of highest energy, in order; equal energies in the order of the tokens.
 
     Args:
         energy (`torch.FloatTensor` of shape `(B, N)`): scores.
         mergeable (`torch.BoolTensor` of shape `(B, N)`, *optional*): the others rank last.
         num_candidates (`int`): how many to return.
+        level (`torch.LongTensor` of shape `(B, N)`, *optional*):
+            Small numbers that come before the energy: tokens of a higher level rank first. `None`: all the same.
 
     Returns:
         `torch.LongTensor` of shape `(B, num_candidates)`.
@@ -261,6 +265,8 @@ def rank_by_energy(energy: torch.Tensor, mergeable: torch.Tensor | None, num_can
     # device, and no stable sort is needed, which would not export.
     from_behind = torch.arange(num_tokens - 1, -1, -1, device=energy.device)
     key = (energy * 2.0**22).round().long() * num_tokens + from_behind
+    if level is not None:
+        key = key + level * 2**58
     if mergeable is not None:
         key = key.masked_fill(~mergeable, LAST)
     return key.topk(num_candidates, dim=1).indices

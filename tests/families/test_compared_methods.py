@@ -22,7 +22,7 @@ from zoo import all_cases
 from optimum_pitome import apply_pitome, pitome_summary
 
 
-COMPARED = ("tofu", "dct", "diffrate")
+COMPARED = ("mutual", "tofu", "dct", "diffrate")
 
 
 def merging(case, algorithm, ratio=0.8):

@@ -178,6 +178,10 @@ def match(
         joins = [(token, most_similar(token, stay, features, decisions, weight)[1]) for token in go]
         pairs, dropped = joins[: k - k // 2], joins[k - k // 2 :]
         return Merge(pairs, [i for i in real if i not in go], decisions, dropped)
+    if k > 0 and algorithm == "mutual":
+        pairs = mutual_pairs(mergeable, k, features, decisions, weight)
+        gone = {source for source, _ in pairs}
+        return Merge(pairs, [i for i in real if i not in gone], decisions)
     if k > 0 and algorithm.startswith("pitome"):
         scores = energies(energy, features[mergeable], margin, alpha, decisions, weight[mergeable])
         needed = len(mergeable) if algorithm == "pitome_unprotected" else 2 * k
@@ -202,6 +206,27 @@ def match(
         pairs = [(proposals[i][0], proposals[i][2]) for i in best]
     gone = {source for source, _ in pairs}
     return Merge(pairs, [i for i in real if i not in gone], decisions)
+
+
+def mutual_pairs(mergeable: list[int], k: int, features, decisions: Decisions, weight) -> list[tuple[int, int]]:
+    """Mutual nearest neighbours first, then tokens that point at another one, then what mutual pairs are left as."""
+    nearest, closeness = {}, {}
+    for token in mergeable:
+        others = [other for other in mergeable if other != token]
+        closeness[token], nearest[token] = most_similar(token, others, features, decisions, weight)
+    level = {token: 2 if nearest[nearest[token]] == token else 1 for token in mergeable}
+    level |= {token: 0 for token in mergeable if level[token] == 2 and token < nearest[token]}
+    order = []
+    for of_level in (2, 1, 0):
+        tokens = [token for token in mergeable if level[token] == of_level]
+        taken = len(tokens) if of_level == 0 else min(k - len(order), len(tokens))
+        order += [tokens[i] for i in ranking([closeness[token] for token in tokens], decisions, max(taken, 0))]
+    joins = {token: order[-1] if level[token] == 0 else nearest[token] for token in order[:k]}
+
+    def stays_of(token: int) -> int:
+        return token if token not in joins else stays_of(joins[token])
+
+    return [(token, stays_of(token)) for token in order[:k]]
 
 
 def resampling(real: list[int], sequence: list[int], k: int) -> Merge:

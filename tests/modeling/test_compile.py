@@ -23,7 +23,7 @@ from zoo.text import CASES, text_inputs
 from optimum_pitome import PiToMeConfig, apply_pitome
 
 
-COMPARED = ("tofu", "dct", "diffrate")
+COMPARED = ("mutual", "tofu", "dct", "diffrate")
 LAYERS = 2  # tracing takes its time: two layers show what four would
 
 

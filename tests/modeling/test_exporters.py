@@ -30,7 +30,7 @@ from optimum_pitome import apply_pitome
 
 exporters = pytest.importorskip("transformers.exporters", reason="transformers has exporters since 5.13")
 pytestmark = pytest.mark.slow
-COMPARED = ("tofu", "dct", "diffrate")
+COMPARED = ("mutual", "tofu", "dct", "diffrate")
 
 
 def build(model_class):
