@@ -14,13 +14,16 @@
 
 """`optimum-cli pitome compare`, on tiny models and data on disk."""
 
+import argparse
 import json
+from pathlib import Path
 
 import pytest
 import yaml
 
 from optimum_pitome.commands import compare as command
 from optimum_pitome.evaluation import comparison
+from optimum_pitome.evaluation.grid import Grid
 
 
 REVIEWS = {
@@ -148,3 +151,25 @@ def test_errors_come_before_any_weights_or_data(compare, tmp_path, monkeypatch, 
 def test_errors_of_files(compare, optimum_cli, tmp_path):
     assert "No such file" in optimum_cli("pitome", "compare", tmp_path / "none.yaml", "-o", tmp_path, code=2)
     assert "column 'none' does not exist" in compare(changed(input_columns=["none"]), code=2)
+
+
+GRIDS = sorted((Path(__file__).parents[2] / "examples" / "grids").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", GRIDS, ids=lambda path: path.stem)
+def test_the_example_grids_are_understood(path, monkeypatch):
+    monkeypatch.setenv("MINILM", "minilm")
+    arguments = argparse.Namespace(max_samples=None, batch_size=None, device=None, dtype=None)
+    grid = Grid.read(path)
+    assert len(grid.variants) > 5
+    for entry in grid.tasks:
+        assert command._task(entry, arguments, path.name).task == "feature-extraction"
+
+
+def test_the_grid_of_the_documentation_is_understood(tmp_path):
+    text = (Path(__file__).parents[2] / "docs" / "comparing.md").read_text()
+    (tmp_path / "grid.yaml").write_text(text.partition("```yaml\n")[2].partition("```")[0])
+    grid = Grid.read(tmp_path / "grid.yaml")
+    assert [task["name"] for task in grid.tasks] == ["photos", "texts"]
+    # Per budget: the reference, two by name, two alphas, two algorithms (one with three seeds), four of the grid.
+    assert len(grid.variants) == 2 * (1 + 2 + 2 + 1 + 3 + 4)
