@@ -137,8 +137,13 @@ def _add_tuning(parser: argparse.ArgumentParser) -> None:
     _add_running(parser)
     group = parser.add_argument_group(
         "what is searched",
-        "With --flops-ratio or --num-tokens: the ratio of every layer that loses the least within that budget. With a "
-        "bound below: the largest --flops-ratio that keeps it.",
+        "With --flops-ratio, --num-tokens or --speed-up: the ratio of every layer that loses the least within that "
+        "budget. With --min-agreement or --max-loss: the largest --flops-ratio that keeps it.",
+    )
+    group.add_argument(
+        "--speed-up",
+        type=float,
+        help="So many times as fast as dense, measured here with the inputs: the budget that takes is found first.",
     )
     group.add_argument("--min-agreement", type=float, help="Share of the inputs that keep their class, such as 0.99.")
     group.add_argument("--max-loss", type=float, help="Largest mean loss (1 - cosine of features), such as 0.01.")

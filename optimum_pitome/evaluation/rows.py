@@ -20,8 +20,9 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
+
+from .json_lines import JsonLines
 
 
 #: Of what a row holds; a row of another version is measured again.
@@ -42,34 +43,19 @@ class RowFile:
         path (`str`, *optional*): the file, which need not be there. `None`: rows are kept in memory only.
 
     Raises:
-        ValueError: if the file holds something else. (A last line that was cut off is taken out.)
+        ValueError: if the file holds something else.
     """
 
     def __init__(self, path: str | os.PathLike | None = None):
-        self.path = None if path is None else Path(path)
+        self._lines = JsonLines(path, "a row of a comparison")
         self.rows: dict[str, dict[str, Any]] = {}
-        if self.path is not None and self.path.exists():
-            self._read(self.path.read_bytes())
-
-    def _read(self, content: bytes) -> None:
-        *lines, last = content.split(b"\n")
-        for number, line in enumerate(lines, start=1):
-            try:
-                row = json.loads(line)
-                self.rows[row["key"]] = row
-            except (ValueError, KeyError, TypeError):
-                raise ValueError(
-                    f"{self.path}, line {number}: this is no row of a comparison. Name another folder, or delete the "
-                    "file."
-                ) from None
-        if last:  # whoever wrote it was killed
-            self.path.write_bytes(content[: len(content) - len(last)])
+        for number, row in enumerate(self._lines.entries, start=1):
+            if "key" not in row:
+                raise ValueError(f"{path}, line {number}: this is not a row of a comparison. Name another folder.")
+            self.rows[row["key"]] = row
 
     def add(self, key: str, row: Mapping[str, Any]) -> dict[str, Any]:
         """Keeps a row, and returns it."""
         self.rows[key] = {**row, "key": key}
-        if self.path is not None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(self.rows[key]) + "\n")
+        self._lines.add(self.rows[key])
         return self.rows[key]

@@ -241,6 +241,9 @@ def test_the_model_comes_back_as_it_was(model, batches):
 
 def test_a_file_of_something_else(model, batches, tmp_path):
     (tmp_path / "rows").write_text('{"key": "a"}\nnotes\n')
-    with pytest.raises(ValueError, match="rows, line 2: this is no row of a comparison"):
+    with pytest.raises(ValueError, match="rows, line 2: this is not a row of a comparison"):
         compare(model, batches, GRID, path=tmp_path / "rows", progress=False)
     assert (tmp_path / "rows").read_text() == '{"key": "a"}\nnotes\n'
+    (tmp_path / "rows").write_text('{"search": "a"}\n')
+    with pytest.raises(ValueError, match="rows, line 1: this is not a row of a comparison"):
+        compare(model, batches, GRID, path=tmp_path / "rows", progress=False)
