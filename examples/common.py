@@ -40,7 +40,7 @@ from transformers import (
 from transformers.utils import logging
 
 from optimum_pitome import PiToMeCallback, PiToMeConfig, evaluate
-from optimum_pitome.evaluation.data import batches, class_indices, find_columns, take
+from optimum_pitome.evaluation.data import Batches, class_indices, find_columns, take
 from optimum_pitome.evaluation.results import Evaluations
 
 
@@ -103,7 +103,7 @@ def classify(
         references = {}
         if label is not None:
             references["labels"] = list(own[label]) if config is None else class_indices(own, label, config)
-        return batches(own, columns, references, size, prepare)
+        return Batches(own, columns, references, size, prepare)
 
     if arguments.train_head:
         model, pool = load_headless(arguments.model)

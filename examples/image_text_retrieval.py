@@ -50,7 +50,7 @@ from transformers import (
 from transformers.utils import logging
 
 from optimum_pitome import evaluate
-from optimum_pitome.evaluation.data import batches, find_columns, group_captions, take
+from optimum_pitome.evaluation.data import Batches, find_columns, group_captions, take
 from optimum_pitome.evaluation.judges import RetrievalJudge
 from optimum_pitome.evaluation.questions import encode_captions, rgb
 from optimum_pitome.modeling.marks import take_samples
@@ -180,7 +180,7 @@ def main() -> None:
         return {"pixel_values": processor.image_processor(rgb(images), return_tensors="pt")["pixel_values"]}
 
     references = {"captions": captions}
-    data = batches(pictures, pictures.column_names, references, arguments.batch_size, prepare)
+    data = Batches(pictures, pictures.column_names, references, arguments.batch_size, prepare)
     data = (encode_captions(model, processor, batch) for batch in data)
     judge = BlipJudge(model, processor, arguments.rerank) if blip else None
     with torch.inference_mode():

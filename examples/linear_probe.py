@@ -46,7 +46,7 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
 
-from optimum_pitome.evaluation.data import batches
+from optimum_pitome.evaluation.data import Batches
 from optimum_pitome.evaluation.judges import ClassJudge
 
 
@@ -127,7 +127,7 @@ def main() -> None:
     head, seen = [module for module in model.modules() if isinstance(module, torch.nn.Linear)][-1], []
     watch = head.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     with torch.no_grad():
-        for batch in tqdm(batches(train, ["input"], {}, arguments.batch_size, prepare), "dense features"):
+        for batch in tqdm(Batches(train, ["input"], {}, arguments.batch_size, prepare), "dense features"):
             model(**batch)
         scaler, regression = fit_head(torch.cat(seen).numpy(), np.array(train["label"])).named_steps.values()
         weight = torch.tensor(regression.coef_, dtype=head.weight.dtype)

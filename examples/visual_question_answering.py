@@ -56,7 +56,7 @@ from transformers import (
 )
 
 from optimum_pitome import evaluate
-from optimum_pitome.evaluation.data import accepted_answers, batches, find_columns, load_labelled, take
+from optimum_pitome.evaluation.data import Batches, accepted_answers, find_columns, load_labelled, take
 from optimum_pitome.evaluation.judges import AnswerJudge
 from optimum_pitome.evaluation.questions import encode_questions
 from optimum_pitome.modeling.rewrite import rewritten_encoders
@@ -191,7 +191,7 @@ def main() -> None:
             return encode_questions(processor, images, asked, arguments.instruction)
 
         references = {"answers": accepted_answers(questions, label)}
-        data = batches(questions, columns, references, arguments.batch_size, prepare)
+        data = Batches(questions, columns, references, arguments.batch_size, prepare)
     model = model.to(arguments.device, getattr(torch, arguments.dtype)).eval()
     judge = PhaseJudge(model, processor, arguments.max_new_tokens)
     found = evaluate(model, data, judge, ratios=settings)

@@ -38,6 +38,7 @@ _EXPORTS = {
     "take_samples": ".modeling.marks",
     "pitome_summary": ".analysis",
     "evaluate": ".evaluation.evaluation",
+    "compare": ".evaluation.comparison",
     "register_architecture": ".families",  # which knows what is built in
     "Architecture": ".modeling.architecture",
     "MergingLayer": ".modeling.layer",
@@ -104,6 +105,7 @@ if TYPE_CHECKING:
     from .analysis import pitome_summary
     from .apply import apply_pitome, pitome_disabled, remove_pitome
     from .configuration.config import PiToMeConfig
+    from .evaluation.comparison import compare
     from .evaluation.evaluation import evaluate
     from .families import register_architecture
     from .families.llava import num_image_tokens

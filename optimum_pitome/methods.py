@@ -70,6 +70,7 @@ class Algorithm:
             last `k // 2` are dropped, and the others merge as `"mean"` does. `"resample"`: the plan is no matching but
             a linear map.
         reads_attention (`bool`): whether it needs what the class token pays to each token.
+        draws (`bool`): whether chance decides something, and with it the setting `random_seed`.
         match (`Callable`, *optional*): the function. See [`register_algorithm`].
     """
 
@@ -77,6 +78,7 @@ class Algorithm:
     reads_energy: bool = False
     combine: str | Callable[[int, int], str] = "mean"
     reads_attention: bool = False
+    draws: bool = False
     match: Callable[..., Any] | None = None
 
     def combine_in(self, index: int, num_layers: int) -> str:
@@ -147,12 +149,13 @@ ALGORITHMS: dict[str, Algorithm] = {
     "pitome": Algorithm(reads_energy=True),
     "pitome_unprotected": Algorithm(lambda n, k: all_pairs(n, k) + alternate_pairs(n, k), reads_energy=True),
     "pitome_halves": Algorithm(reads_energy=True),
+    "pitome_random_split": Algorithm(reads_energy=True, draws=True),
     "mutual": Algorithm(),
     "tome": Algorithm(alternate_pairs),
     "tofu": Algorithm(alternate_pairs, combine=tofu_combination),
     "dct": Algorithm(None, combine="resample"),
     "diffrate": Algorithm(removed_with_kept, combine="prune_half", reads_attention=True),
-    "random": Algorithm(None, combine="prune"),
+    "random": Algorithm(None, combine="prune", draws=True),
 }
 ENERGIES: dict[str, Energy] = {
     "paper": Energy(has_margin=True),
@@ -169,6 +172,7 @@ def register_algorithm(
     reads_energy: bool = False,
     combine: str | Callable[[int, int], str] = "mean",
     reads_attention: bool = False,
+    draws: bool = False,
     exist_ok: bool = False,
 ) -> Callable[[Callable], Callable]:
     """Adds a matching algorithm, which `PiToMeConfig(algorithm=name)` then accepts.
@@ -187,7 +191,7 @@ def register_algorithm(
 
     Args:
         name (`str`): how configurations call it.
-        comparisons, reads_energy, combine, reads_attention: what it reads, costs and does, see [`Algorithm`].
+        comparisons, reads_energy, combine, reads_attention, draws: what it reads, costs and does, see [`Algorithm`].
         exist_ok (`bool`, *optional*, defaults to `False`):
             Whether to replace an algorithm that was registered under this name, as when the cell of a notebook runs
             again. Built-in ones stay.
@@ -203,7 +207,7 @@ def register_algorithm(
     """
     if isinstance(combine, str) and combine not in COMBINATIONS:
         raise ValueError(f"combine={combine!r} is not known. Accepted: {', '.join(COMBINATIONS)}.")
-    entry = Algorithm(comparisons, reads_energy, combine, reads_attention)
+    entry = Algorithm(comparisons, reads_energy, combine, reads_attention, draws)
     return _adder(ALGORITHMS, "algorithm", name, entry, "match", exist_ok)
 
 

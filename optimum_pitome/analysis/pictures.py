@@ -23,19 +23,35 @@ from pathlib import Path
 from typing import Any
 
 
-@contextlib.contextmanager
-def plotted(path: str | os.PathLike, dpi: int) -> Iterator[Any]:
-    """The axes of an empty figure, which is written to `path` at the end of the block.
+def figure_class() -> type:
+    """matplotlib's `Figure`.
 
     Raises:
         ImportError: if matplotlib is not installed.
-        ValueError: if the file's name ends in no format of pictures.
     """
     try:
         from matplotlib.figure import Figure
     except ImportError:
         raise ImportError("A plot needs matplotlib, which is not installed: pip install matplotlib") from None
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
-    yield figure.subplots()
+    return Figure
+
+
+@contextlib.contextmanager
+def plotted(
+    path: str | os.PathLike, dpi: int, size: tuple[float, float] = (6.4, 4.2), panels: int | None = None
+) -> Iterator[Any]:
+    """The axes of an empty figure, which is written to `path` at the end of the block.
+
+    Args:
+        dpi (`int`): dots per inch.
+        size (`tuple[float, float]`, *optional*): width and height in inches.
+        panels (`int`, *optional*): so many axes, one below the other, come as a list.
+
+    Raises:
+        ImportError: if matplotlib is not installed.
+        ValueError: if the file's name ends in no format of pictures.
+    """
+    figure = figure_class()(figsize=size, layout="constrained")
+    yield figure.subplots() if panels is None else list(figure.subplots(panels, squeeze=False)[:, 0])
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=dpi)

@@ -17,26 +17,20 @@
 from __future__ import annotations
 
 import argparse
-import inspect
-import math
 import shlex
 import sys
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-import torch
 from huggingface_hub.utils import validate_repo_id
 from transformers import AutoConfig, PreTrainedConfig
 
 from ..configuration.config import PiToMeConfig
-from ..evaluation.data import find_columns, load_labelled, take
 from ..evaluation.evaluation import evaluate
 from ..evaluation.results import Evaluations
 from ..hub.model_cards import write_card, write_recipe_card
-from ..hub.recipe_lookup import base_model_of
 from .arguments import pitome_keyword, several_settings
-from .tasks import TASKS
+from .tasks import TASKS, check_task, load_task, read_data
 
 
 def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
@@ -56,9 +50,7 @@ def _evaluate(args: argparse.Namespace) -> tuple[PreTrainedConfig, Evaluations, 
             raise ValueError(f"--{option.replace('_', '-')} is for the card: name one with --model-card.")
     for name in args.base_model or ():
         validate_repo_id(name)
-    for option in ("batch_size", "max_new_tokens"):
-        if getattr(args, option) < 1:
-            raise ValueError(f"--{option.replace('_', '-')} {getattr(args, option)}: expected at least 1.")
+    check_task(args)
     config = AutoConfig.from_pretrained(args.model, revision=args.revision)
     keyword, several = pitome_keyword(args, config), several_settings(args)
     if len(several) > 1 and args.model_card is not None:
@@ -66,43 +58,12 @@ def _evaluate(args: argparse.Namespace) -> tuple[PreTrainedConfig, Evaluations, 
             f"--model-card: a card is about one of the settings, and these are {len(several)}. Evaluate the one "
             "that the card is for by itself."
         )
-    if args.dtype != "auto" and not isinstance(getattr(torch, args.dtype, None), torch.dtype):
-        raise ValueError(f"--dtype {args.dtype}: expected auto, float32, bfloat16 or float16.")
-    dataset, split = load_labelled(args.dataset, args.dataset_config, args.split, args.dataset_revision)
-    dataset = take(dataset, args.max_samples)
-    task = TASKS[args.task]
-    columns = find_columns(dataset, task.kind, args.input_columns, args.label_column)
-    if args.task == "feature-extraction" and "add_pooling_layer" in _arguments(task.auto_class, config, args.model):
-        keyword["add_pooling_layer"] = False  # few checkpoints have its weights, and nothing here reads it
-    try:
-        model = task.auto_class.from_pretrained(args.model, revision=args.revision, dtype=args.dtype, **keyword)
-    except ValueError as error:
-        if "Unrecognized configuration class" not in str(error):
-            raise
-        raise ValueError(
-            f"--task {args.task}: {task.auto_class.__name__} knows no model of type {config.model_type!r}. Name the "
-            f"task that {args.model} was made for."
-        ) from None
+    dataset, split = read_data(args)
+    model, judge, data = load_task(args, config, keyword, dataset)
     source = {"task": args.task, "dataset": _name(args.dataset), "config": args.dataset_config, "split": split}
     source["command"] = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-    try:
-        model.to(args.device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"--device {args.device}: {error}") from None
-    judge, data = task.prepare(model, dataset, columns, args)
     source = {name: value for name, value in source.items() if value}
-    total = math.ceil(len(dataset) / args.batch_size)
-    return config, evaluate(model, data, judge, ratios=several or None, total=total, source=source), model
-
-
-def _arguments(auto_class: Any, config: PreTrainedConfig, name: str) -> Collection[str]:
-    """What the class that `auto_class` loads is made with."""
-    if isinstance(config, PiToMeConfig):
-        config = AutoConfig.from_pretrained(base_model_of(config, name))
-    try:
-        return inspect.signature(auto_class._model_mapping[type(config)]).parameters
-    except KeyError:  # of which the loading says more
-        return ()
+    return config, evaluate(model, data, judge, ratios=several or None, total=len(data), source=source), model
 
 
 def _name(dataset: str) -> str:

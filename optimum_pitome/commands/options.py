@@ -39,11 +39,14 @@ TASK_NAMES = (
 
 
 def add_options(parser: argparse.ArgumentParser, command: str) -> None:
+    _add_imports(parser)
+    for add in _OPTIONS[command]:
+        add(parser)
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="Hub id or folder of a model, or of a PiToMe recipe.")
     parser.add_argument("--revision", default="main", help="Revision on the Hub.")
-    _add_imports(parser)
-    add_settings(parser)
-    _OPTIONS[command](parser)
 
 
 def _add_imports(parser: argparse.ArgumentParser) -> None:
@@ -134,8 +137,13 @@ def _add_tuning(parser: argparse.ArgumentParser) -> None:
     _add_running(parser)
     group = parser.add_argument_group(
         "what is searched",
-        "With --flops-ratio or --num-tokens: the ratio of every layer that loses the least within that budget. With a "
-        "bound below: the largest --flops-ratio that keeps it.",
+        "With --flops-ratio, --num-tokens or --speed-up: the ratio of every layer that loses the least within that "
+        "budget. With --min-agreement or --max-loss: the largest --flops-ratio that keeps it.",
+    )
+    group.add_argument(
+        "--speed-up",
+        type=float,
+        help="So many times as fast as dense, measured here with the inputs: the budget that takes is found first.",
     )
     group.add_argument("--min-agreement", type=float, help="Share of the inputs that keep their class, such as 0.99.")
     group.add_argument("--max-loss", type=float, help="Largest mean loss (1 - cosine of features), such as 0.01.")
@@ -187,7 +195,8 @@ def _add_sizes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image-size", type=int, help="Side of the pictures in pixels (default: the model's).")
 
 
-def add_evaluation(parser: argparse.ArgumentParser) -> None:
+def add_task(parser: argparse.ArgumentParser) -> None:
+    """The options of a task: those of an entry under `tasks` in the file of `compare`, too."""
     parser.add_argument(
         "--task",
         required=True,
@@ -203,6 +212,35 @@ def add_evaluation(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--instruction", default="", help="Appended to every question.")
     running = _add_running(parser)
     running.add_argument("--max-new-tokens", type=int, default=16, help="Longest answer in tokens (16).")
+
+
+def add_entry(parser: argparse.ArgumentParser) -> None:
+    """What an entry under `tasks` may say."""
+    _add_model(parser)
+    add_task(parser)
+    parser.add_argument("--name", help="What tables call the task. Default: the name of the data set.")
+    parser.add_argument(
+        "--measures",
+        nargs="+",
+        help="What settings are compared by: accuracy, agreement, ... Default: the first metric of the task.",
+    )
+
+
+def _add_comparison(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("grid", metavar="GRID.yaml", help="Tasks and settings: see docs/comparing.md.")
+    text = "Write the rows and the report here. The same command goes on there after it was interrupted."
+    parser.add_argument("-o", "--output", metavar="DIR", required=True, help=text)
+    running = parser.add_argument_group("running", "For all tasks, in place of what the file says.")
+    running.add_argument("--max-samples", type=int, help="Number of samples; the random choice is always the same.")
+    running.add_argument("--batch-size", type=int, help="Samples at once.")
+    running.add_argument("--device", help="Such as cpu or cuda.")
+    running.add_argument("--dtype", help="Such as bfloat16.")
+    text = "Seeds of settings that leave something to chance, each of which is a row."
+    running.add_argument("--seed", type=int, nargs="+", dest="seeds", help=text)
+
+
+def _add_evaluation(parser: argparse.ArgumentParser) -> None:
+    add_task(parser)
     _add_several(parser)
     parser.add_argument("--json", metavar="PATH", help="Write the results to a file.")
     parser.add_argument("--plot", metavar="PATH", help="Draw the results against operations (needs matplotlib).")
@@ -283,9 +321,10 @@ def _json_settings(text: str) -> dict[str, Any]:
 
 
 _OPTIONS = {
-    "summary": _add_summary,
-    "evaluate": add_evaluation,
-    "benchmark": _add_benchmark,
-    "tune": _add_tuning,
-    "spectrum": _add_spectrum,
+    "summary": (_add_model, add_settings, _add_summary),
+    "evaluate": (_add_model, add_settings, _add_evaluation),
+    "benchmark": (_add_model, add_settings, _add_benchmark),
+    "tune": (_add_model, add_settings, _add_tuning),
+    "spectrum": (_add_model, add_settings, _add_spectrum),
+    "compare": (_add_comparison,),
 }

@@ -17,13 +17,18 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable
+import contextlib
+import functools
+import inspect
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from datasets import Dataset
 from torch import nn
 from transformers import (
+    AutoConfig,
     AutoImageProcessor,
     AutoModel,
     AutoModelForImageClassification,
@@ -31,11 +36,22 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoProcessor,
     AutoTokenizer,
+    PreTrainedConfig,
 )
 
-from ..evaluation.data import accepted_answers, batches, class_indices, group_captions
+from ..configuration.config import PiToMeConfig
+from ..evaluation.data import (
+    Batches,
+    accepted_answers,
+    class_indices,
+    find_columns,
+    group_captions,
+    load_labelled,
+    take,
+)
 from ..evaluation.judges import AnswerJudge, ClassJudge, EmbeddingJudge, Judge, RetrievalJudge
 from ..evaluation.questions import MAX_LENGTH, encode_captions, encode_questions, rgb
+from ..hub.recipe_lookup import base_model_of
 
 
 @dataclass(frozen=True)
@@ -43,11 +59,13 @@ class Task:
     """
     Attributes:
         auto_class: loads the model.
+        judge (`type[Judge]`): who scores it.
         kind (`str`): of [`~optimum_pitome.evaluation.data.find_columns`].
         prepare: from model, data set, its columns and the command's arguments to the judge and the batches.
     """
 
     auto_class: Any
+    judge: type[Judge]
     kind: str
     prepare: Callable[..., tuple[Judge, Iterable[dict[str, Any]]]]
 
@@ -55,7 +73,7 @@ class Task:
 def _classify(model: nn.Module, dataset: Dataset, columns: list[str], args: argparse.Namespace):
     labels = class_indices(dataset, columns[-1], model.config)
     prepare = prepare_images(args) if args.task == "image-classification" else prepare_texts(args)
-    return ClassJudge(model), batches(dataset, columns[:-1], {"labels": labels}, args.batch_size, prepare)
+    return ClassJudge(model), Batches(dataset, columns[:-1], {"labels": labels}, args.batch_size, prepare)
 
 
 def _answer(model: nn.Module, dataset: Dataset, columns: list[str], args: argparse.Namespace):
@@ -67,29 +85,106 @@ def _answer(model: nn.Module, dataset: Dataset, columns: list[str], args: argpar
     def prepare(images, questions):
         return encode_questions(processor, images, questions, args.instruction)
 
-    return judge, batches(dataset, columns[:-1], {"answers": answers}, args.batch_size, prepare)
+    return judge, Batches(dataset, columns[:-1], {"answers": answers}, args.batch_size, prepare)
 
 
 def _retrieve(model: nn.Module, dataset: Dataset, columns: list[str], args: argparse.Namespace):
     judge = RetrievalJudge(model)
     processor = AutoProcessor.from_pretrained(args.model, revision=args.revision)
     pictures, captions = group_captions(dataset, *columns)
-    data = batches(pictures, columns[:1], {"captions": captions}, args.batch_size, prepare_images(args))
-    return judge, (encode_captions(model, processor, batch, args.max_length) for batch in data)
+    encode = functools.partial(encode_captions, model, processor, max_length=args.max_length)
+    return judge, Batches(pictures, columns[:1], {"captions": captions}, args.batch_size, prepare_images(args), encode)
 
 
 def _embed(model: nn.Module, dataset: Dataset, columns: list[str], args: argparse.Namespace):
     prepare = prepare_texts(args) if model.main_input_name == "input_ids" else prepare_images(args)
-    return EmbeddingJudge(model), batches(dataset, columns, {}, args.batch_size, prepare)
+    return EmbeddingJudge(model), Batches(dataset, columns, {}, args.batch_size, prepare)
 
 
 TASKS = {
-    "image-classification": Task(AutoModelForImageClassification, "image", _classify),
-    "text-classification": Task(AutoModelForSequenceClassification, "text", _classify),
-    "visual-question-answering": Task(AutoModelForImageTextToText, "question", _answer),
-    "image-text-retrieval": Task(AutoModel, "caption", _retrieve),
-    "feature-extraction": Task(AutoModel, "unlabelled", _embed),
+    "image-classification": Task(AutoModelForImageClassification, ClassJudge, "image", _classify),
+    "text-classification": Task(AutoModelForSequenceClassification, ClassJudge, "text", _classify),
+    "visual-question-answering": Task(AutoModelForImageTextToText, AnswerJudge, "question", _answer),
+    "image-text-retrieval": Task(AutoModel, RetrievalJudge, "caption", _retrieve),
+    "feature-extraction": Task(AutoModel, EmbeddingJudge, "unlabelled", _embed),
 }
+
+
+def check_task(args: argparse.Namespace) -> None:
+    """
+    Raises:
+        ValueError: for options that no task can run with.
+    """
+    for option in ("batch_size", "max_new_tokens", "max_samples"):
+        value = getattr(args, option)
+        if value is not None and value < 1:
+            raise ValueError(f"--{option.replace('_', '-')} {value}: expected at least 1.")
+    if args.dtype != "auto" and not isinstance(getattr(torch, args.dtype, None), torch.dtype):
+        raise ValueError(f"--dtype {args.dtype}: expected auto, float32, bfloat16 or float16.")
+
+
+def read_data(args: argparse.Namespace) -> tuple[Dataset, str]:
+    """The samples of a task, and the name of their split."""
+    dataset, split = load_labelled(args.dataset, args.dataset_config, args.split, args.dataset_revision)
+    return take(dataset, args.max_samples), split
+
+
+def load_task(
+    args: argparse.Namespace, config: PreTrainedConfig, keyword: dict[str, Any], dataset: Dataset
+) -> tuple[nn.Module, Judge, Iterable[dict[str, Any]]]:
+    """The model of a task on its device, the judge, and the batches of `dataset`, which can be read again and again.
+
+    Args:
+        config (`PreTrainedConfig`): of the model, or of a recipe.
+        keyword (`dict`): `pitome=` for loading it.
+
+    Raises:
+        ValueError: if the task is for other models, there is no such column, or no such device.
+    """
+    task = TASKS[args.task]
+    columns = find_columns(dataset, task.kind, args.input_columns, args.label_column)
+    if args.task == "feature-extraction" and "add_pooling_layer" in _arguments(task.auto_class, config, args.model):
+        keyword = {**keyword, "add_pooling_layer": False}  # few checkpoints have its weights; nothing here reads it
+    with _class_known(args, config):
+        model = task.auto_class.from_pretrained(args.model, revision=args.revision, dtype=args.dtype, **keyword)
+    try:
+        model.to(args.device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device {args.device}: {error}") from None
+    return model, *task.prepare(model, dataset, columns, args)
+
+
+def empty_model(args: argparse.Namespace) -> nn.Module:
+    """The dense model of a task without weights, which settings can be tried on."""
+    config = AutoConfig.from_pretrained(args.model, revision=args.revision)
+    if isinstance(config, PiToMeConfig):
+        config = AutoConfig.from_pretrained(base_model_of(config, args.model))
+    with _class_known(args, config), torch.device("meta"):
+        return TASKS[args.task].auto_class.from_config(config, pitome=False)
+
+
+@contextlib.contextmanager
+def _class_known(args: argparse.Namespace, config: PreTrainedConfig) -> Iterator[None]:
+    """Says it in words where the auto class of a task has no class for a model."""
+    try:
+        yield
+    except ValueError as error:
+        if "Unrecognized configuration class" not in str(error):
+            raise
+        raise ValueError(
+            f"--task {args.task}: {TASKS[args.task].auto_class.__name__} knows no model of type "
+            f"{config.model_type!r}. Name the task that {args.model} was made for."
+        ) from None
+
+
+def _arguments(auto_class: Any, config: PreTrainedConfig, name: str) -> Collection[str]:
+    """What the class that `auto_class` loads is made with."""
+    if isinstance(config, PiToMeConfig):
+        config = AutoConfig.from_pretrained(base_model_of(config, name))
+    try:
+        return inspect.signature(auto_class._model_mapping[type(config)]).parameters
+    except KeyError:  # of which the loading says more
+        return ()
 
 
 def prepare_images(args: argparse.Namespace) -> Callable:

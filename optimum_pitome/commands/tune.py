@@ -41,9 +41,11 @@ _NUM_SAMPLES_OF_A_BOUND = 1000
 def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     settings = settings_from(args) or {}
     budget = {name: settings.pop(name) for name in ("flops_ratio", "num_tokens") if name in settings}
+    if args.speed_up is not None:
+        budget["speed_up"] = args.speed_up
     bounds = {name: getattr(args, name) for name in ("min_agreement", "max_loss") if getattr(args, name) is not None}
     if len(budget) + len(bounds) != 1:
-        raise ValueError("Name one of --flops-ratio, --num-tokens, --min-agreement and --max-loss.")
+        raise ValueError("Name one of --flops-ratio, --num-tokens, --speed-up, --min-agreement and --max-loss.")
     if "ratio" in settings:
         raise ValueError("--ratio says how much merges, which is what is searched. Leave it out.")
     if "profile" in settings and budget:
@@ -73,9 +75,8 @@ def _search(
     if before > 0:
         sys.stderr.write(f"Going on with {before} settings from {tried}.\n")
     limits = {"max_settings": args.max_settings, "seed": args.seed, "resume_from": tried, "progress": True}
-    budget = {"flops_ratio": None, "num_tokens": None, **budget}
     try:
-        found = search_ratios(model, inputs, **budget, sequence_length=length, distance=None, **limits)
+        found = search_ratios(model, inputs, length, **budget, **limits)
     except KeyboardInterrupt:
         kept = (
             "nothing was kept, since -o names no folder" if tried is None else f"the same command goes on from {tried}"

@@ -25,7 +25,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig
 
 from ..configuration.checks import BUDGETS
 from ..configuration.config import PiToMeConfig
-from ..evaluation.data import batches, find_columns, load_labelled, take
+from ..evaluation.data import Batches, find_columns, load_labelled, take
 from ..hub.entries import entries
 from ..hub.recipe_lookup import base_model_of
 from .tasks import prepare_images, prepare_texts
@@ -77,7 +77,7 @@ def load_inputs(
         rows = zip(*(dataset[column] for column in columns))
         lengths = [prepare(*([text] for text in row))["input_ids"].shape[1] for row in rows]
         dataset = dataset.select(sorted(range(len(lengths)), key=lengths.__getitem__))
-    found = batches(dataset, columns, {}, args.batch_size, prepare)
+    found = Batches(dataset, columns, {}, args.batch_size, prepare)
     return [{key: value.to(model.device) for key, value in batch.items()} for batch in found], lengths
 
 

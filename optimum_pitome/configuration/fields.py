@@ -132,8 +132,9 @@ class Settings:
     algorithm: str | None = declare(
         'How tokens are matched: `"pitome"`, `"pitome_unprotected"` (the energy-ordered matching that the released '
         'code of the paper uses in some layers: any token may merge), `"pitome_halves"` (its matching for text: the '
-        'more redundant half of the candidates joins the other), `"mutual"` (pairs of tokens that are each other\'s '
-        'nearest first: keeps the vectors of patches better), `"tome"` (alternating positions), `"tofu"` (as '
+        'more redundant half of the candidates joins the other), `"pitome_random_split"` (chance says which half '
+        'joins the other), `"mutual"` (pairs of tokens that are each other\'s nearest first: keeps the vectors of '
+        'patches better), `"tome"` (alternating positions), `"tofu"` (as '
         '`"tome"`, but early layers keep one of the two tokens and later ones the norm), `"dct"` (no matching: keeps '
         'the lowest frequencies of the sequence), `"diffrate"` (by the attention of the class token: half of what '
         'goes is dropped, half merges; rates are not learned here), or `"random"` (drops tokens '
@@ -223,6 +224,12 @@ class Settings:
         "A budget in place of `ratio`: so many tokens are left of an image of the configured size, special tokens not "
         "counted. Inside a LLaVA these are the tokens that its language model reads.",
         functools.partial(check_count, low=1),
+    )
+    random_seed: int | None = declare(
+        "What an algorithm leaves to chance differs from seed to seed, and is the same in every run.",
+        check_count,
+        usual=0,
+        read_by=lambda algorithm, energy: algorithm.draws,
     )
     profile: str | None = declare(
         "How a budget is spread over the depth: "

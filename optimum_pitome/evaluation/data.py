@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -217,19 +218,37 @@ def group_captions(dataset: Dataset, image: str, caption: str) -> tuple[Dataset,
     return dataset.select([row for _, row in chosen.values()]), [list(texts) for texts in captions]
 
 
-def batches(
-    dataset: Dataset, columns: list[str], references: dict[str, list], batch_size: int, prepare: Callable[..., dict]
-) -> Iterator[dict[str, Any]]:
-    """Batches of what `prepare` makes of the columns (one list each), with the `references` by name: class indices
-    become a tensor."""
-    rows = dataset.select_columns(columns)
-    for start in range(0, len(rows), batch_size):
-        part = rows[start : start + batch_size]
-        batch = dict(prepare(*(part[column] for column in columns)))
-        for name, values in references.items():
-            values = values[start : start + batch_size]
-            batch[name] = torch.tensor(values) if isinstance(values[0], int) else values
-        yield batch
+@dataclass(frozen=True)
+class Batches:
+    """Batches of what `prepare` makes of the columns, with the references. They are made anew whenever they are read.
+
+    Attributes:
+        dataset (`Dataset`), columns (`list[str]`): what is read.
+        references (`dict[str, list]`): one entry per row under each name; class indices become a tensor.
+        batch_size (`int`): rows in a batch.
+        prepare (`Callable`): from the columns (one list each) to a batch.
+        finish (`Callable`, *optional*): from a batch with its references to the batch that comes out.
+    """
+
+    dataset: Dataset
+    columns: list[str]
+    references: dict[str, list]
+    batch_size: int
+    prepare: Callable[..., dict]
+    finish: Callable[[dict], dict] = dict
+
+    def __len__(self) -> int:
+        return -(-len(self.dataset) // self.batch_size)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        rows = self.dataset.select_columns(self.columns)
+        for start in range(0, len(rows), self.batch_size):
+            part = rows[start : start + self.batch_size]
+            batch = dict(self.prepare(*(part[column] for column in self.columns)))
+            for name, values in self.references.items():
+                values = values[start : start + self.batch_size]
+                batch[name] = torch.tensor(values) if isinstance(values[0], int) else values
+            yield self.finish(batch)
 
 
 def _refuse_missing(values: list, column: str) -> None:

@@ -16,25 +16,23 @@
 
 from __future__ import annotations
 
-import functools
 import os
-import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import distributed, nn
+from torch import nn
 from transformers.utils import logging
 
-from ..analysis.summary import pitome_summary
 from ..analysis.timing import DenseMergedTimer, Timing
 from ..apply import apply_pitome, pitome_disabled, settings_kept
 from ..configuration.checks import BUDGETS
 from ..configuration.config import PiToMeConfig
 from ..modeling.rewrite import rewritten_encoders
-from .judges import Judge, find_judge
+from .judges import Judge
 from .metrics import paired_difference, share
+from .passes import of_all_processes, operations, read_answers
 from .results import Evaluation, Evaluations
 
 
@@ -97,7 +95,6 @@ def evaluate(
 class _Run:
     def __init__(self, model: nn.Module, settings: dict[str, PiToMeConfig | None], warmup: int):
         self.model, self.settings = model, list(settings.values())
-        self.device, self.dtype = next(model.parameters()).device, next(model.parameters()).dtype
         self.timer = DenseMergedTimer(model, warmup, settings=self.settings)
         self.layers: dict[nn.Module, nn.Module] = {}
         for config in self.settings:  # what does not fit is refused before anything is read
@@ -122,34 +119,17 @@ class _Run:
         return dict(entry or rewritten_encoders(self.model)[0].pitome.config.to_pitome_dict())
 
     def over(self, data, judge: Judge | None, total: int | None, progress: bool, source: dict) -> Evaluations:
-        answers: list[list] = [[] for _ in self.timer.seconds]
-        references, lengths, batch_size = [], [], 0
-        for batch in logging.tqdm(data, total=total, desc="Evaluating dense and merged", disable=not progress):
-            judge = judge or find_judge(self.model, batch)
-            inputs = {name: self._to(value) for name, value in batch.items() if name != judge.references}
-            with _SequenceLengths(self.layers.values()) as seen:
-                outputs = self.timer.run(lambda: judge.answer(inputs))
-            for known, more in zip(answers, outputs):
-                known.extend(more)
-            right = batch.get(judge.references, [])
-            references.extend(right.tolist() if isinstance(right, torch.Tensor) else right)
-            # In batches of texts each has the length of its own.
-            mask = inputs.get("attention_mask") if judge.counts_masks else None
-            number = len(right) or len(next(value for value in inputs.values() if isinstance(value, torch.Tensor)))
-            own = [seen.lengths] * number if mask is None else [[n] * len(self.layers) for n in mask.sum(-1).tolist()]
-            lengths += map(tuple, own)
-            batch_size = max(batch_size, number)
-        if not lengths:
-            raise ValueError("There is nothing to evaluate: there are no batches.")
-        *answers, references, lengths = map(_of_all_processes, (*answers, references, lengths))
-        dense_seconds, *merged_seconds = map(_of_all_processes, self.timer.seconds)
-        about = {"num_samples": len(lengths), "batch_size": batch_size, "agreement_title": judge.agreement}
-        about |= {"hardware": _hardware(self.device, self.dtype), "source": source}
+        data = logging.tqdm(data, total=total, desc="Evaluating dense and merged", disable=not progress)
+        read = read_answers(self.model, data, judge, self.layers.values(), self.timer.run)
+        judge, references, lengths = read.judge, read.references, read.lengths
+        dense_seconds, *merged_seconds = map(of_all_processes, self.timer.seconds)
+        about = {"num_samples": len(lengths), "batch_size": read.batch_size, "agreement_title": judge.agreement}
+        about |= {"hardware": _hardware(self.model), "source": source}
         with pitome_disabled(self.model):
-            dense = judge.decide(answers[0], references)
+            dense = judge.decide(read.answers[0], references)
         dense_scores = judge.scores(dense, references) if references else {}
         found = []
-        for name, config, of_merged, seconds in zip(self.names, self.settings, answers[1:], merged_seconds):
+        for name, config, of_merged, seconds in zip(self.names, self.settings, read.answers[1:], merged_seconds):
             encoders = self.apply(config)
             merged = judge.decide(of_merged, references)
             scores = judge.scores(merged, references) if references else {}
@@ -161,7 +141,7 @@ class _Run:
                 difference=_all(paired_difference(key, dense_scores[key], values) for key, values in scores.items()),
                 agreement=share("agreement", list(map(judge.agree, merged, dense))),
                 timing=Timing.of(dense_seconds, seconds),
-                **_operations(self.model, Counter(map(self._picker(encoders), lengths))),
+                **operations(self.model, Counter(map(self._picker(encoders), lengths))),
                 **about,
             )
             found.append(evaluation)
@@ -171,33 +151,6 @@ class _Run:
         """From the lengths of all encoders to those that merge at the settings at hand."""
         places = [list(self.layers).index(encoder) for encoder in encoders]
         return lambda lengths: tuple(lengths[place] for place in places)
-
-    def _to(self, value: Any) -> Any:
-        if not isinstance(value, torch.Tensor):  # what else a processor makes for its model
-            return value
-        return value.to(self.device, self.dtype if value.is_floating_point() else None)
-
-
-class _SequenceLengths:
-    """Reads the number of tokens in front of layers: an image's size alone does not tell it."""
-
-    def __init__(self, layers: Iterable[nn.Module]):
-        self._layers = list(layers)
-        self.lengths = [0] * len(self._layers)
-
-    def __enter__(self) -> _SequenceLengths:
-        self._handles = [
-            layer.register_forward_pre_hook(functools.partial(self._read, index), with_kwargs=True)
-            for index, layer in enumerate(self._layers)
-        ]
-        return self
-
-    def __exit__(self, *exception: Any) -> None:
-        for handle in self._handles:
-            handle.remove()
-
-    def _read(self, index: int, layer: nn.Module, args: tuple, kwargs: dict) -> None:
-        self.lengths[index] = (args[0] if args else kwargs["hidden_states"]).shape[1]
 
 
 def _named(ratios: Any) -> dict[str, PiToMeConfig | None]:
@@ -229,32 +182,13 @@ def _name(settings: Mapping[str, Any], common: Mapping[str, Any]) -> str:
     return ", ".join(str(value) if key == "ratio" else f"{key}={value}" for key, value in shown.items()) or "defaults"
 
 
-def _operations(model: nn.Module, lengths: Counter) -> dict[str, Any]:
-    dense = merged = 0.0
-    for of_encoders, count in sorted(lengths.items()):  # in one order: sums of floats depend on it
-        summary = pitome_summary(model, num_tokens=of_encoders)
-        dense += count * summary.gflops_dense
-        merged += count * (summary.gflops_merged + summary.gflops_merge_step)
-    number = sum(lengths.values())
-    medians = [statistics.median_low(of_encoder) for of_encoder in zip(*lengths.elements())]
-    left = [encoder.tokens[-1] for encoder in pitome_summary(model, num_tokens=medians).encoders]
-    gflops = {"gflops_dense": dense / number, "gflops_merged": merged / number}
-    return {**gflops, "num_tokens": medians, "tokens_left": left}
-
-
-def _of_all_processes(values: list) -> list:
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return values
-    parts: list[Any] = [None] * distributed.get_world_size()
-    distributed.all_gather_object(parts, values)
-    return [value for part in parts for value in part]
-
-
 def _all(shares: Iterable[dict[str, float]]) -> dict[str, float]:
     return {key: value for one in shares for key, value in one.items()}
 
 
-def _hardware(device: torch.device, dtype: torch.dtype) -> str:
+def _hardware(model: nn.Module) -> str:
+    parameter = next(model.parameters())
+    device, dtype = parameter.device, parameter.dtype
     if device.type == "cuda":
         where = torch.cuda.get_device_name(device)
     elif device.type == "cpu":

@@ -37,11 +37,15 @@ class Judge:
         references (`str`): names what a batch may hold beside the model's inputs, one per sample.
         counts_masks (`bool`): whether a sample is as long as its attention mask says, not as the batch.
         agreement (`str`): what tables call the share of the decisions that are the dense model's.
+        metrics (`tuple[str, ...]`): what `scores` may name.
+        compared (`tuple[str, ...]`): the metrics that tell settings apart; without any, the agreement does.
     """
 
     references = "labels"
     counts_masks = False
     agreement = "same answer as dense"
+    metrics: tuple[str, ...] = ()
+    compared: tuple[str, ...] = ()
 
     def answer(self, inputs: Mapping[str, Any]) -> list:
         """What is timed: the model on one batch. A list that grows from batch to batch; it need not be one entry per
@@ -66,6 +70,7 @@ class ClassJudge(Judge):
     """The class with the largest logit: of a sample, or of each of its tokens. The batches may hold `labels`."""
 
     counts_masks = True
+    metrics = compared = ("accuracy",)
 
     def __init__(self, model: nn.Module):
         self._model = model
@@ -100,6 +105,7 @@ class AnswerJudge(Judge):
     """
 
     references = "answers"
+    metrics = compared = ("vqa_accuracy",)
 
     def __init__(self, model: nn.Module, processor: Any, max_new_tokens: int = 16):
         if not hasattr(model, "generate"):
@@ -140,6 +146,11 @@ class RetrievalJudge(Judge):
 
     references = "captions"
     cutoffs = (1, 5, 10)
+    metrics = (
+        *(f"image_to_text_recall@{cutoff}" for cutoff in cutoffs),
+        *(f"text_to_image_recall@{cutoff}" for cutoff in cutoffs),
+    )
+    compared = ("image_to_text_recall@1", "text_to_image_recall@1")
 
     def __init__(self, model: nn.Module):
         check_two_towers(model)

@@ -68,12 +68,14 @@ def paired_difference(name: str, first: Sequence[float], second: Sequence[float]
 
     What both score alike tells nothing about the difference, so the interval is much narrower than those of the two
     means. It is that of Agresti and Min (2005): two more samples, of which half a sample speaks for either side, keep
-    it honest where few samples differ, or none.
+    it honest where few samples differ, or none. What they say is as much as any sample says that differs; where none
+    does, a whole answer.
     """
     differences = [after - before for before, after in zip(first, second)]
     number, total = len(differences) + 2, math.fsum(differences)
     centre = total / number
-    variance = (math.fsum(difference**2 for difference in differences) + 1) / number - centre**2
+    widest = max(map(abs, differences), default=0.0) or 1.0
+    variance = (math.fsum(difference**2 for difference in differences) + widest**2) / number - centre**2
     half_width = Z_95 * math.sqrt(variance / number)
     mean = total / len(differences)
     return {name: mean, f"{name}_low": centre - half_width, f"{name}_high": centre + half_width}

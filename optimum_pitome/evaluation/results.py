@@ -159,11 +159,11 @@ def _draw(axes: Any, points: list[tuple[float, Mapping[str, float]]], name: str,
 def _row(one: Evaluation, dense: bool) -> dict[str, str]:
     timing, row = one.timing, {}
     for name in one.metrics:
-        row[f"{metric_title(name)}, %"] = _percent(one.dense if dense else one.merged, name)
+        row[f"{metric_title(name)}, %"] = percent(one.dense if dense else one.merged, name)
         row["- dense, %" if len(one.metrics) == 1 else f"{metric_title(name)} - dense, %"] = (
-            "" if dense else _percent(one.difference, name, "+")
+            "" if dense else percent(one.difference, name, "+")
         )
-    row[f"{one.agreement_title}, %"] = "" if dense else _percent(one.agreement, "agreement")
+    row[f"{one.agreement_title}, %"] = "" if dense else percent(one.agreement, "agreement")
     fewer, faster = f" ({one.flops_ratio:.2f}x fewer)", f" ({timing.speedup:.2f}x as fast)"
     row["GFLOPs"] = f"{one.gflops_dense:.3g}" if dense else f"{one.gflops_merged:.3g}{fewer}"
     row["tokens"] = " + ".join(map(str, one.num_tokens if dense else one.tokens_left))
@@ -177,6 +177,7 @@ def metric_title(name: str) -> str:
     return name.replace("_", " ").replace("vqa", "VQA")
 
 
-def _percent(values: Mapping[str, float], name: str, sign: str = "") -> str:
+def percent(values: Mapping[str, float], name: str, sign: str = "") -> str:
+    """A share with its interval, as tables show it."""
     value, low, high = (100 * values[key] for key in (name, f"{name}_low", f"{name}_high"))
     return f"{value:{sign}.2f} [{low:{sign}.1f}, {high:{sign}.1f}]"

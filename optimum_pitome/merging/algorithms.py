@@ -68,19 +68,25 @@ def match_pitome_halves(features: torch.Tensor, spec: MergeSpec, masks: TokenMas
     candidates = Candidates.read(features, spec, masks)
     if candidates is None:
         return None
-    num_pairs = candidates.num_pairs
     energy, similarity = candidates.energy(spec)
-    ranked = rank_by_energy(energy, candidates.mergeable, 2 * num_pairs)
-    source, pool = ranked[:, :num_pairs], ranked[:, num_pairs:]
-    source_mask = candidates.pair_mask()
-    if source_mask is not None:
-        # The halves meet at each sample's own k.
-        lower = candidates.pairs_of_sample() + torch.arange(num_pairs, device=features.device)
-        pool = ranked.gather(1, lower)
-    similarity = _between(similarity, source, pool)
-    if source_mask is not None:
-        similarity = similarity.masked_fill(~_pool_mask(candidates, source_mask).unsqueeze(1), NEVER)
-    return candidates.plan(source, pool.gather(1, similarity.argmax(dim=-1)), source_mask)
+    return _join_halves(candidates, similarity, rank_by_energy(energy, candidates.mergeable, 2 * candidates.num_pairs))
+
+
+@_implements("pitome_random_split")
+def match_pitome_random_split(features: torch.Tensor, spec: MergeSpec, masks: TokenMasks) -> MergePlan | None:
+    """PiToMe with a random split (paper, ablations): of the `2k` tokens of highest energy, `k` that chance takes each
+    join the one of the other `k` that they resemble most. What chance is, [`match_random`] says."""
+    candidates = Candidates.read(features, spec, masks)
+    if candidates is None:
+        return None
+    energy, similarity = candidates.energy(spec)
+    ranked = rank_by_energy(energy, candidates.mergeable, 2 * candidates.num_pairs)
+    key = _random_key(candidates).gather(1, ranked)
+    if candidates.mergeable is not None:
+        # Only a sample's own 2k take part.
+        slot = torch.arange(key.shape[1], device=features.device)
+        key = key.masked_fill(slot >= 2 * candidates.pairs_of_sample(), LAST)
+    return _join_halves(candidates, similarity, ranked.gather(1, key.topk(key.shape[1], dim=1).indices))
 
 
 @_implements("pitome_unprotected")
@@ -116,25 +122,17 @@ _implements("tofu")(match_tome)
 def match_random(features: torch.Tensor, spec: MergeSpec, masks: TokenMasks) -> MergePlan | None:
     """Drops `k` tokens without looking at them: the floor that every other algorithm must clear.
 
-    Which ones is a hash of a token's position among the sample's mergeable tokens and of their number: the same in
-    every run, thread, batch and padding, different from layer to layer, with no random state to keep. What is dropped
+    Which ones is a hash of a token's position among the sample's mergeable tokens, of their number, and of the setting
+    `random_seed`: the same in every run, thread, batch and padding, different from layer to layer, with no random
+    state to keep. What is dropped
     leaves the sizes, too. [`MergePlan.unmerge`] gives a dropped token the vector of the mergeable token that stays
     nearest to it in the sequence.
     """
-    if torch.jit.is_tracing() and torch.onnx.is_in_onnx_export():
-        raise RuntimeError(
-            "The older ONNX exporter (dynamo=False) computes the hash of algorithm='random' wrongly. Use "
-            "torch.onnx.export(..., dynamo=True), or another algorithm."
-        )
     candidates = Candidates.read(features, spec, masks)
     if candidates is None:
         return None
     num_mergeable = candidates.features.shape[1]
-    rank = candidates.rank()
-    key = _hash_positions(rank, candidates.count()) * num_mergeable + rank
-    if candidates.mergeable is not None:
-        key = key.masked_fill(~candidates.mergeable, LAST)
-    order = key.topk(num_mergeable, dim=1).indices
+    order = _random_key(candidates).topk(num_mergeable, dim=1).indices
     source, stays = order[:, : candidates.num_pairs], order
     # Twice the distance, plus one after the token: no ties, so no argmin that depends on the device.
     offset = stays.unsqueeze(1) - source.unsqueeze(2)
@@ -145,6 +143,22 @@ def match_random(features: torch.Tensor, spec: MergeSpec, masks: TokenMasks) -> 
         gone = gone | (slot >= candidates.count())
     nearest = distance.masked_fill(gone.unsqueeze(1), torch.iinfo(torch.int64).max).argmin(dim=-1)
     return candidates.plan(source, stays.gather(1, nearest), candidates.pair_mask())
+
+
+def _join_halves(candidates: Candidates, similarity: torch.Tensor, ranked: torch.Tensor) -> MergePlan:
+    """Of a sample's own `2k` first tokens of `ranked` `(B, 2k)`, each of the first half joins the one of the second
+    half that it resembles most."""
+    num_pairs = candidates.num_pairs
+    source, pool = ranked[:, :num_pairs], ranked[:, num_pairs:]
+    source_mask = candidates.pair_mask()
+    if source_mask is not None:
+        # The halves meet at each sample's own k.
+        lower = candidates.pairs_of_sample() + torch.arange(num_pairs, device=ranked.device)
+        pool = ranked.gather(1, lower)
+    similarity = _between(similarity, source, pool)
+    if source_mask is not None:
+        similarity = similarity.masked_fill(~_pool_mask(candidates, source_mask).unsqueeze(1), NEVER)
+    return candidates.plan(source, pool.gather(1, similarity.argmax(dim=-1)), source_mask)
 
 
 def _pool_mask(candidates: Candidates, source_mask: torch.Tensor) -> torch.Tensor:
@@ -194,10 +208,27 @@ def _merge_best_pairs(candidates: Candidates, order: torch.Tensor, even_first: b
     return candidates.plan(source.gather(1, chosen), target, candidates.pair_mask())
 
 
-def _hash_positions(position: torch.Tensor, salt: torch.Tensor) -> torch.Tensor:
+def _random_key(candidates: Candidates) -> torch.Tensor:
+    """Sorts the sample's tokens that may merge at random, `(B, M)` int64, those that may not last.
+
+    Raises:
+        RuntimeError: under an exporter that computes it wrongly.
+    """
+    spec = candidates.spec
+    if torch.jit.is_tracing() and torch.onnx.is_in_onnx_export():
+        raise RuntimeError(
+            f"The older ONNX exporter (dynamo=False) computes the hash of algorithm={spec.algorithm!r} wrongly. Use "
+            "torch.onnx.export(..., dynamo=True), or another algorithm."
+        )
+    rank = candidates.rank()
+    key = _hash_positions(rank, candidates.count(), spec.random_seed) * rank.shape[1] + rank
+    return key if candidates.mergeable is None else key.masked_fill(~candidates.mergeable, LAST)
+
+
+def _hash_positions(position: torch.Tensor, salt: torch.Tensor, seed: int) -> torch.Tensor:
     """Pseudo-random integers below 2**31 from integers; products stay inside int64, and every operation exports."""
     modulus = 2**31 - 1
-    value = (position * 48271 + salt * 69621 + 1013904223) % modulus
+    value = (position * 48271 + salt * 69621 + 1013904223 + seed * 982451653 % modulus) % modulus
     for _ in range(3):
         value = (value * value + 12345) % modulus
         value = (value * 16807 + position * 630360016 + salt * 742938285) % modulus

@@ -38,6 +38,7 @@ class MergeSpec:
         importance (`float`): exponent of the class token's attention in the similarity; 0 leaves it out.
         proportional_attention (`bool`): whether attention adds the log size of the keys.
         size_weighted (`bool`): whether a token's weight in a mean is its size, or 1.
+        random_seed (`int`): of what an algorithm leaves to chance.
         after (`str`): where in the layer tokens merge: after its `"attention"`, or after the whole `"layer"`.
         combine (`str`, *optional*):
             How the tokens of a group become one, one of `COMBINATIONS`. By default what the algorithm does in a model
@@ -53,6 +54,7 @@ class MergeSpec:
     importance: float = 0.0
     proportional_attention: bool = True
     size_weighted: bool = True
+    random_seed: int = 0
     after: str = "attention"
     combine: str | None = None
     #: All of it, as an argument of an operator: compilers take a string for a constant, and may not take a number so.

@@ -18,10 +18,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -30,9 +30,13 @@ from tqdm import tqdm
 from transformers.utils import logging
 
 from ..analysis.loss import Distance, Samples
+from ..analysis.summary import pitome_summary
+from ..analysis.timing import Timing
 from ..apply import apply_pitome, settings_kept
 from ..configuration.config import PiToMeConfig
+from .record import SearchRecord
 from .space import SearchSpace
+from .speed import check_speed_up, find_speed, timing_of
 
 
 logger = logging.get_logger(__name__)
@@ -51,8 +55,10 @@ def tune_ratios(
     flops_ratio: float | None = None,
     *,
     num_tokens: int | None = None,
+    speed_up: float | None = None,
     sequence_length: int | None = None,
     distance: Distance | None = None,
+    timing: Callable[[nn.Module], Timing] | None = None,
     max_settings: int = 100,
     seed: int = 0,
     resume_from: str | os.PathLike | None = None,
@@ -74,16 +80,21 @@ def tune_ratios(
             Inputs of `model` as batches (with the batch dimension), on its device; about 100 samples that look like
             what the model is for.
         flops_ratio (`float`, *optional*): so many times fewer operations than dense, as [`pitome_summary`] counts.
-        num_tokens (`int`, *optional*): or so many tokens left of an image. Exactly one of the two.
+        num_tokens (`int`, *optional*): or so many tokens left of an image.
+        speed_up (`float`, *optional*):
+            Or so many times as fast as dense, measured on this machine with these inputs. Exactly one of the three.
+            First [`find_budget`] finds how many operations that takes; the search then keeps to them.
         sequence_length (`int`, *optional*): of texts, for counting operations; the longest that the model reads.
         distance (`Callable`, *optional*):
             Of (merged outputs, dense outputs, inputs), one number per sample: a tensor of shape `(batch_size,)`. By
             default that of [`~analysis.loss.Samples.losses`].
+        timing (`Callable`, *optional*): measures a speed-up, see [`find_budget`].
         max_settings (`int`, *optional*, defaults to 100): how many settings are tried.
         seed (`int`, *optional*, defaults to 0): of the evolution strategy.
         resume_from (`str`, *optional*):
             A file that every setting is written to as it is tried (JSON lines). If it is there, what it holds is not
-            tried again: an interrupted search goes on where it ended.
+            tried again: an interrupted search goes on where it ended, and the budget of a speed-up is the one found
+            before.
         progress (`bool`, *optional*, defaults to `True`): whether to show a progress bar.
 
     Returns:
@@ -95,7 +106,8 @@ def tune_ratios(
         ImportError: if `cma` is not installed.
     """
     limits = {"max_settings": max_settings, "seed": seed, "resume_from": resume_from, "progress": progress}
-    return search_ratios(model, batches, flops_ratio, num_tokens, sequence_length, distance, **limits).config
+    budget = {"flops_ratio": flops_ratio, "num_tokens": num_tokens, "speed_up": speed_up}
+    return search_ratios(model, batches, sequence_length, distance, timing, **budget, **limits).config
 
 
 @dataclass(frozen=True)
@@ -108,6 +120,7 @@ class Found:
         profiles (`dict[str, float]`): those of the profiles, the best one first.
         num_settings (`int`): so many settings were compared, each on all samples.
         num_samples (`int`): so many there were.
+        timing ([`~analysis.timing.Timing`], *optional*): of `config`, where a speed-up was asked for.
     """
 
     config: PiToMeConfig
@@ -115,89 +128,94 @@ class Found:
     profiles: dict[str, float]
     num_settings: int
     num_samples: int
+    timing: Timing | None = None
 
     def __str__(self) -> str:
         half, rows = self.num_samples - (self.num_samples + 1) // 2, {"found": self.loss, **self.profiles}
         losses = "\n".join(f"  {name:<28} {loss:.5f}" for name, loss in rows.items())
-        return f"{self.num_settings} settings compared; mean loss on {half} inputs that it did not look at:\n{losses}"
+        text = f"{self.num_settings} settings compared; mean loss on {half} inputs that it did not look at:\n{losses}"
+        return text if self.timing is None else f"{text}\nmeasured: {self.timing}"
 
 
 def search_ratios(
     model: nn.Module,
     batches: Iterable[Mapping[str, Any]],
-    flops_ratio: float | None,
-    num_tokens: int | None,
-    sequence_length: int | None,
-    distance: Distance | None,
+    sequence_length: int | None = None,
+    distance: Distance | None = None,
+    timing: Callable[[nn.Module], Timing] | None = None,
     *,
+    flops_ratio: float | None = None,
+    num_tokens: int | None = None,
+    speed_up: float | None = None,
     max_settings: int,
     seed: int,
     resume_from: str | os.PathLike | None,
     progress: bool,
 ) -> Found:
     """[`tune_ratios`], with what else there is to say."""
+    if sum(budget is not None for budget in (flops_ratio, num_tokens, speed_up)) != 1:
+        raise ValueError(
+            "Give flops_ratio (so many times fewer operations), num_tokens (so many left) or speed_up (so many times "
+            "as fast), one of them."
+        )
+    batches, record, speed = list(batches), SearchRecord(resume_from), {}
     with settings_kept(model):  # an error leaves the model as it was
         training = model.training
         model.eval()
         try:
+            if speed_up is not None:
+                speed_up, timing = check_speed_up(speed_up), timing or timing_of(batches)
+                known = record.budget_of(speed_up)
+                flops_ratio = known or _budget_of(model, speed_up, sequence_length, timing, progress)
+                speed = {"speed_up": speed_up, "flops_ratio": flops_ratio}
             space = SearchSpace(model, flops_ratio, num_tokens, sequence_length)
-            search = _Search(space, Samples(model, batches, distance), resume_from, max_settings, progress)
+            search = _Search(space, Samples(model, batches, distance), record, max_settings, progress)
+            record.begin(search.identity(), **speed)
             found = search.run(seed)
+            if speed_up is not None:
+                apply_pitome(model, found.config)
+                found = replace(found, timing=record.timing_of(found.config, lambda: timing(model)))
         finally:
             model.train(training)
     apply_pitome(model, found.config)
     return found
 
 
+def _budget_of(
+    model: nn.Module,
+    speed_up: float,
+    sequence_length: int | None,
+    timing: Callable[[nn.Module], Timing],
+    progress: bool,
+) -> float:
+    """How many times fewer operations a speed-up takes, at the length that the search counts at."""
+    with settings_kept(model):
+        find_speed(SearchSpace(model, 1.0), speed_up, timing, progress)
+        return math.floor(1000 * pitome_summary(model, num_tokens=sequence_length).flops_ratio) / 1000
+
+
 class _Search:
-    def __init__(
-        self, space: SearchSpace, samples: Samples, path: str | os.PathLike | None, max_settings: int, progress: bool
-    ):
+    def __init__(self, space: SearchSpace, samples: Samples, record: SearchRecord, max_settings: int, progress: bool):
         if max_settings < len(LATENESS):
             raise ValueError(f"max_settings={max_settings}: expected at least {len(LATENESS)}, the profiles alone.")
         if len(samples) < 2:
             raise ValueError("One sample alone cannot be searched on: half of the samples are kept for the decision.")
-        self.space, self.samples, self.max_settings = space, samples, max_settings
-        self.tried: dict[tuple[float, ...], torch.Tensor] = {}
-        self.path = None if path is None else Path(path)
-        if self.path is not None:
-            self._read()
+        self.space, self.samples, self.record, self.max_settings = space, samples, record, max_settings
+        self.tried = record.tried
         self.bar = tqdm(total=max_settings, disable=not progress, unit=" settings", desc=str(space.budget))
 
-    def _identity(self) -> str:
+    def identity(self) -> str:
         """What the losses of a setting follow from, but for the setting."""
         settings = {"settings": self.space.settings.to_pitome_dict(), "budget": str(self.space.budget)}
         text = json.dumps(settings, sort_keys=True) + self.samples.fingerprint()
         return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-    def _read(self) -> None:
-        identity = self._identity()
-        if not self.path.exists():
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.path.write_text(json.dumps({"search": identity}) + "\n", encoding="utf-8")
-            return
-        first, *lines = self.path.read_text(encoding="utf-8").splitlines() or [""]
-        if first != json.dumps({"search": identity}):
-            raise ValueError(
-                f"{self.path} belongs to another search: of another model, other inputs, settings or another budget. "
-                "Name another file, or delete it."
-            )
-        for line in lines:
-            try:
-                entry = json.loads(line)
-            except ValueError:  # the last line of a search that was killed while it wrote
-                break
-            self.tried[tuple(entry["ratios"])] = torch.tensor(entry["losses"])
 
     def losses(self, ratios: list[float]) -> torch.Tensor:
         """The loss of every sample."""
         key = tuple(ratios)
         if key not in self.tried:
             apply_pitome(self.space.model, self.space.config(ratios))
-            self.tried[key] = self.samples.losses().cpu()
-            if self.path is not None:
-                with self.path.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps({"ratios": ratios, "losses": self.tried[key].tolist()}) + "\n")
+            self.record.add(ratios, self.samples.losses().cpu())
         self.count += 1
         self.bar.update()
         return self.tried[key]

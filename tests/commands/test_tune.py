@@ -66,7 +66,7 @@ def test_pictures(tune):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ([], "Name one of --flops-ratio, --num-tokens, --min-agreement and --max-loss"),
+        ([], "Name one of --flops-ratio, --num-tokens, --speed-up, --min-agreement and --max-loss"),
         (["--flops-ratio", 1.2, "--max-loss", 1], "Name one of"),
         (["--flops-ratio", 1.2, "--ratio", 0.9], "which is what is searched"),
         (["--flops-ratio", 50], "out of reach"),

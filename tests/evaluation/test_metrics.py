@@ -62,6 +62,10 @@ def test_paired_difference_against_agresti_and_min():
     same = paired_difference("accuracy", before, before)
     assert same["accuracy"] == 0 and -0.01 < same["accuracy_low"] < 0 < same["accuracy_high"] < 0.01
 
+    # Scores in smaller steps: the same in the unit of a step.
+    tenths = paired_difference("kept", [score / 10 for score in before], [score / 10 for score in after])
+    assert [10 * value for value in tenths.values()] == pytest.approx(list(found.values()))
+
 
 def test_answers_are_compared_as_the_task_does():
     assert normalize_answer("A bag.") == normalize_answer("the Bag") == "bag"

@@ -28,7 +28,7 @@ from optimum_pitome.merging import KeepRatio, MergeSpec, TokenMasks, match_token
 #: A float32 cosine or mean is this exact, several times over; the energy is ranked in steps of 2**-22.
 NEAR_TIE = 4e-6
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-MATCHING = ("pitome", "pitome_unprotected", "pitome_halves", "mutual", "tome")
+MATCHING = ("pitome", "pitome_unprotected", "pitome_halves", "pitome_random_split", "mutual", "tome")
 #: Those that the paper compares with, beside `"tome"`.
 COMPARED = ("tofu", "dct", "diffrate")
 

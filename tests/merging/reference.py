@@ -130,6 +130,16 @@ def most_similar(token: int, others: list[int], features: np.ndarray, decisions:
     return cosines[0][0], others[-cosines[0][1]]
 
 
+def hash_position(position: int, count: int, seed: int = 0) -> int:
+    """The chance of `"random"` and `"pitome_random_split"`: the numbers that `tests/merging/test_random.py` pins."""
+    modulus = 2**31 - 1
+    value = (position * 48271 + count * 69621 + 1013904223 + seed * 982451653) % modulus
+    for _ in range(3):
+        value = (value * value + 12345) % modulus
+        value = (value * 16807 + position * 630360016 + count * 742938285) % modulus
+    return value
+
+
 def match(
     algorithm,
     features,
@@ -187,8 +197,12 @@ def match(
         needed = len(mergeable) if algorithm == "pitome_unprotected" else 2 * k
         # Sums of equal numbers in another order need not be equal.
         order = [mergeable[i] for i in ranking(scores, decisions, needed, exact=energy == "nearest")][:needed]
-        proposers, accepters = (order[:k], order[k:]) if algorithm == "pitome_halves" else (order[0::2], order[1::2])
-        if room < k and algorithm != "pitome_halves":  # fewer than k of every second one
+        halves = algorithm in ("pitome_halves", "pitome_random_split")
+        if algorithm == "pitome_random_split":
+            chance = {token: (hash_position(i, len(mergeable)), i) for i, token in enumerate(mergeable)}
+            order = sorted(order, key=chance.get, reverse=True)
+        proposers, accepters = (order[:k], order[k:]) if halves else (order[0::2], order[1::2])
+        if room < k and not halves:  # fewer than k of every second one
             accepters = order[1 : 2 * room : 2]
             proposers = [token for token in order if token not in accepters]
     elif k > 0:
@@ -201,7 +215,7 @@ def match(
     if k > 0:
         proposals = [(a, *most_similar(a, accepters, features, decisions, weight)) for a in proposers]
         best = ranking([score for _, score, _ in proposals], decisions, k)[:k]
-        if algorithm in ("pitome", "pitome_halves"):
+        if algorithm in ("pitome", "pitome_halves", "pitome_random_split"):
             assert len(proposals) == k
         pairs = [(proposals[i][0], proposals[i][2]) for i in best]
     gone = {source for source, _ in pairs}

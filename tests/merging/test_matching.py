@@ -148,7 +148,7 @@ def check(problem):
 
 
 @pytest.mark.parametrize("energy", ["paper", "elu"])
-@pytest.mark.parametrize("algorithm", ["pitome", "pitome_halves", "pitome_unprotected"])
+@pytest.mark.parametrize("algorithm", ["pitome", "pitome_halves", "pitome_random_split", "pitome_unprotected"])
 def test_alpha_scales_what_lies_below_the_margin(algorithm, energy):
     """Below the margin alpha is a factor, which no order depends on; even one beyond the range of the ranking keys."""
     features = torch.randn(2, 64, 8) + 0.3

@@ -16,8 +16,12 @@
 
 import pytest
 import torch
+from merging.reference import hash_position
 
 from optimum_pitome.merging import KeepRatio, MergeSpec, TokenMasks, match_tokens
+
+
+RATIO = KeepRatio.from_float(0.8)
 
 
 def drop(num_tokens, ratio, masks=None, batch_size=1):
@@ -81,3 +85,37 @@ def test_unmerge_takes_the_nearest_survivor_in_the_sequence(side):
     for token in dropped:
         nearest = min(candidates, key=lambda other: (abs(other - token), other))
         assert kept[plan.assignment[0, token]] == nearest
+
+
+def test_another_seed_drops_others():
+    features, masks = torch.randn(1, 50, 2), TokenMasks(1)
+    gone = [
+        set(match_tokens(features, MergeSpec(RATIO, "random", random_seed=seed), masks).source[0].tolist())
+        for seed in range(20)
+    ]
+    assert len({frozenset(one) for one in gone}) == 20
+    # Of 9 among 49, two drawings have 81 / 49 in common on the average, and seldom more than half.
+    common = [len(gone[i] & gone[j]) for i in range(20) for j in range(i)]
+    assert abs(sum(common) / len(common) - 81 / 49) < 0.3
+
+
+def test_a_random_split_by_hand():
+    """Of ten tokens, the four of highest energy take part; each that chance takes joins the nearest of the others."""
+    angles = torch.tensor([0.0, 10.0, 40.0, 90.0, 98.0, 130.0, 170.0, 215.0, 260.0, 310.0])
+    features = torch.stack([angles.deg2rad().cos(), angles.deg2rad().sin()], dim=-1)[None]
+
+    def pairs(seed):
+        plan = match_tokens(features, MergeSpec(RATIO, "pitome_random_split", energy="nearest", random_seed=seed))
+        kept = plan.kept[0].tolist()
+        groups = {token: kept[slot] for token, slot in enumerate(plan.assignment[0].tolist())}
+        return {token: target for token, target in groups.items() if token != target}
+
+    found = [pairs(seed) for seed in range(30)]
+    for seed, merged in enumerate(found):
+        shuffled = sorted((0, 1, 3, 4), key=lambda token: hash_position(token, 10, seed), reverse=True)
+        nearest = {
+            source: min(shuffled[2:], key=lambda other: abs(angles[other] - angles[source])) for source in shuffled[:2]
+        }
+        assert merged == nearest
+    # Each of the six ways to halve four tokens turns up.
+    assert len({frozenset(merged) for merged in found}) == 6

@@ -65,10 +65,12 @@ def test_agreement_counts_with_its_interval():
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ({}, "Give min_agreement or max_loss"),
+        ({}, "Give min_agreement, max_loss or speed_up"),
         ({"min_agreement": 0.9, "max_loss": 1}, "one of them"),
         ({"min_agreement": 99}, r"min_agreement=99 is out of range: expected a number in \[0, 1\)"),
         ({"max_loss": 0}, "max_loss=0 is out of range"),
+        ({"speed_up": 1}, r"speed_up=1 is out of range: expected a number in \[1.01, 100\]"),
+        ({"speed_up": 1.5, "max_loss": 1}, "one of them"),
         ({"max_loss": "0.01"}, "max_loss='0.01': expected a number"),
         ({"min_agreement": 0.9}, "gives no classes to agree on.*max_loss"),
     ],

@@ -47,6 +47,7 @@ class PiToMeCommand(BaseOptimumCLICommand):
     SUBCOMMANDS = (
         _command("summary", "Tokens and operations per layer, dense and merged. Reads no weights."),
         _command("evaluate", "A model dense against merged on real data: accuracy, agreement, speed; model cards."),
+        _command("compare", "Many settings on many tasks, from a YAML file: which of them really differ."),
         _command("tune", "The ratio of every layer for a budget, or the budget that keeps what the dense model says."),
         _command("spectrum", "How far each layer's merge moves the spectrum of its tokens, and what it costs."),
         _command("benchmark", "Time of forwards or training steps, dense and merged. Reads no weights."),

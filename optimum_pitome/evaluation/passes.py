@@ -1,0 +1,150 @@
+# Copyright 2026 The optimum_pitome authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""One pass over batches: what a model answers, how long its inputs are, and what that costs."""
+
+from __future__ import annotations
+
+import functools
+import statistics
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import distributed, nn
+
+from ..analysis.summary import pitome_summary
+from .judges import Judge, find_judge
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What came of a pass; in several processes, of all of them.
+
+    Attributes:
+        judge ([`~evaluation.judges.Judge`]): who asked.
+        answers (`list[list]`): for each run over a batch, what the judge got from all batches.
+        references (`list`): the right answers, one per sample; empty where the batches have none.
+        lengths (`list[tuple[int, ...]]`): of every sample, the tokens in front of each of the layers watched.
+        batch_size (`int`): of the largest batch.
+    """
+
+    judge: Judge
+    answers: list[list]
+    references: list
+    lengths: list[tuple[int, ...]]
+    batch_size: int
+
+
+def read_answers(
+    model: nn.Module,
+    data: Iterable[Mapping[str, Any]],
+    judge: Judge | None,
+    layers: Iterable[nn.Module],
+    run: Callable[[Callable[[], list]], list[list]],
+) -> Answers:
+    """Asks `model` about every batch.
+
+    Args:
+        model (`torch.nn.Module`), data, judge: as [`evaluate`] takes them.
+        layers: those whose inputs' lengths are read.
+        run (`Callable`): calls what it gets, once or several times, and returns what that returned each time.
+
+    Raises:
+        ValueError: if there are no batches.
+    """
+    layers, parameter = list(layers), next(model.parameters())
+    answers: list[list] = []
+    references, lengths, batch_size = [], [], 0
+    for batch in data:
+        judge = judge or find_judge(model, batch)
+        inputs = {
+            name: _moved(value, parameter.device, parameter.dtype)
+            for name, value in batch.items()
+            if name != judge.references
+        }
+        with _SequenceLengths(layers) as seen:
+            outputs = run(lambda: judge.answer(inputs))
+        answers = answers or [[] for _ in outputs]
+        for known, more in zip(answers, outputs):
+            known.extend(more)
+        right = batch.get(judge.references, [])
+        references.extend(right.tolist() if isinstance(right, torch.Tensor) else right)
+        # In batches of texts each has the length of its own.
+        mask = inputs.get("attention_mask") if judge.counts_masks else None
+        number = len(right) or len(next(value for value in inputs.values() if isinstance(value, torch.Tensor)))
+        own = [seen.lengths] * number if mask is None else [[n] * len(layers) for n in mask.sum(-1).tolist()]
+        lengths += map(tuple, own)
+        batch_size = max(batch_size, number)
+    if not lengths:
+        raise ValueError("There is nothing to evaluate: there are no batches.")
+    *answers, references, lengths = map(of_all_processes, (*answers, references, lengths))
+    return Answers(judge, answers, references, lengths, batch_size)
+
+
+def _moved(value: Any, device: torch.device, dtype: torch.dtype) -> Any:
+    if not isinstance(value, torch.Tensor):  # what else a processor makes for its model
+        return value
+    return value.to(device, dtype if value.is_floating_point() else None)
+
+
+class _SequenceLengths:
+    """Reads the number of tokens in front of layers: an image's size alone does not tell it."""
+
+    def __init__(self, layers: Iterable[nn.Module]):
+        self._layers = list(layers)
+        self.lengths = [0] * len(self._layers)
+
+    def __enter__(self) -> _SequenceLengths:
+        self._handles = [
+            layer.register_forward_pre_hook(functools.partial(self._read, index), with_kwargs=True)
+            for index, layer in enumerate(self._layers)
+        ]
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def _read(self, index: int, layer: nn.Module, args: tuple, kwargs: dict) -> None:
+        self.lengths[index] = (args[0] if args else kwargs["hidden_states"]).shape[1]
+
+
+def operations(model: nn.Module, lengths: Counter) -> dict[str, Any]:
+    """What a rewritten model costs per sample: the fields of [`Evaluation`] that say so.
+
+    Args:
+        lengths (`Counter`): how many samples have these lengths, one for each merging encoder.
+    """
+    dense = merged = 0.0
+    for of_encoders, count in sorted(lengths.items()):  # in one order: sums of floats depend on it
+        summary = pitome_summary(model, num_tokens=of_encoders)
+        dense += count * summary.gflops_dense
+        merged += count * (summary.gflops_merged + summary.gflops_merge_step)
+    number = sum(lengths.values())
+    medians = [statistics.median_low(of_encoder) for of_encoder in zip(*lengths.elements())]
+    left = [encoder.tokens[-1] for encoder in pitome_summary(model, num_tokens=medians).encoders]
+    gflops = {"gflops_dense": dense / number, "gflops_merged": merged / number}
+    return {**gflops, "num_tokens": medians, "tokens_left": left}
+
+
+def of_all_processes(values: list) -> list:
+    """What the processes of `accelerate launch` have, one after the other."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return values
+    parts: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(parts, values)
+    return [value for part in parts for value in part]

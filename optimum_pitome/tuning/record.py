@@ -1,0 +1,96 @@
+# Copyright 2026 The optimum_pitome authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""What a search wrote down, and goes on from."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from ..analysis.timing import Timing
+from ..configuration.config import PiToMeConfig
+from ..evaluation.json_lines import JsonLines
+
+
+class SearchRecord:
+    """The file of a search: whose it is, every setting with its losses, and what was timed.
+
+    Args:
+        path (`str`, *optional*): the file, which need not be there. `None`: nothing is written.
+
+    Attributes:
+        tried (`dict[tuple[float, ...], torch.Tensor]`): from ratios to the losses of all samples.
+
+    Raises:
+        ValueError: if the file holds something else.
+    """
+
+    def __init__(self, path: str | os.PathLike | None):
+        self._lines = JsonLines(path, "a line of a search")
+        self.tried: dict[tuple[float, ...], torch.Tensor] = {
+            tuple(entry["ratios"]): torch.tensor(entry["losses"]) for entry in self._lines.entries if "ratios" in entry
+        }
+
+    @property
+    def _head(self) -> Mapping[str, Any] | None:
+        return self._lines.entries[0] if self._lines.entries else None
+
+    def budget_of(self, speed_up: float) -> float | None:
+        """The `flops_ratio` that was found for a speed-up; `None` if the search is only beginning."""
+        if self._head is None:
+            return None
+        if self._head.get("speed_up") != speed_up:
+            raise ValueError(self._another)
+        return self._head["flops_ratio"]
+
+    def begin(self, identity: str, **speed: float) -> None:
+        """Starts a search, or goes on with it.
+
+        Args:
+            identity (`str`): what tells the search from others.
+            speed: `speed_up` and the `flops_ratio` that it takes, where a speed-up was asked for.
+
+        Raises:
+            ValueError: if the file belongs to another search.
+        """
+        if self._head is None:
+            self._lines.add({"search": identity, **speed})
+        elif self._head.get("search") != identity or self._head.get("speed_up") != speed.get("speed_up"):
+            raise ValueError(self._another)
+
+    @property
+    def _another(self) -> str:
+        return (
+            f"{self._lines.path} belongs to another search: of another model, other inputs, settings or another "
+            "budget. Name another file, or delete it."
+        )
+
+    def add(self, ratios: list[float], losses: torch.Tensor) -> None:
+        self.tried[tuple(ratios)] = losses
+        self._lines.add({"ratios": ratios, "losses": losses.tolist()})
+
+    def timing_of(self, config: PiToMeConfig, measure: Callable[[], Timing]) -> Timing:
+        """What was measured of these settings; if nothing was, what `measure` says."""
+        settings = config.to_pitome_dict()
+        for entry in self._lines.entries:
+            if "timing" in entry and entry["settings"] == settings:
+                return Timing(**entry["timing"])
+        timing = measure()
+        self._lines.add({"settings": settings, "timing": asdict(timing)})
+        return timing
