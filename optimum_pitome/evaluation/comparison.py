@@ -181,6 +181,7 @@ class _Measuring:
             "num_samples": self.count,
             "compared": list(self.judge.compared),
             "agreement_title": self.judge.agreement,
+            "kept_metrics": list(self.judge.kept_metrics),
             "scores": {name: _rounded(values) for name, values in scores.items()},
         }
 
@@ -202,6 +203,7 @@ class _Measuring:
             **operations(self.model, Counter(read.lengths)),
             **self._about(merged),
             "agreement": _rounded(map(self.judge.agree, merged, dense)),
+            "kept": {name: _rounded(values) for name, values in self.judge.kept(merged, dense).items()},
         }
 
 

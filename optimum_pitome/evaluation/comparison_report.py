@@ -185,7 +185,7 @@ class Comparison:
 
 
 def _measures(task: str, wanted: Sequence[str] | None, dense: Mapping[str, Any]) -> Sequence[str]:
-    known = [*dense["scores"], AGREEMENT]
+    known = [*dense["scores"], AGREEMENT, *dense.get("kept_metrics", ())]
     if wanted is None:
         return [name for name in dense["compared"] if name in known] or [AGREEMENT]
     for name in wanted:
@@ -198,7 +198,7 @@ def _table(
     task: str, measure: str, dense: dict[str, Any], groups: Mapping[tuple[str, str], list[dict[str, Any]]]
 ) -> list[_Entry]:
     """The entries of one table, with the scores of the reference and its own where there are some to compare."""
-    every = [row for rows in groups.values() for row in rows] + ([] if measure == AGREEMENT else [dense])
+    every = [row for rows in groups.values() for row in rows] + ([dense] if measure in dense["scores"] else [])
     counts = sorted({len(_scores(row, measure)) for row in every})
     if len(counts) > 1:
         raise ValueError(
@@ -224,7 +224,7 @@ def _table(
 
     found: list[_Entry] = []
     for (budget, name), rows in groups.items():
-        if name == REFERENCE and measure != AGREEMENT:
+        if name == REFERENCE and measure in dense["scores"]:
             found.append((entry(budget, DENSE, [dense], rows[0]["gflops_dense"]), None))
         one = entry(budget, name, rows, rows[0]["gflops_merged"])
         one = replace(
@@ -254,7 +254,7 @@ def _tested(found: list[_Entry]) -> Iterator[Compared]:
 
 
 def _scores(row: Mapping[str, Any], measure: str) -> list[float]:
-    return row[AGREEMENT] if measure == AGREEMENT else row["scores"][measure]
+    return row[AGREEMENT] if measure == AGREEMENT else {**row["scores"], **row.get("kept", {})}[measure]
 
 
 def _mean(scores: list[list[float]]) -> list[float]:

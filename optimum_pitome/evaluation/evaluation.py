@@ -140,6 +140,7 @@ class _Run:
                 merged=_all(share(metric, values) for metric, values in scores.items()),
                 difference=_all(paired_difference(key, dense_scores[key], values) for key, values in scores.items()),
                 agreement=share("agreement", list(map(judge.agree, merged, dense))),
+                kept=_all(share(metric, values) for metric, values in judge.kept(merged, dense).items()),
                 timing=Timing.of(dense_seconds, seconds),
                 **operations(self.model, Counter(map(self._picker(encoders), lengths))),
                 **about,

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -39,6 +39,7 @@ class Judge:
         agreement (`str`): what tables call the share of the decisions that are the dense model's.
         metrics (`tuple[str, ...]`): what `scores` may name.
         compared (`tuple[str, ...]`): the metrics that tell settings apart; without any, the agreement does.
+        kept_metrics (`tuple[str, ...]`): what `kept` names.
     """
 
     references = "labels"
@@ -46,6 +47,7 @@ class Judge:
     agreement = "same answer as dense"
     metrics: tuple[str, ...] = ()
     compared: tuple[str, ...] = ()
+    kept_metrics: tuple[str, ...] = ()
 
     def answer(self, inputs: Mapping[str, Any]) -> list:
         """What is timed: the model on one batch. A list that grows from batch to batch; it need not be one entry per
@@ -60,6 +62,11 @@ class Judge:
     def agree(self, decision: Any, dense: Any) -> float:
         """How far a decision is the dense model's, between 0 and 1."""
         return float(decision == dense)
+
+    def kept(self, decisions: list, dense: list) -> dict[str, list[float]]:
+        """How much of the dense model's decisions is kept by further measures than the agreement: of each, a score
+        between 0 and 1 for every sample."""
+        return {}
 
     def scores(self, decisions: list, references: list) -> dict[str, list[float]]:
         """Of every metric, a score between 0 and 1 for each sample (or for each query)."""
@@ -197,9 +204,20 @@ class RetrievalJudge(Judge):
         return found
 
 
+class Embedding(NamedTuple):
+    """A sample's normalised vector, and which other samples are its nearest by the same model, the nearest first."""
+
+    vector: torch.Tensor
+    nearest: list[int]
+
+
 class EmbeddingJudge(Judge):
     """One vector per sample, without labels: how many of each sample's nearest neighbours under the dense model are
     its nearest neighbours under the merged one, too. That is what a search returns.
+
+    Beside it stand what a search returns where the index was made by the dense model and only the query is merged (at
+    1, and at `neighbours`), and the cosine of each vector with the dense one after the dense vectors' mean is taken
+    from both (0 where it is negative).
 
     Args:
         model (`torch.nn.Module`): an encoder.
@@ -215,20 +233,35 @@ class EmbeddingJudge(Judge):
     def __init__(self, model: nn.Module, pool: Callable[..., torch.Tensor] | None = None, neighbours: int = 10):
         self._model, self._pool, self._neighbours = model, pool or pooled, neighbours
         self.agreement = f"{neighbours} nearest kept"
+        self.kept_metrics = ("dense_index_recall@1", f"dense_index_recall@{neighbours}", "centred_cosine")
 
     def answer(self, inputs: Mapping[str, Any]) -> list[torch.Tensor]:
         vectors = self._pool(self._model(**inputs), inputs).float()
         return list(nn.functional.normalize(vectors, dim=-1).cpu())
 
-    def decide(self, answers: list[torch.Tensor], references: list) -> list[set[int]]:
+    def decide(self, answers: list[torch.Tensor], references: list) -> list[Embedding]:
         if len(answers) < 2:
             raise ValueError("A sample alone has no neighbours: evaluate embeddings on many samples.")
         vectors = torch.stack(answers)
-        similarity = (vectors @ vectors.T).fill_diagonal_(-torch.inf)
-        return list(map(set, similarity.topk(min(self._neighbours, len(vectors) - 1)).indices.tolist()))
+        return list(map(Embedding, answers, self._nearest(vectors, vectors)))
 
-    def agree(self, decision: set[int], dense: set[int]) -> float:
-        return len(decision & dense) / len(dense)
+    def _nearest(self, queries: torch.Tensor, index: torch.Tensor) -> list[list[int]]:
+        similarity = (queries @ index.T).fill_diagonal_(-torch.inf)
+        return similarity.topk(min(self._neighbours, len(index) - 1)).indices.tolist()
+
+    def agree(self, decision: Embedding, dense: Embedding) -> float:
+        return len({*decision.nearest} & {*dense.nearest}) / len(dense.nearest)
+
+    def kept(self, decisions: list[Embedding], dense: list[Embedding]) -> dict[str, list[float]]:
+        merged, index = (torch.stack([one.vector for one in each]) for each in (decisions, dense))
+        found = [one.nearest for one in dense], self._nearest(merged, index)
+        centred = (vectors - index.mean(dim=0) for vectors in (merged, index))
+        scores = (
+            [float(right[0] == got[0]) for right, got in zip(*found)],
+            [len({*right} & {*got}) / len(right) for right, got in zip(*found)],
+            nn.functional.cosine_similarity(*centred, dim=-1).clamp(0, 1).tolist(),
+        )
+        return dict(zip(self.kept_metrics, scores))
 
 
 def pooled(output: Any, inputs: Mapping[str, Any]) -> torch.Tensor:

@@ -46,6 +46,7 @@ class Evaluation:
             of every metric, merged minus dense on the same samples; its interval is that of the paired differences.
         agreement (`dict[str, float]`): share of the answers that are the dense model's, with its interval.
         agreement_title (`str`): what tables call that.
+        kept (`dict[str, float]`): what else of the dense model is kept: of embeddings, see [`EmbeddingJudge`].
         gflops_dense, gflops_merged (`float`):
             10**9 operations of the rewritten encoders per sample (multiply-add = 1), the mean over the samples at
             their own lengths; merged includes the merge step.
@@ -73,6 +74,7 @@ class Evaluation:
     tokens_left: list[int]
     batch_size: int
     hardware: str
+    kept: dict[str, float] = field(default_factory=dict)
     source: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -164,6 +166,8 @@ def _row(one: Evaluation, dense: bool) -> dict[str, str]:
             "" if dense else percent(one.difference, name, "+")
         )
     row[f"{one.agreement_title}, %"] = "" if dense else percent(one.agreement, "agreement")
+    for name in filter(lambda name: f"{name}_low" in one.kept, one.kept):
+        row[f"{metric_title(name)}, %"] = "" if dense else percent(one.kept, name)
     fewer, faster = f" ({one.flops_ratio:.2f}x fewer)", f" ({timing.speedup:.2f}x as fast)"
     row["GFLOPs"] = f"{one.gflops_dense:.3g}" if dense else f"{one.gflops_merged:.3g}{fewer}"
     row["tokens"] = " + ".join(map(str, one.num_tokens if dense else one.tokens_left))

@@ -151,17 +151,32 @@ def test_embeddings_keep_neighbours():
     (evaluation,) = evaluate(model, texts(), EmbeddingJudge(model, neighbours=3), ratios=0.6)
 
     @torch.no_grad()
-    def nearest():
+    def embed():
         rows = [pooled(model(**batch), batch) for batch in texts()]
-        vectors = torch.nn.functional.normalize(torch.cat(rows), dim=-1)
-        similarity = (vectors @ vectors.T).fill_diagonal_(-1)
-        return [set(row.tolist()) for row in similarity.argsort(dim=1, descending=True)[:, :3]]
+        return torch.nn.functional.normalize(torch.cat(rows), dim=-1)
 
-    dense, merged = nearest(), None
+    def nearest(queries, index):
+        return (queries @ index.T).fill_diagonal_(-1).argsort(dim=1, descending=True)[:, :3].tolist()
+
+    def overlap(first, second):
+        return sum(len(set(one) & set(other)) / 3 for one, other in zip(first, second)) / 8
+
+    dense = embed()
     apply_pitome(model, 0.6)
-    merged = nearest()
-    kept = sum(len(first & second) / 3 for first, second in zip(dense, merged)) / 8
+    merged = embed()
+    kept = overlap(nearest(dense, dense), nearest(merged, merged))
     assert evaluation.agreement["agreement"] == pytest.approx(kept) and kept < 1
+    found, right = nearest(merged, dense), nearest(dense, dense)
+    first = sum(one[0] == other[0] for one, other in zip(found, right)) / 8
+    assert evaluation.kept["dense_index_recall@1"] == pytest.approx(first)
+    assert evaluation.kept["dense_index_recall@3"] == pytest.approx(overlap(found, right))
+    cosines = [
+        torch.nn.functional.cosine_similarity(one - dense.mean(0), other - dense.mean(0), dim=0).item()
+        for one, other in zip(merged, dense)
+    ]
+    assert evaluation.kept["centred_cosine"] == pytest.approx(sum(cosines) / 8, abs=1e-6) and min(cosines) > 0
+    shown = evaluate(model, texts(), EmbeddingJudge(model, neighbours=3), ratios=0.6).table()
+    assert {"dense index recall@3, %", "centred cosine, %"} <= {*shown.columns}
     assert evaluation.metrics == [] and evaluation.agreement_title == "3 nearest kept"
     with pytest.raises(ValueError, match="A sample alone has no neighbours"):
         evaluate(model, [{name: values[:1] for name, values in next(texts()).items()}])
