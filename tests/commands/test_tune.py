@@ -22,6 +22,8 @@ from huggingface_hub import ModelCard
 from transformers import AutoModelForSequenceClassification
 
 from optimum_pitome import PiToMeConfig, pitome_summary
+from optimum_pitome.analysis.timing import Timing
+from optimum_pitome.tuning import search
 
 
 @pytest.fixture
@@ -57,6 +59,23 @@ def test_a_bound(tune):
     assert "loss" in tune(*TEXTS, "--max-loss", 5.0)
 
 
+def test_a_speed_up(tune, tmp_path, monkeypatch):
+    """With a machine on which all saved operations become saved time."""
+    seen = []
+
+    def clock(model):
+        seen.append(pitome_summary(model).flops_ratio)
+        return Timing(100.0, 100.0 / seen[-1], seen[-1], seen[-1], seen[-1], 5)
+
+    monkeypatch.setattr(search, "timing_of", lambda batches: clock)
+    text = tune(*TEXTS, "--speed-up", 1.05, "--max-settings", 8, "-o", tmp_path)
+    head = json.loads((tmp_path / "search.jsonl").read_text().splitlines()[0])
+    assert head["speed_up"] == 1.05 and head["flops_ratio"] > 1 and len(seen) >= 2
+    assert "measured: 100 ms dense" in text and PiToMeConfig.from_pretrained(tmp_path).ratio is not None
+    assert "speed_up=90 is not reached here" in tune(*TEXTS, "--speed-up", 90, code=2)
+    assert "speed_up=1.0 is out of range" in tune(*TEXTS, "--speed-up", 1.0, code=2)
+
+
 @pytest.mark.slow  # the floor has no AutoImageProcessor without torchvision
 def test_pictures(tune):
     text = tune("vit", "--dataset", "pets", "--num-tokens", 40, "--max-settings", 5, "--max-samples", 8)
@@ -68,6 +87,7 @@ def test_pictures(tune):
     [
         ([], "Name one of --flops-ratio, --num-tokens, --speed-up, --min-agreement and --max-loss"),
         (["--flops-ratio", 1.2, "--max-loss", 1], "Name one of"),
+        (["--flops-ratio", 1.2, "--speed-up", 1.5], "Name one of"),
         (["--flops-ratio", 1.2, "--ratio", 0.9], "which is what is searched"),
         (["--flops-ratio", 50], "out of reach"),
         (["--flops-ratio", 1.1, "--profile", "late"], "a search compares the profiles itself"),
