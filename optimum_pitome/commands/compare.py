@@ -91,7 +91,8 @@ def _task(entry: Mapping[str, Any], args: argparse.Namespace, where: str) -> arg
         check_task(task)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
-    accepted = [*TASKS[task.task].judge.metrics, AGREEMENT]
+    judge = TASKS[task.task].judge
+    accepted = [*judge.metrics, AGREEMENT, *judge.kept_metrics]
     for measure in task.measures or ():
         if measure not in accepted:
             raise ValueError(f"{where}: measures: {measure!r}: expected some of {', '.join(accepted)}.")

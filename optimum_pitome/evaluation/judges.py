@@ -229,11 +229,12 @@ class EmbeddingJudge(Judge):
     """
 
     counts_masks = True
+    kept_metrics = ("dense_index_recall@1", "dense_index_recall@10", "centred_cosine")
 
     def __init__(self, model: nn.Module, pool: Callable[..., torch.Tensor] | None = None, neighbours: int = 10):
         self._model, self._pool, self._neighbours = model, pool or pooled, neighbours
         self.agreement = f"{neighbours} nearest kept"
-        self.kept_metrics = ("dense_index_recall@1", f"dense_index_recall@{neighbours}", "centred_cosine")
+        self.kept_metrics = (self.kept_metrics[0], f"dense_index_recall@{neighbours}", self.kept_metrics[2])
 
     def answer(self, inputs: Mapping[str, Any]) -> list[torch.Tensor]:
         vectors = self._pool(self._model(**inputs), inputs).float()
