@@ -267,7 +267,7 @@ def test_rows_without_what_the_task_needs(workplace, multimodal, evaluate):
         (["--dataset", "reviews.csv", "--ratio", "0.2"], "ratio=0.2 is out of range"),
         (["--dataset", "reviews.csv", "--dtype", "float7"], "--dtype float7: expected auto"),
         (["--dataset", "reviews.csv", "--device", "nowhere"], "--device nowhere"),
-        (["--dataset", "reviews.csv", "--max-samples", "0"], "max_samples=0: expected at least 1"),
+        (["--dataset", "reviews.csv", "--max-samples", "0"], "--max-samples 0: expected at least 1"),
         (["--dataset", "reviews.csv", "--label-column", "text"], ") are not those of the model (bad, good)"),
     ],
 )
