@@ -17,10 +17,8 @@
 import pytest
 import torch
 from modeling.helpers import VISION, assert_same_state, build, difference, images, run, snapshot
-from transformers import (
-    SiglipVisionConfig,
-    SiglipVisionModel,
-)
+from transformers import BertModel, SiglipVisionConfig, SiglipVisionModel
+from zoo.text import bert_config
 
 from optimum_pitome import (
     PiToMeConfig,
@@ -173,6 +171,21 @@ def test_importance_is_on_where_it_was_measured():
         found(build(), algorithm="tome") == found(build(), energy="paper") == found(build(), preset="official") == {0}
     )
     assert found(build(), algorithm="tome", importance=1) == {1.0}
+
+
+def test_texts_are_matched_by_position_where_there_is_a_budget():
+    def found(**settings):
+        (encoder,) = rewritten_encoders(apply_pitome(BertModel(bert_config()), settings))
+        return {(spec.algorithm, spec.importance) for spec in encoder.pitome.specs}
+
+    assert found(flops_ratio=1.2) == {("tome", 0.75)} and found(ratio=0.9) == {("pitome", 0.5)}
+    # What is named stays, ...
+    assert found(flops_ratio=1.2, algorithm="pitome") == {("pitome", 0.5)}
+    assert found(flops_ratio=1.2, algorithm="tofu") == {("tofu", 0.0)}
+    assert found(flops_ratio=1.2, importance=0.25) == {("tome", 0.25)}
+    # ... and an energy with an algorithm that reads it.
+    assert found(flops_ratio=1.2, energy="paper") == {("pitome", 0.0)}
+    assert found(flops_ratio=1.2, preset="official") == {("pitome_halves", 0.0)}
 
 
 def test_importance_needs_a_class_token():

@@ -29,7 +29,8 @@ from ..modeling.state import read_cache, read_mask
 _INNER_SEPARATORS = 2
 
 #: Measured with MiniLM on 20 Newsgroups (README, "Settings").
-DEFAULTS = {"layers": (0, 1, 2), "metric": "hidden_states", "profile": "late"}
+DEFAULTS = {"layers": (0, 1, 2), "metric": "hidden_states"}
+BUDGET_DEFAULTS = {"profile": "late", "algorithm": "tome", "importance": 0.75}
 
 
 def special_tokens(arguments: Mapping[str, Any]) -> tuple[torch.Tensor, int]:
@@ -108,5 +109,6 @@ SETTINGS = {
     "special_tokens": special_tokens,
     "refuses": refuses_decoder,
     "defaults": DEFAULTS,
+    "budget_defaults": BUDGET_DEFAULTS,
     "official": official_text,
 }

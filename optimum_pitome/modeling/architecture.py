@@ -67,6 +67,7 @@ class Architecture:
             A sub-module of the encoder, after the last layer, whose output returns to the original length whatever
             `unmerge` says: what follows inside the encoder (a pooling head) must see each token's weight.
         defaults (`Mapping[str, Any]`): Fields of `PiToMeConfig` that differ from the package's defaults.
+        budget_defaults (`Mapping[str, Any]`): Those that differ where there is a budget in place of a ratio.
         official (`Callable[[int, int], Mapping[str, Any]]`, *optional*):
             What the released code does in layer `i` of `L`: fields of [`~merging.MergeSpec`], and `merges` (`bool`).
         marks_outputs (`bool`): Whether the hidden states that leave it say how to shorten them (`marks.py`).
@@ -88,6 +89,7 @@ class Architecture:
     refuses: Callable[[nn.Module], str | None] | None = None
     full_length_at: str | None = None
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    budget_defaults: Mapping[str, Any] = field(default_factory=dict)
     official: Callable[[int, int], Mapping[str, Any]] | None = None
     marks_outputs: bool = False
 

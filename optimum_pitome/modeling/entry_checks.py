@@ -75,10 +75,12 @@ def _check_num_prefix_tokens(architecture: Architecture) -> None:
 
 
 def _check_defaults(architecture: Architecture) -> None:
-    for name, value in architecture.defaults.items():
-        if name not in FIELDS:
-            raise ValueError(f"defaults={show(dict(architecture.defaults))}: {unknown_field_message(name, value)}")
-        FIELDS[name].checked(value)
+    for given in ("defaults", "budget_defaults"):
+        for name, value in getattr(architecture, given).items():
+            if name not in FIELDS:
+                fields = show(dict(getattr(architecture, given)))
+                raise ValueError(f"{given}={fields}: {unknown_field_message(name, value)}")
+            FIELDS[name].checked(value)
 
 
 def _check_token_arguments(architecture: Architecture) -> None:

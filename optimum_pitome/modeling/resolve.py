@@ -68,7 +68,11 @@ def resolve_specs(
     # Where there is a budget, any ratio below 1 stands for the one that follows from it.
     ratios = _per_layer("ratio", MIN_RATIO if config.ratio is None else config.ratio, merging, num_layers)
     margins = _per_layer("margin", config.margin, merging, num_layers)
-    usual = {name: architecture.defaults.get(name, FIELDS[name].usual) for name in _OF_A_LAYER if name != "margin"}
+    usual = _usual(config, architecture)
+    measured = {
+        (one["algorithm"], one["energy"]): one["importance"]
+        for one in ({name: field.usual for name, field in FIELDS.items()}, usual)
+    }
     chosen = {name: value for name in _OF_A_LAYER if (value := getattr(config, name)) is not None}
     official = architecture.official if config.preset == "official" else None
     min_tokens = config.min_tokens or 0
@@ -80,10 +84,10 @@ def resolve_specs(
             settings.update(official(index, num_layers))
             merges = settings.pop("merges", True) and merges
         settings.update(chosen, margin=margins.get(index, settings["margin"]))
-        measured = has_class_token and settings["algorithm"] == "pitome" and settings["energy"] == "nearest"
-        if "importance" not in chosen and not measured:
-            # Measured with these two only; and a comparison by name should compare what the name says.
-            settings["importance"] = 0.0
+        if "importance" not in chosen:
+            # On where it was measured: a comparison by name should compare what the name says.
+            method = settings["algorithm"], settings["energy"]
+            settings["importance"] = measured.get(method, 0.0) if has_class_token else 0.0
         algorithm = ALGORITHMS[settings["algorithm"]]
         if algorithm.reads_attention and not has_class_token:
             raise ValueError(
@@ -95,6 +99,14 @@ def resolve_specs(
         specs.append(MergeSpec(ratio, **settings))
     _warn_of_unused(config, specs)
     return tuple(specs) if config.ratio is not None else _fit_budget(config, architecture, tuple(specs), shape_of())
+
+
+def _usual(config: PiToMeConfig, architecture: Architecture) -> dict[str, Any]:
+    """What the fields of a layer are where the user does not say; the margin follows from the depth."""
+    defaults = architecture.defaults
+    if config.ratio is None and all(getattr(config, name) is None for name in ("energy", "margin", "alpha")):
+        defaults = {**defaults, **architecture.budget_defaults}  # who names an energy wants it to be read
+    return {name: defaults.get(name, FIELDS[name].usual) for name in _OF_A_LAYER if name != "margin"}
 
 
 def budget_of(architecture: Architecture, flops_ratio: float | None, num_tokens: int | None) -> Budget:
@@ -117,7 +129,7 @@ def _fit_budget(
     """`specs` with the ratios that a budget asks for."""
     budget = budget_of(architecture, config.flops_ratio, config.num_tokens)
     last = max(architecture.reads, default=len(specs))  # what later layers merge reaches nobody
-    profile = config.profile or architecture.defaults.get("profile", FIELDS["profile"].usual)
+    profile = config.profile or architecture.budget_defaults.get("profile", FIELDS["profile"].usual)
     return fit(shape, specs, PROFILES[profile].removed, budget, last)
 
 
