@@ -32,7 +32,7 @@ from ..evaluation.comparison import ComparedTask, compare_tasks
 from ..evaluation.comparison_report import AGREEMENT, Comparison
 from ..evaluation.grid import Grid
 from ..evaluation.significance import scipy_stats
-from .options import add_entry
+from .task_options import add_entry
 from .tasks import TASKS, check_task, empty_model, load_task, read_data
 
 

@@ -26,27 +26,13 @@ from ..configuration.checks import Setting
 from ..configuration.fields import COUNTS, FIELDS, fields_of
 from .arguments import fail
 from .imports import ModuleError, import_module
-
-
-#: Of `evaluate`; what they do is in `tasks.py`, which imports torch.
-TASK_NAMES = (
-    "image-classification",
-    "text-classification",
-    "visual-question-answering",
-    "image-text-retrieval",
-    "feature-extraction",
-)
+from .task_options import add_data, add_model, add_running, add_task
 
 
 def add_options(parser: argparse.ArgumentParser, command: str) -> None:
     _add_imports(parser)
     for add in _OPTIONS[command]:
         add(parser)
-
-
-def _add_model(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", help="Hub id or folder of a model, or of a PiToMe recipe.")
-    parser.add_argument("--revision", default="main", help="Revision on the Hub.")
 
 
 def _add_imports(parser: argparse.ArgumentParser) -> None:
@@ -102,39 +88,9 @@ def _add_summary(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_data(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
-    data = parser.add_argument_group("data")
-    data.add_argument(
-        "--dataset",
-        required=True,
-        help="Hub id; a folder with one sub-folder of pictures per class, or with a metadata.jsonl, or written "
-        "by save_to_disk; of texts also a csv, tsv, json, jsonl or parquet file.",
-    )
-    data.add_argument("--dataset-config", help="Configuration of a data set on the Hub.")
-    data.add_argument("--dataset-revision", help="Revision of a data set on the Hub.")
-    data.add_argument("--split", help="Default: test, validation, or the only one.")
-    data.add_argument("--max-samples", type=int, help="Number of samples; the random choice is always the same.")
-    data.add_argument(
-        "--input-columns",
-        nargs="+",
-        help="Column of pictures or texts; two for pairs of texts, and for pictures with questions. Default: found "
-        "by type.",
-    )
-    data.add_argument("--max-length", type=int, help="Longest text in tokens. Default: the model's, at most 512.")
-    return data
-
-
-def _add_running(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
-    running = parser.add_argument_group("running")
-    running.add_argument("--batch-size", type=int, default=32, help="Samples at once (32).")
-    running.add_argument("--device", default="cpu", help="Such as cpu (default) or cuda.")
-    running.add_argument("--dtype", default="auto", help="Such as bfloat16. Default: that of the checkpoint.")
-    return running
-
-
 def _add_tuning(parser: argparse.ArgumentParser) -> None:
-    _add_data(parser)
-    _add_running(parser)
+    add_data(parser)
+    add_running(parser)
     group = parser.add_argument_group(
         "what is searched",
         "With --flops-ratio, --num-tokens or --speed-up: the ratio of every layer that loses the least within that "
@@ -159,8 +115,8 @@ def _add_tuning(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_spectrum(parser: argparse.ArgumentParser) -> None:
-    _add_data(parser)
-    _add_running(parser)
+    add_data(parser)
+    add_running(parser)
     several = {"nargs": "+", "metavar": "JSON", "type": _json_settings}
     text = "Settings to compare, as JSON or files. Default: every algorithm. The one layer that merges keeps --ratio "
     parser.add_argument("--settings", **several, help=f"{text}(0.75); --layers says which take their turn (all).")
@@ -193,37 +149,6 @@ def _add_several(parser: argparse.ArgumentParser) -> None:
 def _add_sizes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sequence-length", type=int, help="Tokens of a text (default: as many as the model reads).")
     parser.add_argument("--image-size", type=int, help="Side of the pictures in pixels (default: the model's).")
-
-
-def add_task(parser: argparse.ArgumentParser) -> None:
-    """The options of a task: those of an entry under `tasks` in the file of `compare`, too."""
-    parser.add_argument(
-        "--task",
-        required=True,
-        choices=TASK_NAMES,
-        help="Classification: pictures or texts with classes, accuracy. visual-question-answering (LLaVA): columns of "
-        "pictures, questions and answers (a text, a list, or dictionaries as in VQAv2), VQA accuracy of what is "
-        "generated. image-text-retrieval (CLIP, SigLIP, dual encoders): pictures with captions (a text or a list; "
-        "equal pictures are one), recall both ways. feature-extraction (encoders): pictures or texts without labels, "
-        "how many of the ten nearest neighbours of each stay.",
-    )
-    data = _add_data(parser)
-    data.add_argument("--label-column", help="Of classes, answers or captions. Default: found by type, or by name.")
-    data.add_argument("--instruction", default="", help="Appended to every question.")
-    running = _add_running(parser)
-    running.add_argument("--max-new-tokens", type=int, default=16, help="Longest answer in tokens (16).")
-
-
-def add_entry(parser: argparse.ArgumentParser) -> None:
-    """What an entry under `tasks` may say."""
-    _add_model(parser)
-    add_task(parser)
-    parser.add_argument("--name", help="What tables call the task. Default: the name of the data set.")
-    parser.add_argument(
-        "--measures",
-        nargs="+",
-        help="What settings are compared by: accuracy, agreement, ... Default: the first metric of the task.",
-    )
 
 
 def _add_comparison(parser: argparse.ArgumentParser) -> None:
@@ -321,10 +246,10 @@ def _json_settings(text: str) -> dict[str, Any]:
 
 
 _OPTIONS = {
-    "summary": (_add_model, add_settings, _add_summary),
-    "evaluate": (_add_model, add_settings, _add_evaluation),
-    "benchmark": (_add_model, add_settings, _add_benchmark),
-    "tune": (_add_model, add_settings, _add_tuning),
-    "spectrum": (_add_model, add_settings, _add_spectrum),
+    "summary": (add_model, add_settings, _add_summary),
+    "evaluate": (add_model, add_settings, _add_evaluation),
+    "benchmark": (add_model, add_settings, _add_benchmark),
+    "tune": (add_model, add_settings, _add_tuning),
+    "spectrum": (add_model, add_settings, _add_spectrum),
     "compare": (_add_comparison,),
 }

@@ -130,15 +130,12 @@ class Settings:
         check_count,
     )
     algorithm: str | None = declare(
-        'How tokens are matched: `"pitome"`, `"pitome_unprotected"` (the energy-ordered matching that the released '
-        'code of the paper uses in some layers: any token may merge), `"pitome_halves"` (its matching for text: the '
-        'more redundant half of the candidates joins the other), `"pitome_random_split"` (chance says which half '
-        'joins the other), `"mutual"` (pairs of tokens that are each other\'s nearest first: keeps the vectors of '
-        'patches better), `"tome"` (alternating positions), `"tofu"` (as '
-        '`"tome"`, but early layers keep one of the two tokens and later ones the norm), `"dct"` (no matching: keeps '
-        'the lowest frequencies of the sequence), `"diffrate"` (by the attention of the class token: half of what '
-        'goes is dropped, half merges; rates are not learned here), or `"random"` (drops tokens '
-        "unseen: the floor that the others must clear).",
+        'How tokens are matched: `"pitome"`, `"pitome_unprotected"` (energy-ordered matching of the released code: '
+        'any token may merge), `"pitome_halves"` (its matching for text: the more redundant half joins the other), '
+        '`"pitome_random_split"` (any half joins the other), `"mutual"` (tokens that are each other\'s nearest first), '
+        '`"tome"` (alternating positions), `"tofu"` (as `"tome"`, but early layers keep one of two tokens and later '
+        'ones the norm), `"dct"` (no matching: the lowest frequencies of the sequence), `"diffrate"` (by the attention '
+        'of the class token: half of what goes is dropped; no rates are learned), or `"random"` (drops tokens unseen).',
         choices=ALGORITHMS,
         register="optimum_pitome.register_algorithm",
         usual="pitome",
@@ -226,10 +223,7 @@ class Settings:
         functools.partial(check_count, low=1),
     )
     random_seed: int | None = declare(
-        "What an algorithm leaves to chance differs from seed to seed, and is the same in every run.",
-        check_count,
-        usual=0,
-        read_by=lambda algorithm, energy: algorithm.draws,
+        "Of what an algorithm leaves to chance.", check_count, usual=0, read_by=lambda algorithm, _: algorithm.draws
     )
     profile: str | None = declare(
         "How a budget is spread over the depth: "

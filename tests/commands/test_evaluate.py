@@ -36,7 +36,7 @@ from zoo import vision_language
 from zoo.llava import make_processor, picture
 
 from optimum_pitome import PiToMeConfig, apply_pitome
-from optimum_pitome.commands.options import TASK_NAMES
+from optimum_pitome.commands.task_options import TASK_NAMES
 from optimum_pitome.commands.tasks import TASKS
 from optimum_pitome.evaluation.data import (
     accepted_answers,

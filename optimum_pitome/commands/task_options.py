@@ -1,0 +1,95 @@
+# Copyright 2026 The optimum_pitome authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The options that say what is evaluated: model, data and task. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import argparse
+
+
+#: Of `evaluate`; what they do is in `tasks.py`, which imports torch.
+TASK_NAMES = (
+    "image-classification",
+    "text-classification",
+    "visual-question-answering",
+    "image-text-retrieval",
+    "feature-extraction",
+)
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help="Hub id or folder of a model, or of a PiToMe recipe.")
+    parser.add_argument("--revision", default="main", help="Revision on the Hub.")
+
+
+def add_data(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    data = parser.add_argument_group("data")
+    data.add_argument(
+        "--dataset",
+        required=True,
+        help="Hub id; a folder with one sub-folder of pictures per class, or with a metadata.jsonl, or written "
+        "by save_to_disk; of texts also a csv, tsv, json, jsonl or parquet file.",
+    )
+    data.add_argument("--dataset-config", help="Configuration of a data set on the Hub.")
+    data.add_argument("--dataset-revision", help="Revision of a data set on the Hub.")
+    data.add_argument("--split", help="Default: test, validation, or the only one.")
+    data.add_argument("--max-samples", type=int, help="Number of samples; the random choice is always the same.")
+    data.add_argument(
+        "--input-columns",
+        nargs="+",
+        help="Column of pictures or texts; two for pairs of texts, and for pictures with questions. Default: found "
+        "by type.",
+    )
+    data.add_argument("--max-length", type=int, help="Longest text in tokens. Default: the model's, at most 512.")
+    return data
+
+
+def add_running(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    running = parser.add_argument_group("running")
+    running.add_argument("--batch-size", type=int, default=32, help="Samples at once (32).")
+    running.add_argument("--device", default="cpu", help="Such as cpu (default) or cuda.")
+    running.add_argument("--dtype", default="auto", help="Such as bfloat16. Default: that of the checkpoint.")
+    return running
+
+
+def add_task(parser: argparse.ArgumentParser) -> None:
+    """The options of a task: those of an entry under `tasks` in the file of `compare`, too."""
+    parser.add_argument(
+        "--task",
+        required=True,
+        choices=TASK_NAMES,
+        help="Classification: pictures or texts with classes, accuracy. visual-question-answering (LLaVA): columns of "
+        "pictures, questions and answers (a text, a list, or dictionaries as in VQAv2), VQA accuracy of what is "
+        "generated. image-text-retrieval (CLIP, SigLIP, dual encoders): pictures with captions (a text or a list; "
+        "equal pictures are one), recall both ways. feature-extraction (encoders): pictures or texts without labels, "
+        "how many of the ten nearest neighbours of each stay.",
+    )
+    data = add_data(parser)
+    data.add_argument("--label-column", help="Of classes, answers or captions. Default: found by type, or by name.")
+    data.add_argument("--instruction", default="", help="Appended to every question.")
+    running = add_running(parser)
+    running.add_argument("--max-new-tokens", type=int, default=16, help="Longest answer in tokens (16).")
+
+
+def add_entry(parser: argparse.ArgumentParser) -> None:
+    """What an entry under `tasks` may say."""
+    add_model(parser)
+    add_task(parser)
+    parser.add_argument("--name", help="What tables call the task. Default: the name of the data set.")
+    parser.add_argument(
+        "--measures",
+        nargs="+",
+        help="What settings are compared by: accuracy, agreement, ... Default: the first metric of the task.",
+    )
