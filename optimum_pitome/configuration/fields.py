@@ -135,7 +135,7 @@ class Settings:
         '`"pitome_random_split"` (any half of them), `"mutual"` (those that are each other\'s nearest first), `"tome"` '
         '(alternating positions), `"tofu"` (as `"tome"`, but early layers keep one of two tokens and later ones the '
         'norm), `"dct"` (no matching: the lowest frequencies of the sequence), `"diffrate"` (by the attention of the '
-        'class token: half of what goes is dropped; no rates are learned), or `"random"` (drops tokens unseen).',
+        'class token: half of what goes is dropped; no rates are learned), or `"random"`.',
         choices=ALGORITHMS,
         register="optimum_pitome.register_algorithm",
         usual="pitome",
