@@ -132,7 +132,7 @@ class Settings:
     algorithm: str | None = declare(
         'How tokens are matched: `"pitome"`, `"pitome_unprotected"` (energy-ordered matching of the released code: '
         'any token may merge), `"pitome_halves"` (its matching for text: the more redundant half joins the other), '
-        '`"pitome_random_split"` (any half of them), `"mutual"` (those that are each other\'s nearest first), `"tome"` '
+        '`"pitome_random_split"` (any half), `"mutual"` (those that are each other\'s nearest first), `"tome"` '
         '(alternating positions), `"tofu"` (as `"tome"`, but early layers keep one of two tokens and later ones the '
         'norm), `"dct"` (no matching: the lowest frequencies of the sequence), `"diffrate"` (by the attention of the '
         'class token: half of what goes is dropped; no rates are learned), or `"random"`.',
