@@ -256,11 +256,21 @@ class MergeState:
     def __post_init__(self):
         self.slots = [UNTOUCHED] + [None] * len(self.specs)
 
+    def entering(self, index: int) -> Tokens:
+        """What layer `index` receives: what left the last layer before it that ran (layers may be dropped out)."""
+        return next(slot for slot in reversed(self.slots[: index + 1]) if slot is not None)
+
+    def arrive(self) -> bool:
+        """Fills the slots after layers that were dropped out; whether the state has reached any layer at all."""
+        reached = any(slot is not None for slot in self.slots[1:])
+        self.slots = [self.entering(index) for index in range(len(self.slots))]
+        return reached
+
     def merges(self, index: int, num_tokens: int) -> bool:
         """Whether layer `index` can merge anything in a sequence of `num_tokens`, whatever the sample."""
         if self.specs[index].ratio.is_dense:
             return False
-        sizes = self.slots[index].sizes
+        sizes = self.entering(index).sizes
         if sizes is not None and is_opaque(sizes):
             return True  # the length is not known before the model runs; the operator may find nothing to merge
         return self._removes(index, num_tokens)
@@ -286,7 +296,16 @@ class MergeState:
 
         Returns:
             As many entries; `None` after a layer that did not run.
+
+        Raises:
+            RuntimeError: if there are fewer, since layers were dropped out.
         """
+        if len(captured) not in (0, len(self.slots)):
+            raise RuntimeError(
+                f"Hidden states of {len(captured)} places were collected in an encoder of {len(self.specs)} layers: "
+                "layers were dropped out (layerdrop), so it is unknown which tokens each has. Set layerdrop to 0, or "
+                "leave output_hidden_states out."
+            )
         returned = []
         for index, (hidden_state, tokens) in enumerate(zip(captured, self.slots)):
             if hidden_state is None or (index > 0 and not self.runs(index - 1)):
