@@ -72,4 +72,9 @@ ROTARY_SETTINGS = {
 
 register_architecture(modeling_nomic_bert.NomicBertModel, NomicBertLayer, **ROTARY_SETTINGS)
 register_architecture(modeling_jina_embeddings_v3.JinaEmbeddingsV3Model, JinaEmbeddingsV3Layer, **ROTARY_SETTINGS)
-register_architecture(modeling_eurobert.EuroBertModel, EuroBertDecoderLayer, **ROTARY_SETTINGS)
+register_architecture(
+    modeling_eurobert.EuroBertModel,
+    EuroBertDecoderLayer,
+    read_whole=("EuroBertForSequenceClassification",),  # a mean by the mask
+    **ROTARY_SETTINGS,
+)

@@ -48,6 +48,7 @@ register_architecture(
     num_prefix_tokens=0,
     num_tokens=lambda config: config.num_patches,
     read_arguments=read_pixel_mask,
+    read_whole=("Siglip2ForImageClassification",),  # a mean by the same mask
     full_length_at="encoder",  # the pooling head knows no sizes, and the mask of the patches has their number
 )
 refuse_architecture(

@@ -27,6 +27,7 @@ _FOLDERS = {
     "vit": "vit deit vit_msn",
     "vit_like": "ijepa vit_mae pixio vivit audio_spectrogram_transformer",
     "videomae": "videomae",
+    "vjepa2": "vjepa2",
     "dense_prediction": "yolos dpt vitpose_backbone",
     "dinov2": "dinov2 dinov2_with_registers",
     "dinov3": "dinov3_vit",
@@ -45,6 +46,8 @@ _FOLDERS = {
     "rotary": "nomic_bert jina_embeddings_v3 eurobert",
     "gte": "gte",
     "modernbert": "modernbert",
+    "wav2vec2": "wav2vec2 hubert",
+    "whisper": "whisper",
 }
 
 

@@ -27,8 +27,9 @@ from transformers.utils import output_capturing
 
 from .attention import check_implementation
 from .marks import mark_tokens
+from .masks import check_mask, read_mask
 from .signatures import names
-from .state import STATE_KEY, MergeState, Tokens, check_mask, read_mask
+from .state import STATE_KEY, MergeState, Tokens
 from .wrap import wrap
 
 

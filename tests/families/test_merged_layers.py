@@ -25,7 +25,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from zoo import all_cases
+from zoo import one_per_encoder, outputs_of
 
 from optimum_pitome import apply_pitome
 from optimum_pitome.modeling.rewrite import rewritten_encoders
@@ -34,13 +34,13 @@ from optimum_pitome.modeling.state import Tokens, take_pairs
 
 def first_cases():
     """One model for each encoder class, the first in which it merges."""
-    cases, found = {}, {}
-    for case in all_cases():
-        cases.setdefault(case.config().model_type, case)
-    for case in cases.values():
-        for encoder in rewritten_encoders(apply_pitome(case.build(), 0.8)):
+    found = {}
+    for case in one_per_encoder():
+        with torch.device("meta"):
+            model = case.build()
+        for encoder in rewritten_encoders(apply_pitome(model, 0.8)):
             architecture = encoder.pitome.architecture
-            # Behind what is read no layer runs; and where the layer itself attends, it has to be cut in two to be seen.
+            # After what is read no layer runs, and a layer that attends by itself is not seen as a whole.
             if not architecture.reads and architecture.attention_interface:
                 found.setdefault(type(encoder), case)
     return list(found.values())
@@ -141,7 +141,36 @@ def test_merged_layers_are_dense_layers_on_copies(case, layers):
             hidden_states = torch.where(real.unsqueeze(-1), torch.stack(means), hidden_states)
         copies = found[index][rows, groups]
         torch.testing.assert_close(copies[real], hidden_states[real], atol=1e-4, rtol=1e-4)
+        alone = special_tokens(records, encoder, batch, length)
+        same = (groups[:, :, None] == groups[:, None, :]) & real[:, None, :]
+        assert (same.sum(dim=2)[alone] == 1).all()
     assert merged
+
+
+def special_tokens(records, encoder, batch, length):
+    """Which tokens must be in no group but their own: `(B, N)` bool."""
+    special = torch.zeros(batch, length, dtype=torch.bool)
+    special[:, : encoder.pitome.num_prefix_tokens] = True
+    architecture = encoder.pitome.architecture
+    special[:, length - architecture.count_suffix(encoder.config) :] = True
+    first = next((record.tokens.special for record in records.values() if record.tokens.sizes is None), None)
+    return special if first is None else special | first
+
+
+@each_case
+def test_hidden_states_and_attentions(case):
+    """Hidden states have their original length, whoever collects them; attentions are among the tokens there were."""
+    model, encoder = rewritten(case, [0, 1], min_tokens=6)
+    inputs = case.inputs(2)
+    with torch.no_grad():
+        dense = outputs_of(case.build("eager")(**inputs, output_hidden_states=True, output_attentions=True))
+        found = outputs_of(model(**inputs, output_hidden_states=True, output_attentions=True))
+    assert found.keys() == dense.keys()
+    states = [name for name in found if "hidden_states." in name]
+    assert states and all(found[name].shape == dense[name].shape for name in states)
+    shorter = [name for name in found if "attentions." in name and found[name].shape != dense[name].shape]
+    shows_its_attentions = type(model).__module__ == type(encoder).__module__
+    assert shorter or not shows_its_attentions
 
 
 @each_case

@@ -115,6 +115,11 @@ def all_cases() -> list[Case]:
     return [case for case in every_case() if _is_installed(case.runs_since) and _is_installed(case.supported_since)]
 
 
+def one_per_encoder() -> list[Case]:
+    """The first of each configuration: enough for what happens in layers, whatever head reads them."""
+    return list({case.config: case for case in reversed(all_cases())}.values())[::-1]
+
+
 def refused_cases() -> list[Case]:
     """Those that the installed transformers is too old for."""
     return [

@@ -30,7 +30,7 @@ def of(config_class, sizes=TINY, **settings):
 
 
 def eurobert_config():
-    return EuroBertConfig(**_NO_TYPES, num_key_value_heads=1, mask_token_id=4, classifier_pooling="mean")
+    return EuroBertConfig(**_NO_TYPES, num_key_value_heads=1, mask_token_id=4)
 
 
 def modernbert_config():
@@ -49,6 +49,7 @@ _CONFIGS = {
 if hasattr(transformers, "GteConfig"):
     _CONFIGS["Gte"] = of(transformers.GteConfig)
 
+_EVERY_TOKEN = ("ForTokenClassification", "ForMaskedLM")
 #: Other heads read the same outputs as those of `zoo.text`.
 _HEADS = ("Model", "ForSequenceClassification", "ForTokenClassification", "ForMaskedLM")
 
@@ -57,7 +58,7 @@ CASES = [
         getattr(transformers, name + head),
         config,
         text_inputs,
-        reads_every_token=head in ("ForTokenClassification", "ForMaskedLM"),
+        reads_every_token=head in _EVERY_TOKEN or name + head == "EuroBertForSequenceClassification",
     )
     for name, config in _CONFIGS.items()
     for head in _HEADS

@@ -16,7 +16,7 @@
 
 import torch
 import transformers
-from transformers import VideoMAEConfig, VivitConfig
+from transformers import VideoMAEConfig, VivitConfig, VJEPA2Config
 
 from zoo import Case
 from zoo.vit import SIZES
@@ -45,12 +45,27 @@ def videomae_config():
     return VideoMAEConfig(**TINY, **decoder, decoder_num_hidden_layers=1)
 
 
+def vjepa2_config():
+    sizes = {name: TINY[name] for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "patch_size")}
+    predictor = {"pred_hidden_size": 32, "pred_num_attention_heads": 2, "pred_num_hidden_layers": 1}
+    pooler = {"num_pooler_layers": 1}
+    return VJEPA2Config(
+        **sizes, **predictor, **pooler, crop_size=16, frames_per_clip=FRAMES, pred_num_mask_tokens=2, num_labels=3
+    )
+
+
+def jepa_clip(batch_size: int) -> dict[str, torch.Tensor]:
+    return {"pixel_values_videos": clip(batch_size)["pixel_values"]}
+
+
 _CONFIGS = {
     "VivitModel": (vivit_config, clip),
     "VivitForVideoClassification": (vivit_config, clip),
     "VideoMAEModel": (videomae_config, clip),
     "VideoMAEForVideoClassification": (videomae_config, clip),
     "VideoMAEForPreTraining": (videomae_config, with_masked_tubes),
+    "VJEPA2Model": (vjepa2_config, jepa_clip),
+    "VJEPA2ForVideoClassification": (vjepa2_config, jepa_clip),
 }
 
 CASES = [
@@ -58,7 +73,7 @@ CASES = [
         getattr(transformers, name),
         config,
         inputs,
-        reads_every_token=name.endswith("ForPreTraining"),
+        reads_every_token=name.endswith("ForPreTraining") or name.startswith("VJEPA2"),
         of_batch=("loss",) if name.endswith("ForPreTraining") else (),
     )
     for name, (config, inputs) in _CONFIGS.items()
