@@ -59,6 +59,14 @@ class HubertEncoderLayerStableLayerNorm(PreNormLayer, modeling_hubert.HubertEnco
     pass
 
 
+def num_frames(config) -> int:
+    """Frames of ten seconds at 16 kHz, since sounds have no configured length."""
+    length = 160000
+    for kernel, stride in zip(config.conv_kernel, config.conv_stride):
+        length = (length - kernel) // stride + 1
+    return length
+
+
 # The models around these encoders make the mask of their frames from that of the samples.
 for _encoder_class, _layer_class in (
     (modeling_wav2vec2.Wav2Vec2Encoder, Wav2Vec2EncoderLayer),
@@ -71,7 +79,6 @@ for _encoder_class, _layer_class in (
         _layer_class,
         part="audio",
         num_prefix_tokens=0,
-        # Ten seconds of 16 kHz: clips have no configured length.
-        num_tokens=lambda config: 160000 // config.inputs_to_logits_ratio,
+        num_tokens=num_frames,
         read_whole=("Wav2Vec2ForSequenceClassification", "Wav2Vec2ForXVector", "HubertForSequenceClassification"),
     )

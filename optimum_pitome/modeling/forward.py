@@ -87,7 +87,7 @@ def _merging(forward: Callable) -> Callable:
             if getattr(self, "pitome", None) is None:
                 raise RuntimeError(_changed_while_it_ran(rewrite)) from error
             raise
-        if not state.arrive():
+        if not state.arrive() and not _drops_layers(self):
             raise RuntimeError(_lost_state(self, rewrite))
         if rewrite.unmerge:
             captured[num_captured:] = state.hidden_states(tuple(captured[num_captured:]), True)
@@ -210,6 +210,12 @@ def _changed_while_it_ran(rewrite: EncoderRewrite) -> str:
         "changes the model's classes, so no forward may run meanwhile; apply_pitome and pitome_disabled may come at "
         "any time, since a forward keeps the settings that it started with."
     )
+
+
+def _drops_layers(encoder: nn.Module) -> bool:
+    """Whether it may have left out all of its layers."""
+    settings = [getattr(encoder.config, name, 0.0) for name in ("layerdrop", "encoder_layerdrop")]
+    return encoder.training and any(settings)
 
 
 def _lost_state(encoder: nn.Module, rewrite: EncoderRewrite) -> str:

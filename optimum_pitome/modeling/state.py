@@ -191,6 +191,7 @@ class MergeState:
         watch (`Callable`, *optional*): called with a `LayerRecord` by every layer that can merge.
         slots (`list[Tokens | None]`):
             `slots[i]` is what layer `i` receives, `slots[-1]` what leaves the encoder; `None` until it is known.
+        filled (`tuple[int, ...]`): the slots that the layers filled, once all have run (or were dropped out).
     """
 
     specs: tuple[MergeSpec, ...]
@@ -201,6 +202,7 @@ class MergeState:
     num_run: int | None = None
     watch: Callable[[Any], None] | None = None
     slots: list[Tokens | None] = field(init=False)
+    filled: tuple[int, ...] = field(init=False, default=())
 
     def __post_init__(self):
         self.slots = [UNTOUCHED] + [None] * len(self.specs)
@@ -211,9 +213,9 @@ class MergeState:
 
     def arrive(self) -> bool:
         """Fills the slots after layers that were dropped out; whether the state has reached any layer at all."""
-        reached = any(slot is not None for slot in self.slots[1:])
+        self.filled = tuple(index for index, slot in enumerate(self.slots) if slot is not None)
         self.slots = [self.entering(index) for index in range(len(self.slots))]
-        return reached
+        return len(self.filled) > 1
 
     def merges(self, index: int, num_tokens: int) -> bool:
         """Whether layer `index` can merge anything in a sequence of `num_tokens`, whatever the sample."""
@@ -245,18 +247,12 @@ class MergeState:
 
         Returns:
             As many entries; `None` after a layer that did not run.
-
-        Raises:
-            RuntimeError: if there are fewer, since layers were dropped out.
         """
-        if len(captured) not in (0, len(self.slots)):
-            raise RuntimeError(
-                f"Hidden states of {len(captured)} places were collected in an encoder of {len(self.specs)} layers: "
-                "layers were dropped out (layerdrop), so it is unknown which tokens each has. Set layerdrop to 0, or "
-                "leave output_hidden_states out."
-            )
+        # Layers that were dropped out have no entry.
+        places = self.filled if len(captured) == len(self.filled) else range(len(self.slots))
         returned = []
-        for index, (hidden_state, tokens) in enumerate(zip(captured, self.slots)):
+        for index, hidden_state in zip(places, captured):
+            tokens = self.slots[index]
             if hidden_state is None or (index > 0 and not self.runs(index - 1)):
                 hidden_state = None
             elif unmerge:
