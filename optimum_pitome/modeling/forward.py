@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.utils import output_capturing
+from transformers.utils import is_torchdynamo_compiling, output_capturing
 
 from .attention import check_implementation
 from .marks import mark_tokens
@@ -88,6 +88,7 @@ def _merging(forward: Callable) -> Callable:
                 raise RuntimeError(_changed_while_it_ran(rewrite)) from error
             raise
         if not state.arrive() and not _drops_layers(self):
+            # It was lost on the way, or some layers have become dense meanwhile.
             raise RuntimeError(_lost_state(self, rewrite))
         if rewrite.unmerge:
             captured[num_captured:] = state.hidden_states(tuple(captured[num_captured:]), True)
@@ -103,7 +104,11 @@ def _captured_around(encoder: nn.Module) -> list:
     transformers collects them while they are computed, for the model whose `forward` has the decorator. That is the
     model around an encoder that is no model itself, and it never learns of the state of this forward.
     """
-    collected = None if isinstance(encoder, PreTrainedModel) else output_capturing._active_collector.get()
+    collector = output_capturing._active_collector
+    # While dynamo compiles, which cannot trace context variables, it is one only where nobody collects.
+    if isinstance(encoder, PreTrainedModel) or (is_torchdynamo_compiling() and not collector.compiling):
+        return []
+    collected = collector.get()
     return [] if collected is None else collected.get("hidden_states", [])
 
 
@@ -213,9 +218,9 @@ def _changed_while_it_ran(rewrite: EncoderRewrite) -> str:
 
 
 def _drops_layers(encoder: nn.Module) -> bool:
-    """Whether it may have left out all of its layers."""
+    """Whether it may have left out some of its layers."""
     settings = [getattr(encoder.config, name, 0.0) for name in ("layerdrop", "encoder_layerdrop")]
-    return encoder.training and any(settings)
+    return encoder.training and any(settings) and getattr(encoder, "pitome", None) is not None
 
 
 def _lost_state(encoder: nn.Module, rewrite: EncoderRewrite) -> str:

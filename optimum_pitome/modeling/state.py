@@ -212,10 +212,10 @@ class MergeState:
         return next(slot for slot in reversed(self.slots[: index + 1]) if slot is not None)
 
     def arrive(self) -> bool:
-        """Fills the slots after layers that were dropped out; whether the state has reached any layer at all."""
+        """Fills the slots after layers that were dropped out; whether there were none."""
         self.filled = tuple(index for index, slot in enumerate(self.slots) if slot is not None)
         self.slots = [self.entering(index) for index in range(len(self.slots))]
-        return len(self.filled) > 1
+        return len(self.filled) == len(self.slots)
 
     def merges(self, index: int, num_tokens: int) -> bool:
         """Whether layer `index` can merge anything in a sequence of `num_tokens`, whatever the sample."""

@@ -98,6 +98,16 @@ def test_compile_in_one_graph(case, fresh_compiler):
         assert largest_difference(outputs_of(compiled(**inputs)), expected) < 1e-5
 
 
+def test_compiled_hidden_states_return_to_their_length(fresh_compiler):
+    """Those that the model around the encoder collects, too."""
+    case = next(case for case in all_cases() if case.id == "VideoMAEModel")
+    model, inputs = apply_pitome(case.build(), 0.8), {**case.inputs(2), "output_hidden_states": True}
+    expected = run(model, inputs)
+    with torch.no_grad():
+        found = outputs_of(torch.compile(model, fullgraph=True, backend="eager")(**inputs))
+    assert largest_difference(found, expected) < 1e-5 and "hidden_states.3" in found
+
+
 @pytest.mark.slow
 @each_mechanism
 def test_export(case):
