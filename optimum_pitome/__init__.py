@@ -45,6 +45,7 @@ _EXPORTS = {
     "MergingAttention": ".modeling.attention",
     "cut_rotary": ".modeling.token_arguments",
     "cut_pairs": ".modeling.token_arguments",
+    "cut_positions": ".modeling.token_arguments",
     "UnsupportedArchitectureError": ".modeling.registry",
     "register_algorithm": ".methods",
     "register_energy": ".methods",
@@ -117,7 +118,7 @@ if TYPE_CHECKING:
     from .modeling.layer import MergingLayer
     from .modeling.marks import take_samples
     from .modeling.registry import UnsupportedArchitectureError
-    from .modeling.token_arguments import cut_pairs, cut_rotary
+    from .modeling.token_arguments import cut_pairs, cut_positions, cut_rotary
     from .training.callback import PiToMeCallback
     from .training.distillation import DenseDistillation
     from .training.schedule import RatioSchedule, RatioScheduler

@@ -12,14 +12,17 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""README, registry and tested classes say the same. `python tests/test_readme.py` writes the README's table anew."""
+"""Documentation, registry and tested classes say the same. `python tests/test_readme.py` writes the lists anew:
+the table in docs/models.md, and the model types in the README."""
 
 from __future__ import annotations
 
 import importlib
 import sys
+import textwrap
 from pathlib import Path
 
+import torch
 import transformers
 
 
@@ -33,8 +36,28 @@ from optimum_pitome.modeling import registry  # noqa: E402
 from optimum_pitome.modeling.rewrite import rewritten_encoders  # noqa: E402
 
 
-README = Path(__file__).parent.parent / "README.md"
-HEAD = "| model type | classes | merges by default |\n|---|---|---|\n"
+ROOT = Path(__file__).parent.parent
+README, MODELS = ROOT / "README.md", ROOT / "docs" / "models.md"
+HEAD = "| model type | reads | classes | merges by default |\n|---|---|---|---|\n"
+FIRST = "- image: "
+#: The argument of a model → what it reads.
+_READS = {
+    "pixel_values": "image",
+    "pixel_values_images": "image",
+    "pixel_values_videos": "video",
+    "input_values": "audio",
+    "input_features": "audio",
+    "input_ids": "text",
+    "decoder_input_ids": "text",
+}
+
+
+def what_it_reads(case) -> set[str]:
+    inputs = case.inputs(1)
+    found = {_READS[name] for name in inputs if name in _READS}
+    if "num_frames" in case.config().to_dict():
+        found = {"video" if kind == "image" else kind for kind in found}
+    return found
 
 
 def what_merges(case) -> str:
@@ -48,31 +71,53 @@ def what_merges(case) -> str:
     return ", ".join(dict.fromkeys(words))
 
 
-def table() -> str:
-    rows: dict[str, dict] = {}
+def rows() -> dict[str, dict]:
+    found: dict[str, dict] = {}
     for case in all_cases():
-        row = rows.setdefault(case.config().model_type, {"classes": [], "merges": what_merges(case)})
-        if case.model_class.__name__ not in row["classes"]:
-            row["classes"].append(case.model_class.__name__)
-    lines = [
-        f"| `{model_type}` | {', '.join(f'`{name}`' for name in row['classes'])} | {row['merges']} |\n"
-        for model_type, row in sorted(rows.items())
-    ]
+        empty = {"classes": {}, "reads": set()}
+        row = found.setdefault(case.config().model_type, empty)
+        if "merges" not in row:
+            row["merges"] = what_merges(case)
+        row["reads"] |= what_it_reads(case)
+        row["classes"][case.model_class.__name__] = case.reads_every_token
+    return dict(sorted(found.items()))
+
+
+def table(found: dict[str, dict]) -> str:
+    lines = []
+    for model_type, row in found.items():
+        classes = ", ".join(f"`{name}`{'*' if whole else ''}" for name, whole in row["classes"].items())
+        lines.append(f"| `{model_type}` | {', '.join(sorted(row['reads']))} | {classes} | {row['merges']} |\n")
     return HEAD + "".join(lines)
 
 
-def with_table(text: str) -> str:
-    start = text.index(HEAD)
-    end = text.index("\n\n", start)
-    return text[:start] + table() + text[end + 1 :]
+def short_list(found: dict[str, dict]) -> str:
+    """Model types by what they read, `image` first."""
+    kinds: dict[str, list[str]] = {}
+    for model_type, row in found.items():
+        kinds.setdefault(" and ".join(sorted(row["reads"])), []).append(f"`{model_type}`")
+    order = sorted(kinds, key=lambda kind: (kind != "image", kind.count(" and "), kind))
+    lines = [
+        textwrap.fill(f"- {kind}: {', '.join(kinds[kind])}", 120, subsequent_indent="  ", break_on_hyphens=False)
+        for kind in order
+    ]
+    return "\n".join(lines) + "\n"
 
 
-def test_the_readme_lists_what_is_tested():
-    if len(all_cases()) < len(every_case()):  # an older transformers: the table may list more
-        text = README.read_text()
+def replaced(text: str, first: str, new: str) -> str:
+    """`text` with `new` in place of the paragraph that begins with `first`."""
+    start = text.index(first)
+    return text[:start] + new + text[text.index("\n\n", start) + 1 :]
+
+
+def test_the_documentation_lists_what_is_tested():
+    if len(all_cases()) < len(every_case()):  # an older transformers: the lists may have more
+        text = MODELS.read_text()
         assert all(f"`{case.model_class.__name__}`" in text for case in every_case())
         return
-    assert with_table(README.read_text()) == README.read_text(), "run: python tests/test_readme.py"
+    found, say = rows(), "run: python tests/test_readme.py"
+    assert replaced(MODELS.read_text(), HEAD, table(found)) == MODELS.read_text(), say
+    assert replaced(README.read_text(), FIRST, short_list(found)) == README.read_text(), say
 
 
 def test_every_registered_architecture_has_a_tiny_model():
@@ -83,7 +128,9 @@ def test_every_registered_architecture_has_a_tiny_model():
         for architecture in registry._ARCHITECTURES.values()
         if architecture.layer_class.__module__.startswith("optimum_pitome.families")
     }
-    tested = {type(module) for case in every_case() for module in case.build().modules()}
+    with torch.device("meta"):
+        cases = {case.config: case for case in every_case()}.values()
+        tested = {type(module) for case in cases for module in case.build().modules()}
     assert built_in <= tested
 
 
@@ -94,4 +141,6 @@ def test_every_family_module_exists():
 
 
 if __name__ == "__main__":
-    README.write_text(with_table(README.read_text()))
+    listed = rows()
+    MODELS.write_text(replaced(MODELS.read_text(), HEAD, table(listed)))
+    README.write_text(replaced(README.read_text(), FIRST, short_list(listed)))

@@ -22,13 +22,17 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from transformers import AutoModel
+from transformers import AutoModel, PreTrainedConfig
 from transformers.utils import logging
 
 from ..analysis import pitome_summary
 from ..analysis.timing import DenseMergedTimer
 from ..apply import apply_pitome
 from .arguments import configured, settings_name, several_settings
+
+
+#: Ten seconds of 16 kHz.
+_SAMPLES = 160000
 
 
 def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
@@ -87,17 +91,29 @@ def training_step(forward: Callable[..., Any], model: torch.nn.Module) -> Callab
     return step
 
 
+def _shape(name: str, config: PreTrainedConfig) -> tuple[int, ...] | None:
+    """Of one image, clip or sound of the configured size; `None` for other inputs."""
+    size = getattr(config, "image_size", None) or getattr(config, "crop_size", None)
+    if name in ("pixel_values", "pixel_values_videos") and size is not None:
+        pixels = (size, size) if isinstance(size, int) else tuple(size)
+        channels = getattr(config, "num_channels", None) or config.in_chans
+        frames = getattr(config, "num_frames", None) or getattr(config, "frames_per_clip", None)
+        return (channels, *pixels) if frames is None else (frames, channels, *pixels)
+    if name == "input_values" and hasattr(config, "num_mel_bins"):
+        return config.max_length, config.num_mel_bins
+    return (_SAMPLES,) if name == "input_values" else None
+
+
 def _inputs(model: torch.nn.Module, batch_size: int, num_tokens: int | None) -> dict[str, torch.Tensor]:
     """Random inputs of the configured size."""
-    if model.main_input_name == "pixel_values":
+    name, config = model.main_input_name, model.config
+    shape = _shape(name, config)
+    if shape is not None:
         if num_tokens is not None:
             raise ValueError("--sequence-length is for texts: an image's tokens follow from its size (--image-size).")
-        size = model.config.image_size
-        height, width = (size, size) if isinstance(size, int) else size
-        pixels = torch.randn(batch_size, model.config.num_channels, height, width)
-        return {"pixel_values": pixels.to(model.dtype)}
-    if model.main_input_name != "input_ids" or not hasattr(model.config, "max_position_embeddings"):
-        raise ValueError(f"{type(model).__name__} takes more than images or texts: there is no benchmark for it.")
+        return {name: torch.randn(batch_size, *shape).to(model.dtype)}
+    if name != "input_ids" or not hasattr(config, "max_position_embeddings"):
+        raise ValueError(f"{type(model).__name__} takes more than one input: there is no benchmark for it.")
     length = num_tokens or model.config.max_position_embeddings
     ids = torch.randint(5, model.config.vocab_size, (batch_size, length))
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}

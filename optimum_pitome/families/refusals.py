@@ -103,25 +103,28 @@ REASONS = (
         _TEXTS,
         "falcon_mamba fnet mamba mamba2 rwkv xlstm",
     ),
+    Reason(
+        "lets query tokens join the patches halfway through its layers, and multiplies them with the grid of patches",
+        _IMAGES,
+        "eomt eomt_dinov3 videomt",
+    ),
     Reason("attends over space and over time in turn, so its tokens stand in rows of fixed length", (), "timesformer"),
     Reason(
         _NOT_YET,
         _IMAGES,
-        "depth_anything dpt eomt ijepa pixio timm_wrapper vit_mae vitpose_backbone yolos",
+        "depth_anything timm_wrapper",
     ),
     Reason(
         _NOT_YET,
         _IMAGES_AND_TEXTS,
-        "aimv2 aimv2_vision_model altclip altclip_vision_model chinese_clip chinese_clip_vision_model clipseg "
-        "metaclip_2 metaclip_2_vision_model owlv2 owlvit siglip2 siglip2_vision_model",
+        "clipseg owlv2 owlvit",
     ),
     Reason(
         _NOT_YET,
         _TEXTS,
-        "albert eurobert flaubert gte jina_embeddings_v3 megatron-bert modernbert nomic_bert rembert roformer xlm",
+        "albert flaubert megatron-bert rembert roformer xlm",
     ),
     Reason(_NOT_YET, _CHATS, "idefics2_vision idefics3_vision internvl_vision smolvlm_vision"),
-    Reason(_NOT_YET, (), "audio-spectrogram-transformer hubert videomae vivit wav2vec2 whisper"),
 )
 _BY_MODEL_TYPE = {model_type: reason for reason in REASONS for model_type in reason.model_types.split()}
 

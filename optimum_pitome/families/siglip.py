@@ -24,8 +24,8 @@ from .clip import CLIPStyleLayer
 from .vit import num_patches
 
 
-class SiglipAttention(MergingAttention, modeling_siglip.SiglipAttention):
-    """The original drops its keyword arguments."""
+class SiglipStyleAttention(MergingAttention):
+    """SigLIP's attention and its copies, which drop their keyword arguments."""
 
     def forward(self, hidden_states, attention_mask=None, **kwargs):
         heads = (*hidden_states.shape[:-1], -1, self.head_dim)
@@ -40,6 +40,10 @@ class SiglipAttention(MergingAttention, modeling_siglip.SiglipAttention):
             dropout=self.dropout if self.training else 0.0,
         )
         return self.out_proj(attention_output.reshape(hidden_states.shape)), attention_weights
+
+
+class SiglipAttention(SiglipStyleAttention, modeling_siglip.SiglipAttention):
+    pass
 
 
 class SiglipEncoderLayer(CLIPStyleLayer, modeling_siglip.SiglipEncoderLayer):

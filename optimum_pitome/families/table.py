@@ -16,16 +16,26 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from transformers import models
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 
 #: File here → folders in `transformers.models` (and `/file`, where its name is another) that define what it rewrites.
 _FOLDERS = {
     "vit": "vit deit vit_msn",
+    "vit_like": "ijepa vit_mae pixio vivit audio_spectrogram_transformer",
+    "videomae": "videomae",
+    "vjepa2": "vjepa2",
+    "dense_prediction": "yolos dpt vitpose_backbone",
     "dinov2": "dinov2 dinov2_with_registers",
     "dinov3": "dinov3_vit",
     "clip": "clip",
+    "clip_like": "metaclip_2 chinese_clip altclip",
+    "aimv2": "aimv2",
     "siglip": "siglip",
+    "siglip2": "siglip2",
     "llava": "llava vipllava llava_next llava_next_video llava_onevision",
     "blip": "blip",
     "blip2": "blip_2 instructblip",
@@ -33,6 +43,11 @@ _FOLDERS = {
     "roberta": "roberta xlm_roberta xlm_roberta_xl camembert data2vec/data2vec_text roberta_prelayernorm",
     "distilbert": "distilbert",
     "mpnet": "mpnet",
+    "rotary": "nomic_bert jina_embeddings_v3 eurobert",
+    "gte": "gte",
+    "modernbert": "modernbert",
+    "wav2vec2": "wav2vec2 hubert",
+    "whisper": "whisper",
 }
 
 
@@ -43,7 +58,10 @@ def _module(folder: str) -> str:
 
 #: Module of transformers that defines an encoder → module here that registers it.
 FAMILIES = {
-    _module(folder): f"{__package__}.{file}" for file, folders in _FOLDERS.items() for folder in folders.split()
+    _module(folder): f"{__package__}.{file}"
+    for file, folders in _FOLDERS.items()
+    for folder in folders.split()
+    if Path(models.__path__[0], folder.partition("/")[0]).is_dir()  # transformers may be older than the family
 }
 
 #: model types of the built-in families, for messages and documentation: a module's name, as configurations spell it.

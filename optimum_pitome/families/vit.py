@@ -24,7 +24,9 @@ from ..modeling.layer import MergingLayer
 from ..modeling.registry import register_architecture
 
 
-class _ViTLayer(MergingLayer):
+class ViTStyleLayer(MergingLayer):
+    """Layers with the sub-modules of ViT."""
+
     def attention_half(self, hidden_states, attention_mask=None, **kwargs):
         attention_output, _ = self.attention(self.layernorm_before(hidden_states), attention_mask, **kwargs)
         return self.dropout(attention_output) + hidden_states
@@ -33,16 +35,26 @@ class _ViTLayer(MergingLayer):
         return self.dropout(self.mlp(self.layernorm_after(hidden_states))) + hidden_states
 
 
-class ViTLayer(_ViTLayer, modeling_vit.ViTLayer):
+class ViTLayer(ViTStyleLayer, modeling_vit.ViTLayer):
     pass
 
 
-class DeiTLayer(_ViTLayer, modeling_deit.DeiTLayer):
+class DeiTLayer(ViTStyleLayer, modeling_deit.DeiTLayer):
     pass
 
 
-class ViTMSNLayer(_ViTLayer, modeling_vit_msn.ViTMSNLayer):
+class ViTMSNLayer(ViTStyleLayer, modeling_vit_msn.ViTMSNLayer):
     pass
+
+
+class SplitViTLayer(MergingLayer):
+    """Layers with the sub-modules that ViT had before transformers 5.9: the output of each half is a module."""
+
+    def attention_half(self, hidden_states, **kwargs):
+        return self.attention(self.layernorm_before(hidden_states), **kwargs) + hidden_states
+
+    def mlp_half(self, hidden_states):
+        return self.output(self.intermediate(self.layernorm_after(hidden_states)), hidden_states)
 
 
 def num_patches(config) -> int:

@@ -50,6 +50,7 @@ class Architecture:
             function of yours. `None` for other tensors that layers get; any that is not named is an error.
         num_prefix_tokens (`int` or `Callable[[config], int]`):
             Special tokens at the front of the sequence, which never merge: 1 for a class token, 0 for none.
+        num_suffix_tokens (`Callable[[config], int]`, *optional*): The same at its end (detection tokens).
         num_tokens (`Callable[[config], int]`, *optional*): Sequence length for the configured input size (summaries).
         special_tokens (`Callable[[Mapping], tuple[Tensor | None, int]]`, *optional*):
             From the encoder's arguments by name, further tokens that never merge (`(B, N)` bool) and the most that a
@@ -66,6 +67,14 @@ class Architecture:
         full_length_at (`str`, *optional*):
             A sub-module of the encoder, after the last layer, whose output returns to the original length whatever
             `unmerge` says: what follows inside the encoder (a pooling head) must see each token's weight.
+        forward (`Callable`, *optional*):
+            Runs in place of the encoder's own `forward` where tokens merge, if that keeps its keyword arguments from
+            the layers: takes the encoder, its arguments and further keyword arguments, and passes these on.
+        window (`Callable[[nn.Module], int | None]`, *optional*):
+            From a layer, how far apart (in original positions) two tokens may be that attend to one another in it;
+            `None`: any distance. Such layers get a mask of their own from the encoder before anything has merged.
+        read_whole (`tuple[str, ...]`):
+            Names of the models around the encoder that need every token of it, so that they refuse `unmerge=False`.
         defaults (`Mapping[str, Any]`): Fields of `PiToMeConfig` that differ from the package's defaults.
         budget_defaults (`Mapping[str, Any]`): Those that differ where there is a budget in place of a ratio.
         official (`Callable[[int, int], Mapping[str, Any]]`, *optional*):
@@ -81,6 +90,7 @@ class Architecture:
     attention_interface: bool = True
     token_arguments: Mapping[str, Callable[[Any, Any], Any] | None] = field(default_factory=dict)
     num_prefix_tokens: int | Callable[[Any], int] = field(kw_only=True)
+    num_suffix_tokens: Callable[[Any], int] | None = None
     num_tokens: Callable[[Any], int] | None = None
     special_tokens: Callable[[Mapping[str, Any]], tuple[torch.Tensor | None, int]] | None = None
     read_arguments: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
@@ -88,6 +98,9 @@ class Architecture:
     part: str = "vision"
     refuses: Callable[[nn.Module], str | None] | None = None
     full_length_at: str | None = None
+    forward: Callable[..., Any] | None = None
+    window: Callable[[nn.Module], int | None] | None = None
+    read_whole: tuple[str, ...] = ()
     defaults: Mapping[str, Any] = field(default_factory=dict)
     budget_defaults: Mapping[str, Any] = field(default_factory=dict)
     official: Callable[[int, int], Mapping[str, Any]] | None = None
@@ -123,6 +136,10 @@ class Architecture:
         """Special tokens at the front of the sequence of an encoder with this configuration."""
         number = self.num_prefix_tokens
         return number if isinstance(number, int) else number(config)
+
+    def count_suffix(self, config: Any) -> int:
+        """Special tokens at the end of the sequence of an encoder with this configuration."""
+        return 0 if self.num_suffix_tokens is None else self.num_suffix_tokens(config)
 
     def find_layers(self, encoder: nn.Module) -> nn.ModuleList:
         return _find(encoder, self.layers, "layers")

@@ -36,6 +36,7 @@ class AttentionCall:
         tokens ([`Tokens`]): the tokens attended to.
         proportional (`bool`): whether log sizes count.
         importance (`bool`): whether the layer wants `attention`.
+        window (`int`, *optional*): how far apart tokens may be that attend to one another.
         keys (`torch.Tensor` of shape `(B, heads, n, head_dim)`, *optional*): set by the attention function.
         attention (`torch.FloatTensor` of shape `(B, n)`, *optional*):
             What the class token pays to each token, mean over the heads; set by the attention function.
@@ -44,6 +45,7 @@ class AttentionCall:
     tokens: Tokens
     proportional: bool
     importance: bool = False
+    window: int | None = None
     keys: torch.Tensor | None = None
     attention: torch.Tensor | None = None
 
@@ -62,13 +64,20 @@ class AttentionCall:
         if self.importance:
             # With padding, the class token is the first real one.
             valid = self.tokens.valid if self.tokens.num_prefix_tokens == 0 else None
+            if key.shape[1] != query.shape[1]:  # several heads of queries share one of keys
+                key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
             self.attention = _class_attention(query, key, bias, valid, scaling or key.shape[-1] ** -0.5)
 
     def attention_mask(self, attention_mask: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
         """The mask to use: the caller's as long as nothing merged, ours from then on."""
         if self.tokens.sizes is None:
             return attention_mask
-        return self.tokens.attention_bias(dtype, self.proportional)
+        bias = self.tokens.attention_bias(dtype, self.proportional)
+        if self.window is None:
+            return bias
+        places = self.tokens.positions
+        near = ((places[:, :, None] - places[:, None, :]).abs() <= self.window).unsqueeze(1)
+        return torch.where(near, 0.0 if bias is None else bias, torch.finfo(dtype).min).to(dtype)
 
 
 @torch.no_grad()

@@ -32,11 +32,15 @@ from torch import nn
 from ..merging import gather_tokens
 from .architecture import Architecture
 from .hosts import Host, register_host, remove_hooks
-from .marks import read_mark
+from .marks import mark, read_mark
 
 
 def register_reader(
-    model_class: type[nn.Module], reader: str, vision: str = "vision_model", drops_mask: str | None = None
+    model_class: type[nn.Module],
+    reader: str,
+    vision: str = "vision_model",
+    drops_mask: str | None = None,
+    weighs_at: str | None = None,
 ) -> None:
     """Lets the text model `reader` of `model_class` read the merged tokens of the tower `vision`.
 
@@ -46,8 +50,11 @@ def register_reader(
             the mask may be `(B, 1, 1, n)` and additive.
         vision (`str`): its vision tower.
         drops_mask (`str`, *optional*): end of the names of the cross-attention modules that do not get the mask.
+        weighs_at (`str`, *optional*):
+            Where `reader` takes no mask at all: end of the names of its cross-attention modules, which are called with
+            `key_value_states` and `attention_mask` as keywords.
     """
-    settings = {"reader": reader, "drops_mask": drops_mask}
+    settings = {"reader": reader, "drops_mask": drops_mask, "weighs_at": weighs_at}
     install, uninstall = (functools.partial(change, **settings) for change in (_install, _uninstall))
     register_host(Host(model_class, install, uninstall, _mark_outputs, vision))
 
@@ -59,19 +66,46 @@ def _mark_outputs(model: nn.Module, architecture: Architecture, config: Any) -> 
 def read_merged_tokens(reader: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
     """Forward pre-hook of a reader: the short sequence, and log sizes as its mask."""
     hidden_states, mask = kwargs.get("encoder_hidden_states"), kwargs.get("encoder_attention_mask")
-    mark = read_mark(hidden_states)
-    if mark is None:
+    found = read_mark(hidden_states)
+    if found is None:
         return None
-    sizes, member = mark["sizes"], mark["member"]
+    member = found["member"]
     if member is not None:
         hidden_states = gather_tokens(hidden_states, member)
         mask = mask if mask is None else mask.to(member.device).gather(1, member)
     dtype = next(reader.parameters()).dtype
-    bias = (sizes.log() if mark["proportional"] else torch.zeros_like(sizes)).to(dtype)
+    bias = _log_sizes(found, dtype)
     if mask is not None:
-        bias = bias.masked_fill(~mask.to(bias.device).bool(), torch.finfo(dtype).min)
-    changed = {"encoder_hidden_states": hidden_states, "encoder_attention_mask": bias[:, None, None, :]}
+        bias = bias.masked_fill(~mask.to(bias.device).bool()[:, None, None, :], torch.finfo(dtype).min)
+    changed = {"encoder_hidden_states": hidden_states, "encoder_attention_mask": bias}
     return args, {**kwargs, **changed}
+
+
+def shorten(reader: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+    """Forward pre-hook of a reader that takes no mask: the short sequence, unless weights are asked for."""
+    hidden_states = kwargs.get("encoder_hidden_states")
+    found = read_mark(hidden_states)
+    shows_weights = kwargs.get("output_attentions", reader.config.output_attentions)
+    if found is None or found["member"] is None or shows_weights:
+        return None
+    hidden_states = gather_tokens(hidden_states, found["member"])
+    mark(hidden_states, **{**found, "member": None})
+    return args, {**kwargs, "encoder_hidden_states": hidden_states}
+
+
+def weigh_tokens(attention: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+    """Forward pre-hook of a cross-attention module that gets a short sequence: log sizes as its mask."""
+    hidden_states = kwargs.get("key_value_states")
+    found = read_mark(hidden_states)
+    if found is None or found["member"] is not None:
+        return None
+    return args, {**kwargs, "attention_mask": _log_sizes(found, hidden_states.dtype)}
+
+
+def _log_sizes(found: dict[str, Any], dtype: torch.dtype) -> torch.Tensor:
+    """What a mark adds to the scores: `(B, 1, 1, n)`."""
+    sizes = found["sizes"]
+    return (sizes.log() if found["proportional"] else torch.zeros_like(sizes)).to(dtype)[:, None, None, :]
 
 
 def pass_mask_on(attention: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
@@ -81,16 +115,18 @@ def pass_mask_on(attention: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple
     return args, {**kwargs, "encoder_attention_mask": kwargs.get("attention_mask")}
 
 
-def _install(model: nn.Module, reader: str, drops_mask: str | None) -> None:
+def _install(model: nn.Module, reader: str, drops_mask: str | None, weighs_at: str | None) -> None:
     text_model = model.get_submodule(reader)
-    if read_merged_tokens in text_model._forward_pre_hooks.values():
+    read = read_merged_tokens if weighs_at is None else shorten
+    if read in text_model._forward_pre_hooks.values():
         return
-    text_model.register_forward_pre_hook(read_merged_tokens, with_kwargs=True)
+    text_model.register_forward_pre_hook(read, with_kwargs=True)
     for name, module in text_model.named_modules():
-        if drops_mask is not None and name.endswith(drops_mask):
-            module.register_forward_pre_hook(pass_mask_on, with_kwargs=True)
+        for end, hook in ((drops_mask, pass_mask_on), (weighs_at, weigh_tokens)):
+            if end is not None and name.endswith(end):
+                module.register_forward_pre_hook(hook, with_kwargs=True)
 
 
-def _uninstall(model: nn.Module, reader: str, drops_mask: str | None) -> None:
+def _uninstall(model: nn.Module, reader: str, **settings: Any) -> None:
     for module in model.get_submodule(reader).modules():
-        remove_hooks(module, (read_merged_tokens, pass_mask_on))
+        remove_hooks(module, (read_merged_tokens, shorten, pass_mask_on, weigh_tokens))

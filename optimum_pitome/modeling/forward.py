@@ -22,11 +22,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
+from transformers.utils import is_torchdynamo_compiling, output_capturing
 
 from .attention import check_implementation
 from .marks import mark_tokens
+from .masks import check_mask, read_mask
 from .signatures import names
-from .state import STATE_KEY, MergeState, Tokens, check_mask, read_mask
+from .state import STATE_KEY, MergeState, Tokens
 from .wrap import wrap
 
 
@@ -70,22 +73,43 @@ def _merging(forward: Callable) -> Callable:
             rewrite.watch,
         )
         return_dict = arguments.get("return_dict")
-        as_tuple = (self.config.return_dict if return_dict is None else return_dict) is False
+        # An encoder that knows nothing of tuples is a part of a model that does.
+        knows_tuples = "return_dict" in known or isinstance(self, PreTrainedModel)
+        as_tuple = knows_tuples and (self.config.return_dict if return_dict is None else return_dict) is False
         if as_tuple:
             kwargs["return_dict"] = True  # the outputs are changed by name below
             args = args[: known.index("return_dict")] if "return_dict" in known else args
+        captured = _captured_around(self)
+        num_captured = len(captured)
         try:
-            output = forward(self, *args, **kwargs, **{STATE_KEY: state})
+            output = (rewrite.architecture.forward or forward)(self, *args, **kwargs, **{STATE_KEY: state})
         except Exception as error:
             if getattr(self, "pitome", None) is None:
                 raise RuntimeError(_changed_while_it_ran(rewrite)) from error
             raise
-        if state.slots[-1] is None:
+        if not state.arrive() and not _drops_layers(self):
+            # It was lost on the way, or some layers have become dense meanwhile.
             raise RuntimeError(_lost_state(self, rewrite))
+        if rewrite.unmerge:
+            captured[num_captured:] = state.hidden_states(tuple(captured[num_captured:]), True)
         output = _finish(rewrite, state, output)
         return output.to_tuple() if as_tuple else output
 
     return merging_forward
+
+
+def _captured_around(encoder: nn.Module) -> list:
+    """The hidden states that the model around `encoder` collects of its layers, so far; where none does, some list.
+
+    transformers collects them while they are computed, for the model whose `forward` has the decorator. That is the
+    model around an encoder that is no model itself, and it never learns of the state of this forward.
+    """
+    collector = output_capturing._active_collector
+    # While dynamo compiles, which cannot trace context variables, it is one only where nobody collects.
+    if isinstance(encoder, PreTrainedModel) or (is_torchdynamo_compiling() and not collector.compiling):
+        return []
+    collected = collector.get()
+    return [] if collected is None else collected.get("hidden_states", [])
 
 
 def _check_forward(encoder: nn.Module, arguments: Mapping[str, Any]) -> None:
@@ -130,17 +154,27 @@ def _read_tokens(rewrite: EncoderRewrite, arguments: Mapping[str, Any]) -> Token
     if rewrite.architecture.special_tokens is not None:
         special, max_special = rewrite.architecture.special_tokens(arguments)
     valid, pairwise_mask = read_mask(arguments.get("attention_mask"))
+    if rewrite.num_suffix_tokens:
+        special, max_special = _last(rewrite.num_suffix_tokens, arguments), rewrite.num_suffix_tokens
     if valid is not None and special is not None:
         valid = valid.expand_as(special)  # a 4D mask may be one for the whole batch
     return Tokens(
         valid=valid,
         special=special,
         pairwise_mask=pairwise_mask,
-        track_positions=bool(rewrite.architecture.token_arguments),
+        track_positions=bool(rewrite.architecture.token_arguments) or rewrite.architecture.window is not None,
         num_prefix_tokens=rewrite.num_prefix_tokens,
         max_special=max_special,
         protected=_places_of(rewrite.protect_token_ids, arguments.get("input_ids")),
     )
+
+
+def _last(number: int, arguments: Mapping[str, Any]) -> torch.Tensor:
+    """Where the last `number` tokens of an encoder's `hidden_states` `(B, N, dim)` are: `(B, N)` bool."""
+    hidden_states = arguments["hidden_states"]
+    length = hidden_states.shape[1]
+    place = torch.arange(length, device=hidden_states.device)
+    return (place >= length - number).expand(hidden_states.shape[0], -1)
 
 
 def _places_of(token_ids: tuple[int, ...], input_ids: torch.Tensor | None) -> torch.Tensor | None:
@@ -181,6 +215,12 @@ def _changed_while_it_ran(rewrite: EncoderRewrite) -> str:
         "changes the model's classes, so no forward may run meanwhile; apply_pitome and pitome_disabled may come at "
         "any time, since a forward keeps the settings that it started with."
     )
+
+
+def _drops_layers(encoder: nn.Module) -> bool:
+    """Whether it may have left out some of its layers."""
+    settings = [getattr(encoder.config, name, 0.0) for name in ("layerdrop", "encoder_layerdrop")]
+    return encoder.training and any(settings) and getattr(encoder, "pitome", None) is not None
 
 
 def _lost_state(encoder: nn.Module, rewrite: EncoderRewrite) -> str:

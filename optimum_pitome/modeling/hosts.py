@@ -82,12 +82,19 @@ _READS_SHORT = {
     "DPREncoder": True,  # the first token
     "DPRContextEncoder": True,
     "DPRQuestionEncoder": True,
-    "ViTForMaskedImageModeling": False,  # the grid of patches
-    "DeiTForMaskedImageModeling": False,
 }
 
 #: How the names of heads end that say something of every token.
-_PER_TOKEN = ("ForTokenClassification", "ForQuestionAnswering", "ForMaskedLM", "ForPreTraining")
+_PER_TOKEN = (
+    "ForTokenClassification",
+    "ForQuestionAnswering",
+    "ForMaskedLM",
+    "ForPreTraining",
+    "ForMaskedImageModeling",
+    "ForCTC",
+    "ForAudioFrameClassification",
+    "ForObjectDetection",
+)
 
 _PHRASES = (
     "its text is a row of phrases that must not see one another, and merging would mix their tokens. Load it without "
@@ -157,7 +164,7 @@ def check_hosts(modules: list[nn.Module], encoders: list[tuple[nn.Module, Archit
             reason = next(
                 (_REFUSED[base.__name__] for base in type(module).__mro__ if base.__name__ in _REFUSED), None
             )
-            if reason is None and (unmerge or _reads_short(type(module), architecture.encoder_class)):
+            if reason is None and (unmerge or _reads_short(type(module), architecture)):
                 continue
             if all(inner is not encoder for inner in module.modules()):
                 continue
@@ -171,7 +178,7 @@ def check_hosts(modules: list[nn.Module], encoders: list[tuple[nn.Module, Archit
             )
 
 
-def _reads_short(model_class: type[nn.Module], encoder_class: type[nn.Module]) -> bool:
+def _reads_short(model_class: type[nn.Module], architecture: Architecture) -> bool:
     """Whether a model around an encoder can read the short sequence. Models of transformers that were written for
     another encoder than their own family's count on its length, unless we know better; other people's models are
     theirs to judge."""
@@ -188,9 +195,9 @@ def _reads_short(model_class: type[nn.Module], encoder_class: type[nn.Module]) -
         return host is None or host.reads_short
     if issubclass(known, BackboneMixin):  # feature maps
         return False
-    if known.__name__.endswith(_PER_TOKEN):
+    if known.__name__.endswith(_PER_TOKEN) or known.__name__ in architecture.read_whole:
         return False
-    same_family = known.__module__.rpartition(".")[0] == encoder_class.__module__.rpartition(".")[0]
+    same_family = known.__module__.rpartition(".")[0] == architecture.encoder_class.__module__.rpartition(".")[0]
     return _READS_SHORT.get(known.__name__, same_family)
 
 

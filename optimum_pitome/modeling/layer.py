@@ -32,10 +32,15 @@ class MergingLayer:
     original forward runs, untouched.
     """
 
+    #: Whether the layer's own `forward` passes its keyword arguments on to its attention. Where it does not, the two
+    #: halves run in its place as soon as sizes count.
+    passes_kwargs: bool = True
     #: Position in the encoder. Set when the model is rewritten.
     pitome_index: int = 0
     #: What this layer does, for `print(model)`.
     pitome_spec: MergeSpec | None = None
+    #: How far apart tokens may be that attend to one another here, if that is limited.
+    pitome_window: int | None = None
 
     def attention_half(self, hidden_states: torch.Tensor, *args, **kwargs) -> torch.Tensor:
         """The layer up to and including the residual sum after attention. `(B, n, dim)` to `(B, n, dim)`.
@@ -54,7 +59,7 @@ class MergingLayer:
         if state is None:
             return super().forward(hidden_states, *args, **kwargs)
         index = self.pitome_index
-        spec, tokens = state.specs[index], state.slots[index].to(hidden_states.device)
+        spec, tokens = state.specs[index], state.entering(index).to(hidden_states.device)
         if not state.runs(index):
             state.slots[index + 1] = tokens
             return hidden_states
@@ -63,13 +68,15 @@ class MergingLayer:
         if not state.merges(index, length_of(hidden_states)):
             state.slots[index + 1] = tokens
             if tokens.sizes is not None or state.merges_later(index, length_of(hidden_states)):
-                kwargs[CALL_KEY] = AttentionCall(tokens, spec.proportional_attention)
+                kwargs[CALL_KEY] = AttentionCall(tokens, spec.proportional_attention, window=self.pitome_window)
+                return self._whole(hidden_states, *args, **kwargs)
             return super().forward(hidden_states, *args, **kwargs)
         if tokens.sizes is None:
             tokens = state.read_tokens()
-        call = kwargs[CALL_KEY] = AttentionCall(tokens, spec.proportional_attention, spec.reads_attention)
+        call = AttentionCall(tokens, spec.proportional_attention, spec.reads_attention, self.pitome_window)
+        kwargs[CALL_KEY] = call
         if spec.after == "layer":
-            hidden_states = super().forward(hidden_states, *args, **kwargs)
+            hidden_states = self._whole(hidden_states, *args, **kwargs)
         else:
             hidden_states = self.attention_half(hidden_states, *args, **kwargs)
         if call.keys is None:
@@ -91,6 +98,12 @@ class MergingLayer:
             hidden_states, tokens = plan.merge(hidden_states, *weights), merged
         state.slots[index + 1] = tokens
         return hidden_states if spec.after == "layer" else self.mlp_half(hidden_states)
+
+    def _whole(self, hidden_states: torch.Tensor, *args, **kwargs) -> torch.Tensor:
+        """The layer without a merge, whose attention gets the [`AttentionCall`] among `kwargs`."""
+        if self.passes_kwargs:
+            return super().forward(hidden_states, *args, **kwargs)
+        return self.mlp_half(self.attention_half(hidden_states, *args, **kwargs))
 
     def _get_name(self) -> str:
         return f"PiToMe{super()._get_name()}"

@@ -140,7 +140,8 @@ class EncoderShape:
         widths = [Widths.of(layer, architecture, config, adapters) for layer in architecture.find_layers(encoder)]
         widths = widths if num_layers is None else widths[:1] * num_layers
         num_run = len(widths) if architecture.num_layers_run is None else architecture.num_layers_run
-        return cls(tuple(widths), num_tokens, prefix + _max_special(architecture, num_tokens), prefix, num_run)
+        special = prefix + architecture.count_suffix(config) + _max_special(architecture, num_tokens)
+        return cls(tuple(widths), num_tokens, special, prefix, num_run)
 
     def count(self, specs: Sequence[MergeSpec]) -> Iterator[LayerCount]:
         """Tokens and operations of every layer; a multiply-add counts as one operation, as in the paper's tables."""

@@ -61,10 +61,13 @@ def _check_signature(dense_class: type[nn.Module], our_class: type, method: str,
     """Compares the parameters that a method of ours reads with those of the class's own `forward`: number, kind and
     names. The rest is passed through, so it may differ, unless `exact`."""
     found, read = parameters(dense_class.forward), parameters(inspect.unwrap(getattr(our_class, method)))
+    takes_more = any(parameter.kind is _VAR_KEYWORD for parameter in found)
+    if exact and not takes_more:
+        # A forward that takes none gets ours, which the layer or a module between hands over.
+        read = [parameter for parameter in read if parameter.kind is not _VAR_KEYWORD]
     if not exact:
         read = [parameter for parameter in read if parameter.kind not in (_VAR_POSITIONAL, _VAR_KEYWORD)]
     shared = found if exact else found[: len(read)]
-    takes_more = any(parameter.kind is _VAR_KEYWORD for parameter in found)
     if [(p.name, p.kind) for p in shared] != [(p.name, p.kind) for p in read] or not (takes_more or exact):
         takes = f"({', '.join(map(_name, found))})"
         expects = f"({', '.join([*map(_name, read), *([] if exact else ['**kwargs'])])})"

@@ -55,7 +55,7 @@ class EncoderRewrite:
         architecture ([`Architecture`]): the registry's entry.
         specs (`tuple[MergeSpec, ...]`): one per layer.
         unmerge (`bool`): whether outputs return to the original length.
-        num_prefix_tokens (`int`): special tokens at the front.
+        num_prefix_tokens, num_suffix_tokens (`int`): special tokens at the front and at the end.
         protect_token_ids (`tuple[int, ...]`): ids of tokens that never merge: the user's and the mask token's.
         encoder_class (`type`): the encoder's own class, which may be a subclass of the registered one.
         attention_class (`type`): of the modules that attend in its layers.
@@ -73,6 +73,7 @@ class EncoderRewrite:
     protect_token_ids: tuple[int, ...]
     encoder_class: type[nn.Module]
     attention_class: type[nn.Module]
+    num_suffix_tokens: int = 0
     layer_arguments: LayerArguments = field(init=False, repr=False)
     is_dense: bool = field(init=False)
     enabled: bool = field(init=False, default=True)
@@ -137,6 +138,7 @@ def plan_rewrite(
                 f"{type(attention).__name__} does not use transformers' attention interface. {supported_message()}"
             )
     own_masks = sorted(set(getattr(encoder.config, "layer_types", None) or ()) - {"full_attention"})
+    own_masks = [] if architecture.window is not None else own_masks
     if own_masks:
         raise UnsupportedArchitectureError(
             f"{type(encoder).__name__} has layers with attention masks of their own ({', '.join(own_masks)}), which "
@@ -152,7 +154,8 @@ def plan_rewrite(
     unmerge = resolve_unmerge(config, architecture)
     protected = resolve_protected_ids(config, architecture, encoder.config, mask_token)
     classes = type(encoder), type(architecture.find_attention(layers[0]))
-    return EncoderRewrite(config, architecture, specs, unmerge, num_prefix_tokens, protected, *classes)
+    suffix = architecture.count_suffix(encoder.config)
+    return EncoderRewrite(config, architecture, specs, unmerge, num_prefix_tokens, protected, *classes, suffix)
 
 
 def _is_own(module: nn.Module, dense_class: type[nn.Module]) -> bool:
@@ -196,7 +199,8 @@ def install_rewrite(encoder: nn.Module, rewrite: EncoderRewrite) -> None:
         if not isinstance(layer, architecture.layer_class):
             _set_class(layer, architecture.layer_class)
         # Not by setattr, which looks for parameters and modules first, whenever a schedule moves a ratio.
-        vars(layer).update(pitome_index=index, pitome_spec=rewrite.specs[index])
+        window = None if architecture.window is None else architecture.window(layer)
+        vars(layer).update(pitome_index=index, pitome_spec=rewrite.specs[index], pitome_window=window)
         if architecture.attention_class is not None:
             _set_class(architecture.find_attention(layer), architecture.attention_class)
     if architecture.full_length_at is not None:
@@ -217,7 +221,7 @@ def uninstall_rewrites(encoders: list[nn.Module]) -> None:
                 dense = own_class(type(module), mixin)
                 if dense.__name__ == type(module).__name__:  # otherwise FSDP2 put a class of its own over ours
                     _set_class(module, dense)
-        for name in ("pitome_index", "pitome_spec"):
+        for name in ("pitome_index", "pitome_spec", "pitome_window"):
             vars(module).pop(name, None)
         remove_hooks(module, (restore_length,))
 

@@ -57,6 +57,14 @@ def cut_rotary(embeddings: tuple[torch.Tensor, ...], tokens: Tokens) -> tuple[to
     return tuple(_cut_rows(values, tokens) for values in embeddings)
 
 
+def cut_positions(positions: torch.Tensor | None, tokens: Tokens) -> torch.Tensor:
+    """The place of each token, which its layer makes rotary embeddings of: `(B or 1, N)` to `(B, n)`. `None`, for
+    tokens in their order, becomes the places of those that are left."""
+    if positions is None:
+        return tokens.positions
+    return gather_tokens(positions.expand(len(tokens.positions), -1), tokens.positions)
+
+
 def _cut_rows(values: torch.Tensor, tokens: Tokens) -> torch.Tensor:
     # The prefix never merges, so it has not moved.
     prefix = tokens.assignment.shape[1] - values.shape[-2]
@@ -100,10 +108,12 @@ class LayerArguments:
         return args, {name: self._cut(name, value, tokens) for name, value in kwargs.items()}
 
     def _cut(self, name: str, value: Any, tokens: Tokens) -> Any:
-        if value is None or name == "attention_mask":  # which travels with the tokens
+        if name == "attention_mask":  # which travels with the tokens
+            return value
+        cut = self.cuts.get(name)
+        if value is None and cut is not cut_positions:
             return value
         if name in self.cuts:
-            cut = self.cuts[name]
             return value if cut is None else cut(value, tokens)
         if name not in self.read:
             return value

@@ -17,6 +17,8 @@
 import pytest
 import torch
 from transformers import BertConfig
+from zoo.audio import ast_config, whisper_config
+from zoo.video import vivit_config, vjepa2_config
 from zoo.vit import vit_config
 
 from optimum_pitome import PiToMeConfig
@@ -57,6 +59,27 @@ def test_texts_and_recipes(optimum_cli, bert, tmp_path):
     assert "--image-size is for models of images" in optimum_cli(
         "pitome", "benchmark", bert, "--image-size", 32, *QUICK, code=2
     )
+
+
+@pytest.mark.parametrize(
+    "make, says",
+    [
+        (vivit_config, "VivitModel, 33 tokens"),
+        (vjepa2_config, "VJEPA2Model, 32 tokens"),
+        (ast_config, "ASTModel, 30 tokens"),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_clips_and_sound(optimum_cli, tmp_path, make, says):
+    make().save_pretrained(tmp_path)
+    text = optimum_cli("pitome", "benchmark", tmp_path, "--ratio", 0.8, "--batch-size", 1, *QUICK)
+    assert says in text and "fewer operations" in text
+
+
+def test_there_is_none_for_models_of_two_inputs(optimum_cli, tmp_path):
+    whisper_config().save_pretrained(tmp_path)
+    text = optimum_cli("pitome", "benchmark", tmp_path, "--ratio", 0.8, *QUICK, code=2)
+    assert "WhisperModel takes more than one input: there is no benchmark for it" in text
 
 
 def test_training_steps_and_image_size(optimum_cli, vit, monkeypatch):

@@ -43,6 +43,8 @@ def of_sample(case, outputs, index, batch_size):
     found = {}
     for name, value in outputs.items():
         stem, _, number = name.rpartition(".")
+        if name in case.of_batch:
+            continue
         if stem in case.flat:  # a tuple
             if int(number) == index:
                 found[stem] = value

@@ -54,9 +54,10 @@ SAYS = {
     "gpt2": "'gpt2' is a causal decoder",
     "llama": "'llama' is a causal decoder",
     "resnet": "'resnet' has no attention",
-    "whisper": "'whisper' is not supported yet",
+    "segformer": "'segformer' attends inside the windows of a grid of tokens, or halves the grid",
+    "timesformer": "'timesformer' attends over space and over time in turn",
     "bart": "'bart' is not supported yet",
-    "ijepa": "'ijepa' is not supported yet; near it, vit, dinov2",
+    "owlvit": "'owlvit' is not supported yet; near it, clip, siglip",
 }
 
 
@@ -66,7 +67,8 @@ def test_refusals_say_why(model_type):
         model = AutoModel.from_config(AutoConfig.for_model(model_type))
     with pytest.raises(UnsupportedArchitectureError, match=SAYS[model_type]) as error:
         apply_pitome(model, 0.9)
-    assert "Supported model types: bert," in str(error.value) and "register_architecture" in str(error.value)
+    assert "Supported model types: " in str(error.value) and ", bert," in str(error.value)
+    assert "register_architecture" in str(error.value)
 
 
 def test_a_part_that_is_missing_is_explained():
@@ -77,6 +79,10 @@ def test_a_part_that_is_missing_is_explained():
         model = AutoModel.from_config(config)
     with pytest.raises(ValueError, match="no part 'vision'. Parts .* merge: 'text'. Model type 'swin' attends inside"):
         apply_pitome(model, {"vision": 0.9})
+
+
+def test_what_auto_model_does_not_know_is_explained_too():
+    assert "'eomt' lets query tokens join the patches halfway" in explain(AutoConfig.for_model("eomt"))
 
 
 def test_nothing_to_explain():

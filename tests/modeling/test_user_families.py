@@ -211,7 +211,7 @@ def test_a_summary_names_both_remedies():
 
 
 def test_what_a_family_needs_is_public():
-    for name in ("Architecture", "MergingAttention", "MergingLayer", "cut_pairs", "cut_rotary"):
+    for name in ("Architecture", "MergingAttention", "MergingLayer", "cut_pairs", "cut_positions", "cut_rotary"):
         assert name in optimum_pitome.__all__ and getattr(optimum_pitome, name) is not None
 
 

@@ -41,6 +41,8 @@ class Case:
         across_samples: outputs that compare the samples of a batch with one another (contrastive logits).
         reads_every_token: it refuses `unmerge=False`.
         eager_only: transformers has no SDPA for it, and the rewriting adds it.
+        of_batch: outputs that say something of the whole batch (losses).
+        variant: what tells it from another case of the same class.
         flat: outputs that hold the samples one after the other: in a tuple, or without a dimension for them.
         encoder_config: the sub-configuration whose model has the attention implementations, if the others have not.
         shortens: its sequences lose the merged tokens, whatever it is asked for.
@@ -55,6 +57,8 @@ class Case:
     prepare: Callable[[nn.Module], None] | None = None
     across_samples: tuple[str, ...] = ()
     flat: tuple[str, ...] = ()
+    of_batch: tuple[str, ...] = ()
+    variant: str = ""
     shortens: bool = False
     reads_every_token: bool = False
     eager_only: bool = False
@@ -69,7 +73,7 @@ class Case:
 
     @property
     def id(self) -> str:
-        return self.model_class.__name__
+        return self.model_class.__name__ + self.variant
 
     def build(self, attn_implementation: str = "sdpa", dtype: torch.dtype = torch.float32) -> nn.Module:
         """A fresh model with seeded weights, in eval mode."""
@@ -109,6 +113,11 @@ def every_case() -> list[Case]:
 def all_cases() -> list[Case]:
     """Those that the installed transformers can run, rewritten."""
     return [case for case in every_case() if _is_installed(case.runs_since) and _is_installed(case.supported_since)]
+
+
+def one_per_encoder() -> list[Case]:
+    """The first of each configuration: enough for what happens in layers, whatever head reads them."""
+    return list({case.config: case for case in reversed(all_cases())}.values())[::-1]
 
 
 def refused_cases() -> list[Case]:

@@ -103,6 +103,8 @@ def of(config_class):
 
 _HEADS = ("Model", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering", "ForMaskedLM")
 
+_EVERY_TOKEN = ("ForTokenClassification", "ForQuestionAnswering", "ForMaskedLM", "ForPreTraining")
+
 _CONFIGS = {
     "Bert": bert_config,
     "DistilBert": distilbert_config,
@@ -141,7 +143,8 @@ def _case(name: str, head: str, config, inputs=text_inputs) -> Case:
     config = _spans(config) if head == "ForQuestionAnswering" else config
     since = "5.14.0" if name + head in _BROKEN else "5.0"
     model_class = getattr(transformers, name + head)
-    return Case(model_class, config, inputs, eager_only=name in _EAGER, runs_since=since)
+    whole = head in _EVERY_TOKEN
+    return Case(model_class, config, inputs, eager_only=name in _EAGER, runs_since=since, reads_every_token=whole)
 
 
 CASES = [_case(name, head, config) for name, config in _CONFIGS.items() for head in _HEADS]

@@ -1,0 +1,54 @@
+# Copyright 2026 The optimum_pitome authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Copies of CLIP's vision tower: MetaCLIP 2, Chinese-CLIP and AltCLIP."""
+
+from __future__ import annotations
+
+from transformers.models.altclip import modeling_altclip
+from transformers.models.chinese_clip import modeling_chinese_clip
+from transformers.models.metaclip_2 import modeling_metaclip_2
+
+from ..modeling.registry import refuse_architecture, register_architecture
+from .clip import CLIPStyleLayer
+from .vit import num_patches
+
+
+class MetaClip2EncoderLayer(CLIPStyleLayer, modeling_metaclip_2.MetaClip2EncoderLayer):
+    pass
+
+
+class ChineseCLIPVisionLayer(CLIPStyleLayer, modeling_chinese_clip.ChineseCLIPVisionLayer):
+    pass
+
+
+class AltCLIPEncoderLayer(CLIPStyleLayer, modeling_altclip.AltCLIPEncoderLayer):
+    pass
+
+
+_SETTINGS = {
+    "layers": "encoder.layers",
+    "attention": "self_attn",
+    "num_prefix_tokens": 1,
+    "num_tokens": lambda config: 1 + num_patches(config),
+}
+
+register_architecture(modeling_metaclip_2.MetaClip2VisionModel, MetaClip2EncoderLayer, **_SETTINGS)
+register_architecture(modeling_chinese_clip.ChineseCLIPVisionModel, ChineseCLIPVisionLayer, **_SETTINGS)
+register_architecture(modeling_altclip.AltCLIPVisionModel, AltCLIPEncoderLayer, **_SETTINGS)
+refuse_architecture(
+    modeling_metaclip_2.MetaClip2TextModel,
+    part="text",
+    reason="MetaCLIP 2's text tower is causal and pools at the position of the EOS token, which merging would move",
+)
