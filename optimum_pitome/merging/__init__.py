@@ -15,8 +15,8 @@
 """Merging as pure tensor functions. Imports torch and the table of methods: not transformers, nothing else of ours."""
 
 from . import algorithms, diffrate  # noqa: F401
-from .candidates import Candidates, TokenMasks, rank_by_energy
-from .counts import KeepRatio, length_of
+from .candidates import Candidates, TokenMasks, rank_by_energy, ranking_by_comparison
+from .counts import KeepRatio, is_open, length_of
 from .energy import pairwise_similarity
 from .matching import match_tokens
 from .opaque import is_opaque
@@ -34,9 +34,11 @@ __all__ = [
     "TokenMasks",
     "gather_tokens",
     "is_opaque",
+    "is_open",
     "length_of",
     "match_tokens",
     "pairwise_similarity",
     "plan_from_pairs",
     "rank_by_energy",
+    "ranking_by_comparison",
 ]

@@ -16,13 +16,15 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 
 from ..methods import ENERGIES
 from .combine import PLANS
-from .counts import length_of
+from .counts import is_open, length_of
 from .energy import pairwise_similarity
 from .plan import MergePlan, gather_tokens, plan_from_pairs
 from .spec import MergeSpec
@@ -30,6 +32,9 @@ from .spec import MergeSpec
 
 #: Below every cosine, and below every ranking key.
 LAST = torch.iinfo(torch.int64).min // 2
+
+#: See [`ranking_by_comparison`].
+_by_comparison = False
 
 
 @dataclass(frozen=True)
@@ -121,7 +126,9 @@ class Candidates:
         """`None` where the ratio leaves nothing to merge."""
         prefix = masks.num_prefix_tokens
         num_pairs = spec.ratio.num_removed(length_of(features) - prefix)
-        if num_pairs <= 0:
+        if is_open(num_pairs):
+            num_pairs = torch.sym_max(num_pairs, 2)  # `pair_mask` leaves out those that there are not
+        elif num_pairs <= 0:
             return None
         masks.check(features)
         mergeable = masks.mergeable()
@@ -187,7 +194,7 @@ class Candidates:
 
     def pair_mask(self) -> torch.Tensor | None:
         """Which of `num_pairs` pairs, the best first, a sample merges: `(B, k)` bool, or `None` for all."""
-        if self.mergeable is None:
+        if self.mergeable is None and not is_open(self.num_pairs):
             return None
         return torch.arange(self.num_pairs, device=self.features.device) < self.pairs_of_sample()
 
@@ -257,10 +264,31 @@ def rank_by_energy(energy: torch.Tensor, mergeable: torch.Tensor | None, num_can
         `torch.LongTensor` of shape `(B, num_candidates)`.
     """
     num_tokens = energy.shape[1]
+    steps = (energy * 2.0**22).round()
+    if _by_comparison and torch.compiler.is_exporting():
+        if mergeable is not None:
+            steps = steps.masked_fill(~mergeable, torch.finfo(steps.dtype).min)
+        position = torch.arange(num_tokens, device=energy.device)
+        mine, others = steps.unsqueeze(2), steps.unsqueeze(1)
+        before = (others > mine) | (others == mine) & (position < position.unsqueeze(1))
+        place = before.float().sum(dim=2).long()
+        return torch.zeros_like(place).scatter(1, place, position.expand_as(place))[:, :num_candidates]
     # Unique integer keys (energy in steps of 2**-22, then position): ties cannot depend on the sort, the batch or the
     # device, and no stable sort is needed, which would not export.
     from_behind = torch.arange(num_tokens - 1, -1, -1, device=energy.device)
-    key = (energy * 2.0**22).round().long() * num_tokens + from_behind
+    key = steps.long() * num_tokens + from_behind
     if mergeable is not None:
         key = key.masked_fill(~mergeable, LAST)
     return key.topk(num_candidates, dim=1).indices
+
+
+@contextlib.contextmanager
+def ranking_by_comparison() -> Iterator[None]:
+    """Inside, what `torch.export` traces of [`rank_by_energy`] compares all energies with one another, in the same
+    order. OpenVINO needs it: integers have 32 bits there, too few for the keys, and its sort is not stable."""
+    global _by_comparison
+    before, _by_comparison = _by_comparison, True
+    try:
+        yield
+    finally:
+        _by_comparison = before
