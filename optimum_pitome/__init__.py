@@ -55,6 +55,7 @@ _EXPORTS = {
     "DenseDistillation": ".training.distillation",
     "find_budget": ".tuning.choice",
     "tune_ratios": ".tuning.search",
+    "export_pitome": ".export.export",
 }
 
 __all__ = ["__version__", *_EXPORTS]
@@ -105,6 +106,7 @@ if TYPE_CHECKING:
     from .apply import apply_pitome, pitome_disabled, remove_pitome
     from .configuration.config import PiToMeConfig
     from .evaluation.evaluation import evaluate
+    from .export.export import export_pitome
     from .families import register_architecture
     from .families.llava import num_image_tokens
     from .hub.recipes import PiToMeModel

@@ -15,9 +15,10 @@
 """Merging as pure tensor functions. Imports torch and the table of methods: not transformers, nothing else of ours."""
 
 from . import algorithms, diffrate  # noqa: F401
-from .candidates import Candidates, TokenMasks, rank_by_energy, ranking_by_comparison
-from .counts import KeepRatio, is_open, length_of
+from .candidates import Candidates, TokenMasks, rank_by_energy
+from .counts import KeepRatio, length_of
 from .energy import pairwise_similarity
+from .exporting import is_open, ranking_by_comparison
 from .matching import match_tokens
 from .opaque import is_opaque
 from .plan import MergePlan, gather_tokens, plan_from_pairs

@@ -16,25 +16,21 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 
 from ..methods import ENERGIES
 from .combine import PLANS
-from .counts import is_open, length_of
+from .counts import length_of
 from .energy import pairwise_similarity
+from .exporting import is_open, ranks_by_comparison
 from .plan import MergePlan, gather_tokens, plan_from_pairs
 from .spec import MergeSpec
 
 
 #: Below every cosine, and below every ranking key.
 LAST = torch.iinfo(torch.int64).min // 2
-
-#: See [`ranking_by_comparison`].
-_by_comparison = False
 
 
 @dataclass(frozen=True)
@@ -265,7 +261,7 @@ def rank_by_energy(energy: torch.Tensor, mergeable: torch.Tensor | None, num_can
     """
     num_tokens = energy.shape[1]
     steps = (energy * 2.0**22).round()
-    if _by_comparison and torch.compiler.is_exporting():
+    if ranks_by_comparison():
         if mergeable is not None:
             steps = steps.masked_fill(~mergeable, torch.finfo(steps.dtype).min)
         position = torch.arange(num_tokens, device=energy.device)
@@ -280,15 +276,3 @@ def rank_by_energy(energy: torch.Tensor, mergeable: torch.Tensor | None, num_can
     if mergeable is not None:
         key = key.masked_fill(~mergeable, LAST)
     return key.topk(num_candidates, dim=1).indices
-
-
-@contextlib.contextmanager
-def ranking_by_comparison() -> Iterator[None]:
-    """Inside, what `torch.export` traces of [`rank_by_energy`] compares all energies with one another, in the same
-    order. OpenVINO needs it: integers have 32 bits there, too few for the keys, and its sort is not stable."""
-    global _by_comparison
-    before, _by_comparison = _by_comparison, True
-    try:
-        yield
-    finally:
-        _by_comparison = before

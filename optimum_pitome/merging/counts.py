@@ -97,9 +97,3 @@ def length_of(tokens: torch.Tensor) -> int:
     """
     length = tokens.shape[1]
     return int(length) if isinstance(length, torch.Tensor) else length
-
-
-def is_open(length: int) -> bool:
-    """Whether `torch.export` leaves a length open. It traces one path for all lengths, so that nothing may be decided by
-    what the length of the example is."""
-    return isinstance(length, torch.SymInt) and torch.compiler.is_exporting()
