@@ -24,6 +24,7 @@ from typing import Any
 
 from ..configuration.checks import Setting
 from ..configuration.fields import COUNTS, FIELDS, fields_of
+from ..export.requirements import FORMATS, OPSETS, PARTS, QUANTIZATIONS
 from .arguments import fail
 from .imports import ModuleError, import_module
 
@@ -99,11 +100,11 @@ def _add_summary(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_data(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+def _add_data(parser: argparse.ArgumentParser, required: bool = True) -> argparse._ArgumentGroup:
     data = parser.add_argument_group("data")
     data.add_argument(
         "--dataset",
-        required=True,
+        required=required,
         help="Hub id; a folder with one sub-folder of pictures per class, or with a metadata.jsonl, or written "
         "by save_to_disk; of texts also a csv, tsv, json, jsonl or parquet file.",
     )
@@ -148,6 +149,21 @@ def _add_tuning(parser: argparse.ArgumentParser) -> None:
         help="Write a recipe (config.json) with its card here, and what was tried: the same command goes on there "
         "after it was interrupted.",
     )
+
+
+def _add_export(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("what is written")
+    group.add_argument("--format", choices=FORMATS, default="onnx", help="onnx (default), openvino, or torch.")
+    group.add_argument("--part", choices=PARTS, help="Of CLIP, SigLIP and dual encoders: vision or text.")
+    text = "int8: of ONNX weights and, as it runs, activations; of OpenVINO weights, and activations with --dataset."
+    group.add_argument("--quantize", choices=QUANTIZATIONS, help=text)
+    group.add_argument("--opset", type=int, help=f"Of ONNX: {OPSETS.start} (default) to {OPSETS.stop - 1}.")
+    text = "Largest difference from PyTorch relative to the largest value (0.001); of int8 mean of 1 - cosine (0.05)."
+    group.add_argument("--tolerance", type=float, help=text)
+    group.add_argument("-o", "--output", metavar="DIR", required=True, help="A folder, new or empty.")
+    group.add_argument("--push-to-hub", metavar="REPO", help="Upload the folder to this repository of the Hub.")
+    data = _add_data(parser, required=False)
+    data.add_argument("--batch-size", type=int, default=8, help="Samples at once (8).")
 
 
 def _add_spectrum(parser: argparse.ArgumentParser) -> None:
@@ -288,4 +304,5 @@ _OPTIONS = {
     "benchmark": _add_benchmark,
     "tune": _add_tuning,
     "spectrum": _add_spectrum,
+    "export": _add_export,
 }

@@ -45,10 +45,7 @@ def whole_folder(output: str | os.PathLike) -> Iterator[Path]:
         ValueError: if something lies in `output`.
         OSError: if it cannot be written there.
     """
-    output = Path(output)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        what = "an export lies there already" if (output / MANIFEST).is_file() else "it exists and is not empty"
-        raise ValueError(f"{output}: {what}. Name another folder, or remove it first.")
+    output = check_output(output)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
@@ -66,6 +63,19 @@ def whole_folder(output: str | os.PathLike) -> Iterator[Path]:
         raise OSError(f"{output}: writing failed ({error.strerror or error}). Nothing was kept.") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def check_output(output: str | os.PathLike) -> Path:
+    """Refuses a folder in which something lies.
+
+    Raises:
+        ValueError: with what to do.
+    """
+    output = Path(output)
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        what = "an export lies there already" if (output / MANIFEST).is_file() else "it exists and is not empty"
+        raise ValueError(f"{output}: {what}. Name another folder, or remove it first.")
+    return output
 
 
 def check_source(name: str) -> None:

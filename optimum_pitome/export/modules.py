@@ -81,10 +81,7 @@ def _features(name: str, method: str) -> Callable[..., Any]:
         output = getattr(model, method)(**inputs)
         if isinstance(output, torch.Tensor):
             return {name: output}
-        features = output.pooler_output
-        if isinstance(features, (tuple, list)):  # of a model that generates: one entry for each image
-            features = torch.stack(tuple(features))
-        return {name: features}
+        return {name: output.pooler_output}
 
     return call
 
@@ -110,14 +107,15 @@ def check_class(model_class: type[nn.Module], part: str | None) -> None:
     """Refuses what has no single forward to export, before weights are read.
 
     Raises:
-        ValueError: for models that generate or compare, without `part`; for a part that there is not.
+        ValueError: for models that generate; for those with two encoders without `part`; for a part that there is not.
     """
     dual = all(hasattr(model_class, f"get_{name}_features") for name in ("image", "text"))
     generates = hasattr(model_class, "can_generate") and model_class.can_generate()
-    if part is None and generates:
+    if generates:
         raise ValueError(
             f"{model_class.__name__} generates text, token by token with a cache, which one exported file cannot do; "
-            "servers for it read the checkpoint. Its image encoder can be exported: part='vision' (--part vision)."
+            "servers for it read the checkpoint. Its image encoder can be exported by itself, in Python: "
+            "export_pitome(model.get_encoder(modality='image'), folder)."
         )
     if part is None and dual:
         raise ValueError(
