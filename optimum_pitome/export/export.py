@@ -107,11 +107,10 @@ def export_pitome(
     check_request(format, quantize, opset, part)
     writer = WRITERS[format]
     _check_algorithms(model, format)
+    training = model.training
     with whole_folder(output) as folder:
         tokenizer = model.tokenizer if is_sentence_transformer(model) else processor
         module = exported_module(model, part, getattr(tokenizer, "pad_token_id", None))
-        training = model.training
-        model.eval()
         try:
             config = transformers_model(model).config
             names = text_inputs(model, config, tokenizer) if module.kind == "text" else ("pixel_values",)
