@@ -46,7 +46,8 @@ def export(optimum_cli, workplace, monkeypatch):
 
 def test_a_classifier_with_data(export, tmp_path):
     text = export("vit", "--ratio", 0.8, "--dataset", "pets", "-o", tmp_path / "out")
-    assert "pixel_values -> logits" in text and "on 16 samples" in text and "same class in 100.00 %" in text
+    assert "pixel_values -> logits" in text and "made up, 4 samples in 2 batches" in text
+    assert "your data, 12 samples in 2 batches" in text and "same class in 100.00 %" in text
     assert json.loads((tmp_path / "out" / "config.json").read_text())["pitome"]["ratio"] == 0.8
     assert (tmp_path / "out" / "preprocessor_config.json").is_file()
     error = export(tmp_path / "out", "-o", tmp_path / "again", code=2)

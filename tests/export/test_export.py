@@ -177,6 +177,6 @@ def test_int8(format, tmp_path):
         expected = model(**inputs).logits
     difference = (found - expected).abs().max()
     assert 0 < difference < 0.2 * expected.abs().max() and manifest(tmp_path)["quantize"] == "int8"
-    assert result.comparison.num_samples == 4 + (2 if data else 0)
+    assert (result.on_inputs is not None) == bool(data)
     size = sum(path.stat().st_size for path in result.path.parent.glob("*model*"))
     assert size < 4 * sum(parameter.numel() for parameter in model.parameters()) or format == "onnx"

@@ -19,6 +19,7 @@ import json
 import pytest
 import torch
 from export.helpers import merged
+from zoo.vit import pixel_values
 
 from optimum_pitome import export_pitome
 from optimum_pitome.export import export as export_module
@@ -132,6 +133,28 @@ def test_a_broken_file_is_not_kept(vit, tmp_path, fake_format, change):
     with pytest.raises(ValueError, match="does not say what|where PyTorch says"):
         export_pitome(vit, tmp_path / "out", "torch", tolerance=0.5)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_on_data_what_merges_may_differ(vit, tmp_path, fake_format):
+    """Of a file that is exact on inputs that are made up: its samples are counted, and their mean loss is bounded."""
+    data, changes = [pixel_values(3)], []
+
+    def change(value):
+        if len(value) != 3:
+            return value
+        changes.append(value)
+        return value if len(changes) == 1 else torch.cat([value[:2], value[2:] * factor])
+
+    factor = 1.1
+    fake_format(change)
+    found = export_pitome(vit, tmp_path / "out", "torch", inputs=data)
+    assert found.comparison.equal == 1.0 and found.on_inputs.equal == pytest.approx(2 / 3)
+    assert "your data, 3 samples in 1 batches" in str(found)
+    changes.clear()
+    factor = -1.0
+    with pytest.raises(ValueError, match="mean of 1 - cosine is above the tolerance of 0.05"):
+        export_pitome(vit, tmp_path / "again", "torch", inputs=data)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_a_full_disk(vit, tmp_path, fake_format):
