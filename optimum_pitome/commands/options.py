@@ -152,18 +152,15 @@ def _add_tuning(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_export(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("what is written")
-    group.add_argument("--format", choices=FORMATS, default="onnx", help="onnx (default), openvino, or torch.")
-    group.add_argument("--part", choices=PARTS, help="Of CLIP, SigLIP and dual encoders: vision or text.")
-    text = "int8: of ONNX weights and, as it runs, activations; of OpenVINO weights, and activations with --dataset."
-    group.add_argument("--quantize", choices=QUANTIZATIONS, help=text)
-    group.add_argument("--opset", type=int, help=f"Of ONNX: {OPSETS.start} (default) to {OPSETS.stop - 1}.")
-    text = "Largest difference from PyTorch relative to the largest value (0.001); of int8 mean of 1 - cosine (0.05)."
-    group.add_argument("--tolerance", type=float, help=text)
-    group.add_argument("-o", "--output", metavar="DIR", required=True, help="A folder, new or empty.")
-    group.add_argument("--push-to-hub", metavar="REPO", help="Upload the folder to this repository of the Hub.")
-    data = _add_data(parser, required=False)
-    data.add_argument("--batch-size", type=int, default=8, help="Samples at once (8).")
+    add = parser.add_argument_group("what is written").add_argument
+    add("--format", choices=FORMATS, default="onnx", help="onnx (default), openvino, or torch.")
+    add("--part", choices=PARTS, help="Of CLIP, SigLIP and dual encoders: vision or text.")
+    add("--quantize", choices=QUANTIZATIONS, help="Weights and activations; of OpenVINO without --dataset weights.")
+    add("--opset", type=int, help=f"Of ONNX: {OPSETS.start} (default) to {OPSETS.stop - 1}.")
+    add("--tolerance", type=float, help="Largest relative difference (0.001); of int8 mean of 1 - cosine (0.05).")
+    add("-o", "--output", metavar="DIR", required=True, help="A folder, new or empty.")
+    add("--push-to-hub", metavar="REPO", help="Upload the folder to this repository of the Hub.")
+    _add_data(parser, required=False).add_argument("--batch-size", type=int, default=8, help="Samples at once (8).")
 
 
 def _add_spectrum(parser: argparse.ArgumentParser) -> None:

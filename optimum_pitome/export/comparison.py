@@ -54,7 +54,7 @@ class Comparison:
     def __str__(self) -> str:
         text = (
             f"{self.num_samples} samples in {self.num_batches} batches: largest difference from PyTorch "
-            f"{self.difference:.2g} ({self.relative:.2g} of the largest value), {100 * self.equal:.1f} % of them equal, "
+            f"{self.difference:.2g} ({self.relative:.2g} of the largest value), {100 * self.equal:.1f} % equal, "
             f"mean of 1 - cosine {self.loss:.2g}"
         )
         return text if self.agreement is None else f"{text}, same class in {100 * self.agreement:.2f} %"
