@@ -25,8 +25,7 @@ from typing import Any
 from ..configuration.checks import Setting
 from ..configuration.fields import COUNTS, FIELDS, fields_of
 from ..export.requirements import FORMATS, OPSETS, PARTS, QUANTIZATIONS
-from .arguments import fail
-from .imports import ModuleError, import_module
+from .imports import add_imports
 
 
 #: Of `evaluate`; what they do is in `tasks.py`, which imports torch.
@@ -42,31 +41,9 @@ TASK_NAMES = (
 def add_options(parser: argparse.ArgumentParser, command: str) -> None:
     parser.add_argument("model", help="Hub id or folder of a model, or of a PiToMe recipe.")
     parser.add_argument("--revision", default="main", help="Revision on the Hub.")
-    _add_imports(parser)
+    add_imports(parser)
     add_settings(parser)
     _OPTIONS[command](parser)
-
-
-def _add_imports(parser: argparse.ArgumentParser) -> None:
-    """`--import`, which counts before all other options, wherever it stands: they may name what a module registers."""
-    option = {"dest": "imports", "action": "append", "default": [], "metavar": "MODULE"}
-    text = "Module, or .py file, that registers families, algorithms or energies; may be given several times."
-    parser.add_argument("--import", help=text, **option)
-    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    early.add_argument("--import", **option)
-    parse = parser.parse_known_args
-
-    def parse_known_args(args=None, namespace=None):
-        try:
-            for module in early.parse_known_args(args)[0].imports:
-                import_module(module)
-        except ModuleError as error:
-            fail(parser, error)
-        except argparse.ArgumentError:
-            pass  # which the parser itself reports
-        return parse(args, namespace)
-
-    parser.parse_known_args = parse_known_args
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
