@@ -95,9 +95,10 @@ def _processor(args: argparse.Namespace, kind: str) -> Any:
     loader = AutoTokenizer if kind == "text" else AutoImageProcessor
     try:
         return loader.from_pretrained(args.model, revision=args.revision)
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, ImportError) as error:
         what = "tokenizer" if kind == "text" else "image processor"
-        sys.stderr.write(f"{args.model} has no {what}, so none is written beside the exported file.\n")
+        reason = str(error).strip().partition("\n")[0]
+        sys.stderr.write(f"No {what} could be read, so none is written beside the exported file: {reason}\n")
         return None
 
 

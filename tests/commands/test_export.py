@@ -44,6 +44,7 @@ def export(optimum_cli, workplace, monkeypatch):
     return lambda *args, **kwargs: optimum_cli("pitome", "export", *args, "--format", "torch", **kwargs)
 
 
+@pytest.mark.slow  # the floor has no AutoImageProcessor without torchvision
 def test_a_classifier_with_data(export, tmp_path):
     text = export("vit", "--ratio", 0.8, "--dataset", "pets", "-o", tmp_path / "out")
     assert "pixel_values -> logits" in text and "made up, 4 samples in 2 batches" in text
@@ -63,6 +64,7 @@ def test_texts_and_a_recipe(export, tmp_path):
     assert (tmp_path / "out" / "tokenizer.json").is_file()
 
 
+@pytest.mark.slow  # the floor has no AutoImageProcessor without torchvision
 def test_upload(export, tmp_path, monkeypatch):
     calls = []
 
