@@ -23,6 +23,7 @@ from zoo.text import text_inputs
 from zoo.vit import pixel_values
 
 from optimum_pitome import export_pitome, pitome_disabled
+from optimum_pitome.export.quantization import QUANTIZERS
 
 
 pytest.importorskip("onnxscript", reason="files are traced into ONNX")
@@ -91,13 +92,29 @@ def test_pictures(name, format, tmp_path):
     assert (folder / "preprocessor_config.json").is_file() and "pitome" in (folder / "README.md").read_text()
     assert manifest(tmp_path)["inputs"] == ["pixel_values"] and manifest(tmp_path)["comparison"]["relative"] < 1e-4
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    if format in QUANTIZERS:
+        check_int8(model, format, tmp_path / "out")
+
+
+def check_int8(model, format, folder):
+    """Of what was written: to trace it again would take as long as the first time."""
+    file = folder / FILES[format]
+    for calibration in ([],) if format == "onnx" else ([], [pixel_values(2)]):
+        if format == "openvino":
+            pytest.importorskip("nncf", reason="int8 for OpenVINO is made by nncf")
+        inputs = pixel_values(4)
+        QUANTIZERS[format](file, calibration)
+        with torch.no_grad():
+            expected = model(**inputs)
+        for output, value in RUN[format](folder, inputs).items():
+            difference = (value - expected[output]).flatten(1).norm(dim=1) / expected[output].flatten(1).norm(dim=1)
+            assert 0 < difference.mean() < 0.3, (output, difference)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "format", "lengths"),
     [
-        ("BertForTokenClassification", "onnx", ([24, 13], [3], [64, 30, 9], [5, 2, 4])),
         ("BertForTokenClassification", "openvino", ([24, 13], [3], [64, 30, 9], [5, 2, 4])),
         ("DistilBertForSequenceClassification", "torch", ([24, 13], [3], [64, 30, 9], [5, 2, 4])),
     ],
@@ -114,19 +131,18 @@ def test_texts_of_any_length(name, format, lengths, tmp_path):
         assert found.shape == expected.shape
         real = inputs["attention_mask"].bool() if found.dim() == 3 else slice(None)
         torch.testing.assert_close(found[real], expected[real], atol=1e-5, rtol=1e-4, msg=f"{each}")
-    if format == "onnx":
-        assert manifest(tmp_path)["inputs"] == ["input_ids", "attention_mask"]
+    assert manifest(tmp_path)["inputs"] == ["input_ids", "attention_mask"]
 
 
 @pytest.mark.slow
 def test_a_tower_with_its_projection(tmp_path):
     model = merged("CLIPModel")
-    exported(model, "onnx", tmp_path, part="vision")
+    exported(model, "torch", tmp_path, part="vision")
     inputs = pixel_values(3)
     with torch.no_grad():
         expected = model.get_image_features(**inputs)
     expected = getattr(expected, "pooler_output", expected)
-    torch.testing.assert_close(run_onnx(tmp_path / "out", inputs)["image_embeds"], expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(run_torch(tmp_path / "out", inputs)["image_embeds"], expected, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.slow
@@ -161,22 +177,3 @@ def test_sentence_embeddings(tmp_path):
     written = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert {"onnx/model.onnx", "tokenizer.json", "modules.json", "1_Pooling/config.json", "config.json"} <= written
     assert not any(name.endswith((".safetensors", ".bin")) for name in written)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("format", ["onnx", "openvino"])
-def test_int8(format, tmp_path):
-    if format == "openvino":
-        pytest.importorskip("nncf", reason="int8 for OpenVINO is made by nncf")
-    model = merged("ViTForImageClassification")
-    data = [pixel_values(2)] if format == "openvino" else []
-    result = exported(model, format, tmp_path, quantize="int8", inputs=data)
-    inputs = pixel_values(4)
-    found = RUN[format](tmp_path / "out", inputs)["logits"]
-    with torch.no_grad():
-        expected = model(**inputs).logits
-    difference = (found - expected).abs().max()
-    assert 0 < difference < 0.2 * expected.abs().max() and manifest(tmp_path)["quantize"] == "int8"
-    assert (result.on_inputs is not None) == bool(data)
-    size = sum(path.stat().st_size for path in result.path.parent.glob("*model*"))
-    assert size < 4 * sum(parameter.numel() for parameter in model.parameters()) or format == "onnx"
