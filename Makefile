@@ -54,7 +54,7 @@ $(VENV)/installed: setup.cfg pyproject.toml constraints.txt
 $(FLOOR)/installed: setup.cfg pyproject.toml constraints-floor.txt
 	$(PYTHON) -m venv $(FLOOR)
 	$(FLOOR)/bin/python -m pip install -q -c constraints-floor.txt torch
-	$(FLOOR)/bin/python -m pip install -q -c constraints-floor.txt -e ".[test,tune,demo]"
+	$(FLOOR)/bin/python -m pip install -q -c constraints-floor.txt -e ".[test,tune,onnx,openvino,demo]"
 	touch $@
 
 clean:

@@ -57,6 +57,7 @@ _EXPORTS = {
     "DenseDistillation": ".training.distillation",
     "find_budget": ".tuning.choice",
     "tune_ratios": ".tuning.search",
+    "export_pitome": ".export.export",
 }
 
 __all__ = ["__version__", *_EXPORTS]
@@ -108,6 +109,7 @@ if TYPE_CHECKING:
     from .configuration.config import PiToMeConfig
     from .evaluation.comparison import compare
     from .evaluation.evaluation import evaluate
+    from .export.export import export_pitome
     from .families import register_architecture
     from .families.llava import num_image_tokens
     from .hub.recipes import PiToMeModel

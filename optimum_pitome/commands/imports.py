@@ -16,13 +16,38 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import sys
 from pathlib import Path
 
+from .arguments import fail
+
 
 class ModuleError(ImportError):
     """A module that the command line names and that cannot be imported."""
+
+
+def add_imports(parser: argparse.ArgumentParser) -> None:
+    """`--import`, which counts before all other options, wherever it stands: they may name what a module registers."""
+    option = {"dest": "imports", "action": "append", "default": [], "metavar": "MODULE"}
+    text = "Module, or .py file, that registers families, algorithms or energies; may be given several times."
+    parser.add_argument("--import", help=text, **option)
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    early.add_argument("--import", **option)
+    parse = parser.parse_known_args
+
+    def parse_known_args(args=None, namespace=None):
+        try:
+            for module in early.parse_known_args(args)[0].imports:
+                import_module(module)
+        except ModuleError as error:
+            fail(parser, error)
+        except argparse.ArgumentError:
+            pass  # which the parser itself reports
+        return parse(args, namespace)
+
+    parser.parse_known_args = parse_known_args
 
 
 def import_module(name: str) -> None:

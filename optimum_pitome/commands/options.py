@@ -24,37 +24,15 @@ from typing import Any
 
 from ..configuration.checks import Setting
 from ..configuration.fields import COUNTS, FIELDS, fields_of
-from .arguments import fail
-from .imports import ModuleError, import_module
+from ..export.requirements import FORMATS, OPSETS, PARTS, QUANTIZATIONS
+from .imports import add_imports
 from .task_options import add_data, add_model, add_running, add_task
 
 
 def add_options(parser: argparse.ArgumentParser, command: str) -> None:
-    _add_imports(parser)
+    add_imports(parser)
     for add in _OPTIONS[command]:
         add(parser)
-
-
-def _add_imports(parser: argparse.ArgumentParser) -> None:
-    """`--import`, which counts before all other options, wherever it stands: they may name what a module registers."""
-    option = {"dest": "imports", "action": "append", "default": [], "metavar": "MODULE"}
-    text = "Module, or .py file, that registers families, algorithms or energies; may be given several times."
-    parser.add_argument("--import", help=text, **option)
-    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    early.add_argument("--import", **option)
-    parse = parser.parse_known_args
-
-    def parse_known_args(args=None, namespace=None):
-        try:
-            for module in early.parse_known_args(args)[0].imports:
-                import_module(module)
-        except ModuleError as error:
-            fail(parser, error)
-        except argparse.ArgumentError:
-            pass  # which the parser itself reports
-        return parse(args, namespace)
-
-    parser.parse_known_args = parse_known_args
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
@@ -112,6 +90,18 @@ def _add_tuning(parser: argparse.ArgumentParser) -> None:
         help="Write a recipe (config.json) with its card here, and what was tried: the same command goes on there "
         "after it was interrupted.",
     )
+
+
+def _add_export(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("what is written").add_argument
+    add("--format", choices=FORMATS, default="onnx", help="onnx (default), openvino, or torch.")
+    add("--part", choices=PARTS, help="Of CLIP, SigLIP and dual encoders: vision or text.")
+    add("--quantize", choices=QUANTIZATIONS, help="Weights and activations; of OpenVINO without --dataset weights.")
+    add("--opset", type=int, help=f"Of ONNX: {OPSETS.start} (default) to {OPSETS.stop - 1}.")
+    add("--tolerance", type=float, help="Largest relative difference (0.001); of int8 mean of 1 - cosine (0.05).")
+    add("-o", "--output", metavar="DIR", required=True, help="A folder, new or empty.")
+    add("--push-to-hub", metavar="REPO", help="Upload the folder to this repository of the Hub.")
+    add_data(parser, required=False).add_argument("--batch-size", type=int, default=8, help="Samples at once (8).")
 
 
 def _add_spectrum(parser: argparse.ArgumentParser) -> None:
@@ -252,4 +242,5 @@ _OPTIONS = {
     "tune": (add_model, add_settings, _add_tuning),
     "spectrum": (add_model, add_settings, _add_spectrum),
     "compare": (_add_comparison,),
+    "export": (add_model, add_settings, _add_export),
 }

@@ -34,11 +34,11 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--revision", default="main", help="Revision on the Hub.")
 
 
-def add_data(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+def add_data(parser: argparse.ArgumentParser, required: bool = True) -> argparse._ArgumentGroup:
     data = parser.add_argument_group("data")
     data.add_argument(
         "--dataset",
-        required=True,
+        required=required,
         help="Hub id; a folder with one sub-folder of pictures per class, or with a metadata.jsonl, or written "
         "by save_to_disk; of texts also a csv, tsv, json, jsonl or parquet file.",
     )

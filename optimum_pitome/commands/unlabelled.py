@@ -52,7 +52,7 @@ def load_model(args: argparse.Namespace, settings: dict[str, Any]) -> tuple[torc
         config = AutoConfig.from_pretrained(name)
     elif entries(config):
         settings = {**_others(config.pitome), **settings}
-    model = _model_class(config).from_pretrained(name, dtype=args.dtype, pitome=settings or {}).eval()
+    model = model_class(config).from_pretrained(name, dtype=args.dtype, pitome=settings or {}).eval()
     kind = _KINDS.get(model.main_input_name)
     if kind is None:
         raise ValueError(f"{type(model).__name__} takes more than pictures or texts: take its encoder by itself.")
@@ -87,7 +87,7 @@ def _others(settings: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if name not in ours}
 
 
-def _model_class(config: PreTrainedConfig) -> Any:
+def model_class(config: PreTrainedConfig) -> Any:
     """The class that a checkpoint was saved from, so that classifiers are told by their classes."""
     names = getattr(config, "architectures", None) or ()
     return next((found for name in names if (found := getattr(transformers, name, None)) is not None), AutoModel)

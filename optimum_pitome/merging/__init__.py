@@ -18,6 +18,7 @@ from . import algorithms, diffrate, mutual  # noqa: F401
 from .candidates import Candidates, TokenMasks, rank_by_energy
 from .counts import KeepRatio, length_of
 from .energy import pairwise_similarity
+from .exporting import is_open, ranking_by_comparison
 from .matching import match_tokens
 from .opaque import is_opaque
 from .plan import MergePlan, gather_tokens, plan_from_pairs
@@ -34,9 +35,11 @@ __all__ = [
     "TokenMasks",
     "gather_tokens",
     "is_opaque",
+    "is_open",
     "length_of",
     "match_tokens",
     "pairwise_similarity",
     "plan_from_pairs",
     "rank_by_energy",
+    "ranking_by_comparison",
 ]

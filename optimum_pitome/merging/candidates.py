@@ -24,6 +24,7 @@ from ..methods import ENERGIES
 from .combine import PLANS
 from .counts import length_of
 from .energy import pairwise_similarity
+from .exporting import is_open, ranks_by_comparison
 from .plan import MergePlan, gather_tokens, plan_from_pairs
 from .spec import MergeSpec
 
@@ -121,7 +122,9 @@ class Candidates:
         """`None` where the ratio leaves nothing to merge."""
         prefix = masks.num_prefix_tokens
         num_pairs = spec.ratio.num_removed(length_of(features) - prefix)
-        if num_pairs <= 0:
+        if is_open(num_pairs):
+            num_pairs = torch.sym_max(num_pairs, 2)  # `pair_mask` leaves out those that there are not
+        elif num_pairs <= 0:
             return None
         masks.check(features)
         mergeable = masks.mergeable()
@@ -187,7 +190,7 @@ class Candidates:
 
     def pair_mask(self) -> torch.Tensor | None:
         """Which of `num_pairs` pairs, the best first, a sample merges: `(B, k)` bool, or `None` for all."""
-        if self.mergeable is None:
+        if self.mergeable is None and not is_open(self.num_pairs):
             return None
         return torch.arange(self.num_pairs, device=self.features.device) < self.pairs_of_sample()
 
@@ -261,10 +264,23 @@ def rank_by_energy(
         `torch.LongTensor` of shape `(B, num_candidates)`.
     """
     num_tokens = energy.shape[1]
+    steps = (energy * 2.0**22).round()
+    if ranks_by_comparison():
+        if mergeable is not None:
+            steps = steps.masked_fill(~mergeable, torch.finfo(steps.dtype).min)
+        position = torch.arange(num_tokens, device=energy.device)
+        mine, others = steps.unsqueeze(2), steps.unsqueeze(1)
+        before = (others > mine) | (others == mine) & (position < position.unsqueeze(1))
+        if level is not None:
+            level = level if mergeable is None else level.masked_fill(~mergeable, -1)
+            mine, others = level.unsqueeze(2), level.unsqueeze(1)
+            before = (others > mine) | (others == mine) & before
+        place = before.float().sum(dim=2).long()
+        return torch.zeros_like(place).scatter(1, place, position.expand_as(place))[:, :num_candidates]
     # Unique integer keys (energy in steps of 2**-22, then position): ties cannot depend on the sort, the batch or the
     # device, and no stable sort is needed, which would not export.
     from_behind = torch.arange(num_tokens - 1, -1, -1, device=energy.device)
-    key = (energy * 2.0**22).round().long() * num_tokens + from_behind
+    key = steps.long() * num_tokens + from_behind
     if level is not None:
         key = key + level * 2**58
     if mergeable is not None:

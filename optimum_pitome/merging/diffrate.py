@@ -58,7 +58,8 @@ def match_diffrate(features: torch.Tensor, spec: MergeSpec, masks: TokenMasks) -
     # The pairs of a sample end where its mergeable tokens end.
     stay = candidates.room()
     pair = torch.arange(candidates.num_pairs, device=features.device)
-    source = order.gather(1, (stay + pair).clamp(max=num_tokens - 1))
+    # Pairs that a sample does not have name tokens that stay, each once.
+    source = order.gather(1, (stay + pair) % num_tokens)
     similarity = candidates.similarity(source, order)
     gone = torch.arange(num_tokens, device=features.device) >= stay
     similarity = similarity.masked_fill(gone.unsqueeze(1), NEVER)

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..merging import MergePlan, MergeSpec, ResamplePlan, TokenMasks, gather_tokens, is_opaque
+from ..merging import MergePlan, MergeSpec, ResamplePlan, TokenMasks, gather_tokens, is_opaque, is_open
 
 
 if TYPE_CHECKING:
@@ -232,7 +232,9 @@ class MergeState:
 
     def _removes(self, index: int, num_tokens: int) -> bool:
         ratio = self.specs[index].ratio
-        return not ratio.is_dense and ratio.num_removed(num_tokens - self.num_prefix_tokens) > 0
+        if ratio.is_dense or is_open(num_tokens):
+            return not ratio.is_dense
+        return ratio.num_removed(num_tokens - self.num_prefix_tokens) > 0
 
     def runs(self, index: int) -> bool:
         """Whether anything that layer `index` computes is read."""

@@ -13,6 +13,9 @@
 # limitations under the License.
 """Models that merge, exported: by transformers' own exporters, and by tracing."""
 
+import copy
+from dataclasses import replace
+
 import pytest
 import torch
 from transformers import (
@@ -68,6 +71,48 @@ def test_an_encoder_exports(model_class, dynamic):
     model, inputs = build(model_class)
     program, expected = export(model, dict(inputs), dynamic)
     torch.testing.assert_close(outputs_of(program(**inputs)), expected, atol=1e-5, rtol=1e-5)
+
+
+#: One of each, as transformers' own tests of exporters have them: whole models, and composites that they take apart.
+UPSTREAM = ("ViTForImageClassification", "Dinov2Model", "CLIPModel", "BertForSequenceClassification")
+
+
+@pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
+@pytest.mark.parametrize("name", UPSTREAM)
+def test_what_transformers_own_tests_of_exporters_do(name, dynamic):
+    """Their `test_torch_export`: parts of composites from the arguments that were captured in a forward, each exported
+    and compared. What is captured are a caller's arguments, never the state of a merge, whose settings are frozen."""
+    from transformers.exporters.utils import (
+        cast_leaf_tensors,
+        decompose_multimodal,
+        duplicate_leaf_tensors,
+        get_leaf_tensors,
+        is_multimodal,
+    )
+
+    case = next((case for case in all_cases() if case.id == name), None)
+    if case is None:
+        pytest.skip(f"{name} can be rewritten since a later transformers")
+    config = case.config()
+    for part in (config, getattr(config, "vision_config", None)):
+        if part is not None:
+            part.num_hidden_layers = 2
+    model = apply_pitome(replace(case, config=lambda: config).build(), {"ratio": 0.8, "layers": [0]})
+    inputs = cast_leaf_tensors(case.inputs(2), dtype=torch.float32, device=torch.device("cpu"))
+    parts = decompose_multimodal(model, inputs) if is_multimodal(model) else {"model": (model, inputs)}
+    for part, (module, captured) in parts.items():
+        assert not any("pitome" in argument for argument in captured)
+        if part != "language_model":
+            assert any("pitome" in type(child).__module__ for child in module.modules())
+        with torch.no_grad():
+            expected = get_leaf_tensors(duplicate_leaf_tensors(module(**copy.deepcopy(captured))))
+        config = exporters.DynamoConfig(dynamic=dynamic)
+        exported = exporters.DynamoExporter().export(module, copy.deepcopy(captured), config)
+        flags = ("return_dict", "output_hidden_states", "output_attentions", "use_cache")
+        program = getattr(exported, "program", exported).module()
+        with torch.no_grad():
+            found = program(**{key: value for key, value in captured.items() if key not in flags})
+        torch.testing.assert_close(get_leaf_tensors(found), expected, atol=1e-4, rtol=1e-4)
 
 
 class ByPosition(torch.nn.Module):

@@ -1,0 +1,111 @@
+# Copyright 2026 The optimum_pitome authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""`optimum-cli pitome export`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from huggingface_hub import HfApi
+from torch import nn
+from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
+from transformers.utils import cached_file
+
+from ..configuration.config import PiToMeConfig
+from ..evaluation.data import batches, find_columns, load_labelled, take
+from ..export.export import export_pitome
+from ..export.files import check_output, check_source
+from ..export.modules import check_class
+from ..export.requirements import check_request
+from ..hub.recipe_lookup import base_model_of
+from .arguments import pitome_keyword
+from .tasks import prepare_images, prepare_texts
+from .unlabelled import model_class
+
+
+#: Enough for a comparison and for calibration, where nobody says how many samples there should be.
+_NUM_SAMPLES = 64
+
+
+def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    check_request(args.format, args.quantize, args.opset, args.part)
+    check_output(args.output)
+    check_source(args.model)
+    config = AutoConfig.from_pretrained(args.model, revision=args.revision)
+    args.ratios = args.flops_ratios = args.settings = None  # one export, one setting
+    keyword = pitome_keyword(args, config)
+    if isinstance(config, PiToMeConfig):
+        keyword.setdefault("pitome", config)
+        args.model, args.revision = base_model_of(config, args.model), "main"
+        config = AutoConfig.from_pretrained(args.model)
+    model = _load(args, config, keyword)
+    kind = "text" if args.part == "text" or getattr(model, "main_input_name", "input_ids") == "input_ids" else "image"
+    kind = "image" if args.part == "vision" else kind
+    result = export_pitome(
+        model,
+        args.output,
+        args.format,
+        part=args.part,
+        quantize=args.quantize,
+        opset=args.opset,
+        processor=_processor(args, kind),
+        inputs=[] if args.dataset is None else _inputs(args, kind),
+        tolerance=args.tolerance,
+    )
+    sys.stdout.write(f"{result}\n")
+    if args.push_to_hub is not None:
+        api = HfApi()
+        api.create_repo(args.push_to_hub, exist_ok=True)
+        sent = api.upload_folder(repo_id=args.push_to_hub, folder_path=args.output, commit_message="Exported model")
+        sys.stdout.write(f"Uploaded to {args.push_to_hub}: {sent.commit_url}\n")
+
+
+def _load(args: argparse.Namespace, config: Any, keyword: dict[str, Any]) -> nn.Module:
+    """The model of sentence-transformers where there are pooling settings, else that of the checkpoint's class."""
+    where = {"revision": args.revision, "_raise_exceptions_for_missing_entries": False}
+    if cached_file(args.model, "modules.json", **where) is not None:
+        try:
+            from sentence_transformers import SentenceTransformer
+        except ImportError:
+            raise ImportError(
+                f"{args.model} has pooling settings of sentence-transformers: pip install sentence-transformers"
+            ) from None
+        return SentenceTransformer(args.model, revision=args.revision, model_kwargs=keyword, device="cpu")
+    chosen = model_class(config)
+    check_class(chosen, args.part)
+    return chosen.from_pretrained(args.model, revision=args.revision, **keyword)
+
+
+def _processor(args: argparse.Namespace, kind: str) -> Any:
+    """What makes the model's inputs; `None` where none lies beside it."""
+    loader = AutoTokenizer if kind == "text" else AutoImageProcessor
+    try:
+        return loader.from_pretrained(args.model, revision=args.revision)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        what = "tokenizer" if kind == "text" else "image processor"
+        reason = str(error).strip().partition("\n")[0]
+        sys.stderr.write(f"No {what} could be read, so none is written beside the exported file: {reason}\n")
+        return None
+
+
+def _inputs(args: argparse.Namespace, kind: str) -> list[dict[str, Any]]:
+    """Batches of `--dataset`."""
+    dataset, _ = load_labelled(args.dataset, args.dataset_config, args.split, args.dataset_revision)
+    dataset = take(dataset, args.max_samples or _NUM_SAMPLES)
+    columns = find_columns(dataset, kind, args.input_columns, labelled=False)
+    prepare = prepare_images(args) if kind == "image" else prepare_texts(args)
+    return list(batches(dataset, columns, {}, args.batch_size, prepare))

@@ -1,0 +1,195 @@
+# Copyright 2026 The optimum_pitome authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""[`export_pitome`]: a model that merges, as a file for ONNX Runtime, OpenVINO or PyTorch, compared with the model."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..hub.entries import entries
+from .comparison import Comparison, check, compare
+from .files import save_beside, whole_folder
+from .formats import WRITERS
+from .modules import ExportedModule, exported_module, is_sentence_transformer, transformers_model
+from .quantization import QUANTIZERS
+from .requirements import check_request
+from .samples import samples_for, text_inputs, to_device
+
+
+_VERSIONS = ("optimum_pitome", "transformers", "torch", "onnx", "onnxruntime", "openvino", "nncf")
+
+
+@dataclass(frozen=True)
+class Export:
+    """What [`export_pitome`] wrote.
+
+    Attributes:
+        path (`pathlib.Path`): the file that the runtime loads.
+        inputs, outputs (`tuple[str, ...]`): their names.
+        comparison ([`Comparison`]): with the model in PyTorch, on inputs that were made up.
+        on_inputs ([`Comparison`], *optional*): the same on those that were given.
+    """
+
+    path: Path
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    comparison: Comparison
+    on_inputs: Comparison | None = None
+
+    def __str__(self) -> str:
+        text = f"{self.path}: {', '.join(self.inputs)} -> {', '.join(self.outputs)}\nmade up, {self.comparison}"
+        return text if self.on_inputs is None else f"{text}\nyour data, {self.on_inputs}"
+
+
+def export_pitome(
+    model: nn.Module,
+    output: str | os.PathLike,
+    format: str = "onnx",
+    *,
+    part: str | None = None,
+    quantize: str | None = None,
+    opset: int | None = None,
+    processor: Any = None,
+    inputs: Iterable[Mapping[str, torch.Tensor]] = (),
+    tolerance: float | None = None,
+) -> Export:
+    """Writes a model as it merges into a folder, loads the file in its runtime, and compares it with PyTorch on other
+    inputs than were traced: other batch sizes, and of texts other lengths, padded and not.
+
+    The size of the batch is open, and the length of texts; the size of pictures is that of the configuration. Nothing
+    is left behind if anything fails.
+
+    Args:
+        model (`torch.nn.Module`):
+            A model of transformers (encoder or classifier of pictures or texts), rewritten or dense, or one of
+            sentence-transformers. It stays as it is.
+        output (`str` or `os.PathLike`): a folder, new or empty.
+        format (`str`, *optional*, defaults to `"onnx"`):
+            `"onnx"` (`onnx/model.onnx`), `"openvino"` (`openvino_model.xml`) or `"torch"` (`model.pt2`).
+        part (`str`, *optional*):
+            `"vision"` or `"text"`, of models with both: CLIP, SigLIP, dual encoders. `image_embeds` or `text_embeds`
+            are what `get_image_features` or `get_text_features` says.
+        quantize (`str`, *optional*): `"int8"`, of ONNX and OpenVINO.
+        opset (`int`, *optional*, defaults to 18): of ONNX.
+        processor (*optional*): tokenizer or image processor to write beside it.
+        inputs (`Iterable[Mapping[str, torch.Tensor]]`, *optional*):
+            Batches of your data, as the model takes them: the file is compared on them, too, where the mean of
+            1 - cosine may be 0.05. (In flat areas of pictures tokens are alike to the last bits, and runtimes round in
+            their own ways, so other tokens merge, with little effect.) int8 for OpenVINO is calibrated on them;
+            without, weights alone are quantised.
+        tolerance (`float`, *optional*):
+            On inputs that are made up, the largest difference relative to the largest value of an output, 1e-3 by
+            default; of int8, on all inputs, the mean of 1 - cosine, 0.05 by default.
+
+    Returns:
+        [`Export`].
+
+    Raises:
+        ValueError: for what cannot be exported, a folder that is not empty, or a file that differs from the model.
+        ImportError: if a package is missing; the message names the extra.
+        OSError: if it cannot be written.
+    """
+    check_request(format, quantize, opset, part)
+    writer = WRITERS[format]
+    _check_algorithms(model, format)
+    training = model.training
+    with whole_folder(output) as folder:
+        tokenizer = model.tokenizer if is_sentence_transformer(model) else processor
+        module = exported_module(model, part, getattr(tokenizer, "pad_token_id", None))
+        try:
+            config = transformers_model(model).config
+            names = text_inputs(model, config, tokenizer) if module.kind == "text" else ("pixel_values",)
+            samples = samples_for(config, module.kind, names, tokenizer)
+            example = to_device(samples.example(), model)
+            outputs = _name_outputs(module, example)
+            file = folder / writer.file
+            file.parent.mkdir(exist_ok=True)
+            writer.write(module, example, opset, file)
+            given = [{name: batch[name] for name in names} for batch in inputs]
+            if quantize is not None:
+                QUANTIZERS[format](file, given)
+            run = writer.load(file)
+            comparison = compare(module, run, (to_device(batch, model) for batch in samples.fresh()))
+            check(comparison, quantize is not None, tolerance)
+            on_inputs = None
+            if given:
+                on_inputs = compare(module, run, (to_device(batch, model) for batch in given))
+                check(on_inputs, True, tolerance if quantize is not None else None)
+        finally:
+            model.train(training)
+        manifest = {
+            "format": format,
+            "file": writer.file,
+            "model": config.name_or_path or None,
+            "part": part,
+            "quantize": quantize,
+            "inputs": list(example),
+            "outputs": list(outputs),
+            "comparison": asdict(comparison),
+            "comparison_on_inputs": None if on_inputs is None else asdict(on_inputs),
+            "versions": _versions(),
+        }
+        save_beside(model, processor, folder, manifest)
+    return Export(Path(output) / writer.file, tuple(example), tuple(outputs), comparison, on_inputs)
+
+
+def _name_outputs(module: ExportedModule, example: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Runs the module, and finds which of its outputs have a row for each token of a text.
+
+    Raises:
+        ValueError: if it has no outputs.
+    """
+    with torch.no_grad():
+        outputs = module(**example)
+        if not outputs:
+            raise ValueError(f"{type(module.model).__name__} returns no tensors that could be exported.")
+        if module.kind == "text":
+            length = next(iter(example.values())).shape[1]
+            shorter = module(**{name: value[:, : length - 1] for name, value in example.items()})
+            module.token_outputs = frozenset(
+                name
+                for name, value in outputs.items()
+                if value.dim() > 1 and (value.shape[1], shorter[name].shape[1]) == (length, length - 1)
+            )
+    return outputs
+
+
+def _check_algorithms(model: nn.Module, format: str) -> None:
+    if format != "openvino":
+        return
+    for _, settings in entries(transformers_model(model).config):
+        if isinstance(settings, dict) and settings.get("algorithm") == "random":
+            raise ValueError(
+                "algorithm='random' multiplies 64-bit integers, which OpenVINO computes with 32 bits and wrongly. Use "
+                "format='onnx' or 'torch', or another algorithm."
+            )
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _VERSIONS:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,157 @@
+# Copyright 2026 The optimum_pitome authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""What an exported file computes: a module from named tensors to named tensors, whatever the model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from .requirements import PARTS
+
+
+#: Texts are padded to so many tokens in the file: a layer's plan has room for the special tokens of a pair.
+_SHORTEST = 4
+
+_KINDS = {"pixel_values": "image", "input_ids": "text"}
+
+
+class ExportedModule(nn.Module):
+    """
+    Args:
+        model (`torch.nn.Module`): what runs.
+        kind (`str`): `"image"` (`pixel_values`) or `"text"` (`input_ids`, `attention_mask`, ...).
+        call (`Callable[[nn.Module, dict], Any]`): runs `model` on the inputs.
+        pad_token_id (`int`): of texts.
+    """
+
+    def __init__(self, model: nn.Module, kind: str, call: Callable[..., Any], pad_token_id: int = 0):
+        super().__init__()
+        self.model, self.kind, self._call, self._pad_token_id = model, kind, call, pad_token_id
+        #: Outputs that have one row per token. The exporter is told, since lengths of outputs do not show it.
+        self.token_outputs: frozenset[str] = frozenset()
+
+    def forward(self, **inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+        length = inputs["input_ids"].shape[1] if self.kind == "text" else 0
+        if self.kind == "text" and torch.compiler.is_exporting():
+            inputs = {name: self._padded(name, value, length) for name, value in inputs.items()}
+        found = named_tensors(self._call(self.model, inputs))
+        return {name: value[:, :length] if name in self.token_outputs else value for name, value in found.items()}
+
+    def _padded(self, name: str, values: torch.Tensor, length: int) -> torch.Tensor:
+        filler = self._pad_token_id if name == "input_ids" else 0
+        values = torch.cat([values, values.new_full((values.shape[0], _SHORTEST), filler)], dim=1)
+        return values[:, : torch.sym_max(length, _SHORTEST)]
+
+
+def named_tensors(output: Any, prefix: str = "") -> dict[str, torch.Tensor]:
+    """The floating-point tensors of a model's output, by name; those of a tuple are numbered."""
+    pairs = output.items() if isinstance(output, Mapping) else enumerate(output)
+    found = {}
+    for name, value in pairs:
+        if isinstance(value, torch.Tensor):
+            if value.is_floating_point():
+                found[f"{prefix}{name}"] = value
+        elif isinstance(value, (tuple, list, Mapping)):
+            found.update(named_tensors(value, f"{prefix}{name}_"))
+    return found
+
+
+def _whole(model: nn.Module, inputs: dict[str, torch.Tensor]) -> Any:
+    return model(**inputs, return_dict=True)
+
+
+def _features(name: str, method: str) -> Callable[..., Any]:
+    def call(model: nn.Module, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        output = getattr(model, method)(**inputs)
+        if isinstance(output, torch.Tensor):
+            return {name: output}
+        return {name: output.pooler_output}
+
+    return call
+
+
+def _sentence(model: nn.Module, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    output = model(dict(inputs))
+    return {"last_hidden_state": output["token_embeddings"], "sentence_embedding": output["sentence_embedding"]}
+
+
+def is_sentence_transformer(model: Any) -> bool:
+    """Whether `model` is one of sentence-transformers, which need not be installed."""
+    return any(base.__module__.startswith("sentence_transformers.") for base in type(model).__mro__)
+
+
+def transformers_model(model: nn.Module) -> nn.Module:
+    """The model of transformers in one of sentence-transformers; any other is one."""
+    if not is_sentence_transformer(model):
+        return model
+    return next(module for module in model.modules() if hasattr(module, "config") and hasattr(module, "name_or_path"))
+
+
+def check_class(model_class: type[nn.Module], part: str | None) -> None:
+    """Refuses what has no single forward to export, before weights are read.
+
+    Raises:
+        ValueError: for models that generate; for those with two encoders without `part`; for a part that there is not.
+    """
+    dual = all(hasattr(model_class, f"get_{name}_features") for name in ("image", "text"))
+    generates = hasattr(model_class, "can_generate") and model_class.can_generate()
+    if generates:
+        raise ValueError(
+            f"{model_class.__name__} generates text, token by token with a cache, which one exported file cannot do; "
+            "servers for it read the checkpoint. Its image encoder can be exported by itself, in Python: "
+            "export_pitome(model.get_encoder(modality='image'), folder)."
+        )
+    if part is None and dual:
+        raise ValueError(
+            f"{model_class.__name__} has two encoders, which are used apart. Export each with its projection: "
+            "part='vision' and part='text' (--part vision, --part text), into a folder of its own."
+        )
+    method = {"vision": "get_image_features", "text": "get_text_features"}.get(part or "")
+    if part is not None and not hasattr(model_class, method):
+        raise ValueError(
+            f"part={part!r}: {model_class.__name__} has no {method}, so it cannot be told what that part of it is. "
+            "Leave it out to export the whole model."
+        )
+
+
+def exported_module(model: nn.Module, part: str | None, pad_token_id: int | None = None) -> ExportedModule:
+    """What a file of `model` computes.
+
+    Raises:
+        ValueError: see [`check_class`]; and for models that take more than pictures or texts.
+    """
+    if is_sentence_transformer(model):
+        if part is not None:
+            raise ValueError(f"part={part!r}: a model of sentence-transformers is exported whole. Leave it out.")
+        kind, call, config = "text", _sentence, transformers_model(model).config
+    else:
+        check_class(type(model), part)
+        config, kind, call = model.config, _KINDS.get(model.main_input_name), _whole
+        if part is not None:
+            names = ("image_embeds", "get_image_features"), ("text_embeds", "get_text_features")
+            kind, call = ("image", "text")[PARTS.index(part)], _features(*names[PARTS.index(part)])
+    if kind is None:
+        raise ValueError(f"{type(model).__name__} takes more than pictures or texts: export its encoder by itself.")
+    if pad_token_id is None:
+        pad_token_id = getattr(_part_config(config, part), "pad_token_id", None)
+    return ExportedModule(model, kind, call, pad_token_id or 0).eval()
+
+
+def _part_config(config: Any, part: str | None) -> Any:
+    return config if part is None else getattr(config, f"{part}_config", config)

@@ -1,0 +1,105 @@
+# Copyright 2026 The optimum_pitome authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""`optimum-cli pitome export`, as a user calls it. What files say is tested in `tests/export`."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+from zoo.llava import CASES as LLAVA
+
+from optimum_pitome import PiToMeConfig
+from optimum_pitome.export import export as export_module
+from optimum_pitome.export.formats import Format
+
+
+@pytest.fixture
+def export(optimum_cli, workplace, monkeypatch):
+    """The command in the workplace, with a format that is quick to write."""
+    modules = []
+
+    def write(module, example, opset, path):
+        modules.append(module)
+        path.write_bytes(b"")
+
+    def run(inputs):
+        with torch.no_grad():
+            return modules[-1](**inputs)
+
+    monkeypatch.setitem(export_module.WRITERS, "torch", Format("model.pt2", write, lambda path: run))
+    monkeypatch.chdir(workplace)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", workplace / "cache")
+    return lambda *args, **kwargs: optimum_cli("pitome", "export", *args, "--format", "torch", **kwargs)
+
+
+@pytest.mark.slow  # the floor has no AutoImageProcessor without torchvision
+def test_a_classifier_with_data(export, tmp_path):
+    text = export("vit", "--ratio", 0.8, "--dataset", "pets", "-o", tmp_path / "out")
+    assert "pixel_values -> logits" in text and "made up, 4 samples in 2 batches" in text
+    assert "your data, 12 samples in 2 batches" in text and "same class in 100.00 %" in text
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["pitome"]["ratio"] == 0.8
+    assert (tmp_path / "out" / "preprocessor_config.json").is_file()
+    error = export(tmp_path / "out", "-o", tmp_path / "again", code=2)
+    assert "was exported already" in error and "Name the model that it was exported from: vit" in error
+
+
+def test_texts_and_a_recipe(export, tmp_path):
+    recipe = PiToMeConfig(ratio=0.7, layers=[0], base_model_name_or_path="bert")
+    recipe.save_pretrained(tmp_path / "recipe")
+    text = export(tmp_path / "recipe", "--dataset", "reviews.csv", "-o", tmp_path / "out")
+    assert "input_ids, token_type_ids, attention_mask -> logits" in text or "-> logits" in text
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["pitome"]["ratio"] == 0.7
+    assert (tmp_path / "out" / "tokenizer.json").is_file()
+
+
+@pytest.mark.slow  # the floor has no AutoImageProcessor without torchvision
+def test_upload(export, tmp_path, monkeypatch):
+    calls = []
+
+    class Api:
+        def create_repo(self, repo, exist_ok):
+            calls.append((repo, exist_ok))
+
+        def upload_folder(self, repo_id, folder_path, commit_message):
+            calls.append((repo_id, sorted(path.name for path in (tmp_path / "out").iterdir())))
+            return SimpleNamespace(commit_url="the/commit")
+
+    monkeypatch.setattr("optimum_pitome.commands.export.HfApi", Api)
+    text = export("vit", "--ratio", 0.8, "-o", tmp_path / "out", "--push-to-hub", "me/vit")
+    files = ["README.md", "config.json", "model.pt2", "pitome_export.json", "preprocessor_config.json"]
+    assert calls == [("me/vit", True), ("me/vit", files)] and "Uploaded to me/vit: the/commit" in text
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("vit", "--ratio", 0.3), "ratio=0.3 is out of range"),
+        (("vit", "--layers", 9), "layers=[9]: the model has"),
+        (("vit", "--part", "vision"), "ViTForImageClassification has no get_image_features"),
+        (("vit", "--opset", 17), "opset=17 is for format='onnx'"),
+    ],
+)
+def test_bad_requests_end_before_weights_are_read(export, tmp_path, options, message, monkeypatch):
+    monkeypatch.setattr("safetensors.safe_open", lambda *args, **kwargs: pytest.fail("weights were read"))
+    error = export(*options, "-o", tmp_path / "out", code=2)
+    assert message in error and "Traceback" not in error and list(tmp_path.iterdir()) == []
+
+
+def test_models_that_generate_are_refused_by_their_configuration(export, tmp_path):
+    config = next(case for case in LLAVA if case.id == "LlavaForConditionalGeneration").config()
+    config.architectures = ["LlavaForConditionalGeneration"]
+    config.save_pretrained(tmp_path / "llava")  # there are no weights
+    error = export(tmp_path / "llava", "-o", tmp_path / "out", code=2)
+    assert "generates text" in error and "get_encoder" in error

@@ -1,0 +1,37 @@
+# Copyright 2026 The optimum_pitome authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Tiny models to export: two layers, of which texts merge in the first, since every layer takes seconds to trace."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from zoo import all_cases
+
+from optimum_pitome import apply_pitome
+
+
+CASES = {case.id: case for case in all_cases()}
+
+
+def merged(name, **settings):
+    case = CASES[name]
+    config = case.config()
+    for part in (config, getattr(config, "vision_config", None), getattr(config, "text_config", None)):
+        for field in ("num_hidden_layers", "n_layers"):
+            if hasattr(part, field):
+                setattr(part, field, 2)
+    model = replace(case, config=lambda: config).build()
+    first = {"layers": [0]} if model.main_input_name == "input_ids" and not hasattr(config, "vision_config") else {}
+    return apply_pitome(model, {"ratio": 0.8, **first, **settings})

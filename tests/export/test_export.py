@@ -1,0 +1,179 @@
+# Copyright 2026 The optimum_pitome authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Files that are written, loaded in a bare runtime, and compared with the model on inputs of the test's own."""
+
+import json
+
+import pytest
+import torch
+from export.helpers import CASES, merged
+from tiny_processors import image_processor, tokenizer
+from zoo.text import text_inputs
+from zoo.vit import pixel_values
+
+from optimum_pitome import export_pitome, pitome_disabled
+from optimum_pitome.export.quantization import QUANTIZERS
+
+
+pytest.importorskip("onnxscript", reason="files are traced into ONNX")
+
+
+def run_onnx(folder, inputs):
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(folder / "onnx/model.onnx", providers=["CPUExecutionProvider"])
+    assert [one.shape[0] for one in session.get_inputs()] == ["batch"] * len(session.get_inputs())
+    found = session.run(None, {one.name: inputs[one.name].numpy() for one in session.get_inputs()})
+    return {one.name: torch.from_numpy(value) for one, value in zip(session.get_outputs(), found)}
+
+
+def run_openvino(folder, inputs):
+    import openvino
+
+    # What plugins choose by themselves is bfloat16 on some CPUs.
+    exact = {"INFERENCE_PRECISION_HINT": "f32"}
+    compiled = openvino.Core().compile_model(folder / "openvino_model.xml", "CPU", exact)
+    found = compiled({port.any_name: inputs[port.any_name].numpy() for port in compiled.inputs})
+    return {port.any_name: torch.tensor(value) for port, value in found.items()}
+
+
+def run_torch(folder, inputs):
+    return torch.export.load(folder / "model.pt2").module(check_guards=False)(**inputs)
+
+
+RUN = {"onnx": run_onnx, "openvino": run_openvino, "torch": run_torch}
+FILES = {"onnx": "onnx/model.onnx", "openvino": "openvino_model.xml", "torch": "model.pt2"}
+
+
+def exported(model, format, tmp_path, **settings):
+    if format == "openvino":
+        pytest.importorskip("openvino", reason="OpenVINO is an extra of its own")
+    result = export_pitome(model, tmp_path / "out", format, **settings)
+    assert result.path == tmp_path / "out" / FILES[format] and result.path.is_file()
+    return result
+
+
+def manifest(tmp_path):
+    return json.loads((tmp_path / "out" / "pitome_export.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("name", "format"),
+    [("ViTForImageClassification", "onnx"), ("Dinov2Model", "openvino"), ("Dinov2Model", "torch")],
+)
+def test_pictures(name, format, tmp_path):
+    if name not in CASES:
+        pytest.skip(f"{name} can be rewritten since a later transformers")
+    model = merged(name)
+    exported(model, format, tmp_path, processor=image_processor())
+    for batch_size in (1, 4):
+        inputs = pixel_values(batch_size)
+        found = RUN[format](tmp_path / "out", inputs)
+        with torch.no_grad():
+            expected = model(**inputs)
+        for output, value in found.items():
+            torch.testing.assert_close(value, expected[output], atol=1e-5, rtol=1e-4)
+        with torch.no_grad(), pitome_disabled(model):
+            dense = model(**inputs)
+        assert any((value - dense[output]).abs().max() > 1e-3 for output, value in found.items())
+    folder = tmp_path / "out"
+    assert json.loads((folder / "config.json").read_text())["pitome"]["ratio"] == 0.8
+    assert (folder / "preprocessor_config.json").is_file() and "pitome" in (folder / "README.md").read_text()
+    assert manifest(tmp_path)["inputs"] == ["pixel_values"] and manifest(tmp_path)["comparison"]["relative"] < 1e-4
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    if format in QUANTIZERS:
+        check_int8(model, format, tmp_path / "out")
+
+
+def check_int8(model, format, folder):
+    """Of what was written: to trace it again would take as long as the first time."""
+    file = folder / FILES[format]
+    for calibration in ([],) if format == "onnx" else ([], [pixel_values(2)]):
+        if format == "openvino":
+            pytest.importorskip("nncf", reason="int8 for OpenVINO is made by nncf")
+        inputs = pixel_values(4)
+        QUANTIZERS[format](file, calibration)
+        with torch.no_grad():
+            expected = model(**inputs)
+        for output, value in RUN[format](folder, inputs).items():
+            difference = (value - expected[output]).flatten(1).norm(dim=1) / expected[output].flatten(1).norm(dim=1)
+            assert 0 < difference.mean() < 0.3, (output, difference)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "format", "lengths"),
+    [
+        ("BertForTokenClassification", "openvino", ([24, 13], [3], [64, 30, 9], [5, 2, 4])),
+        ("DistilBertForSequenceClassification", "torch", ([24, 13], [3], [64, 30, 9], [5, 2, 4])),
+    ],
+)
+def test_texts_of_any_length(name, format, lengths, tmp_path):
+    model = merged(name)
+    model.config.type_vocab_size = 1  # no second sentences
+    exported(model, format, tmp_path)
+    for each in lengths:
+        inputs = text_inputs(len(each), lengths=each, num_tokens=max(each))
+        found = RUN[format](tmp_path / "out", inputs)["logits"]
+        with torch.no_grad():
+            expected = model(**inputs).logits
+        assert found.shape == expected.shape
+        real = inputs["attention_mask"].bool() if found.dim() == 3 else slice(None)
+        torch.testing.assert_close(found[real], expected[real], atol=1e-5, rtol=1e-4, msg=f"{each}")
+    assert manifest(tmp_path)["inputs"] == ["input_ids", "attention_mask"]
+
+
+@pytest.mark.slow
+def test_a_tower_with_its_projection(tmp_path):
+    model = merged("CLIPModel")
+    exported(model, "torch", tmp_path, part="vision")
+    inputs = pixel_values(3)
+    with torch.no_grad():
+        expected = model.get_image_features(**inputs)
+    expected = getattr(expected, "pooler_output", expected)
+    torch.testing.assert_close(run_torch(tmp_path / "out", inputs)["image_embeds"], expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_the_tower_of_a_model_that_generates(tmp_path):
+    model = merged("LlavaForConditionalGeneration").get_encoder(modality="image")
+    exported(model, "torch", tmp_path)
+    inputs = pixel_values(3)
+    with torch.no_grad():
+        expected = model(**inputs).last_hidden_state
+    torch.testing.assert_close(run_torch(tmp_path / "out", inputs)["last_hidden_state"], expected)
+
+
+@pytest.mark.slow
+def test_sentence_embeddings(tmp_path):
+    """With what text-embeddings-inference reads beside the file."""
+    sentence_transformers = pytest.importorskip("sentence_transformers", reason="pooling settings are theirs")
+    merged("BertModel").save_pretrained(tmp_path / "bert")
+    tokenizer().save_pretrained(tmp_path / "bert")
+    transformer = sentence_transformers.models.Transformer(str(tmp_path / "bert"))
+    pooling = sentence_transformers.models.Pooling(32, "mean")
+    model = sentence_transformers.SentenceTransformer(modules=[transformer, pooling], device="cpu")
+    (tmp_path / "work").mkdir()
+    exported(model, "onnx", tmp_path / "work")
+    folder = tmp_path / "work" / "out"
+    texts = ["a photo of cat", "the red sign for dog and this blue frog how many letter in picture"]
+    inputs = model.tokenizer(texts, padding=True, return_tensors="pt")
+    found = run_onnx(folder, inputs)
+    assert set(found) == {"last_hidden_state", "sentence_embedding"}
+    torch.testing.assert_close(
+        found["sentence_embedding"], model.encode(texts, convert_to_tensor=True), atol=1e-5, rtol=1e-4
+    )
+    written = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert {"onnx/model.onnx", "tokenizer.json", "modules.json", "1_Pooling/config.json", "config.json"} <= written
+    assert not any(name.endswith((".safetensors", ".bin")) for name in written)
