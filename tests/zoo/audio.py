@@ -108,7 +108,7 @@ _EVERY_TOKEN = ("ForCTC", "ForSequenceClassification", "WhisperForAudioClassific
 
 def _case(name, config, inputs) -> Case:
     # Before, the layers of Wav2Vec2 and HuBERT take nothing but the hidden states and the mask.
-    since = "5.24.0" if name.startswith(("Wav2Vec2", "Hubert")) else "5.0"
+    since = "5.16.0" if name.startswith(("Wav2Vec2", "Hubert")) else "5.0"
     model_class = getattr(transformers, name)
     return Case(model_class, config, inputs, reads_every_token=name.endswith(_EVERY_TOKEN), supported_since=since)
 
