@@ -161,9 +161,7 @@ def test_sentence_embeddings(tmp_path):
     sentence_transformers = pytest.importorskip("sentence_transformers", reason="pooling settings are theirs")
     merged("BertModel").save_pretrained(tmp_path / "bert")
     tokenizer().save_pretrained(tmp_path / "bert")
-    transformer = sentence_transformers.models.Transformer(str(tmp_path / "bert"))
-    pooling = sentence_transformers.models.Pooling(32, "mean")
-    model = sentence_transformers.SentenceTransformer(modules=[transformer, pooling], device="cpu")
+    model = sentence_transformers.SentenceTransformer(str(tmp_path / "bert"), device="cpu")  # mean pooling
     (tmp_path / "work").mkdir()
     exported(model, "onnx", tmp_path / "work")
     folder = tmp_path / "work" / "out"
