@@ -16,17 +16,20 @@
 
 from . import algorithms, diffrate  # noqa: F401
 from .candidates import Candidates, TokenMasks, rank_by_energy
+from .constants import Constants, is_traced
 from .counts import KeepRatio, length_of
 from .energy import pairwise_similarity
 from .matching import match_tokens
 from .opaque import is_opaque
-from .plan import MergePlan, gather_tokens, plan_from_pairs
+from .plan import MergePlan, plan_from_pairs
 from .resample import ResamplePlan
+from .rows import gather_tokens, take_rows
 from .spec import MergeSpec
 
 
 __all__ = [
     "Candidates",
+    "Constants",
     "KeepRatio",
     "MergePlan",
     "MergeSpec",
@@ -34,9 +37,11 @@ __all__ = [
     "TokenMasks",
     "gather_tokens",
     "is_opaque",
+    "is_traced",
     "length_of",
     "match_tokens",
     "pairwise_similarity",
     "plan_from_pairs",
     "rank_by_energy",
+    "take_rows",
 ]

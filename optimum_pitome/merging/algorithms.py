@@ -27,8 +27,9 @@ import torch
 
 from ..methods import ALGORITHMS
 from .candidates import LAST, Candidates, TokenMasks, rank_by_energy
-from .energy import NEVER
-from .plan import MergePlan, gather_tokens
+from .energy import NEVER, product
+from .plan import MergePlan
+from .rows import gather_tokens
 from .spec import MergeSpec
 
 
@@ -52,9 +53,9 @@ def match_pitome(features: torch.Tensor, spec: MergeSpec, masks: TokenMasks) -> 
     source, pool = ranked[:, 0::2], ranked[:, 1::2]
     if candidates.counted is not None:
         # Where many are protected there are fewer than 2k candidates: what lacks are odd ranks.
-        pair = torch.arange(candidates.num_pairs, device=features.device)
+        pair = candidates.steps(candidates.num_pairs)
         source = ranked.gather(1, torch.minimum(2 * pair, pair + candidates.room()))
-    similarity = _between(similarity, source, pool)
+    similarity = _between(candidates, similarity, source, pool)
     source_mask = candidates.pair_mask()
     if source_mask is not None:
         similarity = similarity.masked_fill(~_pool_mask(candidates, source_mask).unsqueeze(1), NEVER)
@@ -75,9 +76,9 @@ def match_pitome_halves(features: torch.Tensor, spec: MergeSpec, masks: TokenMas
     source_mask = candidates.pair_mask()
     if source_mask is not None:
         # The halves meet at each sample's own k.
-        lower = candidates.pairs_of_sample() + torch.arange(num_pairs, device=features.device)
+        lower = candidates.pairs_of_sample() + candidates.steps(num_pairs)
         pool = ranked.gather(1, lower)
-    similarity = _between(similarity, source, pool)
+    similarity = _between(candidates, similarity, source, pool)
     if source_mask is not None:
         similarity = similarity.masked_fill(~_pool_mask(candidates, source_mask).unsqueeze(1), NEVER)
     return candidates.plan(source, pool.gather(1, similarity.argmax(dim=-1)), source_mask)
@@ -104,8 +105,11 @@ def match_tome(features: torch.Tensor, spec: MergeSpec, masks: TokenMasks) -> Me
     candidates = Candidates.read(features, spec, masks)
     if candidates is None:
         return None
+    first = masks.num_prefix_tokens % 2
+    if candidates.mergeable is None and candidates.constants is not None:
+        return _merge_alternate(candidates, first)
     order = torch.argsort(candidates.position_key(), dim=1)
-    return _merge_best_pairs(candidates, order, even_first=masks.num_prefix_tokens % 2 == 0)
+    return _merge_best_pairs(candidates, order, even_first=first == 0)
 
 
 # ToFu differs from it in what becomes of a pair (`combine.py`).
@@ -139,7 +143,7 @@ def match_random(features: torch.Tensor, spec: MergeSpec, masks: TokenMasks) -> 
     # Twice the distance, plus one after the token: no ties, so no argmin that depends on the device.
     offset = stays.unsqueeze(1) - source.unsqueeze(2)
     distance = 2 * offset.abs() + (offset > 0)
-    slot = torch.arange(num_mergeable, device=features.device)
+    slot = candidates.steps(num_mergeable)
     gone = slot < candidates.pairs_of_sample()
     if candidates.mergeable is not None:
         gone = gone | (slot >= candidates.count())
@@ -151,13 +155,30 @@ def _pool_mask(candidates: Candidates, source_mask: torch.Tensor) -> torch.Tenso
     """Which of the `k` places in the pool hold a token that may merge, `(B, k)`."""
     if candidates.counted is None:
         return source_mask
-    return source_mask & (torch.arange(candidates.num_pairs, device=source_mask.device) < candidates.room())
+    return source_mask & (candidates.steps(candidates.num_pairs) < candidates.room())
 
 
-def _between(similarity: torch.Tensor, source: torch.Tensor, pool: torch.Tensor) -> torch.Tensor:
+def _between(
+    candidates: Candidates, similarity: torch.Tensor, source: torch.Tensor, pool: torch.Tensor
+) -> torch.Tensor:
     """Of `(B, M, M)`, the rows `source` `(B, a)` and the columns `pool` `(B, b)`: `(B, a, b)`."""
-    rows = gather_tokens(similarity, source)
-    return rows.gather(2, pool.unsqueeze(1).expand(-1, source.shape[1], -1))
+    if candidates.constants is None:
+        rows = gather_tokens(similarity, source)
+        return rows.gather(2, pool.unsqueeze(1).expand(-1, source.shape[1], -1))
+    samples = candidates.constants.samples(len(source)).unsqueeze(2)
+    return similarity[samples, source.unsqueeze(2), pool.unsqueeze(1)]
+
+
+def _merge_alternate(candidates: Candidates, first: int) -> MergePlan:
+    """[`_merge_best_pairs`] of all tokens in their own order, in which those at `first`, `first + 2`, … propose."""
+    left, right = candidates.factors()
+    best, target = product(left[:, first::2], right[:, 1 - first :: 2]).max(dim=-1)
+    chosen = rank_by_energy(best, None, candidates.num_pairs)
+    # From places among every second token to those among all.
+    steps = candidates.steps(2)
+    source = torch.add(steps[first], chosen, alpha=2)
+    target = torch.add(steps[1 - first], target.gather(1, chosen), alpha=2)
+    return candidates.plan(source, target, None)
 
 
 def _merge_best_pairs(candidates: Candidates, order: torch.Tensor, even_first: bool = True) -> MergePlan:

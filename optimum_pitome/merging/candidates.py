@@ -16,15 +16,18 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import torch
 
 from ..methods import ENERGIES
 from .combine import PLANS
+from .constants import Constants, is_traced
 from .counts import length_of
-from .energy import pairwise_similarity
-from .plan import MergePlan, gather_tokens, plan_from_pairs
+from .energy import factors, product
+from .plan import MergePlan, plan_from_pairs
+from .rows import gather_tokens
 from .spec import MergeSpec
 
 
@@ -45,6 +48,7 @@ class TokenMasks:
             What the class token pays to each token, for `MergeSpec.importance`.
         protected (`torch.BoolTensor` of shape `(B, N)`, *optional*):
             Tokens that do not merge either, any number of them per sample (masks of a masked language model).
+        constants ([`Constants`], *optional*): of the forward. `None`: made where they are needed.
 
     Special tokens are not counted in `M`, the mergeable tokens that `k = floor(M * (1 - ratio))` is made of; so
     `max_special` has to bound their number. Protected tokens are counted: the others of the sample make up for them.
@@ -60,6 +64,7 @@ class TokenMasks:
     max_special: int = 0
     attention: torch.Tensor | None = None
     protected: torch.Tensor | None = None
+    constants: Constants | None = None
 
     def check(self, features: torch.Tensor) -> None:
         """Compares the masks with `features` `(B, N, dim)`.
@@ -84,14 +89,22 @@ class TokenMasks:
 
     def mergeable(self) -> torch.Tensor | None:
         """The tokens that are counted in `M`, `(B, N)` bool, or `None` where the prefix says it all."""
-        reference = next((mask for mask in (self.valid, self.special, self.protected) if mask is not None), None)
-        if reference is None:
-            return None
-        mergeable = torch.arange(reference.shape[1], device=reference.device) >= self.num_prefix_tokens
-        mergeable = mergeable.expand_as(reference)
-        if self.valid is not None:
-            mergeable = mergeable & self.valid
-        return mergeable if self.special is None else mergeable & ~self.special
+        mergeable = self._after(0)
+        if mergeable is None or self.num_prefix_tokens == 0:
+            return mergeable
+        return mergeable & (torch.arange(mergeable.shape[1], device=mergeable.device) >= self.num_prefix_tokens)
+
+    def mergeable_after_prefix(self) -> torch.Tensor | None:
+        """The same without the prefix, `(B, M)`."""
+        return self._after(self.num_prefix_tokens)
+
+    def _after(self, start: int) -> torch.Tensor | None:
+        valid, special = (None if mask is None else mask[:, start:] for mask in (self.valid, self.special))
+        if valid is not None:
+            return valid if special is None else valid & ~special
+        if special is not None:
+            return ~special
+        return None if self.protected is None else torch.ones_like(self.protected[:, start:])
 
 
 @dataclass(frozen=True)
@@ -106,6 +119,7 @@ class Candidates:
         num_pairs (`int`): k of a sample in which all `M` tokens may merge, at least 1.
         weights (`torch.FloatTensor` of shape `(B, M)`, *optional*): of each token in its distances. `None`: all 1.
         spec, masks: as the algorithm got them.
+        constants ([`Constants`], *optional*): of the forward; `None` in a graph.
     """
 
     features: torch.Tensor
@@ -115,6 +129,7 @@ class Candidates:
     weights: torch.Tensor | None
     spec: MergeSpec
     masks: TokenMasks
+    constants: Constants | None = None
 
     @classmethod
     def read(cls, features: torch.Tensor, spec: MergeSpec, masks: TokenMasks) -> Candidates | None:
@@ -124,10 +139,10 @@ class Candidates:
         if num_pairs <= 0:
             return None
         masks.check(features)
-        mergeable = masks.mergeable()
+        mergeable = masks.mergeable_after_prefix()
         if mergeable is not None:
             # One mask may stand for the whole batch.
-            mergeable = mergeable[:, prefix:].expand(features.shape[0], -1)
+            mergeable = mergeable.expand(features.shape[0], -1)
         counted = None
         if masks.protected is not None:
             counted = mergeable.sum(dim=1, keepdim=True)
@@ -137,33 +152,46 @@ class Candidates:
         weights = None
         if spec.importance > 0.0 and masks.attention is not None:
             weights = importance_weights(masks.attention[:, prefix:], mergeable, spec.importance)
-        return cls(features[:, prefix:], mergeable, counted, num_pairs, weights, spec, masks)
+        constants = None if is_traced() else masks.constants or Constants.of(features)
+        return cls(features[:, prefix:], mergeable, counted, num_pairs, weights, spec, masks, constants)
 
     def energy(self, spec: MergeSpec) -> tuple[torch.Tensor, torch.Tensor]:
         """Energies `(B, M)`, and the similarities of all pairs `(B, M, M)`, useless between a token and itself or one
         that may not merge; float32."""
-        similarity = pairwise_similarity(self.features, weights=self.weights)
+        similarity = product(*self.factors())
         energy = ENERGIES[spec.energy].score(similarity, self.mergeable, spec.margin, spec.alpha)
         # Ranking reads fixed-point numbers; only the order counts, and a large alpha would leave their range.
         return energy if spec.alpha <= 1.0 else energy / spec.alpha, similarity
 
     def similarity(self, source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Between the tokens at `source` `(B, a)` and at `target` `(B, b)`: `(B, a, b)`."""
-        weights = (None, None)
-        if self.weights is not None:
-            weights = (self.weights.gather(1, source), self.weights.gather(1, target))
-        features, others = gather_tokens(self.features, source), gather_tokens(self.features, target)
-        return pairwise_similarity(features, others, *weights)
+        left, right = self.factors()
+        return product(gather_tokens(left, source), gather_tokens(right, target))
+
+    def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Two float32 matrices `(B, M, d)`: the product of the first with the second, transposed, is the similarity
+        of all pairs."""
+        return factors(self.features, self.weights, None if self.constants is None else self.constants.one)
 
     def rank(self) -> torch.Tensor:
         """Position of each token among the sample's mergeable tokens, `(B, M)`."""
         batch_size, num_tokens = self.features.shape[:2]
         if self.mergeable is None:
-            return torch.arange(num_tokens, device=self.features.device).expand(batch_size, -1)
+            return self.steps(num_tokens).expand(batch_size, -1)
         return self.mergeable.long().cumsum(dim=1) - 1
+
+    def steps(self, number: int) -> torch.Tensor:
+        """0, 1, 2, …: `(number,)`, int64."""
+        if self.constants is None:
+            return torch.arange(number, device=self.features.device)
+        return self.constants.steps[:number]
 
     def count(self) -> torch.Tensor:
         """The sample's tokens that may merge, `(B, 1)`."""
+        return self._count
+
+    @functools.cached_property
+    def _count(self) -> torch.Tensor:
         if self.mergeable is None:
             batch_size, num_tokens = self.features.shape[:2]
             # The older ONNX exporter takes numbers without a dtype for floats.
@@ -173,11 +201,15 @@ class Candidates:
     def position_key(self) -> torch.Tensor:
         """Sorts the mergeable tokens to the front, in their order, `(B, M)`. No two are equal."""
         batch_size, num_tokens = self.features.shape[:2]
-        position = torch.arange(num_tokens, device=self.features.device).expand(batch_size, -1)
+        position = self.steps(num_tokens).expand(batch_size, -1)
         return position if self.mergeable is None else position + num_tokens * (~self.mergeable).long()
 
     def pairs_of_sample(self) -> torch.Tensor:
         """k of each sample, `(B, 1)`."""
+        return self._pairs_of_sample
+
+    @functools.cached_property
+    def _pairs_of_sample(self) -> torch.Tensor:
         return self.spec.ratio.num_removed(self.count() if self.counted is None else self.counted)
 
     def room(self) -> torch.Tensor:
@@ -189,7 +221,7 @@ class Candidates:
         """Which of `num_pairs` pairs, the best first, a sample merges: `(B, k)` bool, or `None` for all."""
         if self.mergeable is None:
             return None
-        return torch.arange(self.num_pairs, device=self.features.device) < self.pairs_of_sample()
+        return self.steps(self.num_pairs) < self.pairs_of_sample()
 
     def plan(self, source: torch.Tensor, target: torch.Tensor, source_mask: torch.Tensor | None) -> MergePlan:
         """The plan that merges `source[b, j]` into `target[b, j]`, both `(B, k)`, as `spec.combine` says.
@@ -207,16 +239,18 @@ class Candidates:
         dropped = None
         if self.spec.combine == "prune_half":
             pairs = self.pairs_of_sample()
-            dropped = torch.arange(self.num_pairs, device=self.features.device) >= pairs - pairs // 2
+            dropped = self.steps(self.num_pairs) >= pairs - pairs // 2
         return plan_from_pairs(
-            source + prefix,
-            target + prefix,
+            source,
+            target,
             num_tokens,
             num_kept,
             source_mask,
             valid,
             dropped,
             PLANS.get(self.spec.combine, MergePlan),
+            self.constants,
+            prefix,
         )
 
 
@@ -256,11 +290,20 @@ def rank_by_energy(energy: torch.Tensor, mergeable: torch.Tensor | None, num_can
     Returns:
         `torch.LongTensor` of shape `(B, num_candidates)`.
     """
+    # In steps of 2**-22, and then in the order of the tokens: ties cannot depend on the sort, the batch or the device.
+    if not is_traced():
+        if energy.device.type in ("cpu", "cuda"):  # the same numbers in one launch; other devices lack it
+            steps = torch.fake_quantize_per_tensor_affine(energy, 2.0**-22, 0, -(2**62), 2**62)
+        else:
+            steps = (energy * 2.0**22).round()
+        if mergeable is not None:
+            steps = steps.masked_fill_(~mergeable, -torch.inf)
+        return steps.sort(dim=1, descending=True, stable=True).indices[:, :num_candidates]
+    # The same with unique integers, since stable sorts do not export.
+    steps = (energy * 2.0**22).round()
     num_tokens = energy.shape[1]
-    # Unique integer keys (energy in steps of 2**-22, then position): ties cannot depend on the sort, the batch or the
-    # device, and no stable sort is needed, which would not export.
     from_behind = torch.arange(num_tokens - 1, -1, -1, device=energy.device)
-    key = (energy * 2.0**22).round().long() * num_tokens + from_behind
+    key = steps.long() * num_tokens + from_behind
     if mergeable is not None:
         key = key.masked_fill(~mergeable, LAST)
     return key.topk(num_candidates, dim=1).indices

@@ -57,10 +57,10 @@ def match_diffrate(features: torch.Tensor, spec: MergeSpec, masks: TokenMasks) -
     order = rank_by_energy(attention, candidates.mergeable, num_tokens)
     # The pairs of a sample end where its mergeable tokens end.
     stay = candidates.room()
-    pair = torch.arange(candidates.num_pairs, device=features.device)
+    pair = candidates.steps(candidates.num_pairs)
     source = order.gather(1, (stay + pair).clamp(max=num_tokens - 1))
     similarity = candidates.similarity(source, order)
-    gone = torch.arange(num_tokens, device=features.device) >= stay
+    gone = candidates.steps(num_tokens) >= stay
     similarity = similarity.masked_fill(gone.unsqueeze(1), NEVER)
     target = order.gather(1, similarity.argmax(dim=-1))
     return candidates.plan(source, target, candidates.pair_mask())

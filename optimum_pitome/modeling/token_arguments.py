@@ -59,7 +59,7 @@ def cut_rotary(embeddings: tuple[torch.Tensor, ...], tokens: Tokens) -> tuple[to
 
 def _cut_rows(values: torch.Tensor, tokens: Tokens) -> torch.Tensor:
     # The prefix never merges, so it has not moved.
-    prefix = tokens.assignment.shape[1] - values.shape[-2]
+    prefix = tokens.rows.shape[1] - values.shape[-2]
     positions = tokens.positions[:, prefix:] - prefix
     rows = values.reshape(-1, *values.shape[-2:]).expand(len(positions), -1, -1)
     rows = gather_tokens(rows, positions)
