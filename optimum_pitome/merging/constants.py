@@ -32,7 +32,7 @@ class Constants:
     """For `B` samples of up to `N` tokens.
 
     Attributes:
-        steps (`torch.LongTensor` of shape `(B * N,)`, at least 2): 0, 1, 2, ….
+        steps (`torch.LongTensor` of shape `(B * N,)`, never empty): 0, 1, 2, ….
         advance (`torch.LongTensor` of the same shape): 0, 1, 1, …, whose running sum is `steps`.
         minus_one (`torch.LongTensor` of shape `(1,)`).
         zero, one (`torch.FloatTensor` of shape `(1,)`).
@@ -48,7 +48,7 @@ class Constants:
     def of(tokens: torch.Tensor) -> Constants:
         """For `tokens` `(B, N, ...)`, on their device."""
         device = tokens.device
-        steps = torch.arange(max(tokens.shape[0] * tokens.shape[1], 2), device=device)
+        steps = torch.arange(max(tokens.shape[0], 1) * max(tokens.shape[1], 2), device=device)
         one = torch.ones(1, dtype=torch.float32, device=device)
         return Constants(steps, steps.clamp(max=1), -torch.ones_like(steps[:1]), torch.zeros_like(one), one)
 

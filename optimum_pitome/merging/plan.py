@@ -24,12 +24,18 @@ from .rows import rows_of, sum_rows, take, take_rows
 
 
 def _shares(
-    weights: torch.Tensor, totals: torch.Tensor, rows: torch.Tensor, counted: torch.Tensor | None
+    weights: torch.Tensor,
+    totals: torch.Tensor,
+    rows: torch.Tensor,
+    counted: torch.Tensor | None,
+    zero: torch.Tensor | None,
 ) -> torch.Tensor:
     """What each token weighs in the mean of its group, `(B, N)`: 0 for what is left out of it."""
     shares = weights / take(totals, rows)
+    if counted is None:
+        return shares
     # Not a product: in a sample of padding alone this is 0 / 0.
-    return shares if counted is None else shares.masked_fill(~counted, 0.0)
+    return torch.where(counted, shares, totals.new_zeros(1) if zero is None else zero)
 
 
 #: What the operators below are told about a plan: which row of the flattened result each token goes to, and which
@@ -51,7 +57,7 @@ def _merge_gradient(
     zero: torch.Tensor | None,
 ) -> torch.Tensor:
     """The gradient of what [`_merge`] returns `(B, n, dim)`, as that of its hidden states `(B, N, dim)`."""
-    shares = _shares(weights, totals, rows, counted)
+    shares = _shares(weights, totals, rows, counted, zero)
     return (take(gradient, rows) * shares.unsqueeze(-1)).to(gradient.dtype)
 
 
@@ -72,7 +78,7 @@ def _merge(
 ) -> torch.Tensor:
     """See [`MergePlan.merge`]."""
     # Convex weights: half precision cannot overflow, whatever the sizes. They are float32, and so is the sum then.
-    parts = hidden_states * _shares(weights, totals, rows, counted).unsqueeze(-1)
+    parts = hidden_states * _shares(weights, totals, rows, counted, zero).unsqueeze(-1)
     return sum_rows(parts, rows, totals.shape[1], zero).to(hidden_states.dtype)
 
 
@@ -302,13 +308,15 @@ def _plan_with_masks(source, target, num_tokens, source_mask, valid, dropped, ki
         stays = real.long().scatter_add(1, source, -source_mask.long())
         slots = stays.cumsum(dim=1)  # from 1
         joined = torch.where(source_mask, slots.gather(1, target), slots.gather(1, source))
-        num_real, steps = slots[:, -1:], torch.arange(num_tokens, device=device)
+        steps = torch.arange(num_tokens, device=device)
+        kept_valid = steps[:num_kept] < slots[:, -1:]
         slots = slots.scatter(1, source, joined)
     else:
         stays = real.long().contiguous()
         stays[:, start:].scatter_add_(1, source, constants.minus_one * source_mask)
         slots = stays.cumsum(dim=1)
-        num_real, steps, after = slots[:, -1:].clone(), constants.steps, slots[:, start:]
+        steps, after = constants.steps, slots[:, start:]
+        kept_valid = steps[:num_kept] < slots[:, -1:]
         after.scatter_(1, source, after.gather(1, torch.where(source_mask, target, source)))
     # Pads read the first real token (CLS): heads that look at position 0 find it there under padding on the left.
     slots = torch.where(real, slots, steps[1])
@@ -317,7 +325,7 @@ def _plan_with_masks(source, target, num_tokens, source_mask, valid, dropped, ki
         target=target,
         rows=rows_of(slots, num_kept, constants) - 1,
         source_mask=source_mask if dropped is None else source_mask & ~dropped,
-        valid=None if valid is None else steps[:num_kept] < num_real,
+        valid=None if valid is None else kept_valid,
         counted=counted,
         kept=kept_first(stays, num_kept),
         **settings,

@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections import Counter
 
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -80,3 +81,28 @@ def added_operations(model, inputs, layers) -> list[int]:
     with pitome_disabled(model):
         dense = operations_of_layers(model, inputs, layers)
     return [after.total() - before.total() for after, before in zip(merged, dense)]
+
+
+class MemoryMeter(TorchDispatchMode):
+    """How much memory the tensors hold that operations make, at most at one time.
+
+    Attributes:
+        peak (`int`): bytes.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.peak = 0
+        self._held: dict[int, tuple[StorageWeakRef, int]] = {}
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        given = _storages((args, kwargs))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()
+                if storage._cdata not in given:
+                    self._held[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
+        self._held = {key: held for key, held in self._held.items() if not held[0].expired()}
+        self.peak = max(self.peak, sum(size for _, size in self._held.values()))
+        return result
