@@ -27,9 +27,8 @@ import torch
 
 from ..methods import ALGORITHMS
 from .candidates import LAST, Candidates, TokenMasks, rank_by_energy
-from .energy import NEVER, product
+from .energy import best_in_blocks, product
 from .plan import MergePlan
-from .rows import gather_tokens
 from .spec import MergeSpec
 
 
@@ -48,18 +47,16 @@ def match_pitome(features: torch.Tensor, spec: MergeSpec, masks: TokenMasks) -> 
     candidates = Candidates.read(features, spec, masks)
     if candidates is None:
         return None
-    energy, similarity = candidates.energy(spec)
+    energy, similarity = candidates.scores(spec)
     ranked = rank_by_energy(energy, candidates.mergeable, 2 * candidates.num_pairs)
     source, pool = ranked[:, 0::2], ranked[:, 1::2]
     if candidates.counted is not None:
         # Where many are protected there are fewer than 2k candidates: what lacks are odd ranks.
         pair = candidates.steps(candidates.num_pairs)
         source = ranked.gather(1, torch.minimum(2 * pair, pair + candidates.room()))
-    similarity = _between(candidates, similarity, source, pool)
     source_mask = candidates.pair_mask()
-    if source_mask is not None:
-        similarity = similarity.masked_fill(~_pool_mask(candidates, source_mask).unsqueeze(1), NEVER)
-    return candidates.plan(source, pool.gather(1, similarity.argmax(dim=-1)), source_mask)
+    _, target = candidates.best(source, pool, _refused(candidates, source_mask), similarity)
+    return candidates.plan(source, pool.gather(1, target), source_mask)
 
 
 @_implements("pitome_halves")
@@ -70,7 +67,7 @@ def match_pitome_halves(features: torch.Tensor, spec: MergeSpec, masks: TokenMas
     if candidates is None:
         return None
     num_pairs = candidates.num_pairs
-    energy, similarity = candidates.energy(spec)
+    energy, similarity = candidates.scores(spec)
     ranked = rank_by_energy(energy, candidates.mergeable, 2 * num_pairs)
     source, pool = ranked[:, :num_pairs], ranked[:, num_pairs:]
     source_mask = candidates.pair_mask()
@@ -78,10 +75,8 @@ def match_pitome_halves(features: torch.Tensor, spec: MergeSpec, masks: TokenMas
         # The halves meet at each sample's own k.
         lower = candidates.pairs_of_sample() + candidates.steps(num_pairs)
         pool = ranked.gather(1, lower)
-    similarity = _between(candidates, similarity, source, pool)
-    if source_mask is not None:
-        similarity = similarity.masked_fill(~_pool_mask(candidates, source_mask).unsqueeze(1), NEVER)
-    return candidates.plan(source, pool.gather(1, similarity.argmax(dim=-1)), source_mask)
+    _, target = candidates.best(source, pool, _refused(candidates, source_mask), similarity)
+    return candidates.plan(source, pool.gather(1, target), source_mask)
 
 
 @_implements("pitome_unprotected")
@@ -92,7 +87,7 @@ def match_pitome_unprotected(features: torch.Tensor, spec: MergeSpec, masks: Tok
     if candidates is None:
         return None
     num_mergeable = candidates.features.shape[1]
-    energy, _ = candidates.energy(spec)
+    energy, _ = candidates.scores(spec)
     return _merge_best_pairs(candidates, rank_by_energy(energy, candidates.mergeable, num_mergeable))
 
 
@@ -151,28 +146,20 @@ def match_random(features: torch.Tensor, spec: MergeSpec, masks: TokenMasks) -> 
     return candidates.plan(source, stays.gather(1, nearest), candidates.pair_mask())
 
 
-def _pool_mask(candidates: Candidates, source_mask: torch.Tensor) -> torch.Tensor:
-    """Which of the `k` places in the pool hold a token that may merge, `(B, k)`."""
-    if candidates.counted is None:
-        return source_mask
-    return source_mask & (candidates.steps(candidates.num_pairs) < candidates.room())
-
-
-def _between(
-    candidates: Candidates, similarity: torch.Tensor, source: torch.Tensor, pool: torch.Tensor
-) -> torch.Tensor:
-    """Of `(B, M, M)`, the rows `source` `(B, a)` and the columns `pool` `(B, b)`: `(B, a, b)`."""
-    if candidates.constants is None:
-        rows = gather_tokens(similarity, source)
-        return rows.gather(2, pool.unsqueeze(1).expand(-1, source.shape[1], -1))
-    samples = candidates.constants.samples(len(source)).unsqueeze(2)
-    return similarity[samples, source.unsqueeze(2), pool.unsqueeze(1)]
+def _refused(candidates: Candidates, source_mask: torch.Tensor | None) -> torch.Tensor | None:
+    """Which of the `k` places in the pool hold no token that may merge, `(B, k)`; `None` if all do."""
+    if source_mask is None:
+        return None
+    if candidates.counted is not None:
+        source_mask = source_mask & (candidates.steps(candidates.num_pairs) < candidates.room())
+    return ~source_mask
 
 
 def _merge_alternate(candidates: Candidates, first: int) -> MergePlan:
     """[`_merge_best_pairs`] of all tokens in their own order, in which those at `first`, `first + 2`, … propose."""
     left, right = candidates.factors()
-    best, target = product(left[:, first::2], right[:, 1 - first :: 2]).max(dim=-1)
+    left, right = left[:, first::2], right[:, 1 - first :: 2]
+    best, target = best_in_blocks(left, right, None) if candidates.are_many else product(left, right).max(dim=-1)
     chosen = rank_by_energy(best, None, candidates.num_pairs)
     # From places among every second token to those among all.
     steps = candidates.steps(2)
@@ -205,11 +192,9 @@ def _merge_best_pairs(candidates: Candidates, order: torch.Tensor, even_first: b
         refused = torch.where(few, accepting >= 2 * room, refused)
     source = order.gather(1, proposing.expand(order.shape[0], -1))
     pool = order.index_select(1, accepting)
-    similarity = candidates.similarity(source, pool)
     if refused is not None:
         mergeable = proposing < count
-        similarity = similarity.masked_fill(refused.unsqueeze(1), NEVER)
-    best, target = similarity.max(dim=-1)
+    best, target = candidates.best(source, pool, refused)
     chosen = rank_by_energy(best, mergeable, candidates.num_pairs)
     target = pool.gather(1, target).gather(1, chosen)
     return candidates.plan(source.gather(1, chosen), target, candidates.pair_mask())

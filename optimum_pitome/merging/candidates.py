@@ -25,7 +25,7 @@ from ..methods import ENERGIES
 from .combine import PLANS
 from .constants import Constants, is_traced
 from .counts import length_of
-from .energy import factors, product
+from .energy import MANY_TOKENS, NEVER, best_in_blocks, factors, nearest_in_blocks, product
 from .plan import MergePlan, plan_from_pairs
 from .rows import gather_tokens
 from .spec import MergeSpec
@@ -162,6 +162,47 @@ class Candidates:
         energy = ENERGIES[spec.energy].score(similarity, self.mergeable, spec.margin, spec.alpha)
         # Ranking reads fixed-point numbers; only the order counts, and a large alpha would leave their range.
         return energy if spec.alpha <= 1.0 else energy / spec.alpha, similarity
+
+    def scores(self, spec: MergeSpec) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """[`~Candidates.energy`], with `None` for the similarities where all pairs at once would take too much memory:
+        many tokens of which only the nearest counts."""
+        if spec.energy == "nearest" and self.are_many:
+            return nearest_in_blocks(*self.factors(), self.mergeable), None
+        return self.energy(spec)
+
+    @property
+    def are_many(self) -> bool:
+        """Whether tokens are compared a few rows at a time. A graph compares all at once."""
+        return not is_traced() and self.features.shape[1] > MANY_TOKENS
+
+    def best(
+        self,
+        source: torch.Tensor,
+        target: torch.Tensor,
+        refused: torch.Tensor | None = None,
+        similarity: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """How similar each of the tokens at `source` `(B, a)` is to the most similar one of those at `target`
+        `(B, b)`, and which one of the `b` that is: `(B, a)` each.
+
+        Args:
+            refused (`torch.BoolTensor` of shape `(B, b)`, *optional*): targets that do not count.
+            similarity (`torch.FloatTensor` of shape `(B, M, M)`, *optional*): of all pairs, where it is at hand.
+        """
+        if similarity is None and self.are_many:
+            left, right = self.factors()
+            return best_in_blocks(gather_tokens(left, source), gather_tokens(right, target), refused)
+        if similarity is None:
+            similarity = self.similarity(source, target)
+        elif self.constants is None:
+            similarity = gather_tokens(similarity, source)
+            similarity = similarity.gather(2, target.unsqueeze(1).expand(-1, source.shape[1], -1))
+        else:
+            samples = self.constants.samples(len(source)).unsqueeze(2)
+            similarity = similarity[samples, source.unsqueeze(2), target.unsqueeze(1)]
+        if refused is not None:
+            similarity = similarity.masked_fill(refused.unsqueeze(1), NEVER)
+        return similarity.max(dim=-1)
 
     def similarity(self, source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Between the tokens at `source` `(B, a)` and at `target` `(B, b)`: `(B, a, b)`."""

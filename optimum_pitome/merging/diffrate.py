@@ -24,7 +24,6 @@ import torch
 
 from ..methods import ALGORITHMS
 from .candidates import Candidates, TokenMasks, rank_by_energy
-from .energy import NEVER
 from .plan import MergePlan
 from .spec import MergeSpec
 
@@ -59,10 +58,8 @@ def match_diffrate(features: torch.Tensor, spec: MergeSpec, masks: TokenMasks) -
     stay = candidates.room()
     pair = candidates.steps(candidates.num_pairs)
     source = order.gather(1, (stay + pair).clamp(max=num_tokens - 1))
-    similarity = candidates.similarity(source, order)
-    gone = candidates.steps(num_tokens) >= stay
-    similarity = similarity.masked_fill(gone.unsqueeze(1), NEVER)
-    target = order.gather(1, similarity.argmax(dim=-1))
+    _, target = candidates.best(source, order, candidates.steps(num_tokens) >= stay)
+    target = order.gather(1, target)
     return candidates.plan(source, target, candidates.pair_mask())
 
 

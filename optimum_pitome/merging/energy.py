@@ -21,6 +21,7 @@ ever ranked within a sample, so a constant offset or scale changes nothing.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 
@@ -76,6 +77,48 @@ def product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     """Of [`factors`] `(B, a, dim)` and `(B, b, dim)`: similarities `(B, a, b)`."""
     with torch.autocast(device_type=left.device.type, enabled=False):
         return left @ right.transpose(-1, -2)
+
+
+#: Samples with more tokens are compared a few rows at a time (64 MB of float32 hold all pairs of so many). The number
+#: of tokens alone decides, so a sample is compared in the same way in every batch.
+MANY_TOKENS = 4096
+
+#: So many numbers are held at once then: 32 MB of float32.
+_BLOCK = 2**23
+
+
+def _blocks(left: torch.Tensor, right: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
+    """[`product`], a few rows at a time: which rows, and their similarities `(B, rows, b)`."""
+    number = max(1, _BLOCK // max(1, right.shape[0] * right.shape[1]))
+    for start in range(0, left.shape[1], number):
+        rows = slice(start, start + number)
+        yield rows, product(left[:, rows], right)
+
+
+def nearest_in_blocks(left: torch.Tensor, right: torch.Tensor, mergeable: torch.Tensor | None) -> torch.Tensor:
+    """[`nearest_energy`] from [`factors`] `(B, M, d)`, without holding all pairs: `(B, M)`."""
+    in_rows, in_columns = [], left.new_full(left.shape[:2], NEVER)
+    for rows, similarity in _blocks(left, right):
+        similarity.diagonal(rows.start, dim1=-2, dim2=-1).fill_(NEVER)
+        if mergeable is not None:
+            similarity.masked_fill_(~(mergeable[:, rows].unsqueeze(2) & mergeable.unsqueeze(1)), NEVER)
+        in_rows.append(similarity.amax(dim=-1))
+        in_columns = torch.maximum(in_columns, similarity.amax(dim=-2))
+    return torch.maximum(torch.cat(in_rows, dim=1), in_columns)
+
+
+def best_in_blocks(
+    left: torch.Tensor, right: torch.Tensor, refused: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """For each token of `left` `(B, a, d)`, the largest similarity to one of `right` `(B, b, d)` that is not `refused`
+    `(B, b)`, and where it is: `(B, a)` each."""
+    best = []
+    for _, similarity in _blocks(left, right):
+        if refused is not None:
+            similarity.masked_fill_(refused.unsqueeze(1), NEVER)
+        best.append(similarity.max(dim=-1))
+    values, indices = zip(*best)
+    return torch.cat(values, dim=1), torch.cat(indices, dim=1)
 
 
 def _scaled(features: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
