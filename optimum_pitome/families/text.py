@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..modeling.state import read_cache, read_mask
+from ..modeling.caller_masks import read_cache, read_mask
 
 
 #: Separators inside a sample: one between the two sentences of a pair, two with RoBERTa.

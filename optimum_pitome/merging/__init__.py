@@ -15,13 +15,15 @@
 """Merging as pure tensor functions. Imports torch and the table of methods: not transformers, nothing else of ours."""
 
 from . import algorithms, diffrate  # noqa: F401
-from .candidates import Candidates, TokenMasks, rank_by_energy
+from .candidates import Candidates, rank_by_energy
 from .constants import Constants, is_traced
 from .counts import KeepRatio, length_of
 from .energy import pairwise_similarity
+from .masks import TokenMasks
 from .matching import match_tokens
 from .opaque import is_opaque
-from .plan import MergePlan, plan_from_pairs
+from .pairs import plan_from_pairs
+from .plan import MergePlan
 from .resample import ResamplePlan
 from .rows import gather_tokens, take_rows
 from .spec import MergeSpec

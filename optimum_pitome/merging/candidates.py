@@ -26,85 +26,15 @@ from .combine import PLANS
 from .constants import Constants, is_traced
 from .counts import length_of
 from .energy import MANY_TOKENS, NEVER, best_in_blocks, factors, nearest_in_blocks, product
-from .plan import MergePlan, plan_from_pairs
+from .masks import TokenMasks
+from .pairs import plan_from_pairs
+from .plan import MergePlan
 from .rows import gather_tokens
 from .spec import MergeSpec
 
 
 #: Below every cosine, and below every ranking key.
 LAST = torch.iinfo(torch.int64).min // 2
-
-
-@dataclass(frozen=True)
-class TokenMasks:
-    """Which tokens may merge, and what they weigh when they are compared.
-
-    Attributes:
-        num_prefix_tokens (`int`): tokens at the front that never merge (CLS, distillation, registers).
-        valid (`torch.BoolTensor` of shape `(B, N)`, *optional*): real tokens, not padding. `None`: all.
-        special (`torch.BoolTensor` of shape `(B, N)`, *optional*): further tokens that never merge, per sample.
-        max_special (`int`): no sample has more special tokens than this. Keeps the output length static.
-        attention (`torch.FloatTensor` of shape `(B, N)`, *optional*):
-            What the class token pays to each token, for `MergeSpec.importance`.
-        protected (`torch.BoolTensor` of shape `(B, N)`, *optional*):
-            Tokens that do not merge either, any number of them per sample (masks of a masked language model).
-        constants ([`Constants`], *optional*): of the forward. `None`: made where they are needed.
-
-    Special tokens are not counted in `M`, the mergeable tokens that `k = floor(M * (1 - ratio))` is made of; so
-    `max_special` has to bound their number. Protected tokens are counted: the others of the sample make up for them.
-    The output length is therefore the same however many tokens are protected, and protection costs nothing where
-    there are none. It holds as long as a sample has more unprotected tokens than `k`, that is, while fewer than
-    `M - k` are protected. A sample beyond that merges in this layer as if nothing were protected: no plan of static
-    length could keep all of its tokens.
-    """
-
-    num_prefix_tokens: int = 0
-    valid: torch.Tensor | None = None
-    special: torch.Tensor | None = None
-    max_special: int = 0
-    attention: torch.Tensor | None = None
-    protected: torch.Tensor | None = None
-    constants: Constants | None = None
-
-    def check(self, features: torch.Tensor) -> None:
-        """Compares the masks with `features` `(B, N, dim)`.
-
-        Raises:
-            ValueError: if a mask is for another number of samples or tokens.
-        """
-        batch_size, num_tokens = features.shape[:2]
-        for name, mask in (
-            ("attention mask", self.valid),
-            ("mask of special tokens", self.special),
-            ("mask of protected tokens", self.protected),
-        ):
-            if mask is None:
-                continue
-            if mask.shape[1] != num_tokens or (mask.shape[0] != batch_size and mask.shape[0] != 1):
-                raise ValueError(
-                    f"The {name} is for {mask.shape[0]} samples of {mask.shape[1]} tokens, but there are {batch_size} "
-                    f"samples of {num_tokens} tokens. Give one value for each token, special ones such as CLS "
-                    "included: 1 for a real token, 0 for padding."
-                )
-
-    def mergeable(self) -> torch.Tensor | None:
-        """The tokens that are counted in `M`, `(B, N)` bool, or `None` where the prefix says it all."""
-        mergeable = self._after(0)
-        if mergeable is None or self.num_prefix_tokens == 0:
-            return mergeable
-        return mergeable & (torch.arange(mergeable.shape[1], device=mergeable.device) >= self.num_prefix_tokens)
-
-    def mergeable_after_prefix(self) -> torch.Tensor | None:
-        """The same without the prefix, `(B, M)`."""
-        return self._after(self.num_prefix_tokens)
-
-    def _after(self, start: int) -> torch.Tensor | None:
-        valid, special = (None if mask is None else mask[:, start:] for mask in (self.valid, self.special))
-        if valid is not None:
-            return valid if special is None else valid & ~special
-        if special is not None:
-            return ~special
-        return None if self.protected is None else torch.ones_like(self.protected[:, start:])
 
 
 @dataclass(frozen=True)

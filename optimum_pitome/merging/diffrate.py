@@ -23,7 +23,8 @@ from __future__ import annotations
 import torch
 
 from ..methods import ALGORITHMS
-from .candidates import Candidates, TokenMasks, rank_by_energy
+from .candidates import Candidates, rank_by_energy
+from .masks import TokenMasks
 from .plan import MergePlan
 from .spec import MergeSpec
 

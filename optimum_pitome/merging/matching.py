@@ -19,8 +19,8 @@ from __future__ import annotations
 import torch
 
 from ..methods import ALGORITHMS
-from .candidates import TokenMasks
 from .combine import PLANS
+from .masks import TokenMasks
 from .opaque import is_opaque, new_length, operator
 from .plan import MergePlan
 from .resample import ResamplePlan

@@ -28,7 +28,8 @@ from dataclasses import dataclass, replace
 import torch
 
 from ..methods import ALGORITHMS
-from .candidates import Candidates, TokenMasks
+from .candidates import Candidates
+from .masks import TokenMasks
 from .opaque import operator
 from .rows import gather_tokens, narrowed, rows_of, scatter_tokens, take_rows
 from .spec import MergeSpec

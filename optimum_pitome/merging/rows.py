@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import torch
 
-from .constants import Constants
+from .constants import Constants, is_traced
 from .opaque import operator
 
 
@@ -95,3 +95,14 @@ def narrowed(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     if like.dtype == torch.float16:
         values = values.clamp(min=torch.finfo(like.dtype).min, max=torch.finfo(like.dtype).max)
     return values.to(like.dtype)
+
+
+def kept_first(stays: torch.Tensor, num_kept: int) -> torch.Tensor:
+    """The first `num_kept` tokens `(B, num_kept)` when those that stay, 1 and not 0 in `(B, N)`, come before the rest,
+    both in their order."""
+    if not is_traced():
+        return stays.sort(dim=1, descending=True, stable=True).indices[:, :num_kept]
+    # Stable sorts do not export.
+    rank, position = stays.cumsum(dim=1), torch.arange(stays.shape[1], device=stays.device)
+    slots = torch.where(stays > 0, rank - 1, position - rank + rank[:, -1:])
+    return torch.empty_like(stays).scatter(1, slots, position.expand_as(slots))[:, :num_kept]

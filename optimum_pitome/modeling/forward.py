@@ -24,9 +24,10 @@ import torch
 from torch import nn
 
 from .attention import check_implementation
+from .caller_masks import check_mask, read_mask
 from .marks import mark_tokens
 from .signatures import names
-from .state import STATE_KEY, MergeState, Tokens, check_mask, read_mask
+from .state import STATE_KEY, MergeState, Tokens
 from .wrap import wrap
 
 

@@ -20,7 +20,7 @@ writes slot `i + 1`, never its own input, so a layer that runs twice (activation
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -35,9 +35,6 @@ if TYPE_CHECKING:
 
 #: Keyword argument that carries the state to the layers.
 STATE_KEY = "pitome_state"
-
-#: A score that is lowered by this much weighs nothing in a softmax, in any dtype.
-MASKED_BELOW = -9999.0
 
 
 @dataclass(frozen=True)
@@ -187,54 +184,6 @@ def take_pairs(mask: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
     if mask.shape[2] > 1:
         mask = mask.gather(2, kept[:, None, :, None].expand(-1, mask.shape[1], -1, mask.shape[3]))
     return mask.gather(3, kept[:, None, None, :].expand(-1, mask.shape[1], mask.shape[2], -1))
-
-
-def check_mask(attention_mask: Any) -> None:
-    """Refuses what is no mask.
-
-    Raises:
-        ValueError: for anything but a tensor of 2 to 4 dimensions, or `None`.
-    """
-    if attention_mask is None:
-        return
-    if not isinstance(attention_mask, torch.Tensor) or not 2 <= attention_mask.dim() <= 4:
-        is_tensor = isinstance(attention_mask, torch.Tensor)
-        found = f"a tensor of shape {tuple(attention_mask.shape)}" if is_tensor else type(attention_mask).__name__
-        raise ValueError(
-            f"attention_mask is {found}. Merging accepts a tensor of shape (batch, tokens), 1 for a real token and 0 "
-            "for padding, or (batch, 1 or heads, 1 or tokens, tokens), boolean or additive."
-        )
-
-
-def read_mask(attention_mask: torch.Tensor | None) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """A caller's mask as (real tokens `(B, N)`, pattern `(B, heads or 1, N or 1, N)`); either may be `None`.
-
-    Args:
-        attention_mask (`torch.Tensor`, *optional*):
-            `(B, N)`, or `(B, [heads or 1,] N or 1, N)` boolean or additive. Never modified.
-
-    Raises:
-        ValueError: for anything else.
-    """
-    check_mask(attention_mask)
-    if attention_mask is None:
-        return None, None
-    if attention_mask.dim() == 2:
-        return attention_mask.bool(), None
-    if attention_mask.dim() == 3:
-        attention_mask = attention_mask.unsqueeze(1)
-    # Additive masks say "no" with the lowest number of some dtype, with -inf, or with -1e4 (the classic of BERT).
-    allowed = attention_mask > MASKED_BELOW if attention_mask.is_floating_point() else attention_mask.bool()
-    # A token that no query may look at is padding.
-    valid = allowed.flatten(1, 2).any(dim=1)
-    # An additive mask may hold a bias, not only "yes" and "no".
-    says_more = attention_mask.shape[-2] > 1 or attention_mask.is_floating_point()
-    return valid, attention_mask if says_more else None
-
-
-def read_cache(arguments: Mapping[str, Any]) -> Any:
-    """The cache among the arguments of a forward: `cache` since transformers 5.24, and `past_key_values` before."""
-    return next((arguments[name] for name in ("cache", "past_key_values") if arguments.get(name) is not None), None)
 
 
 #: Tokens that have not merged. What is known about them is read from the encoder's arguments once a layer merges.

@@ -21,7 +21,8 @@ import pytest
 import torch
 
 from optimum_pitome.merging import KeepRatio, MergeSpec, match_tokens
-from optimum_pitome.modeling.state import MergeState, Tokens, read_mask
+from optimum_pitome.modeling.caller_masks import read_mask
+from optimum_pitome.modeling.state import MergeState, Tokens
 
 
 def layers(algorithm, num_layers=3, start=Tokens(num_prefix_tokens=1)):

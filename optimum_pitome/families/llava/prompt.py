@@ -27,7 +27,7 @@ import torch
 from torch import nn
 
 from ...merging import gather_tokens
-from ...modeling.state import read_cache
+from ...modeling.caller_masks import read_cache
 from .counts import FEATURE_LAYER_NAMES, active_tower, count_features
 
 
