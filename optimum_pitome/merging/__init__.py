@@ -15,19 +15,24 @@
 """Merging as pure tensor functions. Imports torch and the table of methods: not transformers, nothing else of ours."""
 
 from . import algorithms, diffrate, mutual  # noqa: F401
-from .candidates import Candidates, TokenMasks, rank_by_energy
+from .candidates import Candidates, rank_by_energy
+from .constants import Constants, is_traced
 from .counts import KeepRatio, length_of
 from .energy import pairwise_similarity
 from .exporting import is_open, ranking_by_comparison
+from .masks import TokenMasks
 from .matching import match_tokens
 from .opaque import is_opaque
-from .plan import MergePlan, gather_tokens, plan_from_pairs
+from .pairs import plan_from_pairs
+from .plan import MergePlan
 from .resample import ResamplePlan
+from .rows import gather_tokens, take_rows
 from .spec import MergeSpec
 
 
 __all__ = [
     "Candidates",
+    "Constants",
     "KeepRatio",
     "MergePlan",
     "MergeSpec",
@@ -36,10 +41,12 @@ __all__ = [
     "gather_tokens",
     "is_opaque",
     "is_open",
+    "is_traced",
     "length_of",
     "match_tokens",
     "pairwise_similarity",
     "plan_from_pairs",
     "rank_by_energy",
     "ranking_by_comparison",
+    "take_rows",
 ]

@@ -26,9 +26,10 @@ from collections.abc import Callable
 import torch
 
 from ..methods import ALGORITHMS
-from .candidates import LAST, Candidates, TokenMasks, rank_by_energy
-from .energy import NEVER
-from .plan import MergePlan, gather_tokens
+from .candidates import LAST, Candidates, rank_by_energy
+from .energy import best_in_blocks, product
+from .masks import TokenMasks
+from .plan import MergePlan
 from .spec import MergeSpec
 
 
@@ -47,18 +48,16 @@ def match_pitome(features: torch.Tensor, spec: MergeSpec, masks: TokenMasks) -> 
     candidates = Candidates.read(features, spec, masks)
     if candidates is None:
         return None
-    energy, similarity = candidates.energy(spec)
+    energy, similarity = candidates.scores(spec)
     ranked = rank_by_energy(energy, candidates.mergeable, 2 * candidates.num_pairs)
     source, pool = ranked[:, 0::2], ranked[:, 1::2]
     if candidates.counted is not None:
         # Where many are protected there are fewer than 2k candidates: what lacks are odd ranks.
-        pair = torch.arange(candidates.num_pairs, device=features.device)
+        pair = candidates.steps(candidates.num_pairs)
         source = ranked.gather(1, torch.minimum(2 * pair, pair + candidates.room()))
-    similarity = _between(similarity, source, pool)
     source_mask = candidates.pair_mask()
-    if source_mask is not None:
-        similarity = similarity.masked_fill(~_pool_mask(candidates, source_mask).unsqueeze(1), NEVER)
-    return candidates.plan(source, pool.gather(1, similarity.argmax(dim=-1)), source_mask)
+    _, target = candidates.best(source, pool, _refused(candidates, source_mask), similarity)
+    return candidates.plan(source, pool.gather(1, target), source_mask)
 
 
 @_implements("pitome_halves")
@@ -68,7 +67,7 @@ def match_pitome_halves(features: torch.Tensor, spec: MergeSpec, masks: TokenMas
     candidates = Candidates.read(features, spec, masks)
     if candidates is None:
         return None
-    energy, similarity = candidates.energy(spec)
+    energy, similarity = candidates.scores(spec)
     return _join_halves(candidates, similarity, rank_by_energy(energy, candidates.mergeable, 2 * candidates.num_pairs))
 
 
@@ -79,12 +78,12 @@ def match_pitome_random_split(features: torch.Tensor, spec: MergeSpec, masks: To
     candidates = Candidates.read(features, spec, masks)
     if candidates is None:
         return None
-    energy, similarity = candidates.energy(spec)
+    energy, similarity = candidates.scores(spec)
     ranked = rank_by_energy(energy, candidates.mergeable, 2 * candidates.num_pairs)
     key = _random_key(candidates).gather(1, ranked)
     if candidates.mergeable is not None:
         # Only a sample's own 2k take part.
-        slot = torch.arange(key.shape[1], device=features.device)
+        slot = candidates.steps(key.shape[1])
         key = key.masked_fill(slot >= 2 * candidates.pairs_of_sample(), LAST)
     return _join_halves(candidates, similarity, ranked.gather(1, key.topk(key.shape[1], dim=1).indices))
 
@@ -97,7 +96,7 @@ def match_pitome_unprotected(features: torch.Tensor, spec: MergeSpec, masks: Tok
     if candidates is None:
         return None
     num_mergeable = candidates.features.shape[1]
-    energy, _ = candidates.energy(spec)
+    energy, _ = candidates.scores(spec)
     return _merge_best_pairs(candidates, rank_by_energy(energy, candidates.mergeable, num_mergeable))
 
 
@@ -110,8 +109,11 @@ def match_tome(features: torch.Tensor, spec: MergeSpec, masks: TokenMasks) -> Me
     candidates = Candidates.read(features, spec, masks)
     if candidates is None:
         return None
+    first = masks.num_prefix_tokens % 2
+    if candidates.mergeable is None and candidates.constants is not None:
+        return _merge_alternate(candidates, first)
     order = torch.argsort(candidates.position_key(), dim=1)
-    return _merge_best_pairs(candidates, order, even_first=masks.num_prefix_tokens % 2 == 0)
+    return _merge_best_pairs(candidates, order, even_first=first == 0)
 
 
 # ToFu differs from it in what becomes of a pair (`combine.py`).
@@ -137,7 +139,7 @@ def match_random(features: torch.Tensor, spec: MergeSpec, masks: TokenMasks) -> 
     # Twice the distance, plus one after the token: no ties, so no argmin that depends on the device.
     offset = stays.unsqueeze(1) - source.unsqueeze(2)
     distance = 2 * offset.abs() + (offset > 0)
-    slot = torch.arange(num_mergeable, device=features.device)
+    slot = candidates.steps(num_mergeable)
     gone = slot < candidates.pairs_of_sample()
     if candidates.mergeable is not None:
         gone = gone | (slot >= candidates.count())
@@ -145,7 +147,7 @@ def match_random(features: torch.Tensor, spec: MergeSpec, masks: TokenMasks) -> 
     return candidates.plan(source, stays.gather(1, nearest), candidates.pair_mask())
 
 
-def _join_halves(candidates: Candidates, similarity: torch.Tensor, ranked: torch.Tensor) -> MergePlan:
+def _join_halves(candidates: Candidates, similarity: torch.Tensor | None, ranked: torch.Tensor) -> MergePlan:
     """Of a sample's own `2k` first tokens of `ranked` `(B, 2k)`, each of the first half joins the one of the second
     half that it resembles most."""
     num_pairs = candidates.num_pairs
@@ -153,25 +155,32 @@ def _join_halves(candidates: Candidates, similarity: torch.Tensor, ranked: torch
     source_mask = candidates.pair_mask()
     if source_mask is not None:
         # The halves meet at each sample's own k.
-        lower = candidates.pairs_of_sample() + torch.arange(num_pairs, device=ranked.device)
+        lower = candidates.pairs_of_sample() + candidates.steps(num_pairs)
         pool = ranked.gather(1, lower)
-    similarity = _between(similarity, source, pool)
-    if source_mask is not None:
-        similarity = similarity.masked_fill(~_pool_mask(candidates, source_mask).unsqueeze(1), NEVER)
-    return candidates.plan(source, pool.gather(1, similarity.argmax(dim=-1)), source_mask)
+    _, target = candidates.best(source, pool, _refused(candidates, source_mask), similarity)
+    return candidates.plan(source, pool.gather(1, target), source_mask)
 
 
-def _pool_mask(candidates: Candidates, source_mask: torch.Tensor) -> torch.Tensor:
-    """Which of the `k` places in the pool hold a token that may merge, `(B, k)`."""
-    if candidates.counted is None:
-        return source_mask
-    return source_mask & (torch.arange(candidates.num_pairs, device=source_mask.device) < candidates.room())
+def _refused(candidates: Candidates, source_mask: torch.Tensor | None) -> torch.Tensor | None:
+    """Which of the `k` places in the pool hold no token that may merge, `(B, k)`; `None` if all do."""
+    if source_mask is None:
+        return None
+    if candidates.counted is not None:
+        source_mask = source_mask & (candidates.steps(candidates.num_pairs) < candidates.room())
+    return ~source_mask
 
 
-def _between(similarity: torch.Tensor, source: torch.Tensor, pool: torch.Tensor) -> torch.Tensor:
-    """Of `(B, M, M)`, the rows `source` `(B, a)` and the columns `pool` `(B, b)`: `(B, a, b)`."""
-    rows = gather_tokens(similarity, source)
-    return rows.gather(2, pool.unsqueeze(1).expand(-1, source.shape[1], -1))
+def _merge_alternate(candidates: Candidates, first: int) -> MergePlan:
+    """[`_merge_best_pairs`] of all tokens in their own order, in which those at `first`, `first + 2`, … propose."""
+    left, right = candidates.factors()
+    left, right = left[:, first::2], right[:, 1 - first :: 2]
+    best, target = best_in_blocks(left, right, None) if candidates.are_many else product(left, right).max(dim=-1)
+    chosen = rank_by_energy(best, None, candidates.num_pairs)
+    # From places among every second token to those among all.
+    steps = candidates.steps(2)
+    source = torch.add(steps[first], chosen, alpha=2)
+    target = torch.add(steps[1 - first], target.gather(1, chosen), alpha=2)
+    return candidates.plan(source, target, None)
 
 
 def _merge_best_pairs(candidates: Candidates, order: torch.Tensor, even_first: bool = True) -> MergePlan:
@@ -198,11 +207,9 @@ def _merge_best_pairs(candidates: Candidates, order: torch.Tensor, even_first: b
         refused = torch.where(few, accepting >= 2 * room, refused)
     source = order.gather(1, proposing.expand(order.shape[0], -1))
     pool = order.index_select(1, accepting)
-    similarity = candidates.similarity(source, pool)
     if refused is not None:
         mergeable = proposing < count
-        similarity = similarity.masked_fill(refused.unsqueeze(1), NEVER)
-    best, target = similarity.max(dim=-1)
+    best, target = candidates.best(source, pool, refused)
     chosen = rank_by_energy(best, mergeable, candidates.num_pairs)
     target = pool.gather(1, target).gather(1, chosen)
     return candidates.plan(source.gather(1, chosen), target, candidates.pair_mask())

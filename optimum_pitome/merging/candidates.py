@@ -16,83 +16,26 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import torch
 
 from ..methods import ENERGIES
 from .combine import PLANS
+from .constants import Constants, is_traced
 from .counts import length_of
-from .energy import pairwise_similarity
-from .exporting import is_open, ranks_by_comparison
-from .plan import MergePlan, gather_tokens, plan_from_pairs
+from .energy import MANY_TOKENS, NEVER, best_in_blocks, factors, nearest_in_blocks, product
+from .exporting import is_open, rank_by_comparison, ranks_by_comparison
+from .masks import TokenMasks
+from .pairs import plan_from_pairs
+from .plan import MergePlan
+from .rows import gather_tokens
 from .spec import MergeSpec
 
 
 #: Below every cosine, and below every ranking key.
 LAST = torch.iinfo(torch.int64).min // 2
-
-
-@dataclass(frozen=True)
-class TokenMasks:
-    """Which tokens may merge, and what they weigh when they are compared.
-
-    Attributes:
-        num_prefix_tokens (`int`): tokens at the front that never merge (CLS, distillation, registers).
-        valid (`torch.BoolTensor` of shape `(B, N)`, *optional*): real tokens, not padding. `None`: all.
-        special (`torch.BoolTensor` of shape `(B, N)`, *optional*): further tokens that never merge, per sample.
-        max_special (`int`): no sample has more special tokens than this. Keeps the output length static.
-        attention (`torch.FloatTensor` of shape `(B, N)`, *optional*):
-            What the class token pays to each token, for `MergeSpec.importance`.
-        protected (`torch.BoolTensor` of shape `(B, N)`, *optional*):
-            Tokens that do not merge either, any number of them per sample (masks of a masked language model).
-
-    Special tokens are not counted in `M`, the mergeable tokens that `k = floor(M * (1 - ratio))` is made of; so
-    `max_special` has to bound their number. Protected tokens are counted: the others of the sample make up for them.
-    The output length is therefore the same however many tokens are protected, and protection costs nothing where
-    there are none. It holds as long as a sample has more unprotected tokens than `k`, that is, while fewer than
-    `M - k` are protected. A sample beyond that merges in this layer as if nothing were protected: no plan of static
-    length could keep all of its tokens.
-    """
-
-    num_prefix_tokens: int = 0
-    valid: torch.Tensor | None = None
-    special: torch.Tensor | None = None
-    max_special: int = 0
-    attention: torch.Tensor | None = None
-    protected: torch.Tensor | None = None
-
-    def check(self, features: torch.Tensor) -> None:
-        """Compares the masks with `features` `(B, N, dim)`.
-
-        Raises:
-            ValueError: if a mask is for another number of samples or tokens.
-        """
-        batch_size, num_tokens = features.shape[:2]
-        for name, mask in (
-            ("attention mask", self.valid),
-            ("mask of special tokens", self.special),
-            ("mask of protected tokens", self.protected),
-        ):
-            if mask is None:
-                continue
-            if mask.shape[1] != num_tokens or (mask.shape[0] != batch_size and mask.shape[0] != 1):
-                raise ValueError(
-                    f"The {name} is for {mask.shape[0]} samples of {mask.shape[1]} tokens, but there are {batch_size} "
-                    f"samples of {num_tokens} tokens. Give one value for each token, special ones such as CLS "
-                    "included: 1 for a real token, 0 for padding."
-                )
-
-    def mergeable(self) -> torch.Tensor | None:
-        """The tokens that are counted in `M`, `(B, N)` bool, or `None` where the prefix says it all."""
-        reference = next((mask for mask in (self.valid, self.special, self.protected) if mask is not None), None)
-        if reference is None:
-            return None
-        mergeable = torch.arange(reference.shape[1], device=reference.device) >= self.num_prefix_tokens
-        mergeable = mergeable.expand_as(reference)
-        if self.valid is not None:
-            mergeable = mergeable & self.valid
-        return mergeable if self.special is None else mergeable & ~self.special
 
 
 @dataclass(frozen=True)
@@ -107,6 +50,7 @@ class Candidates:
         num_pairs (`int`): k of a sample in which all `M` tokens may merge, at least 1.
         weights (`torch.FloatTensor` of shape `(B, M)`, *optional*): of each token in its distances. `None`: all 1.
         spec, masks: as the algorithm got them.
+        constants ([`Constants`], *optional*): of the forward; `None` in a graph.
     """
 
     features: torch.Tensor
@@ -116,6 +60,7 @@ class Candidates:
     weights: torch.Tensor | None
     spec: MergeSpec
     masks: TokenMasks
+    constants: Constants | None = None
 
     @classmethod
     def read(cls, features: torch.Tensor, spec: MergeSpec, masks: TokenMasks) -> Candidates | None:
@@ -127,10 +72,10 @@ class Candidates:
         elif num_pairs <= 0:
             return None
         masks.check(features)
-        mergeable = masks.mergeable()
+        mergeable = masks.mergeable_after_prefix()
         if mergeable is not None:
             # One mask may stand for the whole batch.
-            mergeable = mergeable[:, prefix:].expand(features.shape[0], -1)
+            mergeable = mergeable.expand(features.shape[0], -1)
         counted = None
         if masks.protected is not None:
             counted = mergeable.sum(dim=1, keepdim=True)
@@ -140,33 +85,87 @@ class Candidates:
         weights = None
         if spec.importance > 0.0 and masks.attention is not None:
             weights = importance_weights(masks.attention[:, prefix:], mergeable, spec.importance)
-        return cls(features[:, prefix:], mergeable, counted, num_pairs, weights, spec, masks)
+        constants = None if is_traced() else masks.constants or Constants.of(features)
+        return cls(features[:, prefix:], mergeable, counted, num_pairs, weights, spec, masks, constants)
 
     def energy(self, spec: MergeSpec) -> tuple[torch.Tensor, torch.Tensor]:
         """Energies `(B, M)`, and the similarities of all pairs `(B, M, M)`, useless between a token and itself or one
         that may not merge; float32."""
-        similarity = pairwise_similarity(self.features, weights=self.weights)
+        similarity = product(*self.factors())
         energy = ENERGIES[spec.energy].score(similarity, self.mergeable, spec.margin, spec.alpha)
         # Ranking reads fixed-point numbers; only the order counts, and a large alpha would leave their range.
         return energy if spec.alpha <= 1.0 else energy / spec.alpha, similarity
 
+    def scores(self, spec: MergeSpec) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """[`~Candidates.energy`], with `None` for the similarities where all pairs at once would take too much memory:
+        many tokens of which only the nearest counts."""
+        if spec.energy == "nearest" and self.are_many:
+            return nearest_in_blocks(*self.factors(), self.mergeable), None
+        return self.energy(spec)
+
+    @property
+    def are_many(self) -> bool:
+        """Whether tokens are compared a few rows at a time. A graph compares all at once."""
+        return not is_traced() and self.features.shape[1] > MANY_TOKENS
+
+    def best(
+        self,
+        source: torch.Tensor,
+        target: torch.Tensor,
+        refused: torch.Tensor | None = None,
+        similarity: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """How similar each of the tokens at `source` `(B, a)` is to the most similar one of those at `target`
+        `(B, b)`, and which one of the `b` that is: `(B, a)` each.
+
+        Args:
+            refused (`torch.BoolTensor` of shape `(B, b)`, *optional*): targets that do not count.
+            similarity (`torch.FloatTensor` of shape `(B, M, M)`, *optional*): of all pairs, where it is at hand.
+        """
+        if similarity is None and self.are_many:
+            left, right = self.factors()
+            return best_in_blocks(gather_tokens(left, source), gather_tokens(right, target), refused)
+        if similarity is None:
+            similarity = self.similarity(source, target)
+        elif self.constants is None:
+            similarity = gather_tokens(similarity, source)
+            similarity = similarity.gather(2, target.unsqueeze(1).expand(-1, source.shape[1], -1))
+        else:
+            samples = self.constants.samples(len(source)).unsqueeze(2)
+            similarity = similarity[samples, source.unsqueeze(2), target.unsqueeze(1)]
+        if refused is not None:
+            similarity = similarity.masked_fill(refused.unsqueeze(1), NEVER)
+        return similarity.max(dim=-1)
+
     def similarity(self, source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Between the tokens at `source` `(B, a)` and at `target` `(B, b)`: `(B, a, b)`."""
-        weights = (None, None)
-        if self.weights is not None:
-            weights = (self.weights.gather(1, source), self.weights.gather(1, target))
-        features, others = gather_tokens(self.features, source), gather_tokens(self.features, target)
-        return pairwise_similarity(features, others, *weights)
+        left, right = self.factors()
+        return product(gather_tokens(left, source), gather_tokens(right, target))
+
+    def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Two float32 matrices `(B, M, d)`: the product of the first with the second, transposed, is the similarity
+        of all pairs."""
+        return factors(self.features, self.weights, None if self.constants is None else self.constants.one)
 
     def rank(self) -> torch.Tensor:
         """Position of each token among the sample's mergeable tokens, `(B, M)`."""
         batch_size, num_tokens = self.features.shape[:2]
         if self.mergeable is None:
-            return torch.arange(num_tokens, device=self.features.device).expand(batch_size, -1)
+            return self.steps(num_tokens).expand(batch_size, -1)
         return self.mergeable.long().cumsum(dim=1) - 1
+
+    def steps(self, number: int) -> torch.Tensor:
+        """0, 1, 2, …: `(number,)`, int64."""
+        if self.constants is None:
+            return torch.arange(number, device=self.features.device)
+        return self.constants.steps[:number]
 
     def count(self) -> torch.Tensor:
         """The sample's tokens that may merge, `(B, 1)`."""
+        return self._count
+
+    @functools.cached_property
+    def _count(self) -> torch.Tensor:
         if self.mergeable is None:
             batch_size, num_tokens = self.features.shape[:2]
             # The older ONNX exporter takes numbers without a dtype for floats.
@@ -176,11 +175,15 @@ class Candidates:
     def position_key(self) -> torch.Tensor:
         """Sorts the mergeable tokens to the front, in their order, `(B, M)`. No two are equal."""
         batch_size, num_tokens = self.features.shape[:2]
-        position = torch.arange(num_tokens, device=self.features.device).expand(batch_size, -1)
+        position = self.steps(num_tokens).expand(batch_size, -1)
         return position if self.mergeable is None else position + num_tokens * (~self.mergeable).long()
 
     def pairs_of_sample(self) -> torch.Tensor:
         """k of each sample, `(B, 1)`."""
+        return self._pairs_of_sample
+
+    @functools.cached_property
+    def _pairs_of_sample(self) -> torch.Tensor:
         return self.spec.ratio.num_removed(self.count() if self.counted is None else self.counted)
 
     def room(self) -> torch.Tensor:
@@ -192,7 +195,7 @@ class Candidates:
         """Which of `num_pairs` pairs, the best first, a sample merges: `(B, k)` bool, or `None` for all."""
         if self.mergeable is None and not is_open(self.num_pairs):
             return None
-        return torch.arange(self.num_pairs, device=self.features.device) < self.pairs_of_sample()
+        return self.steps(self.num_pairs) < self.pairs_of_sample()
 
     def plan(self, source: torch.Tensor, target: torch.Tensor, source_mask: torch.Tensor | None) -> MergePlan:
         """The plan that merges `source[b, j]` into `target[b, j]`, both `(B, k)`, as `spec.combine` says.
@@ -210,16 +213,18 @@ class Candidates:
         dropped = None
         if self.spec.combine == "prune_half":
             pairs = self.pairs_of_sample()
-            dropped = torch.arange(self.num_pairs, device=self.features.device) >= pairs - pairs // 2
+            dropped = self.steps(self.num_pairs) >= pairs - pairs // 2
         return plan_from_pairs(
-            source + prefix,
-            target + prefix,
+            source,
+            target,
             num_tokens,
             num_kept,
             source_mask,
             valid,
             dropped,
             PLANS.get(self.spec.combine, MergePlan),
+            self.constants,
+            prefix,
         )
 
 
@@ -263,22 +268,20 @@ def rank_by_energy(
     Returns:
         `torch.LongTensor` of shape `(B, num_candidates)`.
     """
-    num_tokens = energy.shape[1]
+    # In steps of 2**-22, and then in the order of the tokens: ties cannot depend on the sort, the batch or the device.
+    if not is_traced() and level is None:
+        if energy.device.type in ("cpu", "cuda"):  # the same numbers in one launch; other devices lack it
+            steps = torch.fake_quantize_per_tensor_affine(energy, 2.0**-22, 0, -(2**62), 2**62)
+        else:
+            steps = (energy * 2.0**22).round()
+        if mergeable is not None:
+            steps = steps.masked_fill_(~mergeable, -torch.inf)
+        return steps.sort(dim=1, descending=True, stable=True).indices[:, :num_candidates]
     steps = (energy * 2.0**22).round()
     if ranks_by_comparison():
-        if mergeable is not None:
-            steps = steps.masked_fill(~mergeable, torch.finfo(steps.dtype).min)
-        position = torch.arange(num_tokens, device=energy.device)
-        mine, others = steps.unsqueeze(2), steps.unsqueeze(1)
-        before = (others > mine) | (others == mine) & (position < position.unsqueeze(1))
-        if level is not None:
-            level = level if mergeable is None else level.masked_fill(~mergeable, -1)
-            mine, others = level.unsqueeze(2), level.unsqueeze(1)
-            before = (others > mine) | (others == mine) & before
-        place = before.float().sum(dim=2).long()
-        return torch.zeros_like(place).scatter(1, place, position.expand_as(place))[:, :num_candidates]
-    # Unique integer keys (energy in steps of 2**-22, then position): ties cannot depend on the sort, the batch or the
-    # device, and no stable sort is needed, which would not export.
+        return rank_by_comparison(steps, mergeable, level)[:, :num_candidates]
+    # The same with unique integers, since stable sorts do not export.
+    num_tokens = energy.shape[1]
     from_behind = torch.arange(num_tokens - 1, -1, -1, device=energy.device)
     key = steps.long() * num_tokens + from_behind
     if level is not None:

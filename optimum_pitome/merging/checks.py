@@ -206,7 +206,7 @@ def _check_groups(
 ) -> None:
     """The pairs of one sample, and the groups that they make."""
     pairs = slice(None) if plan.source_mask is None else plan.source_mask[sample]
-    source, slot = plan.source[sample][pairs].tolist(), plan.destination[sample][pairs].tolist()
+    source, target = plan.source[sample][pairs].tolist(), plan.target[sample][pairs].tolist()
     kept = plan.kept[sample][slice(None) if plan.valid is None else plan.valid[sample]].tolist()
     real = set(range(len(counted)) if masks.valid is None else masks.valid[sample].nonzero()[:, 0].tolist())
     may_merge = set(counted.nonzero()[:, 0].tolist())
@@ -219,12 +219,12 @@ def _check_groups(
     removed = real - set(kept)
     lost = sorted(removed - set(plan.source[sample].tolist()))
     _require(not lost, f"{about}, has too few pairs: tokens {lost} are gone, and in none of them.")
-    into_source = [token for token, place in zip(source, slot) if not 0 <= place < len(kept) or kept[place] in source]
+    into_source = [token for token, joined in zip(source, target) if joined in source]
     _require(
         not into_source,
         f"{about}, merges tokens {into_source} into some that are merged away themselves: no target may be a source.",
     )
-    targets = {kept[place] for place in slot}
+    targets = set(target)
     _require(
         targets <= may_merge,
         f"{about}, merges tokens into some that may not merge (padding, or special): {sorted(targets - may_merge)}.",
@@ -235,7 +235,8 @@ def _check_groups(
         "pairs that Candidates.pair_mask() names.",
     )
     slots = plan.assignment[sample].tolist()
-    groups = {**{token: place for place, token in enumerate(kept)}, **dict(zip(source, slot))}
+    groups = {token: place for place, token in enumerate(kept)}
+    groups.update({token: groups[joined] for token, joined in zip(source, target)})
     wrong = sorted(token for token, place in groups.items() if slots[token] != place)
     _require(not wrong, f"{about}, has tokens {wrong} in another group than the pairs say.")
     if masks.protected is not None:

@@ -19,7 +19,8 @@ from __future__ import annotations
 import torch
 
 from .opaque import operator
-from .plan import MergePlan, gather_tokens, narrowed
+from .plan import MergePlan
+from .rows import gather_tokens, narrowed
 
 
 class PruningPlan(MergePlan):

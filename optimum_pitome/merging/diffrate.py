@@ -23,8 +23,8 @@ from __future__ import annotations
 import torch
 
 from ..methods import ALGORITHMS
-from .candidates import Candidates, TokenMasks, rank_by_energy
-from .energy import NEVER
+from .candidates import Candidates, rank_by_energy
+from .masks import TokenMasks
 from .plan import MergePlan
 from .spec import MergeSpec
 
@@ -57,13 +57,11 @@ def match_diffrate(features: torch.Tensor, spec: MergeSpec, masks: TokenMasks) -
     order = rank_by_energy(attention, candidates.mergeable, num_tokens)
     # The pairs of a sample end where its mergeable tokens end.
     stay = candidates.room()
-    pair = torch.arange(candidates.num_pairs, device=features.device)
+    pair = candidates.steps(candidates.num_pairs)
     # Pairs that a sample does not have name tokens that stay, each once.
     source = order.gather(1, (stay + pair) % num_tokens)
-    similarity = candidates.similarity(source, order)
-    gone = torch.arange(num_tokens, device=features.device) >= stay
-    similarity = similarity.masked_fill(gone.unsqueeze(1), NEVER)
-    target = order.gather(1, similarity.argmax(dim=-1))
+    _, target = candidates.best(source, order, candidates.steps(num_tokens) >= stay)
+    target = order.gather(1, target)
     return candidates.plan(source, target, candidates.pair_mask())
 
 

@@ -21,10 +21,12 @@ ever ranked within a sample, so a constant offset or scale changes nothing.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 
 from ..methods import ENERGIES
+from .constants import is_traced
 
 
 #: Below any similarity: a weighted one goes down to `1 - N` among `N` tokens.
@@ -36,6 +38,7 @@ def pairwise_similarity(
     others: torch.Tensor | None = None,
     weights: torch.Tensor | None = None,
     other_weights: torch.Tensor | None = None,
+    one: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Similarity of every token with every token, in float32 whatever the dtype (and outside autocast).
 
@@ -45,20 +48,77 @@ def pairwise_similarity(
         features (`torch.Tensor` of shape `(B, a, dim)`): any floating dtype.
         others (`torch.Tensor` of shape `(B, b, dim)`, *optional*): defaults to `features`.
         weights, other_weights (`torch.FloatTensor` of shape `(B, a)` and `(B, b)`, *optional*): about 1 on average.
+        one (`torch.FloatTensor` of shape `(1,)`, *optional*): the number, where it lies on the device already.
 
     Returns:
         `torch.FloatTensor` of shape `(B, a, b)`.
     """
+    left, right = factors(features, weights, one)
+    if others is not None:
+        right = factors(others, other_weights, one)[1]
+    return product(left, right)
+
+
+def factors(
+    features: torch.Tensor, weights: torch.Tensor | None = None, one: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What [`pairwise_similarity`] multiplies: the `features` `(B, a, dim)` as the left and as the right factor."""
     with torch.autocast(device_type=features.device.type, enabled=False):
-        left = _scaled(features.float(), weights)
-        right = left if others is None else _scaled(others.float(), other_weights)
+        left = right = _scaled(features.float(), weights)
         if weights is not None:
             # Two more dimensions make it one matrix product, without another pass over all pairs.
             weights = weights.unsqueeze(-1)
-            other_weights = weights if others is None else other_weights.unsqueeze(-1)
-            left = torch.cat([left, -weights, torch.ones_like(weights)], dim=-1)
-            right = torch.cat([right, other_weights, torch.ones_like(other_weights)], dim=-1)
+            one = (weights.new_ones(1) if one is None else one).expand_as(weights)
+            left, right = torch.cat([left, -weights, one], dim=-1), torch.cat([right, weights, one], dim=-1)
+        return left, right
+
+
+def product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """Of [`factors`] `(B, a, dim)` and `(B, b, dim)`: similarities `(B, a, b)`."""
+    with torch.autocast(device_type=left.device.type, enabled=False):
         return left @ right.transpose(-1, -2)
+
+
+#: Samples with more tokens are compared a few rows at a time (64 MB of float32 hold all pairs of so many). The number
+#: of tokens alone decides, so a sample is compared in the same way in every batch.
+MANY_TOKENS = 4096
+
+#: So many numbers are held at once then: 32 MB of float32.
+_BLOCK = 2**23
+
+
+def _blocks(left: torch.Tensor, right: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
+    """[`product`], a few rows at a time: which rows, and their similarities `(B, rows, b)`."""
+    number = max(1, _BLOCK // max(1, right.shape[0] * right.shape[1]))
+    for start in range(0, left.shape[1], number):
+        rows = slice(start, start + number)
+        yield rows, product(left[:, rows], right)
+
+
+def nearest_in_blocks(left: torch.Tensor, right: torch.Tensor, mergeable: torch.Tensor | None) -> torch.Tensor:
+    """[`nearest_energy`] from [`factors`] `(B, M, d)`, without holding all pairs: `(B, M)`."""
+    in_rows, in_columns = [], left.new_full(left.shape[:2], NEVER)
+    for rows, similarity in _blocks(left, right):
+        similarity.diagonal(rows.start, dim1=-2, dim2=-1).fill_(NEVER)
+        if mergeable is not None:
+            similarity.masked_fill_(~(mergeable[:, rows].unsqueeze(2) & mergeable.unsqueeze(1)), NEVER)
+        in_rows.append(similarity.amax(dim=-1))
+        in_columns = torch.maximum(in_columns, similarity.amax(dim=-2))
+    return torch.maximum(torch.cat(in_rows, dim=1), in_columns)
+
+
+def best_in_blocks(
+    left: torch.Tensor, right: torch.Tensor, refused: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """For each token of `left` `(B, a, d)`, the largest similarity to one of `right` `(B, b, d)` that is not `refused`
+    `(B, b)`, and where it is: `(B, a)` each."""
+    best = []
+    for _, similarity in _blocks(left, right):
+        if refused is not None:
+            similarity.masked_fill_(refused.unsqueeze(1), NEVER)
+        best.append(similarity.max(dim=-1))
+    values, indices = zip(*best)
+    return torch.cat(values, dim=1), torch.cat(indices, dim=1)
 
 
 def _scaled(features: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
@@ -98,9 +158,10 @@ def nearest_energy(similarity, mergeable, margin, alpha):
     Mutual nearest neighbours get bitwise equal scores (row and column maxima are both read, since a matrix product
     need not be symmetric in the last bit), hence neighbouring ranks, hence opposite sides of the matching.
     """
-    num_tokens = similarity.shape[-1]
-    # A sum, in place: filling by a mask takes five times as long on a CPU.
-    similarity = similarity.add_(NEVER * torch.eye(num_tokens, device=similarity.device))
+    if is_traced():  # where a write to a view does not export
+        similarity = similarity + NEVER * torch.eye(similarity.shape[-1], device=similarity.device)
+    else:
+        similarity.diagonal(dim1=-2, dim2=-1).fill_(NEVER)
     if mergeable is not None:
         similarity = similarity.masked_fill(~(mergeable.unsqueeze(1) & mergeable.unsqueeze(2)), NEVER)
     return torch.maximum(similarity.amax(dim=-1), similarity.amax(dim=-2))

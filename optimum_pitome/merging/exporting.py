@@ -46,3 +46,20 @@ def ranking_by_comparison() -> Iterator[None]:
         yield
     finally:
         _by_comparison = before
+
+
+def rank_by_comparison(
+    steps: torch.Tensor, mergeable: torch.Tensor | None, level: torch.Tensor | None
+) -> torch.Tensor:
+    """All tokens as [`rank_by_energy`] ranks them, from energies in whole steps: `(B, N)`, int64."""
+    if mergeable is not None:
+        steps = steps.masked_fill(~mergeable, torch.finfo(steps.dtype).min)
+        level = None if level is None else level.masked_fill(~mergeable, -1)
+    position = torch.arange(steps.shape[1], device=steps.device)
+    mine, others = steps.unsqueeze(2), steps.unsqueeze(1)
+    before = (others > mine) | (others == mine) & (position < position.unsqueeze(1))
+    if level is not None:
+        mine, others = level.unsqueeze(2), level.unsqueeze(1)
+        before = (others > mine) | (others == mine) & before
+    place = before.float().sum(dim=2).long()
+    return torch.zeros_like(place).scatter(1, place, position.expand_as(place))

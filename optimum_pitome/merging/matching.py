@@ -19,8 +19,8 @@ from __future__ import annotations
 import torch
 
 from ..methods import ALGORITHMS
-from .candidates import TokenMasks
 from .combine import PLANS
+from .masks import TokenMasks
 from .opaque import is_opaque, new_length, operator
 from .plan import MergePlan
 from .resample import ResamplePlan
@@ -61,8 +61,8 @@ def _tensors(kind: type[Plan], spec: MergeSpec, masked: bool) -> list[str]:
     """The fields of a plan that are tensors, with masks and without: the others are `None`."""
     if kind is ResamplePlan:
         return ["kept", "assignment", "place", "cell", *(["valid"] if masked else [])]
-    names = ["kept", "source", "destination", "assignment"]
-    names += ["source_mask"] if masked or spec.combine == "prune_half" else []
+    names = ["kept", "source", "rows"]
+    names += ["source_mask", "counted"] if masked or spec.combine == "prune_half" else []
     return names + (["valid"] if masked else [])
 
 
@@ -76,14 +76,15 @@ def _shapes_of_plan(features, text, num_prefix_tokens, valid, special, max_speci
     shapes = {
         "kept": (batch_size, num_kept),
         "source": (batch_size, num_pairs),
-        "destination": (batch_size, num_pairs),
+        "rows": (batch_size, num_tokens),
         "assignment": (batch_size, num_tokens),
         "source_mask": (batch_size, num_pairs),
+        "counted": (batch_size, num_tokens),
         "valid": (batch_size, num_kept),
         "place": (shared, num_tokens),
         "cell": (shared, num_kept),
     }
-    masks = ("source_mask", "valid")
+    masks = ("source_mask", "counted", "valid")
     return [features.new_empty(shapes[name], dtype=torch.bool if name in masks else torch.int64) for name in names]
 
 
@@ -123,7 +124,8 @@ def _match(
     for name in _tensors(kind, spec, masked):
         tensor = getattr(plan, name)
         if tensor is None:
-            tensor = torch.ones_like(plan.kept if name == "valid" else plan.source, dtype=torch.bool)
+            like = {"valid": plan.kept, "source_mask": plan.source, "counted": features[..., 0]}[name]
+            tensor = torch.ones_like(like, dtype=torch.bool)
         # An operator may return neither its arguments nor views of one another.
         found.append(tensor.clone(memory_format=torch.contiguous_format))
     return found
@@ -136,4 +138,4 @@ def _plan_of_all(kind: type[Plan], features: torch.Tensor, valid: torch.Tensor |
     if kind is ResamplePlan:
         none = torch.full_like(position if masked else position[:1], -1)
         return ResamplePlan(position, position, none, none, valid)
-    return kind(position, position[:, :0], position[:, :0], position, None, valid)
+    return kind(position, position[:, :0], position[:, :0], position, None, valid, counted=valid)

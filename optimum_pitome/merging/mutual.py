@@ -19,8 +19,9 @@ from __future__ import annotations
 import torch
 
 from ..methods import ALGORITHMS
-from .candidates import Candidates, TokenMasks, rank_by_energy
-from .energy import NEVER, pairwise_similarity
+from .candidates import Candidates, rank_by_energy
+from .energy import NEVER, product
+from .masks import TokenMasks
 from .plan import MergePlan
 from .spec import MergeSpec
 
@@ -43,7 +44,7 @@ def match_mutual(features: torch.Tensor, spec: MergeSpec, masks: TokenMasks) -> 
         return None
     closeness, nearest = _nearest(candidates)
     num_tokens, num_pairs = nearest.shape[1], candidates.num_pairs
-    position = torch.arange(num_tokens, device=features.device).expand_as(nearest)
+    position = candidates.steps(num_tokens).expand_as(nearest)
     mutual = nearest.gather(1, nearest) == position
     earlier = mutual & (position < nearest)
     level = torch.where(earlier, 0, 1 + mutual.long())
@@ -66,7 +67,7 @@ def match_mutual(features: torch.Tensor, spec: MergeSpec, masks: TokenMasks) -> 
 
 def _nearest(candidates: Candidates) -> tuple[torch.Tensor, torch.Tensor]:
     """How much each token resembles the one that it resembles most, and which that is, both `(B, M)`."""
-    similarity = pairwise_similarity(candidates.features, weights=candidates.weights)
+    similarity = product(*candidates.factors())
     # Bitwise symmetric, which a matrix product need not be: otherwise paths could turn in circles.
     similarity = torch.maximum(similarity, similarity.transpose(1, 2))
     similarity = similarity + NEVER * torch.eye(similarity.shape[1], device=similarity.device)

@@ -16,87 +16,49 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 
+from .constants import Constants, is_traced
 from .opaque import operator
-
-
-def scatter_tokens(tokens: torch.Tensor, index: torch.Tensor, num_tokens: int) -> torch.Tensor:
-    """The sums of the `tokens` `(B, n, ...)` that go to each place `index` `(B, n)`: `(B, num_tokens, ...)`."""
-    sums = tokens.new_zeros((tokens.shape[0], num_tokens, *tokens.shape[2:]))
-    return sums.scatter_add_(1, index.view(*index.shape, *[1] * (tokens.dim() - 2)).expand_as(tokens), tokens)
-
-
-@operator(
-    "gather_tokens",
-    fake=lambda tokens, index: tokens.new_empty((*index.shape, *tokens.shape[2:])),
-    save=lambda tokens, index: (index, tokens.shape[1]),
-    gradient=operator(
-        "gather_tokens_backward",
-        fake=lambda gradient, index, num_tokens: gradient.new_empty((len(index), num_tokens, *gradient.shape[2:])),
-    )(scatter_tokens),
-)
-def gather_tokens(tokens: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """Rows of `tokens` `(batch_size, num_tokens, ...)` at `index` `(batch_size, n)`, as `(batch_size, n, ...)`.
-
-    One flat `index_select` copies whole rows; `torch.gather` with an expanded index is ten times slower on a CPU.
-    """
-    if tokens.dim() == 2:
-        return tokens.gather(1, index)
-    batch_size, num_tokens = tokens.shape[:2]
-    offsets = torch.arange(batch_size, device=index.device).unsqueeze(1) * num_tokens
-    rows = tokens.reshape(batch_size * num_tokens, *tokens.shape[2:]).index_select(0, (index + offsets).flatten())
-    return rows.view(batch_size, index.shape[1], *tokens.shape[2:])
-
-
-def narrowed(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """`values` in the dtype of `like`, where they are no convex combination of it: single features can be larger than
-    any of `like`, and the range of float16 is small."""
-    if like.dtype == torch.float16:
-        values = values.clamp(min=torch.finfo(like.dtype).min, max=torch.finfo(like.dtype).max)
-    return values.to(like.dtype)
-
-
-def _of_sources(weights: torch.Tensor, source: torch.Tensor, source_mask: torch.Tensor | None) -> torch.Tensor:
-    """The weights of the sources, `(B, k)`: 0 for pairs that do not merge."""
-    moved = gather_tokens(weights, source)
-    return moved if source_mask is None else moved * source_mask
+from .rows import kept_first, rows_of, sum_rows, take, take_rows
 
 
 def _shares(
     weights: torch.Tensor,
     totals: torch.Tensor,
-    kept: torch.Tensor,
-    source: torch.Tensor,
-    destination: torch.Tensor,
-    source_mask: torch.Tensor | None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """What each kept token `(B, n)` and each source `(B, k)` weighs in the mean of its group."""
-    moved = _of_sources(weights, source, source_mask)
-    return gather_tokens(weights, kept) / totals, moved / totals.gather(1, destination)
+    rows: torch.Tensor,
+    counted: torch.Tensor | None,
+    zero: torch.Tensor | None,
+) -> torch.Tensor:
+    """What each token weighs in the mean of its group, `(B, N)`: 0 for what is left out of it."""
+    shares = weights / take(totals, rows)
+    if counted is None:
+        return shares
+    # Not a product: in a sample of padding alone this is 0 / 0.
+    return torch.where(counted, shares, totals.new_zeros(1) if zero is None else zero)
 
 
-#: What the operators below are told about a plan, as [`MergePlan`] has it: their `*pairs`.
-_PAIRS = "Tensor kept, Tensor source, Tensor destination, Tensor? source_mask"
+#: What the operators below are told about a plan: which row of the flattened result each token goes to, and which
+#: tokens count.
+_GROUPS = "Tensor rows, Tensor? counted, Tensor? zero"
 
 
 @operator(
     "merge_backward",
     fake=lambda gradient, weights, *_: gradient.new_empty((*weights.shape, gradient.shape[2])),
-    schema=f"(Tensor gradient, Tensor weights, Tensor totals, {_PAIRS}) -> Tensor",
+    schema=f"(Tensor gradient, Tensor weights, Tensor totals, {_GROUPS}) -> Tensor",
 )
 def _merge_gradient(
-    gradient: torch.Tensor, weights: torch.Tensor, totals: torch.Tensor, *pairs: torch.Tensor | None
+    gradient: torch.Tensor,
+    weights: torch.Tensor,
+    totals: torch.Tensor,
+    rows: torch.Tensor,
+    counted: torch.Tensor | None,
+    zero: torch.Tensor | None,
 ) -> torch.Tensor:
     """The gradient of what [`_merge`] returns `(B, n, dim)`, as that of its hidden states `(B, N, dim)`."""
-    kept, source, destination, _ = pairs
-    kept_weight, source_weight = _shares(weights, totals, *pairs)
-    accumulated = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
-    moved = gather_tokens(accumulated, destination) * source_weight.unsqueeze(-1)
-    spread = scatter_tokens(accumulated * kept_weight.unsqueeze(-1), kept, weights.shape[1])
-    return (spread + scatter_tokens(moved, source, weights.shape[1])).to(gradient.dtype)
+    shares = _shares(weights, totals, rows, counted, zero)
+    return (take(gradient, rows) * shares.unsqueeze(-1)).to(gradient.dtype)
 
 
 @operator(
@@ -104,67 +66,125 @@ def _merge_gradient(
     fake=lambda hidden_states, weights, totals, *_: hidden_states.new_empty((*totals.shape, hidden_states.shape[2])),
     save=lambda hidden_states, *others: others,
     gradient=_merge_gradient,
-    schema=f"(Tensor hidden_states, Tensor weights, Tensor totals, {_PAIRS}) -> Tensor",
+    schema=f"(Tensor hidden_states, Tensor weights, Tensor totals, {_GROUPS}) -> Tensor",
 )
 def _merge(
-    hidden_states: torch.Tensor, weights: torch.Tensor, totals: torch.Tensor, *pairs: torch.Tensor | None
+    hidden_states: torch.Tensor,
+    weights: torch.Tensor,
+    totals: torch.Tensor,
+    rows: torch.Tensor,
+    counted: torch.Tensor | None,
+    zero: torch.Tensor | None,
 ) -> torch.Tensor:
     """See [`MergePlan.merge`]."""
-    kept, source, destination, _ = pairs
-    # Convex weights: half precision cannot overflow, whatever the sizes; the sum itself runs in float32 at least.
-    accumulate = torch.promote_types(hidden_states.dtype, torch.float32)
-    kept_weight, source_weight = _shares(weights, totals, *pairs)
-    batch_size, num_kept = kept.shape
-    # In place: what is gathered is fresh memory, and a second copy of it would cost as much again.
-    merged = gather_tokens(hidden_states, kept).to(accumulate).mul_(kept_weight.unsqueeze(-1))
-    moved = gather_tokens(hidden_states, source).to(accumulate).mul_(source_weight.unsqueeze(-1))
-    if torch.jit.is_tracing():
-        # The older ONNX exporter loses additions in place; this one takes ten times as long on a CPU.
-        index = destination.unsqueeze(-1).expand_as(moved)
-        return merged.scatter_add(1, index, moved).to(hidden_states.dtype)
-    offsets = torch.arange(batch_size, device=destination.device).unsqueeze(1) * num_kept
-    flat = merged.flatten(0, 1).index_add_(0, (destination + offsets).flatten(), moved.flatten(0, 1))
-    return flat.view_as(merged).to(hidden_states.dtype)
+    # Convex weights: half precision cannot overflow, whatever the sizes. They are float32, and so is the sum then.
+    parts = hidden_states * _shares(weights, totals, rows, counted, zero).unsqueeze(-1)
+    return sum_rows(parts, rows, totals.shape[1], zero).to(hidden_states.dtype)
 
 
 @operator(
     "merge_sizes",
-    fake=lambda sizes, kept, *_: sizes.new_empty(kept.shape),
-    schema=f"(Tensor sizes, {_PAIRS}) -> Tensor",
+    fake=lambda sizes, num_kept, *_: sizes.new_empty((sizes.shape[0], num_kept)),
+    schema=f"(Tensor sizes, SymInt num_kept, {_GROUPS}) -> Tensor",
 )
-def _merge_sizes(sizes: torch.Tensor, *pairs: torch.Tensor | None) -> torch.Tensor:
+def _merge_sizes(
+    sizes: torch.Tensor,
+    num_kept: int,
+    rows: torch.Tensor,
+    counted: torch.Tensor | None,
+    zero: torch.Tensor | None,
+) -> torch.Tensor:
     """See [`MergePlan.merge_sizes`]."""
-    kept, source, destination, source_mask = pairs
-    return gather_tokens(sizes, kept).scatter_add(1, destination, _of_sources(sizes, source, source_mask))
+    return sum_rows(sizes if counted is None else sizes * counted, rows, num_kept, zero)
 
 
-@dataclass
 class MergePlan:
     """The matching of one layer. `B` samples, `N` tokens in, `k` removed, `n = N - k` out; indices are int64.
 
     This one takes the mean of each group; `combine.py` and `resample.py` have the other kinds. What all of them have,
-    and a layer uses, are `kept`, `assignment`, `valid`, [`~MergePlan.merge`], [`~MergePlan.merge_sizes`] and
-    [`~MergePlan.unmerge`].
+    and a layer uses, are `rows`, `kept`, `valid`, [`~MergePlan.merge`], [`~MergePlan.merge_sizes`] and
+    [`~MergePlan.unmerge`]. What follows from the rest is made when it is asked for, since it takes a launch or more.
 
     Attributes:
+        rows (`torch.LongTensor` of shape `(B, N)`):
+            Where every input token goes: the row of the flattened output `(B·n, ...)`.
+        assignment (`torch.LongTensor` of shape `(B, N)`):
+            The same as a slot in the sample's own output, 0 to `n - 1`: source tracing.
         kept (`torch.LongTensor` of shape `(B, n)`):
             Index of the token that each output slot holds, in the original order (fillers after the real ones).
+        num_kept (`int`): n.
         source (`torch.LongTensor` of shape `(B, k)`): Index of each token that is merged away.
-        destination (`torch.LongTensor` of shape `(B, k)`): Output slot that each source is merged into.
-        assignment (`torch.LongTensor` of shape `(B, N)`): Output slot of every input token: source tracing.
+        target (`torch.LongTensor` of shape `(B, k)`): Index of the token that each source is merged into.
+        destination (`torch.LongTensor` of shape `(B, k)`): Output slot of that token.
         source_mask (`torch.BoolTensor` of shape `(B, k)`, *optional*):
             Which pairs merge. With a padding mask, samples have fewer than `k`; and what is dropped does not merge.
             `None`: all.
+        counted (`torch.BoolTensor` of shape `(B, N)`, *optional*):
+            Which tokens count in the means and sizes: neither padding nor what is dropped. `None`: all.
         valid (`torch.BoolTensor` of shape `(B, n)`, *optional*):
-            Which output slots hold a real token. `None`: all.
+            Which output slots hold a real token; the others hold zeros. `None`: all.
+
+    Args:
+        kept, source, destination, assignment, source_mask, valid, rows, num_kept, counted, target:
+            As above. Without `rows`, `assignment` says it all; without `assignment`, `rows` and `num_kept`.
+        constants ([`Constants`], *optional*): of the forward.
+        start (`int`, *optional*, defaults to 0): the token that `source` and `target` count from.
     """
 
-    kept: torch.Tensor
-    source: torch.Tensor
-    destination: torch.Tensor
-    assignment: torch.Tensor
-    source_mask: torch.Tensor | None = None
-    valid: torch.Tensor | None = None
+    def __init__(
+        self,
+        kept: torch.Tensor | None = None,
+        source: torch.Tensor | None = None,
+        destination: torch.Tensor | None = None,
+        assignment: torch.Tensor | None = None,
+        source_mask: torch.Tensor | None = None,
+        valid: torch.Tensor | None = None,
+        rows: torch.Tensor | None = None,
+        num_kept: int | None = None,
+        counted: torch.Tensor | None = None,
+        constants: Constants | None = None,
+        target: torch.Tensor | None = None,
+        start: int = 0,
+    ):
+        self.source_mask, self.valid = source_mask, valid
+        self._source, self._target, self._start = source, target, start
+        self.num_kept = kept.shape[1] if num_kept is None else num_kept
+        self.rows = rows_of(assignment, self.num_kept, constants) if rows is None else rows
+        if counted is None and kept is not None and (source_mask is not None or valid is not None):
+            # What is kept counts where it is real, and a source where its pair merges.
+            counted = torch.zeros_like(self.rows, dtype=torch.bool)
+            counted = counted.scatter(1, source, True if source_mask is None else source_mask)
+            counted = counted.scatter(1, kept, True if valid is None else valid)
+        self.counted = counted
+        self._kept, self._destination, self._assignment, self._constants = kept, destination, assignment, constants
+
+    @property
+    def source(self) -> torch.Tensor | None:
+        return self._source + self._start if self._start else self._source
+
+    @property
+    def target(self) -> torch.Tensor:
+        if self._target is None:
+            return self.kept.gather(1, self.destination)
+        return self._target + self._start
+
+    @property
+    def assignment(self) -> torch.Tensor:
+        if self._assignment is None:
+            self._assignment = rows_of(self.rows, -self.num_kept, self._constants)
+        return self._assignment
+
+    @property
+    def destination(self) -> torch.Tensor:
+        if self._destination is None:
+            self._destination = self.assignment.gather(1, self.source)
+        return self._destination
+
+    @property
+    def kept(self) -> torch.Tensor:
+        if self._kept is None:
+            self._kept = kept_first(torch.ones_like(self.rows).scatter(1, self.source, 0), self.num_kept)
+        return self._kept
 
     def merge(
         self, hidden_states: torch.Tensor, weights: torch.Tensor | None = None, totals: torch.Tensor | None = None
@@ -184,11 +204,15 @@ class MergePlan:
         if weights is None:
             weights = torch.ones(hidden_states.shape[:2], dtype=torch.float32, device=hidden_states.device)
         totals = self.merge_sizes(weights) if totals is None else totals
-        return _merge(hidden_states, weights, totals, *self._pairs)
+        return _merge(hidden_states, weights, totals, *self._groups)
 
     def merge_sizes(self, sizes: torch.Tensor) -> torch.Tensor:
         """Group totals: `(B, N)` token sizes to `(B, n)`, float32."""
-        return _merge_sizes(sizes, *self._pairs)
+        return _merge_sizes(sizes, self.num_kept, *self._groups)
+
+    @property
+    def _groups(self) -> tuple[torch.Tensor | None, ...]:
+        return self.rows, self.counted, None if self._constants is None or is_traced() else self._constants.zero
 
     @property
     def _pairs(self) -> tuple[torch.Tensor | None, ...]:
@@ -196,55 +220,4 @@ class MergePlan:
 
     def unmerge(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Back to `N` tokens: each original token gets the vector of its group. `(B, n, ...)` to `(B, N, ...)`."""
-        return gather_tokens(hidden_states, self.assignment)
-
-
-def plan_from_pairs(
-    source: torch.Tensor,
-    target: torch.Tensor,
-    num_tokens: int,
-    num_kept: int,
-    source_mask: torch.Tensor | None = None,
-    valid: torch.Tensor | None = None,
-    dropped: torch.Tensor | None = None,
-    kind: type[MergePlan] = MergePlan,
-) -> MergePlan:
-    """Builds the plan that merges `source[b, j]` into `target[b, j]` and keeps the rest in its order.
-
-    Args:
-        source, target (`torch.LongTensor` of shape `(B, k)`): token indices; no target is a source.
-        num_tokens (`int`): N.
-        num_kept (`int`): n, the static number of output slots. At least the real tokens that survive in any sample.
-        source_mask (`torch.BoolTensor` of shape `(B, k)`, *optional*): which pairs are real.
-        valid (`torch.BoolTensor` of shape `(B, N)`, *optional*): which input tokens are real (not padding).
-        dropped (`torch.BoolTensor` of shape `(B, k)`, *optional*):
-            Sources that go without leaving anything: only `assignment` names their target. `None`: none.
-        kind (`type[MergePlan]`): the class of the plan.
-    """
-    position = torch.arange(num_tokens, device=source.device).expand(source.shape[0], -1)
-    stays = torch.ones_like(position)
-    if source_mask is None:
-        stays = stays.scatter(1, source, 0)
-    else:
-        stays = stays.scatter_add(1, source, -source_mask.long())
-    kept_valid, num_real = None, num_kept
-    if valid is not None:
-        stays = stays * valid
-        num_real = stays.sum(dim=1, keepdim=True)
-        kept_valid = torch.arange(num_kept, device=source.device) < num_real
-    # What stays comes first, the rest after it, both in their order: counted, which takes a fifth of a sort's time.
-    rank = stays.cumsum(dim=1)
-    slot_of = torch.where(stays.bool(), rank - 1, position - rank + num_real)
-    kept = torch.empty_like(position).scatter(1, slot_of, position)[:, :num_kept]
-    destination = slot_of.gather(1, target)
-    joined = destination
-    if source_mask is not None:
-        destination = destination.clamp(max=num_kept - 1)  # pairs that do not merge may name a pad without a slot
-        joined = torch.where(source_mask, destination, slot_of.gather(1, source))
-    assignment = slot_of.scatter(1, source, joined)
-    if valid is not None:
-        # Pads read the first real token (CLS): heads that look at position 0 find it there under padding on the left.
-        assignment = assignment.masked_fill(~valid, 0)
-    if dropped is not None:
-        source_mask = ~dropped if source_mask is None else source_mask & ~dropped
-    return kind(kept, source, destination, assignment, source_mask, kept_valid)
+        return take_rows(hidden_states, self.rows)

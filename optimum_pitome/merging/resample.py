@@ -23,14 +23,15 @@ change by the root of how much it shrinks.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from ..methods import ALGORITHMS
-from .candidates import Candidates, TokenMasks
+from .candidates import Candidates
+from .masks import TokenMasks
 from .opaque import operator
-from .plan import gather_tokens, narrowed, scatter_tokens
+from .rows import gather_tokens, narrowed, rows_of, scatter_tokens, take_rows
 from .spec import MergeSpec
 
 
@@ -148,13 +149,18 @@ class ResamplePlan:
         """
         return _resample_sizes(sizes, self.kept, self.place, self.cell)
 
+    @property
+    def rows(self) -> torch.Tensor:
+        """As [`MergePlan.rows`]."""
+        return rows_of(self.assignment, self.kept.shape[1])
+
     def unmerge(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Back to `N` tokens: each original token gets the vector of the slot nearest to it.
 
         The transposed transform (the spectrum, filled up with zeros) would give a smooth sequence, but its matrices
         would have to be kept for every layer, and it rings at jumps; indices compose over layers to one gather.
         """
-        return gather_tokens(hidden_states, self.assignment)
+        return take_rows(hidden_states, self.rows)
 
 
 def match_dct(features: torch.Tensor, spec: MergeSpec, masks: TokenMasks) -> ResamplePlan | None:
@@ -168,14 +174,8 @@ def match_dct(features: torch.Tensor, spec: MergeSpec, masks: TokenMasks) -> Res
     batch_size, prefix = features.shape[0], masks.num_prefix_tokens
     if candidates.mergeable is None:
         # One plan serves all samples, and with it one matrix.
-        candidates = Candidates(
-            features.new_empty((1, *candidates.features.shape[1:])),
-            None,
-            None,
-            candidates.num_pairs,
-            None,
-            spec,
-            masks,
+        candidates = replace(
+            candidates, features=features.new_empty((1, *candidates.features.shape[1:])), constants=None
         )
     rank, old = candidates.rank(), candidates.count()
     new = candidates.room()

@@ -62,8 +62,9 @@ class AttentionCall:
         """
         self.keys = key
         if self.importance:
-            # With padding, the class token is the first real one.
-            valid = self.tokens.valid if self.tokens.num_prefix_tokens == 0 else None
+            # With padding, the class token is the first real one. After a merge the real ones come first.
+            untouched = self.tokens.num_prefix_tokens == 0 and self.tokens.rows is None
+            valid = self.tokens.valid if untouched else None
             if key.shape[1] != query.shape[1]:  # several heads of queries share one of keys
                 key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
             self.attention = _class_attention(query, key, bias, valid, scaling or key.shape[-1] ** -0.5)
@@ -100,9 +101,10 @@ def _class_attention(
     with torch.autocast(device_type=query.device.type, enabled=False):
         # Not a matrix product: for one query it would first copy the keys of all heads, which lie apart.
         scores = (key.transpose(1, 2).float() * query.transpose(1, 2).float()).sum(dim=-1)
-        scores = scores.transpose(1, 2).unsqueeze(2) * scaling
-        if bias is not None and bias.dtype == torch.bool:
-            scores = scores.masked_fill(~bias, torch.finfo(scores.dtype).min)
-        elif bias is not None:
-            scores = scores + bias.float()
+        scores = scores.transpose(1, 2).unsqueeze(2)
+        if bias is None or bias.dtype == torch.bool:
+            scores = scores * scaling
+            scores = scores if bias is None else scores.masked_fill(~bias, torch.finfo(scores.dtype).min)
+        else:
+            scores = torch.add(bias.float(), scores, alpha=scaling)
         return scores.softmax(dim=-1).mean(dim=1).squeeze(1)

@@ -16,9 +16,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
-from ..merging import MergeSpec, length_of, match_tokens
+from ..merging import Constants, MergeSpec, is_traced, length_of, match_tokens
 from .call import CALL_KEY, AttentionCall
 from .record import LayerRecord
 from .state import STATE_KEY, MergeState
@@ -73,6 +75,8 @@ class MergingLayer:
             return super().forward(hidden_states, *args, **kwargs)
         if tokens.sizes is None:
             tokens = state.read_tokens()
+            if not is_traced():
+                tokens = replace(tokens, constants=Constants.of(hidden_states))
         call = AttentionCall(tokens, spec.proportional_attention, spec.reads_attention, self.pitome_window)
         kwargs[CALL_KEY] = call
         if spec.after == "layer":

@@ -26,7 +26,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..merging import MergePlan, MergeSpec, ResamplePlan, TokenMasks, gather_tokens, is_opaque, is_open
+from ..merging import (
+    Constants,
+    MergePlan,
+    MergeSpec,
+    ResamplePlan,
+    TokenMasks,
+    gather_tokens,
+    is_opaque,
+    is_open,
+    take_rows,
+)
 
 
 if TYPE_CHECKING:
@@ -42,39 +52,51 @@ class Tokens:
     """The tokens between two layers: `B` samples, `n` tokens now, `N` at the start. `None` means untouched.
 
     Attributes:
-        sizes (`torch.FloatTensor` of shape `(B, n)`, *optional*): original tokens in each.
+        sizes (`torch.FloatTensor` of shape `(B, n)`, *optional*):
+            Original tokens in each; after a merge 0 where no real token is.
         valid (`torch.BoolTensor` of shape `(B, n)`, *optional*): real tokens, not padding.
         special (`torch.BoolTensor` of shape `(B, n)`, *optional*): tokens that never merge, beyond the prefix.
         pairwise_mask (`torch.Tensor` of shape `(B, heads or 1, n or 1, n)`, *optional*):
             A caller's own attention pattern (boolean or additive), cut down to the tokens that are left.
-        assignment (`torch.LongTensor` of shape `(B, N)`, *optional*): which token each original one went to.
+        rows (`torch.LongTensor` of shape `(B, N)`, *optional*):
+            Which of the flattened tokens `(B·n, ...)` each original one went to.
         positions (`torch.LongTensor` of shape `(B, n)`, *optional*):
             Original position of each (of the token that survived), for architectures that track it.
         track_positions (`bool`): whether `positions` are kept.
         num_prefix_tokens, max_special (`int`): see [`~merging.TokenMasks`].
         protected (`torch.BoolTensor` of shape `(B, n)`, *optional*): see [`~merging.TokenMasks`].
+        constants ([`~merging.Constants`], *optional*): of this forward; `None` in a graph.
     """
 
     sizes: torch.Tensor | None = None
     valid: torch.Tensor | None = None
     special: torch.Tensor | None = None
     pairwise_mask: torch.Tensor | None = None
-    assignment: torch.Tensor | None = None
+    rows: torch.Tensor | None = None
     positions: torch.Tensor | None = None
     track_positions: bool = False
     num_prefix_tokens: int = 0
     max_special: int = 0
     protected: torch.Tensor | None = None
+    constants: Constants | None = None
+
+    @property
+    def assignment(self) -> torch.Tensor | None:
+        """Which token each original one went to, `(B, N)`, 0 to `n - 1`; `None` where none has merged."""
+        if self.rows is None:
+            return None
+        samples = torch.arange(len(self.rows), device=self.rows.device).unsqueeze(1)
+        return self.rows - samples * self.sizes.shape[1]
 
     def masks(self, attention: torch.Tensor | None = None) -> TokenMasks:
         specials = (self.special, self.max_special)
-        return TokenMasks(self.num_prefix_tokens, self.valid, *specials, attention, self.protected)
+        return TokenMasks(self.num_prefix_tokens, self.valid, *specials, attention, self.protected, self.constants)
 
     def merged(self, plan: MergePlan | ResamplePlan) -> Tokens:
         """The tokens after a merge by `plan`."""
         sizes = self.sizes
         if sizes is None:
-            sizes = torch.ones(plan.assignment.shape, dtype=torch.float32, device=plan.assignment.device)
+            sizes = torch.ones(plan.rows.shape, dtype=torch.float32, device=plan.rows.device)
         return replace(
             self,
             sizes=plan.merge_sizes(sizes),
@@ -82,7 +104,7 @@ class Tokens:
             special=None if self.special is None else gather_tokens(self.special, plan.kept),
             protected=None if self.protected is None else gather_tokens(self.protected, plan.kept),
             pairwise_mask=None if self.pairwise_mask is None else take_pairs(self.pairwise_mask, plan.kept),
-            assignment=plan.assignment if self.assignment is None else gather_tokens(plan.assignment, self.assignment),
+            rows=plan.rows if self.rows is None else plan.rows.flatten()[self.rows],
             positions=self._positions_after(plan),
         )
 
@@ -96,27 +118,28 @@ class Tokens:
         moved = {
             name: value.to(device)
             for name, value in vars(self).items()
-            if isinstance(value, torch.Tensor) and value.device != device
+            if isinstance(value, (torch.Tensor, Constants)) and value.device != device
         }
         return replace(self, **moved) if moved else self
 
     def unmerge(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """`(B, n, dim)` back to `(B, N, dim)`."""
-        if self.assignment is None:
+        if self.rows is None:
             return hidden_states
-        return gather_tokens(hidden_states, self.assignment.to(hidden_states.device))
+        return take_rows(hidden_states, self.rows.to(hidden_states.device))
 
     def compress(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Undoes [`~Tokens.unmerge`]: `(B, N, dim)`, equal within each group, to `(B, n, dim)`."""
-        if self.assignment is None:
+        if self.rows is None:
             return hidden_states
         return gather_tokens(hidden_states, self.members().to(hidden_states.device))
 
     def members(self) -> torch.Tensor:
         """One original token of each: `(B, n)`, int64. Only for tokens that have merged."""
-        position = torch.arange(self.assignment.shape[1], device=self.assignment.device).expand_as(self.assignment)
+        assignment = self.assignment
+        position = torch.arange(assignment.shape[1], device=assignment.device).expand_as(assignment)
         # Any token of a group will do, so it does not matter which of them is written last.
-        return position.new_zeros(self.sizes.shape).scatter(1, self.assignment, position)
+        return position.new_zeros(self.sizes.shape).scatter(1, assignment, position)
 
     def merged_into(self, later: Tokens, hidden_states: torch.Tensor) -> torch.Tensor:
         """Brings `hidden_states` `(B, n, dim)` of these tokens to the tokens of a later layer: each group's mean.
@@ -124,12 +147,12 @@ class Tokens:
         Every later token is a union of these, so the mean over its original tokens is the size-weighted mean here.
         What was pruned counts with the token that [`~Tokens.unmerge`] puts in its place.
         """
-        if later.assignment is None or later.assignment is self.assignment:
+        if later.rows is None or later.rows is self.rows:
             return hidden_states
         device = hidden_states.device
         group, sizes = later.assignment.to(device), later.sizes.to(device)
         weights = torch.ones_like(group, dtype=sizes.dtype)
-        if self.assignment is not None:
+        if self.rows is not None:
             # The group of a token is that of any original token in it.
             group = torch.zeros_like(self.sizes, dtype=torch.long, device=device).scatter(
                 1, self.assignment.to(device), group
@@ -153,9 +176,9 @@ class Tokens:
             bias = self.sizes.log().to(dtype)[:, None, None, :]
         lowest = torch.finfo(dtype).min
         if self.valid is not None:
-            padding = torch.zeros_like(self.valid, dtype=dtype).masked_fill(~self.valid, lowest)[:, None, None, :]
             # Not a sum: log size on top of the lowest number would be infinite in half precision.
-            bias = padding if bias is None else torch.where(self.valid[:, None, None, :], bias, padding)
+            bias = torch.zeros_like(self.valid, dtype=dtype)[:, None, None, :] if bias is None else bias
+            bias = bias.masked_fill(~self.valid[:, None, None, :], lowest)
         if self.pairwise_mask is not None:
             bias = 0.0 if bias is None else bias
             if self.pairwise_mask.dtype == torch.bool:

@@ -67,7 +67,7 @@ def cut_positions(positions: torch.Tensor | None, tokens: Tokens) -> torch.Tenso
 
 def _cut_rows(values: torch.Tensor, tokens: Tokens) -> torch.Tensor:
     # The prefix never merges, so it has not moved.
-    prefix = tokens.assignment.shape[1] - values.shape[-2]
+    prefix = tokens.rows.shape[1] - values.shape[-2]
     positions = tokens.positions[:, prefix:] - prefix
     rows = values.reshape(-1, *values.shape[-2:]).expand(len(positions), -1, -1)
     rows = gather_tokens(rows, positions)

@@ -85,7 +85,8 @@ def for_copies(call, places, architecture, layer_arguments):
     """The arguments of a dense layer for tokens that stand at `places` `(B, N)`."""
     (_, *args), kwargs = call
     named = {**dict(zip(layer_arguments.names, args)), **kwargs}
-    tokens = Tokens(sizes=torch.ones(places.shape), assignment=places, positions=places)
+    rows = places + torch.arange(len(places)).unsqueeze(1) * places.shape[1]
+    tokens = Tokens(sizes=torch.ones(places.shape), rows=rows, positions=places)
     mask = named.get("attention_mask")
     if mask is not None:
         named["attention_mask"] = take_pairs(mask, places)

@@ -117,7 +117,7 @@ def test_what_has_no_entries_per_token_passes():
 @pytest.mark.parametrize("prefix", [0, 2])
 def test_rotary_embeddings_of_all_layouts(shape, prefix):
     positions = torch.tensor([[0, 1, 4, 6], [0, 1, 2, 8]]) if prefix else torch.tensor([[0, 3, 6], [1, 2, 4]])
-    tokens = Tokens(assignment=torch.zeros(2, 7 + prefix, dtype=torch.long), positions=positions)
+    tokens = Tokens(rows=torch.zeros(2, 7 + prefix, dtype=torch.long), positions=positions)
     cos = torch.randn(shape)
     (cut,) = cut_rotary((cos,), tokens)
     rows = cos.reshape(-1, 7, 4).expand(2, -1, -1)

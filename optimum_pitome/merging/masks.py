@@ -1,0 +1,95 @@
+# Copyright 2026 The optimum_pitome authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Which tokens may merge."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from .constants import Constants
+
+
+@dataclass(frozen=True)
+class TokenMasks:
+    """Which tokens may merge, and what they weigh when they are compared.
+
+    Attributes:
+        num_prefix_tokens (`int`): tokens at the front that never merge (CLS, distillation, registers).
+        valid (`torch.BoolTensor` of shape `(B, N)`, *optional*): real tokens, not padding. `None`: all.
+        special (`torch.BoolTensor` of shape `(B, N)`, *optional*): further tokens that never merge, per sample.
+        max_special (`int`): no sample has more special tokens than this. Keeps the output length static.
+        attention (`torch.FloatTensor` of shape `(B, N)`, *optional*):
+            What the class token pays to each token, for `MergeSpec.importance`.
+        protected (`torch.BoolTensor` of shape `(B, N)`, *optional*):
+            Tokens that do not merge either, any number of them per sample (masks of a masked language model).
+        constants ([`Constants`], *optional*): of the forward. `None`: made where they are needed.
+
+    Special tokens are not counted in `M`, the mergeable tokens that `k = floor(M * (1 - ratio))` is made of; so
+    `max_special` has to bound their number. Protected tokens are counted: the others of the sample make up for them.
+    The output length is therefore the same however many tokens are protected, and protection costs nothing where
+    there are none. It holds as long as a sample has more unprotected tokens than `k`, that is, while fewer than
+    `M - k` are protected. A sample beyond that merges in this layer as if nothing were protected: no plan of static
+    length could keep all of its tokens.
+    """
+
+    num_prefix_tokens: int = 0
+    valid: torch.Tensor | None = None
+    special: torch.Tensor | None = None
+    max_special: int = 0
+    attention: torch.Tensor | None = None
+    protected: torch.Tensor | None = None
+    constants: Constants | None = None
+
+    def check(self, features: torch.Tensor) -> None:
+        """Compares the masks with `features` `(B, N, dim)`.
+
+        Raises:
+            ValueError: if a mask is for another number of samples or tokens.
+        """
+        batch_size, num_tokens = features.shape[:2]
+        for name, mask in (
+            ("attention mask", self.valid),
+            ("mask of special tokens", self.special),
+            ("mask of protected tokens", self.protected),
+        ):
+            if mask is None:
+                continue
+            if mask.shape[1] != num_tokens or (mask.shape[0] != batch_size and mask.shape[0] != 1):
+                raise ValueError(
+                    f"The {name} is for {mask.shape[0]} samples of {mask.shape[1]} tokens, but there are {batch_size} "
+                    f"samples of {num_tokens} tokens. Give one value for each token, special ones such as CLS "
+                    "included: 1 for a real token, 0 for padding."
+                )
+
+    def mergeable(self) -> torch.Tensor | None:
+        """The tokens that are counted in `M`, `(B, N)` bool, or `None` where the prefix says it all."""
+        mergeable = self._after(0)
+        if mergeable is None or self.num_prefix_tokens == 0:
+            return mergeable
+        return mergeable & (torch.arange(mergeable.shape[1], device=mergeable.device) >= self.num_prefix_tokens)
+
+    def mergeable_after_prefix(self) -> torch.Tensor | None:
+        """The same without the prefix, `(B, M)`."""
+        return self._after(self.num_prefix_tokens)
+
+    def _after(self, start: int) -> torch.Tensor | None:
+        valid, special = (None if mask is None else mask[:, start:] for mask in (self.valid, self.special))
+        if valid is not None:
+            return valid if special is None else valid & ~special
+        if special is not None:
+            return ~special
+        return None if self.protected is None else torch.ones_like(self.protected[:, start:])

@@ -1,0 +1,102 @@
+# Copyright 2026 The optimum_pitome authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""How many operations a merging layer adds to a dense one: each is a kernel to launch on an accelerator.
+
+A number here that grows is a merge that got slower where launches decide. One that falls is to be lowered here, too.
+"""
+
+import pytest
+import torch
+from modeling.counting import OperationCounter, added_operations
+from modeling.helpers import CASES
+
+from optimum_pitome import PiToMeConfig, apply_pitome
+from optimum_pitome.merging import Constants, KeepRatio, MergeSpec, TokenMasks, match_tokens
+
+
+def layers_of(model):
+    """The layers of an encoder of the zoo."""
+    return next(module for name, module in model.named_modules() if name.split(".")[-1] in ("layers", "layer"))
+
+
+def added(name, mask=None, **settings):
+    """What merging adds to the first merging layer, to a later one, and to what is no layer."""
+    case = CASES[name]
+    model = apply_pitome(case.build(), PiToMeConfig(ratio=0.8, **settings))
+    inputs = case.inputs(2)
+    if mask is not None:
+        inputs["attention_mask"] = mask(inputs["input_ids"])
+    *in_layers, rest = added_operations(model, inputs, layers_of(model))
+    merging = [number for number in in_layers if number > 5]
+    # What a later layer adds does not depend on its depth.
+    assert len(merging) >= 2 and len(set(merging[1:])) == 1, in_layers
+    return merging[0], merging[1], rest
+
+
+@pytest.mark.parametrize(
+    "name, settings, budget",
+    [
+        ("ViTModel", {}, 40),
+        ("CLIPVisionModel", {}, 40),
+        ("ViTModel", {"importance": 0.0}, 26),
+        ("ViTModel", {"energy": "elu", "importance": 0.0}, 25),
+        ("ViTModel", {"algorithm": "tome"}, 23),
+        ("ViTModel", {"algorithm": "pitome_unprotected", "importance": 0.0}, 48),
+        ("ViTModel", {"algorithm": "pitome_halves", "importance": 0.0}, 26),
+        ("ViTModel", {"algorithm": "random"}, 64),
+        ("ViTModel", {"algorithm": "diffrate"}, 54),
+        ("ViTModel", {"algorithm": "dct"}, 128),
+        # Positions of the tokens that are left, and rotary embeddings cut to them.
+        ("DINOv3ViTModel", {}, 55),
+    ],
+    ids=str,
+)
+def test_no_merging_layer_adds_more(name, settings, budget):
+    if name not in CASES:
+        pytest.skip(f"{name} needs a newer transformers")
+    first, later, rest = added(name, **settings)
+    assert later <= budget
+    # The first one makes the constants of the forward, and the last one is followed by the way back to all tokens.
+    assert first <= budget + 9 and rest <= 8
+
+
+def padded(input_ids):
+    mask = torch.ones_like(input_ids)
+    mask[1, -3:] = 0
+    return mask
+
+
+@pytest.mark.parametrize("settings, budget", [({}, 65), ({"algorithm": "tome"}, 57)], ids=str)
+def test_no_merging_layer_of_padded_texts_adds_more(settings, budget):
+    first, later, rest = added("BertModel", padded, **settings)
+    assert later <= budget and first <= budget + 45 and rest <= 2
+
+
+def test_what_counts_as_an_operation():
+    tokens = torch.randn(4, 6)
+    with OperationCounter() as counter:
+        view = tokens.view(6, 4).t()[1:]
+        (view + 1).relu_()
+        torch.promote_types(torch.float16, torch.float32)
+    assert counter.operations == {"aten.add.Tensor": 1, "aten.relu_.default": 1}
+
+
+def test_constants_of_a_forward_change_no_plan():
+    features, hidden_states, spec = torch.randn(3, 20, 8), torch.randn(3, 20, 4), MergeSpec(KeepRatio.from_float(0.7))
+    large = Constants.of(torch.empty(5, 30))
+    for valid in (None, torch.arange(20) < torch.tensor([[20], [15], [8]])):
+        alone, shared = (match_tokens(features, spec, TokenMasks(1, valid, constants=it)) for it in (None, large))
+        assert torch.equal(alone.rows, shared.rows) and torch.equal(alone.kept, shared.kept)
+        assert torch.equal(alone.merge(hidden_states), shared.merge(hidden_states))
