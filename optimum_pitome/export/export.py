@@ -16,9 +16,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -124,12 +125,14 @@ def export_pitome(
             outputs = _name_outputs(module, example)
             file = folder / writer.file
             file.parent.mkdir(exist_ok=True)
-            writer.write(module, example, opset, file)
+            with _explaining(f"{type(module.model).__name__} could not be traced and written as format={format!r}"):
+                writer.write(module, example, opset, file)
             given = [{name: batch[name] for name in names} for batch in inputs]
             if quantize is not None:
                 QUANTIZERS[format](file, given)
-            run = writer.load(file)
-            comparison = compare(module, run, (to_device(batch, model) for batch in samples.fresh()))
+            with _explaining("The runtime does not run the exported file"):
+                run = writer.load(file)
+                comparison = compare(module, run, (to_device(batch, model) for batch in samples.fresh()))
             check(comparison, quantize is not None, tolerance)
             on_inputs = None
             if given:
@@ -151,6 +154,17 @@ def export_pitome(
         }
         save_beside(model, processor, folder, manifest)
     return Export(Path(output) / writer.file, tuple(example), tuple(outputs), comparison, on_inputs)
+
+
+@contextlib.contextmanager
+def _explaining(what: str) -> Iterator[None]:
+    """Errors of exporters and runtimes, which have many classes, as one with a sentence before them."""
+    try:
+        yield
+    except (ValueError, OSError, ImportError):
+        raise
+    except Exception as error:
+        raise ValueError(f"{what}. Nothing was kept. {type(error).__name__}: {error}") from error
 
 
 def _name_outputs(module: ExportedModule, example: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

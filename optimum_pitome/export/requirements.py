@@ -23,8 +23,9 @@ FORMATS = ("onnx", "openvino", "torch")
 QUANTIZATIONS = ("int8",)
 PARTS = ("vision", "text")
 
-#: Opsets that the ONNX exporter writes and ONNX Runtime reads.
-OPSETS = range(18, 24)
+#: Opsets that the ONNX exporter writes and ONNX Runtime reads. From 23 on attention is one operator, which in
+#: ONNX Runtime 1.31 refuses a bias per key.
+OPSETS = range(18, 23)
 
 #: Format, and quantisation in it: the packages, and the extra that brings them.
 _PACKAGES = {

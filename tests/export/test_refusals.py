@@ -164,6 +164,16 @@ def test_a_full_disk(vit, tmp_path, fake_format):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_runtime_that_fails(vit, tmp_path, fake_format):
+    fake_format(lambda value: 1 / 0)
+    with pytest.raises(ValueError, match="does not run the exported file. Nothing was kept. ZeroDivisionError"):
+        export_pitome(vit, tmp_path / "out", "torch")
+    fake_format(error=RuntimeError("no such operator"))
+    with pytest.raises(ValueError, match="ViTForImageClassification could not be traced.*no such operator"):
+        export_pitome(vit, tmp_path / "out", "torch")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_place_where_no_folder_can_be_made(vit, tmp_path, fake_format):
     fake_format()
     (tmp_path / "file").write_text("")
