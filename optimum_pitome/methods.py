@@ -142,7 +142,7 @@ def in_proportion(weight: float, strength: float) -> float:
 PROFILES: dict[str, Profile] = {
     "uniform": Profile("the same ratio in every layer", profile_of(0.0)),
     "balanced": Profile("late layers remove more, the less so the larger the budget", profile_of(0.1)),
-    "late": Profile("the same with still later layers, usual for texts", profile_of(0.2)),
+    "late": Profile("the same with still later layers", profile_of(0.2)),
     "rising": Profile("each layer removes in proportion to its depth", in_proportion),
 }
 ALGORITHMS: dict[str, Algorithm] = {
