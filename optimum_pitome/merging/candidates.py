@@ -237,7 +237,7 @@ def importance_weights(attention: torch.Tensor, mergeable: torch.Tensor | None, 
     Args:
         attention (`torch.FloatTensor` of shape `(B, M)`).
         mergeable (`torch.BoolTensor` of shape `(B, M)`, *optional*): the tokens that the mean is over. `None`: all.
-        exponent (`float`): 0.5 measured best (README, "Settings").
+        exponent (`float`): 0.5 measured best (docs/settings.md).
 
     Returns:
         `torch.FloatTensor` of shape `(B, M)`.
