@@ -71,6 +71,8 @@ class Algorithm:
             a linear map.
         reads_attention (`bool`): whether it needs what the class token pays to each token.
         draws (`bool`): whether chance decides something, and with it the setting `random_seed`.
+        protects (`bool`):
+            Whether all but the `2k` tokens of highest energy are left alone; pictures show it. Of built-in ones.
         match (`Callable`, *optional*): the function. See [`register_algorithm`].
     """
 
@@ -79,6 +81,7 @@ class Algorithm:
     combine: str | Callable[[int, int], str] = "mean"
     reads_attention: bool = False
     draws: bool = False
+    protects: bool = False
     match: Callable[..., Any] | None = None
 
     def combine_in(self, index: int, num_layers: int) -> str:
@@ -146,10 +149,10 @@ PROFILES: dict[str, Profile] = {
     "rising": Profile("each layer removes in proportion to its depth", in_proportion),
 }
 ALGORITHMS: dict[str, Algorithm] = {
-    "pitome": Algorithm(reads_energy=True),
+    "pitome": Algorithm(reads_energy=True, protects=True),
     "pitome_unprotected": Algorithm(lambda n, k: all_pairs(n, k) + alternate_pairs(n, k), reads_energy=True),
-    "pitome_halves": Algorithm(reads_energy=True),
-    "pitome_random_split": Algorithm(reads_energy=True, draws=True),
+    "pitome_halves": Algorithm(reads_energy=True, protects=True),
+    "pitome_random_split": Algorithm(reads_energy=True, draws=True, protects=True),
     "mutual": Algorithm(),
     "tome": Algorithm(alternate_pairs),
     "tofu": Algorithm(alternate_pairs, combine=tofu_combination),
