@@ -88,7 +88,8 @@ class Canvas:
 
     def heat(self, values: np.ndarray, protected: np.ndarray | None = None) -> Image.Image:
         """`values` `(N,)` over the photo, from low (dark) to high (yellow); grey where there is none. A white dot
-        marks what is `protected` `(N,)`. The lowest and highest 2 % are not told apart, or one of them would hide the rest.
+        marks what is `protected` `(N,)`. The lowest and the highest 2 % are not told apart: one alone would hide the
+        rest.
         """
         laid = self.grid.lay_out(values, np.nan)
         known = np.isfinite(laid)

@@ -95,7 +95,7 @@ class RunTrace:
         if record.plan is not None:
             merged = record.tokens.merged(record.plan)
             after, sizes = merged.assignment, merged.sizes
-            counted = getattr(record.plan, "counted", None)
+            counted = _counted(record)
             if counted is not None:
                 dropped = (dropped | ~counted.gather(1, before)) & ~padding
         if sizes is None:
@@ -169,6 +169,14 @@ def scores(record: LayerRecord) -> tuple[torch.Tensor | None, torch.Tensor | Non
         takes_part = mergeable & chosen
     energy = torch.cat([energy.new_zeros(len(energy), prefix), energy], dim=1)
     return _blank(energy, ~mergeable), importance, ~takes_part
+
+
+def _counted(record: LayerRecord) -> torch.Tensor | None:
+    """The tokens that the layer did not drop, `(B, n)` bool; `None`: it drops none."""
+    if record.spec.combine == "prune":
+        kept = record.plan.kept
+        return torch.zeros(record.features.shape[:2], dtype=torch.bool, device=kept.device).scatter(1, kept, True)
+    return record.plan.counted if record.spec.combine == "prune_half" else None
 
 
 def _blank(values: torch.Tensor | None, where: torch.Tensor) -> torch.Tensor | None:
