@@ -25,7 +25,7 @@ from torch import nn
 from transformers import AutoImageProcessor, AutoTokenizer
 from transformers.utils import cached_file
 
-from ..evaluation.data import batches, find_columns, load_labelled, take
+from ..evaluation.data import Batches, find_columns, load_labelled, take
 from ..export.export import export_pitome
 from ..export.files import check_output, check_source
 from ..export.modules import check_class
@@ -99,4 +99,4 @@ def _inputs(args: argparse.Namespace, kind: str) -> list[dict[str, Any]]:
     dataset = take(dataset, args.max_samples or _NUM_SAMPLES)
     columns = find_columns(dataset, kind, args.input_columns, labelled=False)
     prepare = prepare_images(args) if kind == "image" else prepare_texts(args)
-    return list(batches(dataset, columns, {}, args.batch_size, prepare))
+    return list(Batches(dataset, columns, {}, args.batch_size, prepare))

@@ -46,7 +46,7 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     name = args.model
     config, keyword = one_setting(args)
     model = model_class(config).from_pretrained(args.model, revision=args.revision, dtype=args.dtype, **keyword)
-    model = _taking("input_ids" if texts else "pixel_values", model)
+    model = _taking("text" if texts else "vision", model)
     try:
         model.to(args.device)
     except (RuntimeError, AssertionError) as error:
@@ -93,17 +93,18 @@ def _tokens(sample: Any) -> str:
     return f"{sample.summary()['tokens']} tokens, {sample.layers[-1].num_tokens} after the last layer"
 
 
-def _taking(argument: str, model: PreTrainedModel) -> PreTrainedModel:
-    """The largest part of `model` that merges and is called with `argument` alone: a CLIP's tower, say.
+def _taking(part: str, model: PreTrainedModel) -> PreTrainedModel:
+    """The largest part of `model` that merges and takes texts, or pictures, alone: a CLIP's tower, say.
 
     Raises:
         ValueError: if there is none.
     """
+    argument, kind = {"text": ("input_ids", "texts"), "vision": ("pixel_values", "pictures")}[part]
     for module in model.modules():
-        if isinstance(module, PreTrainedModel) and module.main_input_name == argument and rewritten_encoders(module):
-            if not module.config.is_encoder_decoder:
+        if isinstance(module, PreTrainedModel) and module.main_input_name == argument:
+            merging = {encoder.pitome.architecture.part for encoder in rewritten_encoders(module)}
+            if part in merging and not module.config.is_encoder_decoder:
                 return module
-    kind = "pictures" if argument == "pixel_values" else "texts"
     raise ValueError(f"{type(model).__name__} merges nothing of {kind}: see docs/models.md for what merges in which.")
 
 
