@@ -72,7 +72,7 @@ class Algorithm:
         reads_attention (`bool`): whether it needs what the class token pays to each token.
         draws (`bool`): whether chance decides something, and with it the setting `random_seed`.
         protects (`bool`):
-            Whether all but the `2k` tokens of highest energy are left alone; pictures show it. Of built-in ones.
+            Whether all but the `2k` tokens of highest energy are left alone. Nothing but pictures of it reads this.
         match (`Callable`, *optional*): the function. See [`register_algorithm`].
     """
 
@@ -176,6 +176,7 @@ def register_algorithm(
     combine: str | Callable[[int, int], str] = "mean",
     reads_attention: bool = False,
     draws: bool = False,
+    protects: bool = False,
     exist_ok: bool = False,
 ) -> Callable[[Callable], Callable]:
     """Adds a matching algorithm, which `PiToMeConfig(algorithm=name)` then accepts.
@@ -194,7 +195,7 @@ def register_algorithm(
 
     Args:
         name (`str`): how configurations call it.
-        comparisons, reads_energy, combine, reads_attention, draws: what it reads, costs and does, see [`Algorithm`].
+        comparisons, reads_energy, combine, reads_attention, draws, protects: what it reads, costs and does, see [`Algorithm`].
         exist_ok (`bool`, *optional*, defaults to `False`):
             Whether to replace an algorithm that was registered under this name, as when the cell of a notebook runs
             again. Built-in ones stay.
@@ -210,7 +211,7 @@ def register_algorithm(
     """
     if isinstance(combine, str) and combine not in COMBINATIONS:
         raise ValueError(f"combine={combine!r} is not known. Accepted: {', '.join(COMBINATIONS)}.")
-    entry = Algorithm(comparisons, reads_energy, combine, reads_attention, draws)
+    entry = Algorithm(comparisons, reads_energy, combine, reads_attention, draws, protects)
     return _adder(ALGORITHMS, "algorithm", name, entry, "match", exist_ok)
 
 

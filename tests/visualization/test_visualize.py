@@ -16,13 +16,15 @@
 
 import re
 import xml.etree.ElementTree as ElementTree
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import real_assets
 import torch
 from PIL import Image
-from transformers import ViTModel, YolosModel
+from transformers import AutoImageProcessor, Dinov2Model, ViTModel, YolosModel
 from zoo import one_per_encoder
 from zoo.text import CASES as TEXTS
 from zoo.vit import vit_config
@@ -294,3 +296,26 @@ def test_errors(vit):
 
 def test_a_trace_that_saw_nothing_is_empty():
     assert not RunTrace()
+
+
+@pytest.mark.real
+def test_the_picture_of_the_docs():
+    """Real weights on the photo of docs/visualizing.md: the numbers there, and the dogs stay apart longest."""
+    folder = real_assets.dinov2_small()
+    model = Dinov2Model.from_pretrained(folder, pitome={"flops_ratio": 1.8})
+    processor = AutoImageProcessor.from_pretrained(folder)
+    with Image.open(real_assets.data.unpacked_path("photos/lomiri-16.04/friends_by_Aitzol_Berasategi.jpg")) as photo:
+        inputs = processor(photo.convert("RGB"), return_tensors="pt")
+    sample = visualize(model, inputs, processor)[0]
+    check_groups(sample)
+    assert [sample.layers[index].num_tokens for index in (2, 5, 8, 11)] == [216, 154, 95, 52]
+    expected = inputs["pixel_values"][0].permute(1, 2, 0).numpy() * processor.image_std + processor.image_mean
+    assert np.abs(sample.pixels - expected.clip(0, 1)).max() < 1e-5
+    members = sample.grid.lay_out(sample.layers[-1].members, 0)
+    wall, dogs = members[1:5, 10:], members[1:8, 5:9]
+    assert np.median(wall) > 20 > 4 * np.median(dogs)
+    with Image.open(Path(__file__).parents[2] / "docs" / "images" / "groups.png") as drawn:
+        fresh = sample.picture([2, 5, 8, 11], side=224)
+        assert drawn.size == fresh.size
+        difference = np.abs(np.asarray(drawn.convert("RGB"), dtype=float) - np.asarray(fresh, dtype=float))
+    assert difference.mean() < 10  # 256 colours against all
