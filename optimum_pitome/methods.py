@@ -195,7 +195,8 @@ def register_algorithm(
 
     Args:
         name (`str`): how configurations call it.
-        comparisons, reads_energy, combine, reads_attention, draws, protects: what it reads, costs and does, see [`Algorithm`].
+        comparisons, reads_energy, combine, reads_attention, draws, protects:
+            What it reads, costs and does, see [`Algorithm`].
         exist_ok (`bool`, *optional*, defaults to `False`):
             Whether to replace an algorithm that was registered under this name, as when the cell of a notebook runs
             again. Built-in ones stay.

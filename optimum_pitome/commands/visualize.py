@@ -28,6 +28,7 @@ from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedModel
 
 from ..evaluation.questions import rgb
 from ..modeling.rewrite import rewritten_encoders
+from ..modeling.signatures import names
 from ..visualization.saving import save_picture, save_texts
 from ..visualization.visualize import visualize
 from .tasks import prepare_texts
@@ -78,6 +79,10 @@ def _draw_pictures(args: argparse.Namespace, model: nn.Module, paths: list[Path]
         if picture is None:
             continue
         inputs = processor(rgb([picture]), return_tensors="pt")
+        # A tower takes nothing of what the processor tells the model around it, and tiles as so many pictures.
+        inputs = {name: value for name, value in inputs.items() if name in names(type(model).forward)}
+        if inputs["pixel_values"].dim() == 5:
+            inputs["pixel_values"] = inputs["pixel_values"].flatten(0, 1)
         samples = visualize(model, inputs, processor, part="vision")
         name = _free(path.stem, taken)
         for number, sample in enumerate(samples):  # a model may cut a picture into tiles

@@ -21,7 +21,8 @@ import pytest
 import torch
 from PIL import Image
 from tiny_processors import image_processor
-from transformers import CLIPModel
+from transformers import CLIPModel, LlavaNextImageProcessor
+from zoo import all_cases
 from zoo.vision_language import CASES
 
 from optimum_pitome import PiToMeConfig
@@ -71,6 +72,18 @@ def test_a_recipe_and_a_tower(visualize, tmp_path):
     assert "65 tokens, 18 after the last layer" in text
     error = visualize(tmp_path / "clip", "--text", "a b c", *MERGING, "-o", tmp_path / "out", code=2)
     assert "CLIPModel merges nothing of texts: see docs/models.md" in error
+
+
+@pytest.mark.slow  # the floor has no AutoImageProcessor without torchvision
+def test_tiles_of_a_llava(visualize, tmp_path):
+    case = next(case for case in all_cases() if case.id == "LlavaNextForConditionalGeneration")
+    case.build().save_pretrained(tmp_path / "llava")
+    tiles = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
+    LlavaNextImageProcessor(**tiles, image_grid_pinpoints=[[32, 64]]).save_pretrained(tmp_path / "llava")
+    text = visualize(tmp_path / "llava", "pets/test/dog/0.png", *MERGING, "--side", 64, "-o", tmp_path / "out")
+    for tile in range(3):  # the whole picture, and two halves
+        assert f"0-{tile}: 65 tokens" in text and (tmp_path / "out" / f"0-{tile}.png").is_file()
+    assert len(list((tmp_path / "out").iterdir())) == 9
 
 
 def test_texts(visualize, tmp_path):
