@@ -89,6 +89,7 @@ class RunTrace:
             self._dropped = torch.zeros_like(self._padding)
         device = record.features.device
         padding, dropped = self._padding.to(device), self._dropped.to(device)
+        absent = padding | dropped  # when the layer began
         if before is None:
             before = torch.arange(num_tokens, device=device).expand(batch_size, -1)
         after, sizes = before, record.tokens.sizes
@@ -111,9 +112,9 @@ class RunTrace:
                 for values in (
                     after.masked_fill(padding, -1),
                     sizes.float(),
-                    _blank(energy, padding | dropped),
-                    _blank(importance, padding | dropped),
-                    protected & ~padding & ~dropped,
+                    _blank(energy, absent),
+                    _blank(importance, absent),
+                    protected & ~absent,
                     dropped,
                 )
             ]

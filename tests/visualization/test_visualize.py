@@ -178,6 +178,8 @@ def test_every_algorithm(vit, algorithm):
     assert layer.dropped.any() == drops
     if not drops and algorithm != "dct":
         check_groups(sample)
+    if algorithm == "diffrate":  # what this layer drops it has looked at before
+        assert np.isfinite(sample.layers[0].importance[1:]).all() and np.isnan(layer.importance).sum() > 1
     if algorithm == "random":
         assert layer.dropped.sum() == 65 - layer.num_tokens
     # The prefix, and all but 2k of those that may merge.
