@@ -58,6 +58,7 @@ _EXPORTS = {
     "find_budget": ".tuning.choice",
     "tune_ratios": ".tuning.search",
     "export_pitome": ".export.export",
+    "visualize": ".visualization.visualize",
 }
 
 __all__ = ["__version__", *_EXPORTS]
@@ -126,3 +127,4 @@ if TYPE_CHECKING:
     from .training.schedule import RatioSchedule, RatioScheduler
     from .tuning.choice import find_budget
     from .tuning.search import tune_ratios
+    from .visualization.visualize import visualize

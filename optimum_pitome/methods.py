@@ -71,6 +71,8 @@ class Algorithm:
             a linear map.
         reads_attention (`bool`): whether it needs what the class token pays to each token.
         draws (`bool`): whether chance decides something, and with it the setting `random_seed`.
+        protects (`bool`):
+            Whether all but the `2k` tokens of highest energy are left alone. Nothing but pictures of it reads this.
         match (`Callable`, *optional*): the function. See [`register_algorithm`].
     """
 
@@ -79,6 +81,7 @@ class Algorithm:
     combine: str | Callable[[int, int], str] = "mean"
     reads_attention: bool = False
     draws: bool = False
+    protects: bool = False
     match: Callable[..., Any] | None = None
 
     def combine_in(self, index: int, num_layers: int) -> str:
@@ -146,10 +149,10 @@ PROFILES: dict[str, Profile] = {
     "rising": Profile("each layer removes in proportion to its depth", in_proportion),
 }
 ALGORITHMS: dict[str, Algorithm] = {
-    "pitome": Algorithm(reads_energy=True),
+    "pitome": Algorithm(reads_energy=True, protects=True),
     "pitome_unprotected": Algorithm(lambda n, k: all_pairs(n, k) + alternate_pairs(n, k), reads_energy=True),
-    "pitome_halves": Algorithm(reads_energy=True),
-    "pitome_random_split": Algorithm(reads_energy=True, draws=True),
+    "pitome_halves": Algorithm(reads_energy=True, protects=True),
+    "pitome_random_split": Algorithm(reads_energy=True, draws=True, protects=True),
     "mutual": Algorithm(),
     "tome": Algorithm(alternate_pairs),
     "tofu": Algorithm(alternate_pairs, combine=tofu_combination),
@@ -173,6 +176,7 @@ def register_algorithm(
     combine: str | Callable[[int, int], str] = "mean",
     reads_attention: bool = False,
     draws: bool = False,
+    protects: bool = False,
     exist_ok: bool = False,
 ) -> Callable[[Callable], Callable]:
     """Adds a matching algorithm, which `PiToMeConfig(algorithm=name)` then accepts.
@@ -191,7 +195,8 @@ def register_algorithm(
 
     Args:
         name (`str`): how configurations call it.
-        comparisons, reads_energy, combine, reads_attention, draws: what it reads, costs and does, see [`Algorithm`].
+        comparisons, reads_energy, combine, reads_attention, draws, protects:
+            What it reads, costs and does, see [`Algorithm`].
         exist_ok (`bool`, *optional*, defaults to `False`):
             Whether to replace an algorithm that was registered under this name, as when the cell of a notebook runs
             again. Built-in ones stay.
@@ -207,7 +212,7 @@ def register_algorithm(
     """
     if isinstance(combine, str) and combine not in COMBINATIONS:
         raise ValueError(f"combine={combine!r} is not known. Accepted: {', '.join(COMBINATIONS)}.")
-    entry = Algorithm(comparisons, reads_energy, combine, reads_attention, draws)
+    entry = Algorithm(comparisons, reads_energy, combine, reads_attention, draws, protects)
     return _adder(ALGORITHMS, "algorithm", name, entry, "match", exist_ok)
 
 

@@ -22,19 +22,16 @@ from typing import Any
 
 from huggingface_hub import HfApi
 from torch import nn
-from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
+from transformers import AutoImageProcessor, AutoTokenizer
 from transformers.utils import cached_file
 
-from ..configuration.config import PiToMeConfig
 from ..evaluation.data import Batches, find_columns, load_labelled, take
 from ..export.export import export_pitome
 from ..export.files import check_output, check_source
 from ..export.modules import check_class
 from ..export.requirements import check_request
-from ..hub.recipe_lookup import base_model_of
-from .arguments import pitome_keyword
 from .tasks import prepare_images, prepare_texts
-from .unlabelled import model_class
+from .unlabelled import model_class, one_setting
 
 
 #: Enough for a comparison and for calibration, where nobody says how many samples there should be.
@@ -45,13 +42,7 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     check_request(args.format, args.quantize, args.opset, args.part)
     check_output(args.output)
     check_source(args.model)
-    config = AutoConfig.from_pretrained(args.model, revision=args.revision)
-    args.ratios = args.flops_ratios = args.settings = None  # one export, one setting
-    keyword = pitome_keyword(args, config)
-    if isinstance(config, PiToMeConfig):
-        keyword.setdefault("pitome", config)
-        args.model, args.revision = base_model_of(config, args.model), "main"
-        config = AutoConfig.from_pretrained(args.model)
+    config, keyword = one_setting(args)
     model = _load(args, config, keyword)
     kind = "text" if args.part == "text" or getattr(model, "main_input_name", "input_ids") == "input_ids" else "image"
     kind = "image" if args.part == "vision" else kind

@@ -104,6 +104,21 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
     add_data(parser, required=False).add_argument("--batch-size", type=int, default=8, help="Samples at once (8).")
 
 
+def _add_visualize(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("images", nargs="*", metavar="IMAGE", help="Pictures, or folders of them.")
+    add = parser.add_argument_group("what is drawn").add_argument
+    add("--text", nargs="+", dest="texts", metavar="TEXT", help="Texts, in place of pictures.")
+    add("--text-file", metavar="PATH", help="A file with a text on every line.")
+    add("--max-length", type=int, help="Longest text in tokens. Default: the model's, at most 512.")
+    text = "Layers to show, counted from 0, such as 2 5 -1 (default: four of those that merge; the GIF has all)."
+    add("--show-layers", type=int, nargs="+", metavar="LAYER", help=text)
+    add("--side", type=int, default=336, help="Longer side of one panel in pixels (336).")
+    add("--device", default="cpu", help="Such as cpu (default) or cuda.")
+    add("--dtype", default="auto", help="Such as bfloat16. Default: that of the checkpoint.")
+    text = "Of a picture NAME.png, NAME-layers.gif and NAME.json are written here; of texts text.html, .svg and .json."
+    add("-o", "--output", metavar="DIR", required=True, help=text)
+
+
 def _add_spectrum(parser: argparse.ArgumentParser) -> None:
     add_data(parser)
     add_running(parser)
@@ -242,5 +257,6 @@ _OPTIONS = {
     "tune": (add_model, add_settings, _add_tuning),
     "spectrum": (add_model, add_settings, _add_spectrum),
     "compare": (_add_comparison,),
+    "visualize": (add_model, add_settings, _add_visualize),
     "export": (add_model, add_settings, _add_export),
 }

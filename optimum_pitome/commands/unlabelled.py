@@ -28,6 +28,7 @@ from ..configuration.config import PiToMeConfig
 from ..evaluation.data import Batches, find_columns, load_labelled, take
 from ..hub.entries import entries
 from ..hub.recipe_lookup import base_model_of
+from .arguments import pitome_keyword
 from .tasks import prepare_images, prepare_texts
 
 
@@ -61,6 +62,19 @@ def load_model(args: argparse.Namespace, settings: dict[str, Any]) -> tuple[torc
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"--device {args.device}: {error}") from None
     return model, name, kind, settings
+
+
+def one_setting(args: argparse.Namespace) -> tuple[PreTrainedConfig, dict[str, Any]]:
+    """The configuration of the model of a command that takes one setting, and `pitome=` for it. Of a recipe they are
+    those of its base model, which `args.model` names from then on."""
+    config = AutoConfig.from_pretrained(args.model, revision=args.revision)
+    args.ratios = args.flops_ratios = args.settings = None
+    keyword = pitome_keyword(args, config)
+    if isinstance(config, PiToMeConfig):
+        keyword.setdefault("pitome", config)
+        args.model, args.revision = base_model_of(config, args.model), "main"
+        config = AutoConfig.from_pretrained(args.model)
+    return config, keyword
 
 
 def load_inputs(

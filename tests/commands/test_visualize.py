@@ -1,0 +1,131 @@
+# Copyright 2026 The optimum_pitome authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""`optimum-cli pitome visualize`, on tiny models and data on disk."""
+
+import json
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+import torch
+from PIL import Image
+from tiny_processors import image_processor
+from transformers import CLIPModel, LlavaNextImageProcessor
+from zoo import all_cases
+from zoo.vision_language import CASES
+
+from optimum_pitome import PiToMeConfig
+
+
+@pytest.fixture
+def visualize(optimum_cli, workplace, monkeypatch):
+    monkeypatch.chdir(workplace)
+    return lambda *args, **kwargs: optimum_cli("pitome", "visualize", *args, **kwargs)
+
+
+MERGING = ("--ratio", 0.7, "--min-tokens", 1)
+
+
+@pytest.mark.slow  # the floor has no AutoImageProcessor without torchvision
+def test_pictures(visualize, tmp_path):
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no picture")
+    Image.effect_noise((50, 40), 60).convert("P").save(tmp_path / "0.png")
+    out = tmp_path / "out"
+    text = visualize("vit", "pets/test/cat", broken, tmp_path / "0.png", *MERGING, "--side", 96, "-o", out)
+    assert "0: 65 tokens, 18 after the last layer" in text and "broken" not in text
+    names = {f"{name}{ending}" for name in ("0", "1", "2", "3", "0-2") for ending in (".png", ".json", "-layers.gif")}
+    assert {path.name for path in out.iterdir()} == names
+    found = json.loads((out / "0-2.json").read_text())
+    assert found["picture"].endswith("0.png") and found["model"] == "vit" and found["settings"]["ratio"] == 0.7
+    assert (found["rows"], found["columns"], found["tokens"]) == (8, 8, 65)
+    assert [layer["tokens"] for layer in found["layers"]] == [46, 33, 24, 18]
+    assert all(len(set(layer["groups"])) == layer["tokens"] for layer in found["layers"])
+    with Image.open(out / "1.png") as still, Image.open(out / "1-layers.gif") as moving:
+        assert still.format == "PNG" and moving.n_frames == 5
+        width = still.width
+    visualize("vit", "pets/test/cat/1.png", *MERGING, "--side", 96, "--show-layers", 0, "-1", "-o", out)
+    with Image.open(out / "1.png") as still:
+        assert still.width < width
+
+
+@pytest.mark.slow  # the floor has no AutoImageProcessor without torchvision
+def test_a_recipe_and_a_tower(visualize, tmp_path):
+    PiToMeConfig(ratio=0.6, min_tokens=1, base_model_name_or_path="vit").save_pretrained(tmp_path / "recipe")
+    text = visualize(tmp_path / "recipe", "pets/test/dog/0.png", "-o", tmp_path / "out")
+    assert "65 tokens, 10 after the last layer" in text
+    torch.manual_seed(0)
+    CLIPModel(next(case for case in CASES if case.id == "CLIPModel").config()).save_pretrained(tmp_path / "clip")
+    image_processor().save_pretrained(tmp_path / "clip")
+    text = visualize(tmp_path / "clip", "pets/test/dog/0.png", *MERGING, "-o", tmp_path / "out")
+    assert "65 tokens, 18 after the last layer" in text
+    error = visualize(tmp_path / "clip", "--text", "a b c", *MERGING, "-o", tmp_path / "out", code=2)
+    assert "CLIPModel merges nothing of texts: see docs/models.md" in error
+
+
+@pytest.mark.slow  # the floor has no AutoImageProcessor without torchvision
+def test_tiles_of_a_llava(visualize, tmp_path):
+    case = next(case for case in all_cases() if case.id == "LlavaNextForConditionalGeneration")
+    case.build().save_pretrained(tmp_path / "llava")
+    tiles = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
+    LlavaNextImageProcessor(**tiles, image_grid_pinpoints=[[32, 64]]).save_pretrained(tmp_path / "llava")
+    text = visualize(tmp_path / "llava", "pets/test/dog/0.png", *MERGING, "--side", 64, "-o", tmp_path / "out")
+    for tile in range(3):  # the whole picture, and two halves
+        assert f"0-{tile}: 65 tokens" in text and (tmp_path / "out" / f"0-{tile}.png").is_file()
+    assert len(list((tmp_path / "out").iterdir())) == 9
+
+
+def test_texts(visualize, tmp_path):
+    (tmp_path / "texts.txt").write_text("a b c d e f g h\n\nh g f e d c b a\n")
+    options = (*MERGING, "--layers", "0,1", "--text-file", tmp_path / "texts.txt")
+    text = visualize("bert", "--text", "a a a b b b c c", *options, "-o", tmp_path / "out")
+    assert "text 1: 8 tokens" in text and "text 3: 8 tokens" in text
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["text.html", "text.json", "text.svg"]
+    page = (tmp_path / "out" / "text.html").read_text()
+    assert page.count("<h2>") == 3 and page.count("<span") == 3 * 2 * 8 and "<sub>1</sub>" in page
+    drawn = ElementTree.fromstring((tmp_path / "out" / "text.svg").read_text())
+    words = [one.text for one in drawn.iter("{http://www.w3.org/2000/svg}text")]
+    assert words.count("h") == 4 and any(word.startswith("text 2, layer 1:") for word in words)
+    found = json.loads((tmp_path / "out" / "text.json").read_text())
+    assert len(found["samples"]) == 3 and found["samples"][0]["texts"] == "a a a b b b c c".split()
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ([], "Name pictures or folders of them, or texts"),
+        (["pets", "--text", "a"], "one of the two"),
+        (["nowhere.png"], "nowhere.png: there is no such file or folder"),
+        (["bert"], "bert: there are no pictures in this folder"),
+        (["--text-file", "nowhere.txt"], "nowhere.txt"),
+        (["pets", "--side", 8], "--side 8: expected at least 64 pixels"),
+        (["--text", "a b c", "--device", "nowhere"], "--device nowhere"),
+        (["--text", "a b c", "--ratio", 1], "merged nothing"),
+        (["--text", "a a b b c c d d", *MERGING, "--show-layers", 7], "expected some of the layers 0 to 1"),
+    ],
+)
+def test_errors(visualize, tmp_path, arguments, message):
+    assert message in visualize("bert", *arguments, "-o", tmp_path / "out", code=2)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow  # the floor has no AutoImageProcessor without torchvision
+def test_no_picture_is_left(visualize, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    whole = Image.effect_noise((90, 90), 60)
+    whole.save(tmp_path / "cut.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:2000])
+    error = visualize("vit", tmp_path, *MERGING, "-o", tmp_path / "out", code=2)
+    assert "broken.png is left out, since it cannot be read" in error and "cut.png is left out" in error
+    assert "None of the pictures could be read." in error and not (tmp_path / "out").exists()
