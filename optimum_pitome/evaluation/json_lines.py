@@ -55,7 +55,7 @@ class JsonLines:
                 )
             self.entries.append(entry)
         if last:  # whoever wrote it was killed
-            self.path.write_bytes(content[: len(content) - len(last)])
+            os.truncate(self.path, len(content) - len(last))
 
     def add(self, entry: Mapping[str, Any]) -> None:
         """Adds a line; it is in the file at once."""

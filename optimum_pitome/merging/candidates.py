@@ -268,6 +268,7 @@ def rank_by_energy(
     Returns:
         `torch.LongTensor` of shape `(B, num_candidates)`.
     """
+    energy = energy.float()  # which that of a user's algorithm need not be
     # In steps of 2**-22, and then in the order of the tokens: ties cannot depend on the sort, the batch or the device.
     if not is_traced() and level is None:
         if energy.device.type in ("cpu", "cuda"):  # the same numbers in one launch; other devices lack it

@@ -80,7 +80,7 @@ def product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
 
 
 #: Samples with more tokens are compared a few rows at a time (64 MB of float32 hold all pairs of so many). The number
-#: of tokens alone decides, so a sample is compared in the same way in every batch.
+#: of tokens alone decides, not the batch.
 MANY_TOKENS = 4096
 
 #: So many numbers are held at once then: 32 MB of float32.
