@@ -20,6 +20,7 @@ import argparse
 import sys
 from typing import Any
 
+import torch
 from huggingface_hub import HfApi
 from torch import nn
 from transformers import AutoImageProcessor, AutoTokenizer
@@ -30,7 +31,7 @@ from ..export.export import export_pitome
 from ..export.files import check_output, check_source
 from ..export.modules import check_class
 from ..export.requirements import check_request
-from .tasks import prepare_images, prepare_texts
+from .tasks import check_numbers, prepare_images, prepare_texts
 from .unlabelled import model_class, one_setting
 
 
@@ -40,6 +41,7 @@ _NUM_SAMPLES = 64
 
 def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     check_request(args.format, args.quantize, args.opset, args.part)
+    check_numbers(args)
     check_output(args.output)
     check_source(args.model)
     config, keyword = one_setting(args)
@@ -66,7 +68,9 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
 
 
 def _load(args: argparse.Namespace, config: Any, keyword: dict[str, Any]) -> nn.Module:
-    """The model of sentence-transformers where there are pooling settings, else that of the checkpoint's class."""
+    """The model of sentence-transformers where there are pooling settings, else that of the checkpoint's class; in
+    float32, since not every runtime has other dtypes."""
+    keyword = {**keyword, "dtype": torch.float32}
     where = {"revision": args.revision, "_raise_exceptions_for_missing_entries": False}
     if cached_file(args.model, "modules.json", **where) is not None:
         try:
@@ -96,7 +100,7 @@ def _processor(args: argparse.Namespace, kind: str) -> Any:
 def _inputs(args: argparse.Namespace, kind: str) -> list[dict[str, Any]]:
     """Batches of `--dataset`."""
     dataset, _ = load_labelled(args.dataset, args.dataset_config, args.split, args.dataset_revision)
-    dataset = take(dataset, args.max_samples or _NUM_SAMPLES)
+    dataset = take(dataset, _NUM_SAMPLES if args.max_samples is None else args.max_samples)
     columns = find_columns(dataset, kind, args.input_columns, labelled=False)
     prepare = prepare_images(args) if kind == "image" else prepare_texts(args)
     return list(Batches(dataset, columns, {}, args.batch_size, prepare))

@@ -110,15 +110,23 @@ TASKS = {
 }
 
 
+def check_numbers(args: argparse.Namespace) -> None:
+    """
+    Raises:
+        ValueError: for a number of samples, or of tokens of answers, that leaves nothing to do.
+    """
+    for option in ("batch_size", "max_new_tokens", "max_samples"):
+        value = getattr(args, option, None)
+        if value is not None and value < 1:
+            raise ValueError(f"--{option.replace('_', '-')} {value}: expected at least 1.")
+
+
 def check_task(args: argparse.Namespace) -> None:
     """
     Raises:
         ValueError: for options that no task can run with.
     """
-    for option in ("batch_size", "max_new_tokens", "max_samples"):
-        value = getattr(args, option)
-        if value is not None and value < 1:
-            raise ValueError(f"--{option.replace('_', '-')} {value}: expected at least 1.")
+    check_numbers(args)
     if args.dtype != "auto" and not isinstance(getattr(torch, args.dtype, None), torch.dtype):
         raise ValueError(f"--dtype {args.dtype}: expected auto, float32, bfloat16 or float16.")
 

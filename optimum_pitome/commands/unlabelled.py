@@ -29,7 +29,7 @@ from ..evaluation.data import Batches, find_columns, load_labelled, take
 from ..hub.entries import entries
 from ..hub.recipe_lookup import base_model_of
 from .arguments import pitome_keyword
-from .tasks import prepare_images, prepare_texts
+from .tasks import check_numbers, prepare_images, prepare_texts
 
 
 _KINDS = {"pixel_values": "image", "input_ids": "text"}
@@ -43,8 +43,10 @@ def load_model(args: argparse.Namespace, settings: dict[str, Any]) -> tuple[torc
         The model on `--device`, the name that its processor is found under, `"image"` or `"text"`, and the settings.
 
     Raises:
-        ValueError: if the model takes more than pictures or texts, or there is no such device.
+        ValueError: if the model takes more than pictures or texts, or there is no such device; or for options that
+            [`load_inputs`] cannot read with.
     """
+    check_numbers(args)
     config = AutoConfig.from_pretrained(args.model, revision=args.revision)
     name = args.model
     if isinstance(config, PiToMeConfig):
@@ -83,7 +85,7 @@ def load_inputs(
     """The batches of `--dataset`, at most `max_samples` unless `--max-samples` says otherwise; and of texts the length
     of each."""
     dataset, _ = load_labelled(args.dataset, args.dataset_config, args.split, args.dataset_revision)
-    dataset = take(dataset, args.max_samples or max_samples)
+    dataset = take(dataset, max_samples if args.max_samples is None else args.max_samples)
     columns = find_columns(dataset, kind, args.input_columns, labelled=False)
     args.model = name  # a recipe has no processor of its own
     prepare, lengths = prepare_images(args) if kind == "image" else prepare_texts(args), []

@@ -82,7 +82,7 @@ def compare(
             if name not in found or found[name].shape != wanted.shape:
                 shape = tuple(found[name].shape) if name in found else None
                 raise ValueError(f"The file says {name} {shape} where PyTorch says {tuple(wanted.shape)}.")
-            wanted, got = wanted.float().cpu(), found[name].float()
+            wanted, got = wanted.float().cpu(), found[name].float().cpu()
             if name == "logits" and wanted.shape[-1] > 1:
                 same.append(wanted.argmax(-1) == got.argmax(-1))
             if name in module.token_outputs and "attention_mask" in batch:

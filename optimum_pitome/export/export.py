@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,9 +28,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..hub.entries import entries
+from ..methods import ALGORITHMS
+from ..modeling.rewrite import rewritten_encoders
 from .comparison import Comparison, check, compare
-from .files import save_beside, whole_folder
+from .files import check_output, save_beside, whole_folder
 from .formats import WRITERS
 from .modules import ExportedModule, exported_module, is_sentence_transformer, transformers_model
 from .quantization import QUANTIZERS
@@ -106,40 +108,42 @@ def export_pitome(
         [`Export`].
 
     Raises:
-        ValueError: for what cannot be exported, a folder that is not empty, or a file that differs from the model.
+        ValueError: for what cannot be exported, `inputs` that lack what the model takes, a folder that is not empty,
+            or a file that differs from the model.
         ImportError: if a package is missing; the message names the extra.
         OSError: if it cannot be written.
     """
     check_request(format, quantize, opset, part)
     writer = WRITERS[format]
-    _check_algorithms(model, format)
+    config = transformers_model(model).config
+    _check_fit(model, format)
+    check_output(output)
+    tokenizer = model.tokenizer if is_sentence_transformer(model) else processor
     training = model.training
-    with whole_folder(output) as folder:
-        tokenizer = model.tokenizer if is_sentence_transformer(model) else processor
-        module = exported_module(model, part, getattr(tokenizer, "pad_token_id", None))
-        try:
-            config = transformers_model(model).config
-            names = text_inputs(model, config, tokenizer) if module.kind == "text" else ("pixel_values",)
-            samples = samples_for(config, module.kind, names, tokenizer)
-            example = to_device(samples.example(), model)
-            outputs = _name_outputs(module, example)
-            file = folder / writer.file
-            file.parent.mkdir(exist_ok=True)
+    module = exported_module(model, part, getattr(tokenizer, "pad_token_id", None))
+    with contextlib.ExitStack() as stack:
+        stack.callback(model.train, training)
+        names = text_inputs(model, config, tokenizer) if module.kind == "text" else ("pixel_values",)
+        given = _read(inputs, names)  # before there is a folder: what fails in reading them is no failure to write
+        samples = samples_for(config, module.kind, names, tokenizer)
+        example = to_device(samples.example(), model)
+        outputs = _name_outputs(module, example)
+        folder = stack.enter_context(whole_folder(output))
+        file = folder / writer.file
+        file.parent.mkdir(exist_ok=True)
+        with contextlib.redirect_stdout(sys.stderr):  # exporters print how far they are; stdout is for results
             with _explaining(f"{type(module.model).__name__} could not be traced and written as format={format!r}"):
                 writer.write(module, example, opset, file)
-            given = [{name: batch[name] for name in names} for batch in inputs]
             if quantize is not None:
                 QUANTIZERS[format](file, given)
-            with _explaining("The runtime does not run the exported file"):
-                run = writer.load(file)
-                comparison = compare(module, run, (to_device(batch, model) for batch in samples.fresh()))
-            check(comparison, quantize is not None, tolerance)
-            on_inputs = None
-            if given:
-                on_inputs = compare(module, run, (to_device(batch, model) for batch in given))
-                check(on_inputs, True, tolerance if quantize is not None else None)
-        finally:
-            model.train(training)
+        with _explaining("The runtime does not run the exported file"):
+            run = writer.load(file)
+            comparison = compare(module, run, (to_device(batch, model) for batch in samples.fresh()))
+        check(comparison, quantize is not None, tolerance)
+        on_inputs = None
+        if given:
+            on_inputs = compare(module, run, (to_device(batch, model) for batch in given))
+            check(on_inputs, True, tolerance if quantize is not None else None)
         manifest = {
             "format": format,
             "file": writer.file,
@@ -188,14 +192,38 @@ def _name_outputs(module: ExportedModule, example: dict[str, torch.Tensor]) -> d
     return outputs
 
 
-def _check_algorithms(model: nn.Module, format: str) -> None:
+def _read(inputs: Iterable[Mapping[str, torch.Tensor]], names: tuple[str, ...]) -> list[dict[str, torch.Tensor]]:
+    """What the model takes of each batch.
+
+    Raises:
+        ValueError: if a batch lacks something.
+    """
+    batches = [dict(batch) for batch in inputs]
+    for index, batch in enumerate(batches):
+        missing = [name for name in names if name not in batch]
+        if missing:
+            raise ValueError(
+                f"inputs: batch {index} has {', '.join(map(str, batch)) or 'nothing'} and lacks {', '.join(missing)}. "
+                f"The exported model takes {', '.join(names)}: give all of them in every batch."
+            )
+    return [{name: batch[name] for name in names} for batch in batches]
+
+
+def _check_fit(model: nn.Module, format: str) -> None:
+    """Refuses what the runtime of a format cannot compute, before anything is traced."""
+    if format != "torch" and any(weight.dtype == torch.bfloat16 for weight in model.parameters()):
+        raise ValueError(
+            f"The model has weights in bfloat16, which format={format!r} cannot be compared in. Load it with "
+            "dtype=torch.float32, or export model.float()."
+        )
     if format != "openvino":
         return
-    for _, settings in entries(transformers_model(model).config):
-        if isinstance(settings, dict) and settings.get("algorithm") == "random":
+    for spec in (spec for encoder in rewritten_encoders(model) for spec in encoder.pitome.specs):
+        if ALGORITHMS[spec.algorithm].draws and not spec.ratio.is_dense:
             raise ValueError(
-                "algorithm='random' multiplies 64-bit integers, which OpenVINO computes with 32 bits and wrongly. Use "
-                "format='onnx' or 'torch', or another algorithm."
+                f"algorithm={spec.algorithm!r} leaves something to chance, and draws it by products of 64-bit "
+                "integers, which OpenVINO computes with 32 bits and wrongly. Use format='onnx' or 'torch', or another "
+                "algorithm."
             )
 
 

@@ -39,30 +39,41 @@ MANIFEST = "pitome_export.json"
 
 @contextlib.contextmanager
 def whole_folder(output: str | os.PathLike) -> Iterator[Path]:
-    """A new folder beside `output` that takes its place at the end; after an error there is nothing.
+    """A new folder, beside `output` or in it where that exists, that takes its place at the end; after an error there
+    is nothing. An existing folder may be the working directory, a link to a folder, or a mount: it stays.
 
     Raises:
         ValueError: if something lies in `output`.
         OSError: if it cannot be written there.
     """
-    output = check_output(output)
+    output = check_output(output).resolve()
+    exists = output.is_dir()
+    place = output if exists else output.parent
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
+        place.mkdir(parents=True, exist_ok=True)
+        private = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=place))
     except OSError as error:
-        raise OSError(f"{output}: no folder can be made in {output.parent} ({error.strerror or error}).") from error
+        raise OSError(f"{output}: no folder can be made in {place} ({error.strerror or error}).") from error
+    moved = []
     try:
-        yield staging
-        staging.chmod(0o755)  # temporary folders are private
-        if output.is_dir():
-            output.rmdir()
-        staging.replace(output)
+        folder = private / output.name
+        folder.mkdir()  # who may read it is up to the umask; temporary folders are private
+        yield folder
+        if not exists:
+            folder.replace(output)
+            return
+        for item in list(folder.iterdir()):
+            moved.append(item.replace(output / item.name))
+        moved.clear()
     except OSError as error:
         if error.errno is None or error.filename is None and not error.strerror:
             raise
-        raise OSError(f"{output}: writing failed ({error.strerror or error}). Nothing was kept.") from error
+        what = ": ".join(str(part) for part in (error.filename, error.strerror) if part)
+        raise OSError(f"{output}: writing failed ({what}). Nothing was kept.") from error
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        for item in moved:
+            shutil.rmtree(item) if item.is_dir() else item.unlink()
+        shutil.rmtree(private, ignore_errors=True)
 
 
 def check_output(output: str | os.PathLike) -> Path:

@@ -100,7 +100,7 @@ def _load_onnx(path: Path) -> Run:
     outputs = [output.name for output in session.get_outputs()]
 
     def run(inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        found = session.run(None, {one.name: inputs[one.name].numpy() for one in session.get_inputs()})
+        found = session.run(None, {one.name: inputs[one.name].cpu().numpy() for one in session.get_inputs()})
         return {name: torch.from_numpy(value) for name, value in zip(outputs, found)}
 
     return run
@@ -128,7 +128,7 @@ def _load_openvino(path: Path) -> Run:
     compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 
     def run(inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        found = compiled({port.any_name: inputs[port.any_name].numpy() for port in compiled.inputs})
+        found = compiled({port.any_name: inputs[port.any_name].cpu().numpy() for port in compiled.inputs})
         return {port.any_name: torch.tensor(value) for port, value in found.items()}
 
     return run

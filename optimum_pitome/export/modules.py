@@ -97,10 +97,21 @@ def is_sentence_transformer(model: Any) -> bool:
 
 
 def transformers_model(model: nn.Module) -> nn.Module:
-    """The model of transformers in one of sentence-transformers; any other is one."""
+    """The model of transformers in one of sentence-transformers; any other is one.
+
+    Raises:
+        ValueError: if there is none in it.
+    """
     if not is_sentence_transformer(model):
         return model
-    return next(module for module in model.modules() if hasattr(module, "config") and hasattr(module, "name_or_path"))
+    for module in model.modules():
+        if hasattr(module, "config") and hasattr(module, "name_or_path"):
+            return module
+    names = ", ".join(type(module).__name__ for module in model.children())
+    raise ValueError(
+        f"{type(model).__name__} has no model of transformers in it (its modules: {names}), so it has no tokens to "
+        "merge. Export one that embeds texts with a transformer."
+    )
 
 
 def check_class(model_class: type[nn.Module], part: str | None) -> None:

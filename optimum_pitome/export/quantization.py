@@ -47,7 +47,7 @@ def quantize_openvino(path: Path, calibration: list[Mapping[str, torch.Tensor]])
     model = openvino.Core().read_model(path)
     if calibration:
         names = [port.any_name for port in model.inputs]
-        data = nncf.Dataset([{name: batch[name].numpy() for name in names} for batch in calibration])
+        data = nncf.Dataset([{name: batch[name].cpu().numpy() for name in names} for batch in calibration])
         scope = nncf.IgnoredScope(names=list(_without_weights(model)))
         settings = {"model_type": nncf.ModelType.TRANSFORMER, "subset_size": len(calibration), "ignored_scope": scope}
         model = nncf.quantize(model, data, **settings)

@@ -18,9 +18,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from transformers import BertForSequenceClassification
 from zoo.llava import CASES as LLAVA
 
 from optimum_pitome import PiToMeConfig
+from optimum_pitome.commands import export as command
 from optimum_pitome.export import export as export_module
 from optimum_pitome.export.formats import Format
 
@@ -64,6 +66,23 @@ def test_texts_and_a_recipe(export, tmp_path):
     assert (tmp_path / "out" / "tokenizer.json").is_file()
 
 
+def test_checkpoints_in_bfloat16_are_loaded_in_float32(export, workplace, tmp_path):
+    BertForSequenceClassification.from_pretrained(workplace / "bert").bfloat16().save_pretrained(tmp_path / "bert")
+    export(tmp_path / "bert", "--ratio", 0.8, "-o", tmp_path / "out")
+    assert json.loads((tmp_path / "bert" / "config.json").read_text())["dtype"] == "bfloat16"
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "float32"
+
+
+def test_models_of_sentence_transformers_are_loaded_in_float32(monkeypatch, tmp_path):
+    package = pytest.importorskip("sentence_transformers", reason="these checkpoints are theirs")
+    (tmp_path / "modules.json").write_text("[]")
+    given = {}
+    monkeypatch.setattr(package, "SentenceTransformer", lambda name, **options: given.update(options))
+    args = SimpleNamespace(model=str(tmp_path), revision="main")
+    command._load(args, None, {"pitome": {"ratio": 0.8}})
+    assert given["model_kwargs"] == {"pitome": {"ratio": 0.8}, "dtype": torch.float32}
+
+
 @pytest.mark.slow  # the floor has no AutoImageProcessor without torchvision
 def test_upload(export, tmp_path, monkeypatch):
     calls = []
@@ -89,6 +108,8 @@ def test_upload(export, tmp_path, monkeypatch):
         (("vit", "--layers", 9), "layers=[9]: the model has"),
         (("vit", "--part", "vision"), "ViTForImageClassification has no get_image_features"),
         (("vit", "--opset", 17), "opset=17 is for format='onnx'"),
+        (("vit", "--dataset", "pets", "--batch-size", 0), "--batch-size 0: expected at least 1"),
+        (("vit", "--dataset", "pets", "--max-samples", 0), "--max-samples 0: expected at least 1"),
     ],
 )
 def test_bad_requests_end_before_weights_are_read(export, tmp_path, options, message, monkeypatch):

@@ -62,6 +62,7 @@ def test_pictures(spectrum):
         (["--layers", 5], "expected some of the layers 0 to 1"),
         (["--ratio", 0.99], "merges nothing at ratio=0.99"),
         (["--device", "nowhere"], "--device nowhere"),
+        (["--max-samples", 0], "--max-samples 0: expected at least 1"),
     ],
 )
 def test_errors(spectrum, options, message):

@@ -94,6 +94,7 @@ def test_pictures(tune):
         (["--flops-ratio", 1.1, "-o", "vit"], "-o vit: a model lies there"),
         (["--num-tokens", 5], "texts of any length"),
         (["--flops-ratio", 1.1, "--max-samples", 1], "One sample alone"),
+        (["--flops-ratio", 1.1, "--max-samples", 0], "--max-samples 0: expected at least 1"),
         (["--flops-ratio", 1.2, "--device", "nowhere"], "--device nowhere"),
         (["--flops-ratio", 1.1, "--input-columns", "none"], "'none' does not exist"),
     ],

@@ -72,11 +72,12 @@ def manifest(tmp_path):
     ("name", "format"),
     [("ViTForImageClassification", "onnx"), ("Dinov2Model", "openvino"), ("Dinov2Model", "torch")],
 )
-def test_pictures(name, format, tmp_path):
+def test_pictures(name, format, tmp_path, capsys):
     if name not in CASES:
         pytest.skip(f"{name} can be rewritten since a later transformers")
     model = merged(name)
     exported(model, format, tmp_path, processor=image_processor())
+    assert capsys.readouterr().out == ""
     for batch_size in (1, 4):
         inputs = pixel_values(batch_size)
         found = RUN[format](tmp_path / "out", inputs)

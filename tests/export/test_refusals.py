@@ -15,6 +15,7 @@
 
 import errno
 import json
+import os
 
 import pytest
 import torch
@@ -25,6 +26,10 @@ from optimum_pitome import export_pitome
 from optimum_pitome.export import export as export_module
 from optimum_pitome.export import requirements
 from optimum_pitome.export.formats import Format
+from optimum_pitome.methods import ALGORITHMS
+
+
+WRITTEN = ["README.md", "config.json", "model.pt2", "pitome_export.json"]
 
 
 @pytest.fixture(scope="module")
@@ -36,12 +41,13 @@ def vit():
 def fake_format(monkeypatch):
     """A format whose file is empty, and whose runtime computes what `change` makes of the model's outputs."""
 
-    def install(change=lambda value: value, error=None):
+    def install(change=lambda value: value, error=None, format="torch"):
         modules = []
 
         def write(module, example, opset, path):
             modules.append(module)
             path.write_bytes(b"")
+            print("Run decompositions...")  # as exporters do
             if error is not None:
                 raise error
 
@@ -49,7 +55,7 @@ def fake_format(monkeypatch):
             with torch.no_grad():
                 return {name: change(value) for name, value in modules[0](**inputs).items()}
 
-        monkeypatch.setitem(export_module.WRITERS, "torch", Format("model.pt2", write, lambda path: run))
+        monkeypatch.setitem(export_module.WRITERS, format, Format("model.pt2", write, lambda path: run))
 
     return install
 
@@ -102,10 +108,33 @@ def test_models_without_a_single_forward(tmp_path, name, message):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_openvino_computes_wrongly(tmp_path, monkeypatch):
-    monkeypatch.setattr(export_module, "check_request", lambda *args: None)  # OpenVINO need not be installed
-    with pytest.raises(ValueError, match="algorithm='random' multiplies 64-bit integers"):
-        export_pitome(merged("ViTModel", algorithm="random"), tmp_path / "out", "openvino")
+@pytest.fixture
+def anything_goes(monkeypatch):
+    """Requests are fine: runtimes need not be installed."""
+    monkeypatch.setattr(export_module, "check_request", lambda *args: None)
+
+
+@pytest.mark.parametrize("algorithm", [name for name, entry in ALGORITHMS.items() if entry.draws])
+def test_what_openvino_computes_wrongly(tmp_path, anything_goes, fake_format, algorithm):
+    with pytest.raises(ValueError, match=f"algorithm='{algorithm}' leaves something to chance.*64-bit integers"):
+        export_pitome(merged("ViTModel", algorithm=algorithm), tmp_path / "out", "openvino")
+    assert list(tmp_path.iterdir()) == []
+    fake_format(format="openvino")
+    export_pitome(merged("ViTModel", algorithm=algorithm, ratio=1.0), tmp_path / "out", "openvino")  # merges nothing
+
+
+@pytest.mark.parametrize("format", ["onnx", "openvino"])
+def test_bfloat16(tmp_path, anything_goes, format):
+    with pytest.raises(ValueError, match=rf"bfloat16.*format='{format}'.*export model.float\(\)"):
+        export_pitome(merged("ViTModel").bfloat16(), tmp_path / "out", format)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_sentences_without_a_transformer(tmp_path):
+    sentence_transformers = pytest.importorskip("sentence_transformers", reason="it has other models, too")
+    model = sentence_transformers.SentenceTransformer(modules=[torch.nn.Identity()], device="cpu")
+    with pytest.raises(ValueError, match=r"has no model of transformers in it \(its modules: Identity\)"):
+        export_pitome(model, tmp_path / "out", "torch")
 
 
 def test_a_folder_that_is_not_empty(vit, tmp_path, fake_format):
@@ -158,10 +187,72 @@ def test_on_data_what_merges_may_differ(vit, tmp_path, fake_format):
 
 
 def test_a_full_disk(vit, tmp_path, fake_format):
-    fake_format(error=OSError(errno.ENOSPC, "No space left on device"))
-    with pytest.raises(OSError, match="writing failed .No space left on device.. Nothing was kept"):
-        export_pitome(vit, tmp_path / "out", "torch")
-    assert list(tmp_path.iterdir()) == []
+    for name, what in ((None, "No space"), ("model.pt2", "model.pt2: No space")):
+        fake_format(error=OSError(errno.ENOSPC, "No space left on device", name))
+        for folder in (tmp_path / "out", tmp_path):
+            with pytest.raises(OSError, match=f"writing failed .{what} left on device.. Nothing was kept"):
+                export_pitome(vit, folder, "torch")
+            assert list(tmp_path.iterdir()) == []
+
+
+def test_a_move_that_fails_halfway(vit, tmp_path, fake_format, monkeypatch):
+    """Of what lies in an existing folder by then, nothing is kept either."""
+    fake_format()
+    moves, replace = [], type(tmp_path).replace
+
+    def move(self, target):
+        moves.append(target)
+        if len(moves) == 3:
+            raise OSError(errno.EIO, "Input/output error", str(target))
+        return replace(self, target)
+
+    monkeypatch.setattr(type(tmp_path), "replace", move)
+    with pytest.raises(OSError, match="writing failed .*Input/output error"):
+        export_pitome(vit, tmp_path, "torch")
+    assert len(moves) == 3 and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["working directory", "link", "new"])
+def test_folders(vit, tmp_path, fake_format, monkeypatch, kind):
+    fake_format()
+    (tmp_path / "link").symlink_to(tmp_path / "there", target_is_directory=True)
+    if kind != "new":
+        (tmp_path / "there").mkdir()
+    monkeypatch.chdir(tmp_path / "there" if kind == "working directory" else tmp_path)
+    before = os.umask(0o027)
+    try:
+        given = {"working directory": ".", "link": "link", "new": "deep/out"}[kind]
+        found = export_pitome(vit, given, "torch")
+    finally:
+        os.umask(before)
+    folder = tmp_path / ("deep/out" if kind == "new" else "there")
+    assert found.path.is_file() and (tmp_path / "link").is_symlink()
+    assert sorted(path.name for path in folder.iterdir()) == WRITTEN
+    assert kind != "new" or folder.stat().st_mode & 0o777 == 0o750
+    assert sorted(path.name for path in folder.parent.iterdir()) in (["link", "there"], ["out"])
+
+
+def test_inputs_that_cannot_be_read(vit, tmp_path, fake_format):
+    fake_format()
+
+    def pictures():
+        yield pixel_values(1)
+        open(tmp_path / "cat.png")
+
+    with pytest.raises(FileNotFoundError, match="cat.png") as caught:
+        export_pitome(vit, tmp_path / "out", "torch", inputs=pictures())
+    assert "writing failed" not in str(caught.value)
+    wrong = [pixel_values(1), {"images": torch.zeros(1), "labels": torch.zeros(1)}]
+    with pytest.raises(ValueError, match="batch 1 has images, labels and lacks pixel_values"):
+        export_pitome(vit, tmp_path / "out", "torch", inputs=wrong)
+    assert list(tmp_path.iterdir()) == [] and not vit.training
+
+
+def test_stdout_is_for_results(vit, tmp_path, fake_format, capsys):
+    fake_format()
+    export_pitome(vit, tmp_path / "out", "torch")
+    written = capsys.readouterr()
+    assert written.out == "" and "Run decompositions" in written.err
 
 
 def test_a_runtime_that_fails(vit, tmp_path, fake_format):
