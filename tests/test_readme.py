@@ -38,7 +38,7 @@ from optimum_pitome.modeling.rewrite import rewritten_encoders  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
 README, MODELS = ROOT / "README.md", ROOT / "docs" / "models.md"
-HEAD = "| model type | reads | classes | merges by default |\n|---|---|---|---|\n"
+HEAD = "| model type | reads | classes | merges (with a ratio; with a budget every layer) |\n|---|---|---|---|\n"
 FIRST = "- image: "
 #: The argument of a model → what it reads.
 _READS = {
@@ -64,9 +64,8 @@ def what_merges(case) -> str:
     model = apply_pitome(case.build(), 0.8)
     words = []
     for encoder in rewritten_encoders(model):
-        specs = encoder.pitome.specs
-        merging = [index for index, spec in enumerate(specs) if not spec.ratio.is_dense]
-        where = "every layer" if merging == list(range(len(specs))) else f"the first {len(merging)} layers"
+        layers = encoder.pitome.architecture.defaults.get("layers")
+        where = "every layer" if layers is None else f"the first {len(layers)} layers"
         words.append(f"{encoder.pitome.architecture.part}: {where}")
     return ", ".join(dict.fromkeys(words))
 

@@ -28,6 +28,7 @@ from ..configuration.config import PiToMeConfig
 from ..hub.model_cards import auto_class_of, write_recipe_card
 from ..tuning.choice import find_budget
 from ..tuning.search import search_ratios
+from ..tuning.speed import tolerance_of
 from .arguments import settings_from
 from .unlabelled import load_inputs, load_model
 
@@ -71,7 +72,7 @@ def _search(
     model: nn.Module, inputs: list, args: argparse.Namespace, length: int | None, **budget: float
 ) -> PiToMeConfig:
     tried = None if args.output is None else Path(args.output) / "search.jsonl"
-    before = len(tried.read_text(encoding="utf-8").splitlines()) - 1 if tried is not None and tried.exists() else 0
+    before = tried.read_text(encoding="utf-8").count('"ratios"') if tried is not None and tried.exists() else 0
     if before > 0:
         sys.stderr.write(f"Going on with {before} settings from {tried}.\n")
     limits = {"max_settings": args.max_settings, "seed": args.seed, "resume_from": tried, "progress": True}
@@ -84,6 +85,12 @@ def _search(
         sys.stderr.write(f"\nInterrupted: {kept}.\n")
         raise SystemExit(130) from None
     sys.stdout.write(f"{found}\n")
+    wanted = budget.get("speed_up")
+    if wanted is not None and found.timing.speedup < wanted - tolerance_of(wanted):
+        sys.stderr.write(
+            f"At the end {found.timing.speedup:.2f} x was measured, less than --speed-up {wanted:g}: timings of this "
+            "machine change. Try again while nothing else runs, or with more --max-samples.\n"
+        )
     return found.config
 
 

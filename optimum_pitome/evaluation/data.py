@@ -175,7 +175,8 @@ def class_indices(dataset: Dataset, column: str, config: Any) -> list[int]:
         return [feature.str2int(value) for value in values]
     raise ValueError(
         f"The classes of the data ({_some(names)}) are not those of the model ({_some(list(config.id2label.values()))}"
-        "). Use a model that was trained for them, or rename them in the data."
+        "). Use a model that was trained for them, or rename them in the data; of a checkpoint without a classifier, "
+        "evaluate the embeddings (task feature-extraction)."
     )
 
 

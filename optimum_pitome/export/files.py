@@ -116,5 +116,7 @@ def save_beside(model: Any, processor: Any, folder: Path, manifest: dict[str, An
     elif processor is not None:
         processor.save_pretrained(folder)
     inner.config.save_pretrained(folder)
-    write_card(inner, folder)
+    inputs, outputs = (", ".join(f"`{name}`" for name in manifest[key]) for key in ("inputs", "outputs"))
+    runtime = {"onnx": "ONNX Runtime", "openvino": "OpenVINO", "torch": "`torch.export.load`"}[manifest["format"]]
+    write_card(inner, folder, exported=f"`{manifest['file']}` is for {runtime}, from {inputs} to {outputs}")
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")

@@ -157,8 +157,12 @@ def exported_module(model: nn.Module, part: str | None, pad_token_id: int | None
         if part is not None:
             names = ("image_embeds", "get_image_features"), ("text_embeds", "get_text_features")
             kind, call = ("image", "text")[PARTS.index(part)], _features(*names[PARTS.index(part)])
-    if kind is None:
-        raise ValueError(f"{type(model).__name__} takes more than pictures or texts: export its encoder by itself.")
+    if kind is None or hasattr(config, "num_frames"):
+        what = "clips" if hasattr(config, "num_frames") else model.main_input_name
+        raise ValueError(
+            f"{type(model).__name__} reads {what}. Only models that read pictures or texts alone can be exported: of one "
+            "that reads more, export an encoder."
+        )
     if pad_token_id is None:
         pad_token_id = getattr(_part_config(config, part), "pad_token_id", None)
     return ExportedModule(model, kind, call, pad_token_id or 0).eval()

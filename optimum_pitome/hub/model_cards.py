@@ -42,6 +42,7 @@ def write_card(
     base_model: str | list[str] | None = None,
     saved: bool = True,
     provenance: str | None = None,
+    exported: str | None = None,
 ) -> Path | None:
     """Writes how `model` merges into `README.md` in `directory`; of a dense model, takes out what was said there.
 
@@ -57,6 +58,7 @@ def write_card(
         saved (`bool`, *optional*, defaults to `True`):
             Whether the settings are in the `config.json` that goes with the card; else the card says how to pass them.
         provenance (`str`, *optional*): where the weights come from, in a sentence or two.
+        exported (`str`, *optional*): of what is no checkpoint: which file of the folder it is, and for which runtime.
 
     Returns:
         `pathlib.Path` of the card, or `None` for a dense model.
@@ -88,6 +90,7 @@ def write_card(
         parts="" not in settings,
         saved=saved,
         provenance=provenance,
+        exported=exported,
     )
 
 

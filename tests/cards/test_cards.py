@@ -74,6 +74,9 @@ def test_it_loads_back(model, tmp_path):
 
 
 def test_a_card_is_brought_up_to_date(model, tmp_path):
+    exported = write_card(model, tmp_path / "exported.md", exported="`model.onnx` is for ONNX Runtime").read_text()
+    assert "exported: `model.onnx` is for ONNX Runtime. There are no weights" in exported
+    assert "from_pretrained" not in exported and "ordinary dense model" not in exported
     path = write_card(model, tmp_path, evaluations=[measure(model)], provenance="From a drawer.")
     before, results = path.read_text(), read(tmp_path).data.eval_results
     write_card(model, tmp_path)  # the settings are the same: nothing to say
