@@ -160,8 +160,8 @@ def exported_module(model: nn.Module, part: str | None, pad_token_id: int | None
     if kind is None or hasattr(config, "num_frames"):
         what = "clips" if hasattr(config, "num_frames") else model.main_input_name
         raise ValueError(
-            f"{type(model).__name__} reads {what}. Only models that read pictures or texts alone can be exported: of one "
-            "that reads more, export an encoder."
+            f"{type(model).__name__} reads {what}. Only models that read pictures or texts alone can be exported: of "
+            "one that reads more, export an encoder."
         )
     if pad_token_id is None:
         pad_token_id = getattr(_part_config(config, part), "pad_token_id", None)
