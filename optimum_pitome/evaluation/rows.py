@@ -22,7 +22,6 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from .. import __version__
 from .json_lines import JsonLines
 
 
@@ -31,9 +30,9 @@ VERSION = 1
 
 
 def key_of(task: Mapping[str, Any], settings: Mapping[str, Any] | None) -> str:
-    """What a row's numbers follow from: this package, the task as it was asked for, and the settings, with their seed;
+    """What a row's numbers follow from: the task as it was asked for, and the settings, with their seed;
     `None` for the dense model."""
-    text = json.dumps([VERSION, __version__, dict(task), settings and dict(settings)], sort_keys=True, default=str)
+    text = json.dumps([VERSION, dict(task), settings and dict(settings)], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
