@@ -37,6 +37,7 @@ from ..merging import (
     is_open,
     take_rows,
 )
+from ..merging.rows import rows_of, sum_rows
 
 
 if TYPE_CHECKING:
@@ -85,8 +86,7 @@ class Tokens:
         """Which token each original one went to, `(B, N)`, 0 to `n - 1`; `None` where none has merged."""
         if self.rows is None:
             return None
-        samples = torch.arange(len(self.rows), device=self.rows.device).unsqueeze(1)
-        return self.rows - samples * self.sizes.shape[1]
+        return rows_of(self.rows, -self.sizes.shape[1])
 
     def masks(self, attention: torch.Tensor | None = None) -> TokenMasks:
         specials = (self.special, self.max_special)
@@ -160,10 +160,8 @@ class Tokens:
             weights = self.sizes.to(device)
         # Not the later sizes: pruned tokens have left them.
         weights = weights / torch.zeros_like(sizes).scatter_add(1, group, weights).gather(1, group)
-        index = group + torch.arange(len(group), device=device).unsqueeze(1) * sizes.shape[1]
-        totals = hidden_states.new_zeros((sizes.numel(), hidden_states.shape[-1]), dtype=torch.float32)
-        totals = totals.index_add(0, index.flatten(), (hidden_states.float() * weights.unsqueeze(-1)).flatten(0, 1))
-        return totals.view(*sizes.shape, -1).to(hidden_states.dtype)
+        weighted = hidden_states.float() * weights.unsqueeze(-1)
+        return sum_rows(weighted, rows_of(group, sizes.shape[1]), sizes.shape[1]).to(hidden_states.dtype)
 
     def attention_bias(self, dtype: torch.dtype, proportional: bool) -> torch.Tensor | None:
         """What is added to the attention scores: log sizes of the keys (paper, section 3.2), and the masks.
