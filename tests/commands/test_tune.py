@@ -15,7 +15,9 @@
 """`optimum-cli pitome tune`, on tiny models and data on disk."""
 
 import functools
+import io
 import json
+import types
 
 import pytest
 from huggingface_hub import ModelCard
@@ -23,6 +25,7 @@ from transformers import AutoModelForSequenceClassification
 
 from optimum_pitome import PiToMeConfig, pitome_summary
 from optimum_pitome.analysis.timing import Timing
+from optimum_pitome.commands import tune as tune_command
 from optimum_pitome.tuning import search
 
 
@@ -74,6 +77,26 @@ def test_a_speed_up(tune, tmp_path, monkeypatch):
     assert "measured: 100 ms dense" in text and PiToMeConfig.from_pretrained(tmp_path).ratio is not None
     assert "speed_up=90 is not reached here" in tune(*TEXTS, "--speed-up", 90, code=2)
     assert "speed_up=1.0 is out of range" in tune(*TEXTS, "--speed-up", 1.0, code=2)
+
+
+def test_a_speed_up_that_the_last_timing_does_not_show(tune, monkeypatch):
+    def run(last=None, at_last=None):
+        """What is written besides results, and how many timings there were; the one at `last` shows `at_last`."""
+        timings, errors = [], io.StringIO()
+
+        def clock(model):
+            timings.append(at_last if len(timings) == last else pitome_summary(model).flops_ratio)
+            return Timing(100.0, 100.0 / timings[-1], timings[-1], timings[-1], timings[-1], 5)
+
+        monkeypatch.setattr(search, "timing_of", lambda batches: clock)
+        monkeypatch.setattr(tune_command, "sys", types.SimpleNamespace(stdout=io.StringIO(), stderr=errors))
+        tune(*TEXTS, "--speed-up", 1.05, "--max-settings", 8)
+        return errors.getvalue(), len(timings)
+
+    number = run()[1]
+    assert "was measured" not in run(number - 1, 1.05)[0]
+    said, again = run(number - 1, 1.0)
+    assert "At the end 1.00 x was measured, less than --speed-up 1.05" in said and again == number
 
 
 @pytest.mark.slow  # the floor has no AutoImageProcessor without torchvision

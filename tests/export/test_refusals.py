@@ -100,6 +100,8 @@ def test_a_runtime_that_is_not_installed(monkeypatch, format, quantize, package,
     [
         ("LlavaForConditionalGeneration", r"generates text.*export_pitome\(model.get_encoder\(modality='image'\)"),
         ("CLIPModel", "has two encoders.*part='vision' and part='text'"),
+        ("VideoMAEModel", "VideoMAEModel reads clips. Only models that read pictures or texts alone can be exported"),
+        ("ASTModel", "ASTModel reads input_values. Only models that read pictures or texts alone can be exported"),
     ],
 )
 def test_models_without_a_single_forward(tmp_path, name, message):
