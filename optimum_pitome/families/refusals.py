@@ -30,7 +30,6 @@ from .table import SUPPORTED_MODEL_TYPES
 
 
 _IMAGES = ("vit", "dinov2", "siglip")
-_IMAGES_AND_TEXTS = ("clip", "siglip")
 _TEXTS = ("bert", "roberta", "distilbert", "mpnet")
 _CHATS = ("llava", "llava_onevision")
 
@@ -116,15 +115,9 @@ REASONS = (
     ),
     Reason(
         _NOT_YET,
-        _IMAGES_AND_TEXTS,
-        "clipseg owlv2 owlvit",
-    ),
-    Reason(
-        _NOT_YET,
         _TEXTS,
         "albert flaubert megatron-bert rembert roformer xlm",
     ),
-    Reason(_NOT_YET, _CHATS, "idefics2_vision idefics3_vision internvl_vision smolvlm_vision"),
 )
 _BY_MODEL_TYPE = {model_type: reason for reason in REASONS for model_type in reason.model_types.split()}
 

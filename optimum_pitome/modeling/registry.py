@@ -62,13 +62,15 @@ def _check_signature(dense_class: type[nn.Module], our_class: type, method: str,
     names. The rest is passed through, so it may differ, unless `exact`."""
     found, read = parameters(dense_class.forward), parameters(inspect.unwrap(getattr(our_class, method)))
     takes_more = any(parameter.kind is _VAR_KEYWORD for parameter in found)
+    # Where merging needs keyword arguments, a layer that does not pass them on is run in its two halves.
+    complete = exact or takes_more or not our_class.passes_kwargs
     if exact and not takes_more:
         # A forward that takes none gets ours, which the layer or a module between hands over.
         read = [parameter for parameter in read if parameter.kind is not _VAR_KEYWORD]
     if not exact:
         read = [parameter for parameter in read if parameter.kind not in (_VAR_POSITIONAL, _VAR_KEYWORD)]
     shared = found if exact else found[: len(read)]
-    if [(p.name, p.kind) for p in shared] != [(p.name, p.kind) for p in read] or not (takes_more or exact):
+    if [(p.name, p.kind) for p in shared] != [(p.name, p.kind) for p in read] or not complete:
         takes = f"({', '.join(map(_name, found))})"
         expects = f"({', '.join([*map(_name, read), *([] if exact else ['**kwargs'])])})"
         if our_class.__module__ not in _built_in.modules.values():
@@ -76,7 +78,7 @@ def _check_signature(dense_class: type[nn.Module], our_class: type, method: str,
                 f"{dense_class.__name__}.forward takes {takes}, but {method} of {our_class.__module__}."
                 f"{our_class.__qualname__}, which was registered for it, is made for {expects}. Give {method} the "
                 f"parameters of {dense_class.__name__}.forward, with the same names in the same order"
-                + ("" if takes_more else f"; and {dense_class.__name__}.forward has to take **kwargs and pass them on")
+                + ("" if complete else f"; and {dense_class.__name__}.forward has to take **kwargs and pass them on")
                 + "."
             )
         raise UnsupportedArchitectureError(

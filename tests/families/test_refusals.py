@@ -57,7 +57,7 @@ SAYS = {
     "segformer": "'segformer' attends inside the windows of a grid of tokens, or halves the grid",
     "timesformer": "'timesformer' attends over space and over time in turn",
     "bart": "'bart' is not supported yet",
-    "owlvit": "'owlvit' is not supported yet; near it, clip, siglip",
+    "albert": "'albert' is not supported yet; near it, bert, roberta",
 }
 
 

@@ -39,7 +39,7 @@ VISION = {name: value for name, value in SIZES.items() if name != "num_labels"} 
 
 def of_two(config_class, text=None, vision=None, **settings):
     parts = {"text_config": {**TEXT, **(text or {})}, "vision_config": {**VISION, **(vision or {})}}
-    return lambda: config_class(**parts, projection_dim=16, **settings)
+    return lambda: config_class(**parts, **{"projection_dim": 16, **settings})
 
 
 def of_vision(config_class, **settings):

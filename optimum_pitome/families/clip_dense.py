@@ -1,0 +1,76 @@
+# Copyright 2026 The optimum_pitome authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""CLIP's vision tower under heads that say something of every patch: CLIPSeg, OWL-ViT and OWLv2."""
+
+from __future__ import annotations
+
+from transformers.models.clipseg import modeling_clipseg
+from transformers.models.owlv2 import modeling_owlv2
+from transformers.models.owlvit import modeling_owlvit
+
+from ..modeling.registry import refuse_architecture, register_architecture
+from .clip import CLIPStyleLayer
+from .vit import num_patches
+
+
+class CLIPSegEncoderLayer(CLIPStyleLayer, modeling_clipseg.CLIPSegEncoderLayer):
+    pass
+
+
+class OwlViTEncoderLayer(CLIPStyleLayer, modeling_owlvit.OwlViTEncoderLayer):
+    pass
+
+
+class Owlv2EncoderLayer(CLIPStyleLayer, modeling_owlv2.Owlv2EncoderLayer):
+    pass
+
+
+for tower, layer_class, text_tower, name, reader in (
+    (
+        modeling_clipseg.CLIPSegVisionModel,
+        CLIPSegEncoderLayer,
+        modeling_clipseg.CLIPSegTextModel,
+        "CLIPSeg",
+        "CLIPSegForImageSegmentation",
+    ),
+    (
+        modeling_owlvit.OwlViTVisionTransformer,
+        OwlViTEncoderLayer,
+        modeling_owlvit.OwlViTTextTransformer,
+        "OWL-ViT",
+        "OwlViTForObjectDetection",
+    ),
+    (
+        modeling_owlv2.Owlv2VisionTransformer,
+        Owlv2EncoderLayer,
+        modeling_owlv2.Owlv2TextTransformer,
+        "OWLv2",
+        "Owlv2ForObjectDetection",
+    ),
+):
+    register_architecture(
+        tower,
+        layer_class,
+        layers="encoder.layers",
+        attention="self_attn",
+        num_prefix_tokens=1,
+        num_tokens=lambda config: 1 + num_patches(config),
+        read_whole=(reader,),
+    )
+    refuse_architecture(
+        text_tower,
+        part="text",
+        reason=f"{name}'s text tower is causal and pools at the position of the EOS token, which merging would move",
+    )
