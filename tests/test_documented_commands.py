@@ -106,6 +106,12 @@ def check_python(words):
         assert name in of_trainer or re.search(rf"\b(?:{name}|{option})\b", known), f"{words[1]} has no --{option}"
 
 
+def check_accelerate(words):
+    assert words[1] == "launch", words
+    files = [word for word in words if word.endswith((".py", ".yaml"))]
+    assert files and all((ROOT / file).is_file() for file in files), words
+
+
 def check_pip(words):
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg", encoding="utf-8")
@@ -128,6 +134,7 @@ CHECKS = {
     "pip": check_pip,
     "make": check_make,
     "pytest": check_pytest,
+    "accelerate": check_accelerate,
     "export": lambda words: None,
 }
 
