@@ -96,7 +96,7 @@ class _Reader:
         if raised is not None:
             yield raised, False
         if isinstance(node, ast.Call) and node.args:
-            if isinstance(node.func, ast.Attribute) and node.func.attr in _WARNING:
+            if ast.unparse(node.func).rpartition(".")[2] in _WARNING:
                 yield node.args[0], True
             elif isinstance(node.func, ast.Attribute) and ast.unparse(node.func).endswith(f"parser.{_PARSER_ERROR}"):
                 yield node.args[0], False

@@ -156,10 +156,10 @@ def run(page, names, replaced=()):
     return names
 
 
-def test_every_page_with_examples_runs():
-    """Each by a test below, or in test_how_it_works.py."""
-    run_here = re.findall(r"\brun\(\"([\w/.]+)\"", Path(__file__).read_text(encoding="utf-8"))
-    assert {name_of(page) for page in PAGES if code_of(page)} == {*run_here, "docs/how_it_works.md"}
+@pytest.mark.parametrize("page", [page for page in PAGES if code_of(page)], ids=name_of)
+def test_a_test_runs_the_examples(page):
+    tests = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("*.py"))
+    assert re.search(rf"[\"'/]{re.escape(page.name)}[\"']", tests), f"add a test that runs the examples of {page.name}"
 
 
 def test_the_readme_runs(folders):
