@@ -32,6 +32,7 @@ from package_messages import PACKAGE, package_messages  # noqa: E402
 PAGE = PACKAGE.parent / "docs" / "messages.md"
 AGAIN = "docs/messages.md does not list what the package says. Run: python tests/test_messages.py"
 SECTION = re.compile(r"^<!-- messages: (.*?) -->\n(.*?)(?=^## |\Z)", re.MULTILINE | re.DOTALL)
+REASONS = re.compile(r"^<!-- reasons -->\n.*?(?=^## )", re.MULTILINE | re.DOTALL)
 ENTRY = re.compile(r"^- (Warning: )?(`+ ?)(.+?)( ?`+)(?:<br>(.*?))?\s*(?=^- |\Z)", re.MULTILINE | re.DOTALL)
 #: What a message says that tells what is accepted, or what to do.
 ACCEPTED = r"\b(expected|accepted|supported|fields|known|needs|can be|did you mean|takes a|is for)\b"
@@ -94,10 +95,22 @@ def written_anew(text, messages):
     )
 
 
+def with_reasons(text):
+    """The page with the list of model types that are refused, and why."""
+    from optimum_pitome.families import refusals
+
+    found = {}
+    for reason in refusals.REASONS:
+        found.setdefault(reason.text, []).extend(f"`{name}`" for name in reason.model_types.split())
+    found[refusals._CAUSAL.text] = ["GPT, Llama, Qwen and the like"]
+    listed = "".join(fill(f"- {reason}: {', '.join(names)}.") for reason, names in found.items())
+    return REASONS.sub(lambda _: f"<!-- reasons -->\n\n{listed}\n", text)
+
+
 def test_every_message_is_listed():
     text, messages = PAGE.read_text(encoding="utf-8"), package_messages()
     assert len(messages) > 300
-    assert written_anew(text, messages) == text, AGAIN
+    assert with_reasons(written_anew(text, messages)) == text, AGAIN
 
 
 def test_every_message_says_what_to_do():
@@ -168,4 +181,5 @@ def test_advice_is_found():
 
 
 if __name__ == "__main__":
-    PAGE.write_text(written_anew(PAGE.read_text(encoding="utf-8"), package_messages()), encoding="utf-8")
+    sys.path.insert(0, str(PACKAGE.parent))
+    PAGE.write_text(with_reasons(written_anew(PAGE.read_text(encoding="utf-8"), package_messages())), encoding="utf-8")
