@@ -5,11 +5,12 @@ CONSTRAINTS ?= constraints.txt
 VENV := .venv
 FLOOR := .venv-floor
 NEWEST := .venv-newest
+DOCS := .venv-docs
 BIN := $(VENV)/bin
 # Two test processes with one thread each do more than one with two.
 PYTEST := -n 2 -q --durations=10
 
-.PHONY: help demo test test-fast test-floor test-newest quality style assets dist clean
+.PHONY: help demo test test-fast test-floor test-newest quality style assets docs dist clean
 
 help: ## This list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -48,6 +49,10 @@ style: $(VENV)/installed ## Formats the code, and mends what can be mended
 assets: $(VENV)/installed ## Fetches real weights and data
 	bash examples/fetch_assets.sh $(abspath $(BIN)/python)
 
+# REPOSITORY=https://... makes links to files that are no pages of the site lead there.
+docs: $(DOCS)/installed ## Builds the site of the documentation, and fails on any warning
+	$(DOCS)/bin/python docs/build_site.py $(if $(REPOSITORY),--repository $(REPOSITORY))
+
 # torch first: other packages would ask for its newest build.
 $(VENV)/installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -61,6 +66,12 @@ $(FLOOR)/installed: setup.cfg pyproject.toml constraints-floor.txt
 	$(FLOOR)/bin/python -m pip install -q -c constraints-floor.txt -e ".[test,tune,onnx,openvino,demo]"
 	touch $@
 
+# The site needs neither torch nor transformers.
+$(DOCS)/installed: setup.cfg constraints-docs.txt
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip install -q -c constraints-docs.txt zensical mkdocstrings-python
+	touch $@
+
 # The files that a release uploads. TAG=v1.2.3 must be the version of the package.
 dist: $(VENV)/installed ## Builds the source distribution and the wheel, and checks them
 	test -z "$(TAG)" || test "$(TAG)" = "v$$($(BIN)/python -c 'import optimum_pitome; print(optimum_pitome.__version__)')"
@@ -70,4 +81,4 @@ dist: $(VENV)/installed ## Builds the source distribution and the wheel, and che
 	$(BIN)/python -m twine check --strict dist/*
 
 clean: ## Removes the virtual environments, outputs and builds
-	rm -rf $(VENV) $(FLOOR) $(NEWEST) outputs build dist *.egg-info
+	rm -rf $(VENV) $(FLOOR) $(NEWEST) $(DOCS) outputs build dist *.egg-info

@@ -24,13 +24,19 @@ import torch
 import zoo
 from markdown_it import MarkdownIt
 from PIL import Image
+from tiny_processors import tokenizer
 from torch.utils.data import Dataset
-from transformers import TrainingArguments, ViTConfig, ViTForImageClassification, ViTImageProcessorPil
+from transformers import BertModel, TrainingArguments, ViTConfig, ViTForImageClassification, ViTImageProcessorPil
+from zoo.text import bert_config
+
+from optimum_pitome import apply_pitome
 
 
 ROOT = Path(__file__).parents[1]
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 PAGES = [*sorted(ROOT.glob("*.md")), *DOCS, *sorted((ROOT / ".github").rglob("*.md")), ROOT / "llms.txt"]
+#: Lists that are looked things up in, not read.
+GENERATED = ("messages.md", "reference.md")
 PARSER = MarkdownIt("commonmark").enable("table")
 
 
@@ -96,7 +102,8 @@ def test_every_page_is_found():
 
 
 def test_pages_stay_short():
-    lines = {name_of(page): len(page.read_text(encoding="utf-8").splitlines()) for page in [ROOT / "README.md", *DOCS]}
+    pages = [ROOT / "README.md", *(page for page in DOCS if page.name not in GENERATED)]
+    lines = {name_of(page): len(page.read_text(encoding="utf-8").splitlines()) for page in pages}
     assert lines.pop("README.md") < 150 and max(lines.values()) <= 250, lines
 
 
@@ -113,6 +120,13 @@ def test_the_examples_are_python(page):
         compile(block, str(page), "exec")
 
 
+def save(path, class_name):
+    """A tiny model of a class, with random weights. Returns it."""
+    model = next(case for case in zoo.all_cases() if case.model_class.__name__ == class_name).build()
+    model.save_pretrained(path)
+    return model
+
+
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     """A tiny ViT and a tiny LLaVA, with their processors."""
@@ -120,8 +134,7 @@ def folders(tmp_path_factory):
     sizes = {"hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 256}
     ViTForImageClassification(ViTConfig(**sizes, image_size=32, patch_size=2)).save_pretrained(vit)
     ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(vit)
-    case = next(case for case in zoo.all_cases() if case.model_class.__name__ == "LlavaForConditionalGeneration")
-    case.build().save_pretrained(llava)
+    save(llava, "LlavaForConditionalGeneration")
     return {"path": str(vit), "llava": str(llava)}
 
 
@@ -141,6 +154,12 @@ def run(page, names, replaced=()):
         code = code.replace(old, new)
     exec(compile(code, page, "exec"), names)
     return names
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if code_of(page)], ids=name_of)
+def test_a_test_runs_the_examples(page):
+    tests = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("*.py"))
+    assert re.search(rf"[\"'/]{re.escape(page.name)}[\"']", tests), f"add a test that runs the examples of {page.name}"
 
 
 def test_the_readme_runs(folders):
@@ -171,6 +190,78 @@ def test_the_guide_runs(folders, tmp_path, monkeypatch):
 def test_the_page_on_llava_runs(folders, capsys):
     found = run("docs/multimodal.md", dict(folders))
     assert int(capsys.readouterr().out) == found["num_image_tokens"](found["model"]) > 0
+
+
+# The processors, as in the guide.
+@pytest.mark.slow
+def test_the_quickstart_runs(folders, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    colours = np.random.default_rng(0).integers(0, 255, (6, 4, 4, 3), dtype=np.uint8)
+    for index, picture in enumerate(colours):
+        Image.fromarray(picture).resize((40, 40)).save(
+            tmp_path / "photos" / ("first.jpg" if index == 0 else f"{index}.jpg")
+        )
+    encoder = BertModel(bert_config())
+    encoder.save_pretrained("minilm")
+    tokenizer().save_pretrained("minilm")
+    replaced = {
+        "google/vit-base-patch16-224": folders["path"],
+        "min_agreement=0.99": "min_agreement=0.5",
+        "sentence-transformers/all-MiniLM-L6-v2": "minilm",
+    }
+    found = run("docs/quickstart.md", {}, replaced)
+    output = capsys.readouterr().out
+    assert "LABEL_" in output and "same answer as dense" in output and "agreement" in str(found["choice"])
+    assert found["model"].config.pitome["flops_ratio"] == pytest.approx(found["choice"].flops_ratio)
+    assert getattr(found["dense"].config, "pitome", None) is None and found["vectors"].shape == (2, 32)
+
+
+def test_the_page_on_sound_and_video_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    classes = ("ASTForAudioClassification", "WhisperForConditionalGeneration", "VideoMAEForVideoClassification")
+    names = ("ast", "whisper", "videomae")
+    for name, class_name in zip(names, classes):
+        save(name, class_name)
+    found = run("docs/audio_video.md", {name: name for name in names})
+    assert found["tokens"].shape[0] == 1 and found["merged"].shape == found["dense"].shape
+    tokens = eval(capsys.readouterr().out.splitlines()[-1])
+    assert tokens[0] > tokens[-1] and Image.open("clip.png").size[0] > 100
+
+
+def test_the_page_on_migration_runs(tmp_path, capsys):
+    sizes = {"hidden_size": 32, "num_hidden_layers": 12, "num_attention_heads": 2, "intermediate_size": 48}
+    ViTForImageClassification(ViTConfig(**sizes)).save_pretrained(tmp_path)
+    found = run("docs/migration.md", {}, {"facebook/deit-base-patch16-224": str(tmp_path)})
+    tokens = [197 - 13 * layer for layer in range(13)]
+    assert capsys.readouterr().out.strip() == str(tokens) and found["model"].config.pitome["algorithm"] == "tome"
+
+
+def test_the_page_on_pictures_runs(folders, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = ViTForImageClassification.from_pretrained(folders["path"], pitome=0.8)
+    photo = Image.fromarray(np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8))
+    processor = ViTImageProcessorPil.from_pretrained(folders["path"])
+    found = run("docs/visualizing.md", {"model": model, "photo": photo, "processor": processor})
+    assert (tmp_path / "groups.png").is_file() and found["last"].num_tokens < found["last"].groups.size
+
+
+def test_the_page_on_export_runs(tmp_path, monkeypatch, capsys):
+    """As a program of torch.export, which is the fastest to write: tests/export has the others."""
+    monkeypatch.chdir(tmp_path)
+    config = ViTConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=48, image_size=32)
+    model = apply_pitome(ViTForImageClassification(config), 0.5)
+    names = {"model": model, "processor": ViTImageProcessorPil(size={"height": 32, "width": 32})}
+    names["batches"] = [{"pixel_values": torch.randn(2, 3, 32, 32)}]
+    run("docs/export.md", names, {'"vit-onnx", "onnx"': '"vit-torch", "torch"'})
+    assert (tmp_path / "vit-torch" / "model.pt2").is_file() and "pixel_values -> " in capsys.readouterr().out
+
+
+@pytest.mark.real
+def test_the_page_on_the_spectrum_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run("docs/spectrum.md", {})
+    assert (tmp_path / "outputs" / "pictures").is_dir() and (tmp_path / "outputs" / "texts").is_dir()
 
 
 def test_the_page_on_fine_tuning_runs(folders, tmp_path):

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import importlib
 import sys
-import textwrap
 from pathlib import Path
 
 import torch
@@ -39,7 +38,14 @@ from optimum_pitome.modeling.rewrite import rewritten_encoders  # noqa: E402
 ROOT = Path(__file__).parent.parent
 README, MODELS = ROOT / "README.md", ROOT / "docs" / "models.md"
 HEAD = "| model type | reads | classes | merges (with a ratio; with a budget every layer) |\n|---|---|---|---|\n"
-FIRST = "- image: "
+FIRST = "| image | "
+#: The README names so many characters of model types of a kind, those that people know first.
+MOST = 100
+KNOWN = (
+    "vit deit dinov2 dinov3_vit clip_vision_model siglip_vision_model vit_mae dpt depth_anything yolos "
+    "whisper wav2vec2 hubert bert roberta modernbert distilbert mpnet xlm-roberta nomic_bert electra "
+    "videomae vivit vjepa2 clip siglip siglip2 llava llava_next llava_onevision blip-2 paligemma gemma3 colpali"
+).split()
 #: The argument of a model → what it reads.
 _READS = {
     "pixel_values": "image",
@@ -91,15 +97,16 @@ def table(found: dict[str, dict]) -> str:
 
 
 def short_list(found: dict[str, dict]) -> str:
-    """Model types by what they read, `image` first."""
+    """Rows with the best-known model types by what they read, `image` first, and how many there are."""
     kinds: dict[str, list[str]] = {}
     for model_type, row in found.items():
-        kinds.setdefault(" and ".join(sorted(row["reads"])), []).append(f"`{model_type}`")
-    order = sorted(kinds, key=lambda kind: (kind != "image", kind.count(" and "), kind))
-    lines = [
-        textwrap.fill(f"- {kind}: {', '.join(kinds[kind])}", 120, subsequent_indent="  ", break_on_hyphens=False)
-        for kind in order
-    ]
+        kinds.setdefault(" and ".join(sorted(row["reads"])), []).append(model_type)
+    lines = []
+    for kind in sorted(kinds, key=lambda kind: (kind != "image", kind.count(" and "), kind)):
+        names = sorted(kinds[kind], key=lambda name: KNOWN.index(name) if name in KNOWN else len(KNOWN))
+        shown = [name for index, name in enumerate(names) if len(" ".join(names[: index + 1])) <= MOST]
+        more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
+        lines.append(f"| {kind} | {', '.join(f'`{name}`' for name in shown)}{more} |")
     return "\n".join(lines) + "\n"
 
 

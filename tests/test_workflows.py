@@ -59,7 +59,10 @@ def test_workflows_ask_for_little(path):
     workflow = load(path)
     assert "secrets." not in path.read_text(encoding="utf-8") and workflow["permissions"] == {"contents": "read"}
     for job in workflow["jobs"].values():
-        assert job["timeout-minutes"] and job.get("permissions", {}) in ({}, {"id-token": "write"})
+        assert job["timeout-minutes"] and set(job.get("permissions", {}).items()) <= {
+            ("id-token", "write"),
+            ("pages", "write"),
+        }
     uses = [step["uses"] for step in steps_of(path) if "uses" in step]
     assert uses and all(re.fullmatch(r"[\w-]+/[\w-]+@(v\d+|release/v\d+)", name) for name in uses)
 
@@ -67,7 +70,7 @@ def test_workflows_ask_for_little(path):
 def test_the_workflows_cover_what_is_supported():
     runs = {path.stem: [step["run"].split()[1] for step in steps_of(path) if "run" in step] for path in WORKFLOWS}
     assert runs["quality"] == ["quality"] and runs["tests"] == ["test-fast", "test-floor"]
-    assert runs["newest"] == ["test-newest"] and runs["release"] == ["test-fast", "dist"]
+    assert runs["docs"] == ["docs"] and runs["newest"] == ["test-newest"] and runs["release"] == ["test-fast", "dist"]
     # YAML reads the key `on` as true.
     assert load(WORKFLOWS[0].parent / "newest.yml")[True]["schedule"]
     matrix = load(WORKFLOWS[0].parent / "tests.yml")["jobs"]["fast"]["strategy"]["matrix"]
@@ -81,6 +84,13 @@ def test_the_makefile_explains_its_targets():
     for page in ("README.md", "CONTRIBUTING.md", "AGENTS.md"):
         named = re.findall(r"(?:`|^)make ([a-z-]+)", (ROOT / page).read_text(encoding="utf-8"), flags=re.MULTILINE)
         assert named and set(named) <= TARGETS
+
+
+def test_the_site_is_built_with_its_extra():
+    extra = SETUP["options.extras_require"]["docs"].split()
+    assert f"pip install -q -c constraints-docs.txt {' '.join(extra)}\n" in MAKEFILE
+    pinned = re.findall(r"^(\S+)==", (ROOT / "constraints-docs.txt").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert set(extra) <= set(pinned)
 
 
 def test_pre_commit_runs_the_ruff_of_the_tested_set():

@@ -111,7 +111,7 @@ REASONS = (
     Reason(
         _NOT_YET,
         _IMAGES,
-        "depth_anything timm_wrapper",
+        "timm_wrapper",
     ),
     Reason(
         _NOT_YET,

@@ -94,7 +94,7 @@ def find_budget(
     settings are those of the profile: how fast a model is follows from how much it merges, and hardly from where.
 
     Args:
-        model (`torch.nn.Module`), batches, distance, progress: see [`tune_ratios`].
+        model, batches, distance, progress: as in [`tune_ratios`].
         min_agreement (`float`, *optional*): the share of inputs that must get the dense model's class, in (0, 1).
         max_loss (`float`, *optional*): or the largest mean loss, above 0: see [`~analysis.loss.Samples.losses`].
         speed_up (`float`, *optional*): or how many times as fast as the dense model it is to be, above 1.
