@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Fewer stored vectors for late interaction: [`MergedTokenPooling`], for `MultiVectorEncoder` of sentence-transformers."""
+"""Fewer stored vectors for late interaction with sentence-transformers: [`MergedTokenPooling`]."""
 
 from __future__ import annotations
 
