@@ -70,9 +70,9 @@ class Widths:
         mlp = linear_weights(layer, adapters) - attention
         return cls(attention, mlp, config.hidden_size, config.num_attention_heads)
 
-    def operations(self, tokens_in: int, tokens_out: int) -> int:
+    def operations(self, through_attention: int, through_mlp: int) -> int:
         # QK^T and the weighted sum of the values: N² per feature each.
-        return tokens_in * self.attention + 2 * tokens_in**2 * self.hidden + tokens_out * self.mlp
+        return through_attention * self.attention + 2 * through_attention**2 * self.hidden + through_mlp * self.mlp
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,8 @@ class EncoderShape:
             removed = spec.ratio.num_removed(mergeable) if runs else 0
             step = merge_step(spec, tokens - self.num_prefix_tokens, removed, widths) if removed else 0
             dense = widths.operations(self.num_tokens, self.num_tokens)
-            merged = widths.operations(tokens, tokens - removed) if runs else 0
+            through_mlp = tokens if spec.after == "layer" else tokens - removed
+            merged = widths.operations(tokens, through_mlp) if runs else 0
             yield LayerCount(tokens, tokens - removed, dense, merged, step, runs)
             tokens, mergeable = tokens - removed, mergeable - removed
 

@@ -34,6 +34,7 @@ from .forward import wrap_forward
 from .layer import MergingLayer
 from .requirements import supported
 from .signatures import parameters
+from .whole_layer import whole_layer
 
 
 _VAR_POSITIONAL, _VAR_KEYWORD = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
@@ -140,7 +141,7 @@ def locate_families(modules: Mapping[str, str], model_types: tuple[str, ...], ex
 
 def register_architecture(
     encoder_class: type[nn.Module],
-    layer_class: type[MergingLayer],
+    layer_class: type[nn.Module],
     *,
     num_prefix_tokens: int | Callable[[Any], int] | None = None,
     exist_ok: bool = False,
@@ -164,7 +165,17 @@ def register_architecture(
     )
     ```
 
+    Without the two halves it works, too: with the layer's own class in place of a [`MergingLayer`], tokens merge after
+    the whole layer, whose MLP then runs on all of them. The layer has to return a tensor, and to pass its keyword
+    arguments on to its attention.
+
+    ```python
+    register_architecture(modeling_my.MyEncoder, modeling_my.MyLayer, layers="layers", num_prefix_tokens=1)
+    ```
+
     Args:
+        encoder_class (`type`): the module that runs the layers.
+        layer_class (`type`): a [`MergingLayer`], or the layer's own class.
         exist_ok (`bool`, *optional*, defaults to `False`):
             Whether to replace an earlier entry for the class, as when the cell of a notebook runs again. Built-in
             entries stay.
@@ -172,6 +183,12 @@ def register_architecture(
     Raises:
         ValueError: if the class is registered already, or a setting is not what the rewriting needs.
     """
+    if (
+        isinstance(layer_class, type)
+        and issubclass(layer_class, nn.Module)
+        and not issubclass(layer_class, MergingLayer)
+    ):
+        layer_class = whole_layer(layer_class)
     architecture = Architecture(encoder_class, layer_class, num_prefix_tokens=num_prefix_tokens, **settings)
     if encoder_class.__module__ in _built_in.modules:
         importlib.import_module(_built_in.modules[encoder_class.__module__])  # which may be what runs now

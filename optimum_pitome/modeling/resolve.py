@@ -84,6 +84,8 @@ def resolve_specs(
             settings.update(official(index, num_layers))
             merges = settings.pop("merges", True) and merges
         settings.update(chosen, margin=margins.get(index, settings["margin"]))
+        if architecture.layer_class.merges_after is not None:
+            settings["after"] = architecture.layer_class.merges_after
         if "importance" not in chosen:
             # On where it was measured: a comparison by name should compare what the name says.
             method = settings["algorithm"], settings["energy"]

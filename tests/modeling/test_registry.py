@@ -95,7 +95,7 @@ def test_refusals(monkeypatch):
     assert find_refusal(build("ViTModel")) is None
 
 
-@pytest.mark.parametrize("layer_class", ["ViTLayer", MergingLayer(), nn.Linear, None], ids=lambda x: type(x).__name__)
+@pytest.mark.parametrize("layer_class", ["ViTLayer", MergingLayer(), dict, None], ids=lambda x: type(x).__name__)
 def test_what_is_no_layer_class(layer_class):
     with pytest.raises(ValueError, match="expected a subclass of MergingLayer and of the layer's class"):
         register_architecture(nn.Bilinear, layer_class)
