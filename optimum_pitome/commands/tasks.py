@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from datasets import Dataset
+from datasets import Dataset, Image
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -49,7 +49,7 @@ from ..evaluation.data import (
     load_labelled,
     take,
 )
-from ..evaluation.judges import AnswerJudge, ClassJudge, EmbeddingJudge, Judge, RetrievalJudge
+from ..evaluation.judges import TOWERS, AnswerJudge, ClassJudge, EmbeddingJudge, Judge, RetrievalJudge
 from ..evaluation.questions import MAX_LENGTH, encode_captions, encode_questions, rgb
 from ..hub.recipe_lookup import base_model_of
 
@@ -97,8 +97,13 @@ def _retrieve(model: nn.Module, dataset: Dataset, columns: list[str], args: argp
 
 
 def _embed(model: nn.Module, dataset: Dataset, columns: list[str], args: argparse.Namespace):
-    prepare = prepare_texts(args) if model.main_input_name == "input_ids" else prepare_images(args)
-    return EmbeddingJudge(model), Batches(dataset, columns, {}, args.batch_size, prepare)
+    is_image = isinstance(dataset.features[columns[0]], Image)
+    batches = Batches(dataset, columns, {}, args.batch_size, (prepare_images if is_image else prepare_texts)(args))
+    if not all(hasattr(model, name) for name in TOWERS):
+        return EmbeddingJudge(model), batches
+    # The tower of a CLIP or a SigLIP that reads these inputs; what it returns is pooled and projected.
+    tower = getattr(model, TOWERS[0 if is_image else 1])
+    return EmbeddingJudge(tower, lambda output, inputs: getattr(output, "pooler_output", output)), batches
 
 
 TASKS = {
