@@ -52,6 +52,7 @@ from ..evaluation.data import (
 from ..evaluation.judges import TOWERS, AnswerJudge, ClassJudge, EmbeddingJudge, Judge, RetrievalJudge
 from ..evaluation.questions import MAX_LENGTH, encode_captions, encode_questions, rgb
 from ..hub.recipe_lookup import base_model_of
+from ..modeling.rewrite import rewritten_encoders
 
 
 @dataclass(frozen=True)
@@ -102,8 +103,14 @@ def _embed(model: nn.Module, dataset: Dataset, columns: list[str], args: argpars
     if not all(hasattr(model, name) for name in TOWERS):
         return EmbeddingJudge(model), batches
     # The tower of a CLIP or a SigLIP that reads these inputs; what it returns is pooled and projected.
-    tower = getattr(model, TOWERS[0 if is_image else 1])
-    return EmbeddingJudge(tower, lambda output, inputs: getattr(output, "pooler_output", output)), batches
+    part, tower = ("vision", TOWERS[0]) if is_image else ("text", TOWERS[1])
+    merging = {encoder.pitome.architecture.part for encoder in rewritten_encoders(model)}
+    if merging and part not in merging:
+        raise ValueError(
+            f"column {columns[0]!r} is for the {part} tower of this {type(model).__name__}, which stays dense at these "
+            f"settings; what merges is {', '.join(sorted(merging))}. Name another column (--input-columns) or --parts."
+        )
+    return EmbeddingJudge(getattr(model, tower), lambda output, _: getattr(output, "pooler_output", output)), batches
 
 
 TASKS = {
