@@ -107,8 +107,8 @@ def _embed(model: nn.Module, dataset: Dataset, columns: list[str], args: argpars
     merging = {encoder.pitome.architecture.part for encoder in rewritten_encoders(model)}
     if merging and part not in merging:
         raise ValueError(
-            f"column {columns[0]!r} is for the {part} tower of this {type(model).__name__}, which stays dense at these "
-            f"settings; what merges is {', '.join(sorted(merging))}. Name another column (--input-columns) or --parts."
+            f"column {columns[0]!r} is for the {part} tower of this {type(model).__name__}, which stays dense at "
+            f"these settings; what merges is {', '.join(sorted(merging))}. Name another column or --parts."
         )
     return EmbeddingJudge(getattr(model, tower), lambda output, _: getattr(output, "pooler_output", output)), batches
 

@@ -263,7 +263,7 @@ def test_rows_without_what_the_task_needs(workplace, multimodal, evaluate):
         (["--dataset", "pairs"], "first, second could each be the text column: name it (--input-columns)"),
         (["--dataset", "pairs", "--split", "test"], "a single data set without splits"),
         (["--dataset", "pairs", "--label-column", "x"], "column 'x' does not exist: expected one of first, second"),
-        (["--dataset", "bert/vocab.txt"], "expected a file that ends in .csv"),
+        (["--dataset", "bert/vocab.bin"], "expected a file that ends in .csv"),
         (["--dataset", "reviews.csv", "--ratio", "0.2"], "ratio=0.2 is out of range"),
         (["--dataset", "reviews.csv", "--dtype", "float7"], "--dtype float7: expected auto"),
         (["--dataset", "reviews.csv", "--device", "nowhere"], "--device nowhere"),
@@ -272,7 +272,7 @@ def test_rows_without_what_the_task_needs(workplace, multimodal, evaluate):
     ],
 )
 def test_errors(evaluate, workplace, options, message):
-    (workplace / "bert" / "vocab.txt").touch()
+    (workplace / "bert" / "vocab.bin").touch()
     error = evaluate("bert", "--task", "text-classification", *options, code=2)
     assert message in error and "Traceback" not in error
 
