@@ -46,7 +46,7 @@ from tqdm import tqdm
 from optimum_pitome import evaluate
 from optimum_pitome.commands.arguments import fail
 from optimum_pitome.commands.options import add_settings
-from optimum_pitome.commands.task_options import add_data, add_model, add_running
+from optimum_pitome.commands.task_options import add_data, add_model
 from optimum_pitome.commands.tasks import check_task, load_task, prepare_images, prepare_texts
 from optimum_pitome.commands.unlabelled import one_setting
 from optimum_pitome.evaluation.data import find_columns, load_labelled, take
@@ -82,8 +82,12 @@ class Source:
     def __reduce__(self) -> tuple:
         return Source, (self.args,)  # every process opens the data set itself
 
-    def path(self, shard: int, number: int) -> Path:
-        return self.args.output_dir / "data" / f"{shard:05d}-{number:07d}.parquet"
+    def path(self, shard: int, number: int, rows: int = 1) -> Path:
+        # Not every reader of parquet takes a file without rows.
+        return self.args.output_dir / ("data" if rows else "empty") / f"{shard:05d}-{number:07d}.parquet"
+
+    def is_missing(self, shard: int, number: int) -> bool:
+        return not any(self.path(shard, number, rows).exists() for rows in (1, 0))
 
     def work(self, process: int = 0, processes: int = 1) -> list[tuple[int, int, int]]:
         """What one of several processes has to do: shards, and of each the first piece, and every how manyth.
@@ -91,11 +95,15 @@ class Source:
         Which process takes a piece depends on nothing that another process does meanwhile."""
         if isinstance(self.rows, Dataset):
             numbers = range(process, -(-len(self.rows) // self.size), processes)
-            return [(0, number, 0) for number in numbers if not self.path(0, number).exists()]
+            return [(0, number, 0) for number in numbers if self.is_missing(0, number)]
         shards = self.rows.num_shards
         if shards < processes:  # all read everything
             return [(shard, process, processes) for shard in range(shards)]
         return [(shard, 0, 1) for shard in range(process, shards, processes)]
+
+    def total(self, work: list[tuple[int, int, int]]) -> int | None:
+        """Rows in some work; of a stream nobody knows."""
+        return min(len(work) * self.size, len(self.rows)) if isinstance(self.rows, Dataset) else None
 
     def read(self, shard: int, first: int, step: int) -> Iterator[dict[str, Any]]:
         """The pieces that are not there yet."""
@@ -108,7 +116,7 @@ class Source:
             part = list(itertools.islice(rows, self.size))
             if not part:
                 return
-            if number % step == first and not self.path(shard, number).exists():
+            if number % step == first and self.is_missing(shard, number):
                 yield self.piece(part, shard, number)
 
     def piece(self, rows: Iterable[dict[str, Any]], shard: int = 0, number: int = 0) -> dict[str, Any]:
@@ -150,7 +158,7 @@ class Embedder:
         self.source = source
 
     @torch.inference_mode()
-    def write(self, piece: dict[str, Any]) -> int:
+    def embed(self, piece: dict[str, Any]) -> int:
         rows, vectors, kept = piece["rows"], [], self.source.head.features.arrow_schema
         for batch in piece["batches"]:
             to = {name: self.model.dtype if value.is_floating_point() else None for name, value in batch.items()}
@@ -161,10 +169,7 @@ class Embedder:
         schema = pa.schema([*fields, ("embedding", pa.list_(pa.float32()))], {"skipped": json.dumps(piece["skipped"])})
         rows = [{**row, "embedding": vector.numpy()} for row, vector in zip(rows, vectors)]
         table = pa.Table.from_pylist(sorted(rows, key=lambda row: row["row"]), schema)
-        path = self.source.path(piece["shard"], piece["number"])
-        partial = path.with_suffix(".partial")
-        pq.write_table(table, partial)
-        os.replace(partial, path)
+        write(self.source.path(piece["shard"], piece["number"], len(table)), table)
         return len(table) + len(piece["skipped"])
 
 
@@ -191,9 +196,9 @@ def embed_with_accelerate(args: argparse.Namespace) -> None:
         embedder = Embedder(source, str(accelerator.device))
     pieces = DataLoader(Pieces(source, work), batch_size=None, num_workers=args.workers)
     start, number = time.perf_counter(), 0
-    with tqdm(desc="Embedding", unit="row", disable=not accelerator.is_main_process) as bar:
+    with tqdm(total=source.total(work), unit="row", disable=not accelerator.is_main_process) as bar:
         for piece in pieces:
-            rows = embedder.write(piece)
+            rows = embedder.embed(piece)
             number += rows
             bar.update(rows)
     number = int(accelerator.reduce(torch.tensor(number, device=accelerator.device)))
@@ -215,7 +220,7 @@ class RayReader:
 
 class RayEmbedder(Embedder):
     def __call__(self, batch: dict[str, Any]) -> dict[str, list]:
-        return {"rows": [self.write(pickle.loads(piece)) for piece in batch["piece"]]}
+        return {"rows": [self.embed(pickle.loads(piece)) for piece in batch["piece"]]}
 
 
 def embed_with_ray(args: argparse.Namespace) -> None:
@@ -236,7 +241,7 @@ def embed_with_ray(args: argparse.Namespace) -> None:
         done = pieces.map_batches(
             RayEmbedder, compute=ray.data.ActorPoolStrategy(size=args.actors), num_gpus=args.gpus_per_actor, **actors
         )
-        with tqdm(desc="Embedding", unit="row") as bar:
+        with tqdm(total=source.total(work), unit="row") as bar:
             for row in done.iter_rows():
                 number += row["rows"]
                 bar.update(row["rows"])
@@ -248,7 +253,7 @@ def embed_with_ray(args: argparse.Namespace) -> None:
 def begin(source: Source) -> None:
     """Makes the folder, or finds that what is there was made by the same command."""
     args = source.args
-    own = ("output_dir", "engine", "workers", "actors", "gpus_per_actor", "report_samples", "batch_size", "device")
+    own = ("output_dir", "engine", "workers", "actors", "gpus_per_actor", "report_samples", "batch_size")
     settings = {name: value for name, value in vars(args).items() if name not in own and value is not None}
     settings |= {"column": source.column, "rows": len(source.rows) if isinstance(source.rows, Dataset) else None}
     file = args.output_dir / "run.json"
@@ -258,24 +263,30 @@ def begin(source: Source) -> None:
             if settings.get(name) != before.get(name):
                 was = f"{name}: {before.get(name)!r}, and not {settings.get(name)!r}"
                 raise ValueError(f"{args.output_dir} was begun with {was}. Name another folder, or delete it.")
-    (args.output_dir / "data").mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(settings, indent=2))
+    write(file, json.dumps(settings, indent=2))
+
+
+def write(path: Path, content: str | pa.Table) -> None:
+    """All of it, or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(content) if isinstance(content, str) else pq.write_table(content, partial)
+    os.replace(partial, path)
 
 
 def report(source: Source, embedder: Embedder | None, speed: float, processes: int) -> None:
     """Counts what all files hold, lists what was skipped, and compares dense and merged on a sample."""
     args = source.args
-    files = [pq.read_metadata(path) for path in sorted((args.output_dir / "data").glob("*.parquet"))]
+    files = [pq.read_metadata(path) for path in sorted(args.output_dir.glob("*/*.parquet"))]
     skipped = [entry for file in files for entry in json.loads(file.metadata[b"skipped"])]
-    (args.output_dir / "skipped.jsonl").write_text("".join(f"{json.dumps(entry)}\n" for entry in skipped))
-    found = {"rows": sum(file.num_rows for file in files), "skipped": len(skipped), "processes": processes}
-    found["rows_per_second"] = speed
+    write(args.output_dir / "skipped.jsonl", "".join(f"{json.dumps(entry)}\n" for entry in skipped))
+    found = {"rows": sum(file.num_rows for file in files), "skipped": len(skipped)}
+    found |= {"processes": processes, "rows_per_second": speed}
     print(f"{found['rows']} embeddings in {len(files)} files of {args.output_dir}; {len(skipped)} rows were skipped.")
     print(f"This run: {speed:.1f} rows/s with reading and writing, {processes} process(es) with the model.")
     if args.report_samples and embedder is not None:
-        rows = source.rows.take(args.report_samples)
-        if isinstance(source.rows, Dataset):
-            rows = take(source.rows, args.report_samples)
+        at_random = isinstance(source.rows, Dataset)
+        rows = take(source.rows, args.report_samples) if at_random else source.rows.take(args.report_samples)
         (compared,) = evaluate(embedder.model, source.piece(rows)["batches"], embedder.judge)
         timing, size = compared.timing, compared.batch_size
         found["sample"] = {
@@ -288,7 +299,7 @@ def report(source: Source, embedder: Embedder | None, speed: float, processes: i
             **compared.kept,
         }
         print("\n".join(f"  {name}: {value:.4g}" for name, value in found["sample"].items()))
-    (args.output_dir / "report.json").write_text(json.dumps(found, indent=2))
+    write(args.output_dir / "report.json", json.dumps(found, indent=2))
 
 
 def main() -> None:
@@ -297,9 +308,11 @@ def main() -> None:
     data = add_data(parser)
     data.add_argument("--streaming", action="store_true", help="read the data row by row, without a copy on disk")
     data.add_argument("--keep", nargs="+", default=[], metavar="COLUMN", help="columns to write beside the embeddings")
-    running = add_running(parser)
+    running = parser.add_argument_group("running")
+    running.add_argument("--batch-size", type=int, default=32, help="rows at once in the model (32)")
+    running.add_argument("--dtype", default="auto", help="such as bfloat16 (default: that of the checkpoint)")
     running.add_argument("--rows-per-file", type=int, default=256, help="a piece: it is prepared in memory (256)")
-    running.add_argument("--workers", type=int, default=0, help="processes that read, for each that has the model (0)")
+    running.add_argument("--workers", type=int, default=0, help="processes that read, for each model (Ray: in all)")
     running.add_argument("--engine", choices=("accelerate", "ray"), default="accelerate")
     running.add_argument("--actors", type=int, default=1, help="of Ray: processes with the model, on all nodes (1)")
     running.add_argument("--gpus-per-actor", type=float, default=0, help="of Ray: 1 on machines with GPUs (0)")
@@ -310,6 +323,8 @@ def main() -> None:
     args.task, args.label_column = "feature-extraction", None
     try:
         check_task(args)
+        if min(args.rows_per_file, args.actors) < 1:
+            raise ValueError("--rows-per-file and --actors: expected at least 1.")
         if args.streaming and args.max_samples is not None:
             raise ValueError("--max-samples chooses at random, which a stream cannot: leave one of the two out.")
         (embed_with_ray if args.engine == "ray" else embed_with_accelerate)(args)

@@ -28,6 +28,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from datasets import load_dataset
 from example_runs import run_here
 from PIL import Image
 from tiny_processors import WORDS, tokenizer
@@ -143,19 +144,21 @@ def test_a_folder_of_pictures(folder, tmp_path, monkeypatch, capsys):
 def test_a_killed_run_goes_on_in_two_processes(folder, tmp_path):
     command = arguments(folder, "pictures", tmp_path, "--rows-per-file", 1, "--report-samples", 0)
     killed = start(command)
-    while len(list((tmp_path / "data").glob("*.parquet"))) < 5:
+    while len(list(tmp_path.glob("data/*.parquet"))) < 5:
         assert killed.poll() is None, killed.stderr.read()[-3000:]
         time.sleep(0.001)
     os.killpg(killed.pid, signal.SIGKILL)
     killed.communicate()
-    there = {file: file.stat().st_mtime_ns for file in (tmp_path / "data").glob("*.parquet")}
+    there = {file: file.stat().st_mtime_ns for file in tmp_path.glob("*/*.parquet")}
     assert 5 <= len(there) < NUMBER and not (tmp_path / "report.json").exists()
     (tmp_path / "data" / f"00000-{NUMBER - 1:07d}.partial").write_bytes(b"PAR1 and no more")
     launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0"]
     finish(start([*command, "--workers", "1"], *launcher))
     assert_complete(folder, tmp_path)
-    assert report_of(tmp_path)["processes"] == 2 and not list((tmp_path / "data").glob("*.partial"))
+    assert report_of(tmp_path)["processes"] == 2 and not list(tmp_path.rglob("*.partial"))
     assert all(file.stat().st_mtime_ns == made for file, made in there.items())
+    assert len(list((tmp_path / "empty").iterdir())) == len(BROKEN)  # `datasets` cannot read a file without rows
+    assert len(load_dataset(str(tmp_path / "data"), split="train")) == NUMBER - len(BROKEN)
 
 
 @needs_image_processors
