@@ -15,6 +15,7 @@
 """The example that embeds data sets of any size: nothing is lost and nothing is there twice, whatever is killed, and
 whoever goes on."""
 
+import errno
 import json
 import os
 import signal
@@ -92,7 +93,7 @@ def finish(process):
 
 
 def rows_of(output):
-    return pq.read_table(output / "data").to_pylist()
+    return [row for file in sorted(output.glob("data/*.parquet")) for row in pq.read_table(file).to_pylist()]
 
 
 def report_of(output):
@@ -195,6 +196,26 @@ def test_a_stream_of_texts(folder, tmp_path, monkeypatch, processes):
         for row in rows[:7]:
             inputs = encode(row["text"], truncation=True, max_length=16, return_tensors="pt")
             torch.testing.assert_close(torch.tensor(row["embedding"]), EmbeddingJudge(model).answer(inputs)[0])
+
+
+def test_a_full_disk(folder, tmp_path, monkeypatch, capsys):
+    """The message says so, nothing is half written, and what fitted stays."""
+    command = arguments(folder, "texts", tmp_path, "--rows-per-file", 7, "--report-samples", 0)
+    write_table = pq.write_table
+
+    def fail(table, path):
+        if path.name.endswith("1.partial"):
+            path.write_bytes(b"PAR1")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write_table(table, path)
+
+    monkeypatch.setattr(pq, "write_table", fail)
+    with pytest.raises(SystemExit):
+        run_here(monkeypatch, embed_dataset, *command)
+    assert "No space left on device" in capsys.readouterr().err and len(rows_of(tmp_path)) == 7
+    monkeypatch.setattr(pq, "write_table", write_table)
+    run_here(monkeypatch, embed_dataset, *command)
+    assert [row["row"] for row in rows_of(tmp_path)] == list(range(21))
 
 
 @pytest.mark.parametrize(
