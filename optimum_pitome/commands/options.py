@@ -26,6 +26,7 @@ from ..configuration.checks import Setting
 from ..configuration.fields import COUNTS, FIELDS, fields_of
 from ..export.requirements import FORMATS, OPSETS, PARTS, QUANTIZATIONS
 from .imports import add_imports
+from .serve_options import add_server
 from .task_options import add_data, add_model, add_running, add_task
 
 
@@ -259,4 +260,5 @@ _OPTIONS = {
     "compare": (_add_comparison,),
     "visualize": (add_model, add_settings, _add_visualize),
     "export": (add_model, add_settings, _add_export),
+    "serve": (add_server, add_settings),
 }

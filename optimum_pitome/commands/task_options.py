@@ -40,7 +40,7 @@ def add_data(parser: argparse.ArgumentParser, required: bool = True) -> argparse
         "--dataset",
         required=required,
         help="Hub id; a folder with one sub-folder of pictures per class, or with a metadata.jsonl, or written "
-        "by save_to_disk; of texts also a csv, tsv, json, jsonl or parquet file.",
+        "by save_to_disk; of texts also a csv, tsv, json, jsonl, parquet or txt file.",
     )
     data.add_argument("--dataset-config", help="Configuration of a data set on the Hub.")
     data.add_argument("--dataset-revision", help="Revision of a data set on the Hub.")

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from datasets import Dataset
+from datasets import Dataset, Image
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -49,9 +49,10 @@ from ..evaluation.data import (
     load_labelled,
     take,
 )
-from ..evaluation.judges import AnswerJudge, ClassJudge, EmbeddingJudge, Judge, RetrievalJudge
+from ..evaluation.judges import TOWERS, AnswerJudge, ClassJudge, EmbeddingJudge, Judge, RetrievalJudge
 from ..evaluation.questions import MAX_LENGTH, encode_captions, encode_questions, rgb
 from ..hub.recipe_lookup import base_model_of
+from ..modeling.rewrite import rewritten_encoders
 
 
 @dataclass(frozen=True)
@@ -97,8 +98,19 @@ def _retrieve(model: nn.Module, dataset: Dataset, columns: list[str], args: argp
 
 
 def _embed(model: nn.Module, dataset: Dataset, columns: list[str], args: argparse.Namespace):
-    prepare = prepare_texts(args) if model.main_input_name == "input_ids" else prepare_images(args)
-    return EmbeddingJudge(model), Batches(dataset, columns, {}, args.batch_size, prepare)
+    is_image = isinstance(dataset.features[columns[0]], Image)
+    batches = Batches(dataset, columns, {}, args.batch_size, (prepare_images if is_image else prepare_texts)(args))
+    if not all(hasattr(model, name) for name in TOWERS):
+        return EmbeddingJudge(model), batches
+    # The tower of a CLIP or a SigLIP that reads these inputs; what it returns is pooled and projected.
+    part, tower = ("vision", TOWERS[0]) if is_image else ("text", TOWERS[1])
+    merging = {encoder.pitome.architecture.part for encoder in rewritten_encoders(model)}
+    if merging and part not in merging:
+        raise ValueError(
+            f"column {columns[0]!r} is for the {part} tower of this {type(model).__name__}, which stays dense at "
+            f"these settings; what merges is {', '.join(sorted(merging))}. Name another column or --parts."
+        )
+    return EmbeddingJudge(getattr(model, tower), lambda output, _: getattr(output, "pooler_output", output)), batches
 
 
 TASKS = {

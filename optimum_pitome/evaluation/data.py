@@ -30,7 +30,7 @@ from datasets import ClassLabel, Dataset, load_dataset, load_from_disk
 #: Seed of the choice where not all samples are taken. Folders of pictures come sorted by class.
 SEED = 0
 
-_FORMATS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+_FORMATS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet", ".txt": "text"}
 _TEXT_NAMES = ("text", "sentence", "content", "review")
 _LABEL_NAMES = ("label", "labels", "class", "category")
 _PICTURES = (
@@ -44,17 +44,22 @@ _REFERENCES = {
 
 
 def load_labelled(
-    name: str, config: str | None = None, split: str | None = None, revision: str | None = None
+    name: str,
+    config: str | None = None,
+    split: str | None = None,
+    revision: str | None = None,
+    streaming: bool = False,
 ) -> tuple[Dataset, str]:
     """Reads one split of a data set.
 
     Args:
         name (`str`):
             Hub id; folder (one sub-folder of pictures per class, files that `load_dataset` knows, or what
-            `save_to_disk` wrote); or a file (csv, tsv, json, jsonl, parquet).
+            `save_to_disk` wrote); or a file (csv, tsv, json, jsonl, parquet, txt with a text on every line).
         config (`str`, *optional*): configuration of a data set on the Hub.
         split (`str`, *optional*): defaults to `test`, `validation`, or the only one.
         revision (`str`, *optional*): revision on the Hub.
+        streaming (`bool`, *optional*, defaults to `False`): read it row by row: the split is an `IterableDataset`.
 
     Returns:
         `(Dataset, str)`: the split, and its name (`""` for a saved `Dataset`, which has none).
@@ -69,11 +74,11 @@ def load_labelled(
         if path.suffix not in _FORMATS:
             raise ValueError(f"{name}: expected a file that ends in {', '.join(_FORMATS)}, a folder, or a Hub id.")
         separator = {"sep": "\t"} if path.suffix == ".tsv" else {}
-        found = load_dataset(_FORMATS[path.suffix], data_files=name, **separator)
+        found = load_dataset(_FORMATS[path.suffix], data_files=name, streaming=streaming, **separator)
     elif path.is_dir():
-        found = load_dataset(name)
+        found = load_dataset(name, streaming=streaming)
     else:
-        found = load_dataset(name, config, revision=revision)
+        found = load_dataset(name, config, revision=revision, streaming=streaming)
     if isinstance(found, Dataset):
         if split is not None:
             raise ValueError(f"split {split!r}: {name} is a single data set without splits.")

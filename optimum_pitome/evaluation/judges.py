@@ -28,6 +28,8 @@ from .metrics import normalize_answer, vqa_score
 
 #: A class that is none: of padding, and of tokens without a label.
 IGNORED = -100
+#: What a model of two towers embeds pictures and texts with.
+TOWERS = ("get_image_features", "get_text_features")
 
 
 class Judge:
@@ -136,7 +138,7 @@ def check_two_towers(model: nn.Module) -> None:
     Raises:
         ValueError: if `model` has no embeddings of pictures and of texts to compare.
     """
-    if not (hasattr(model, "get_image_features") and hasattr(model, "get_text_features")):
+    if not all(hasattr(model, name) for name in TOWERS):
         raise ValueError(
             f"A {type(model).__name__} has no image and text embeddings to compare. Accepted: CLIP, SigLIP and "
             "VisionTextDualEncoderModel checkpoints."

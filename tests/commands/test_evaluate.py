@@ -263,7 +263,7 @@ def test_rows_without_what_the_task_needs(workplace, multimodal, evaluate):
         (["--dataset", "pairs"], "first, second could each be the text column: name it (--input-columns)"),
         (["--dataset", "pairs", "--split", "test"], "a single data set without splits"),
         (["--dataset", "pairs", "--label-column", "x"], "column 'x' does not exist: expected one of first, second"),
-        (["--dataset", "bert/vocab.txt"], "expected a file that ends in .csv"),
+        (["--dataset", "bert/vocab.bin"], "expected a file that ends in .csv"),
         (["--dataset", "reviews.csv", "--ratio", "0.2"], "ratio=0.2 is out of range"),
         (["--dataset", "reviews.csv", "--dtype", "float7"], "--dtype float7: expected auto"),
         (["--dataset", "reviews.csv", "--device", "nowhere"], "--device nowhere"),
@@ -272,7 +272,7 @@ def test_rows_without_what_the_task_needs(workplace, multimodal, evaluate):
     ],
 )
 def test_errors(evaluate, workplace, options, message):
-    (workplace / "bert" / "vocab.txt").touch()
+    (workplace / "bert" / "vocab.bin").touch()
     error = evaluate("bert", "--task", "text-classification", *options, code=2)
     assert message in error and "Traceback" not in error
 
@@ -283,3 +283,15 @@ def test_embeddings(evaluate, optimum_cli):
     assert "10 nearest kept" in text and "flops_ratio=1.02" in text and "12 samples" in text
     error = evaluate("bert", "--task", "feature-extraction", "--dataset", "pairs", code=2)
     assert "first, second could each be the text column" in error
+
+
+@pytest.mark.slow  # the floor has no image processors without torchvision
+def test_embeddings_of_one_of_two_towers(evaluate, multimodal, workplace, tmp_path):
+    """The column says which tower is meant."""
+    command = ["clip", "--task", "feature-extraction", "--ratio", 0.7]
+    evaluate(*command, "--dataset", "captioned", "--json", tmp_path / "found.json")
+    (found,) = json.loads((tmp_path / "found.json").read_text())["evaluations"]
+    assert (found["num_samples"], len(found["num_tokens"])) == (6, 1) and found["kept"]["centred_cosine"] < 1
+    (workplace / "notes.txt").write_text("\n".join(["a cat", "red frog in the picture", "how many", "the sign"]))
+    error = evaluate(*command, "--dataset", "notes.txt", code=2)
+    assert "column 'text' is for the text tower of this CLIPModel, which stays dense" in error

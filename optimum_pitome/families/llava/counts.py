@@ -38,6 +38,8 @@ from ...modeling.rewrite import EncoderRewrite, rewritten_encoders
 
 #: Names of the argument and of the configuration's field; VipLLaVA had the plural before transformers 5.23.
 FEATURE_LAYER_NAMES = ("vision_feature_layer", "vision_feature_layers")
+#: Types of models whose prompts get shorter.
+SHORT_PROMPTS = ("llava", "vipllava")
 
 #: Layers of the released code's CLIP tower that match as ToMe does; later ones match as PiToMe does.
 _TOME_LAYERS = 13
@@ -140,7 +142,7 @@ def num_image_tokens(model: Any, image_size: int | Sequence[int] | None = None) 
         ValueError: if `model` is not a LLaVA.
     """
     config = model if isinstance(model, PreTrainedConfig) else getattr(model, "config", None)
-    if getattr(config, "model_type", None) not in ("llava", "vipllava"):
+    if getattr(config, "model_type", None) not in SHORT_PROMPTS:
         raise ValueError(
             f"num_image_tokens needs a LLaVA or VipLLaVA model or configuration, not {type(model).__name__} "
             f"(model_type={getattr(config, 'model_type', None)!r})."

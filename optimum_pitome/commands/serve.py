@@ -1,0 +1,105 @@
+# Copyright 2026 The optimum_pitome authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""`optimum-cli pitome serve`: `transformers serve`, whose model merges."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import copy
+import functools
+import importlib.util
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import typer
+from transformers import AutoModel, PreTrainedConfig
+from transformers.cli.serve import Serve
+from transformers.cli.serving import model_manager
+from transformers.utils import logging
+
+from ..apply import apply_pitome, pitome_disabled
+from ..families.llava.counts import SHORT_PROMPTS, num_image_tokens
+from ..families.llava.processor import write_short_prompts
+from .unlabelled import one_setting
+
+
+logger = logging.get_logger(__name__)
+
+_PACKAGES = ("fastapi", "uvicorn", "openai")
+
+
+class MergingModelManager(model_manager.ModelManager):
+    """Loads the one model of a server, merging, with a processor that writes as many image tokens as it reads.
+
+    Args:
+        weights (`str`): where they are, such as `name@revision`; of a recipe the model that it names.
+        keyword (`dict`): `pitome=` for loading it; empty where its configuration says it.
+    """
+
+    def __init__(self, weights: str, keyword: dict[str, Any], **kwargs: Any):
+        self._weights, self._keyword = weights, keyword
+        super().__init__(**kwargs)
+
+    def load_model_and_processor(self, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        model, processor = super().load_model_and_processor(*args, **kwargs)
+        if model.config.model_type in SHORT_PROMPTS:
+            write_short_prompts(processor, model)
+        return model, processor
+
+    def _load_model(self, model_id_and_revision: str, *args: Any, **kwargs: Any) -> Any:
+        model = super()._load_model(self.process_model_name(self._weights), *args, **kwargs)
+        return apply_pitome(model, self._keyword["pitome"]) if self._keyword else model
+
+
+def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    missing = [package for package in _PACKAGES if importlib.util.find_spec(package) is None]
+    if missing:
+        raise ImportError(f"A server needs {', '.join(missing)}: pip install optimum_pitome[serve]")
+    name = _with_revision(args)
+    config, keyword = one_setting(args)
+    _check(config, keyword, name)
+    app = typer.Typer(add_completion=False)
+    app.command()(Serve)
+    with _loading_with(functools.partial(MergingModelManager, _with_revision(args), keyword)):
+        app(args=[name, *args.passed_on], prog_name=parser.prog)
+
+
+def _with_revision(args: argparse.Namespace) -> str:
+    """The model as `transformers serve` names it."""
+    return args.model if args.revision == "main" or os.path.exists(args.model) else f"{args.model}@{args.revision}"
+
+
+def _check(config: PreTrainedConfig, keyword: dict[str, Any], name: str) -> None:
+    """Refuses what does not fit before the weights are read, and says what a picture takes."""
+    with torch.device("meta"):
+        model = AutoModel.from_config(copy.deepcopy(config), **keyword)
+    if config.model_type in SHORT_PROMPTS:
+        with pitome_disabled(model):
+            dense = num_image_tokens(model)
+        logger.warning(f"{name}: a picture takes {num_image_tokens(model)} tokens of the prompt, {dense} unmerged.")
+
+
+@contextlib.contextmanager
+def _loading_with(manager: Any) -> Iterator[None]:
+    """`transformers serve` has no place to say how a model is loaded, so what loads it is another one meanwhile."""
+    original = model_manager.ModelManager
+    model_manager.ModelManager = manager
+    try:
+        yield
+    finally:
+        model_manager.ModelManager = original

@@ -1,0 +1,58 @@
+# Copyright 2026 The optimum_pitome authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Processors that write the short prompt of a LLaVA themselves."""
+
+import pytest
+import torch
+from families.llava_helpers import build
+from zoo.llava import NUM_PATCHES, make_processor, picture, vipllava_config
+
+from optimum_pitome import apply_pitome, num_image_tokens, pitome_disabled
+from optimum_pitome.families.llava.processor import write_short_prompts
+
+
+def encode(processor, *pictures):
+    text = "w9 " + "<image> w20 " * len(pictures)
+    return processor(images=list(pictures), text=text, return_tensors="pt")
+
+
+@pytest.mark.parametrize("config", [None, vipllava_config()], ids=["llava", "vipllava"])
+def test_short_prompts_are_those_that_the_model_makes(config):
+    model, short, long = apply_pitome(build(config), 0.7), make_processor(), make_processor()
+    write_short_prompts(short, model)
+    write_short_prompts(short, model)  # a second time, nothing happens
+    for pictures in ([picture()], [picture(1), picture(2)]):
+        inputs, expected = encode(short, *pictures), encode(long, *pictures)
+        removed = len(pictures) * (NUM_PATCHES - num_image_tokens(model))
+        assert (
+            inputs["input_ids"].shape[1] == expected["input_ids"].shape[1] - removed < expected["input_ids"].shape[1]
+        )
+        new = [
+            model.generate(**each, max_new_tokens=6, do_sample=False)[:, each["input_ids"].shape[1] :]
+            for each in (inputs, expected)
+        ]
+        assert torch.equal(*new) and new[0].shape == (1, 6)
+    with pitome_disabled(model):
+        assert torch.equal(encode(short, picture())["input_ids"], encode(long, picture())["input_ids"])
+
+
+def test_what_is_saved_is_the_ordinary_processor(tmp_path):
+    processor = make_processor()
+    write_short_prompts(processor, apply_pitome(build(), 0.7))
+    processor.save_pretrained(tmp_path / "short")
+    make_processor().save_pretrained(tmp_path / "long")
+    files = sorted(path.name for path in (tmp_path / "long").iterdir())
+    assert files == sorted(path.name for path in (tmp_path / "short").iterdir())
+    assert all((tmp_path / "short" / name).read_bytes() == (tmp_path / "long" / name).read_bytes() for name in files)
