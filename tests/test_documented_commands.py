@@ -84,7 +84,7 @@ def check_pitome(words):
     if name == PLACE or name.startswith("..."):
         return
     assert (ROOT / "optimum_pitome" / "commands" / f"{name}.py").is_file(), f"there is no command {name}"
-    if arguments:
+    if arguments and arguments != ["--help"]:
         parser = Parser(prog=" ".join(words[:3]))
         add_options(parser, name)
         parser.parse_args(arguments)

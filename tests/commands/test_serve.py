@@ -18,7 +18,9 @@ import argparse
 import base64
 import importlib.util
 import io
+import re
 import time
+from pathlib import Path
 
 import pytest
 from families.llava_helpers import build
@@ -61,8 +63,8 @@ def serve(optimum_cli, monkeypatch):
         while not server.started:
             assert started[-1]._thread.is_alive()
             time.sleep(0.01)
-        port = server.servers[0].sockets[0].getsockname()[1]
-        chat = OpenAI(base_url=f"http://localhost:{port}/v1", api_key="none").chat.completions
+        run.url = f"http://localhost:{server.servers[0].sockets[0].getsockname()[1]}/v1"
+        chat = OpenAI(base_url=run.url, api_key="none").chat.completions
         return lambda *parts, **more: chat.create(
             model=str(model),
             messages=[{"role": "user", "content": [*map(part_of, parts)]}],
@@ -117,6 +119,22 @@ def test_answers_and_usage(serve, folders, name, options, pitome, kept):
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == expected
     assert chunks[-1].usage.prompt_tokens == length - removed
     assert ask("w9 w40").usage.prompt_tokens == 2
+
+
+def test_the_page_on_serving_runs(serve, folders, tmp_path, monkeypatch):
+    serve(folders / "merged")
+    monkeypatch.chdir(tmp_path)
+    picture().save("photo.png")
+    page = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    replaced = {"http://localhost:8000/v1": serve.url, "llava-hf/llava-1.5-7b-hf": str(folders / "merged")}
+    for old, new in replaced.items():
+        assert old in code
+        code = code.replace(old, new)
+    exec(code, found := {})
+    expected, length = generate(folders / "dense", 0.8, [picture()], "What is this?")
+    assert found["answer"].usage.prompt_tokens == length - (NUM_PATCHES - 34)
+    assert found["answer"].choices[0].message.content.startswith(expected)
 
 
 def test_merging_changes_the_answer(folders):
