@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 import real_assets
 import torch
+from group_checks import check_groups
 from PIL import Image
 from transformers import AutoImageProcessor, Dinov2Model, ViTModel, YolosModel
 from zoo import one_per_encoder
@@ -50,31 +51,9 @@ def part_of(case):
     return rewritten_encoders(model)[0].pitome.architecture.part
 
 
-CASES = {part: [] for part in ("vision", "text", "audio")}
+CASES = {part: [] for part in ("vision", "text", "audio")}  # test_sounds.py draws those of sound
 for one in one_per_encoder():
     CASES[part_of(one)].append(pytest.param(one, id=one.id))
-
-
-def check_groups(sample):
-    """Groups only grow, and say the same as the sizes and the counts."""
-    before = np.where(sample.layers[0].groups >= 0, np.arange(len(sample.layers[0].groups)), -1)
-    for index, layer in enumerate(sample.layers):
-        real = layer.groups >= 0
-        assert layer.index == index and (real == (before >= 0)).all()
-        assert layer.num_tokens == len(np.unique(layer.groups[real]))
-        for group in np.unique(before[real]):  # what was together stays together
-            assert len(np.unique(layer.groups[before == group])) == 1
-        assert layer.members[real].sum() == sum(
-            size**2 for size in np.unique(layer.groups[real], return_counts=True)[1]
-        )
-        assert np.allclose(layer.sizes[layer.groups[real]], layer.members[real])
-        if layer.energy is not None:
-            assert np.isfinite(layer.energy).any() and np.isnan(layer.energy[~real]).all()
-            for group in np.unique(before[real]):
-                alone = before == group  # a protected token is joined by nothing, and joins nothing
-                together = layer.groups == layer.groups[alone][0]
-                assert not layer.protected[alone].any() or alone.sum() == together.sum()
-        before = layer.groups
 
 
 @pytest.mark.parametrize("case", CASES["vision"])
@@ -146,12 +125,6 @@ def test_every_text_encoder(case):
         check_groups(sample)
         assert sample.tokens == [str(number) for number in numbers]
         assert ((sample.layers[-1].groups >= 0) == real).all()
-
-
-@pytest.mark.parametrize("case", CASES["audio"])
-def test_sound_is_refused(case):
-    with pytest.raises(ValueError, match="merges audio tokens, which visualize does not draw"):
-        visualize(apply_pitome(case.build(), SETTINGS), case.inputs(2))
 
 
 @pytest.fixture(scope="module")
