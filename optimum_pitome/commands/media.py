@@ -12,7 +12,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Files that `optimum-cli pitome visualize` reads, as inputs of a model: pictures, clips, sounds."""
+"""Files that `optimum-cli pitome visualize` reads, as inputs of a model: pictures, clips, sounds; and which part of a
+model takes them."""
 
 from __future__ import annotations
 
@@ -30,6 +31,7 @@ from transformers.utils import is_torchvision_available
 from transformers.video_utils import load_video
 
 from ..evaluation.questions import rgb
+from ..modeling.rewrite import rewritten_encoders
 
 
 #: From a path to what a processor takes; and from that to the inputs of the model.
@@ -37,6 +39,37 @@ Reader = tuple[Any, Callable[[Path], Any], Callable[[Any], Any]]
 SOUNDS = (".wav", ".flac", ".ogg", ".mp3", ".aiff")
 #: What a file that cannot be read raises; the decoders of videos and sounds have errors of their own.
 UNREADABLE = (OSError, ValueError, SyntaxError, RuntimeError, Image.DecompressionBombError)
+
+
+#: What models take of each part, and what people call it.
+TAKEN = {
+    "text": (("input_ids",), "texts"),
+    "vision": (("pixel_values", "pixel_values_videos"), "pictures"),
+    "audio": (("input_values", "input_features"), "sounds"),
+}
+
+
+def part_of_files(model: PreTrainedModel) -> str:
+    """`"audio"` where sounds merge in `model`, and else `"vision"`."""
+    merging = {encoder.pitome.architecture.part for encoder in rewritten_encoders(model)}
+    return "audio" if "audio" in merging and "vision" not in merging else "vision"
+
+
+def largest_part(part: str, model: PreTrainedModel) -> PreTrainedModel:
+    """The largest part of `model` that merges and takes texts, pictures or sounds alone: a CLIP's tower, say.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    arguments, kind = TAKEN[part]
+    for module in model.modules():
+        if isinstance(module, PreTrainedModel) and module.main_input_name in arguments:
+            encoders = rewritten_encoders(module)
+            merging = {encoder.pitome.architecture.part for encoder in encoders}
+            # An encoder has the configuration of the encoder-decoder around it.
+            if part in merging and (module in encoders or not module.config.is_encoder_decoder):
+                return module
+    raise ValueError(f"{type(model).__name__} merges nothing of {kind}: see docs/models.md for what merges in which.")
 
 
 def reader_of(args: argparse.Namespace, part: str, model: PreTrainedModel) -> Reader:

@@ -30,7 +30,16 @@ from ..modeling.rewrite import rewritten_encoders
 from ..modeling.signatures import names
 from ..visualization.saving import save_picture, save_texts
 from ..visualization.visualize import visualize
-from .media import SOUNDS, UNREADABLE, MissingPackage, reader_of, takes_clips
+from .media import (
+    SOUNDS,
+    TAKEN,
+    UNREADABLE,
+    MissingPackage,
+    largest_part,
+    part_of_files,
+    reader_of,
+    takes_clips,
+)
 from .tasks import prepare_texts
 from .unlabelled import model_class, one_setting
 
@@ -51,8 +60,8 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     name = args.model
     config, keyword = one_setting(args)
     model = model_class(config).from_pretrained(args.model, revision=args.revision, dtype=args.dtype, **keyword)
-    part = "text" if texts else _part_of_files(model)
-    model = _taking(part, model)
+    part = "text" if texts else part_of_files(model)
+    model = largest_part(part, model)
     paths = args.images if part == "text" else _paths(args.images, part, model)
     try:
         model.to(args.device)
@@ -110,37 +119,6 @@ def _tokens(sample: Any) -> str:
     return f"{sample.summary()['tokens']} tokens, {sample.layers[-1].num_tokens} after the last layer"
 
 
-#: What models take of each part, and what people call it.
-_TAKEN = {
-    "text": (("input_ids",), "texts"),
-    "vision": (("pixel_values", "pixel_values_videos"), "pictures"),
-    "audio": (("input_values", "input_features"), "sounds"),
-}
-
-
-def _part_of_files(model: PreTrainedModel) -> str:
-    """`"audio"` where sounds merge in `model`, and else `"vision"`."""
-    merging = {encoder.pitome.architecture.part for encoder in rewritten_encoders(model)}
-    return "audio" if "audio" in merging and "vision" not in merging else "vision"
-
-
-def _taking(part: str, model: PreTrainedModel) -> PreTrainedModel:
-    """The largest part of `model` that merges and takes texts, pictures or sounds alone: a CLIP's tower, say.
-
-    Raises:
-        ValueError: if there is none.
-    """
-    arguments, kind = _TAKEN[part]
-    for module in model.modules():
-        if isinstance(module, PreTrainedModel) and module.main_input_name in arguments:
-            encoders = rewritten_encoders(module)
-            merging = {encoder.pitome.architecture.part for encoder in encoders}
-            # An encoder has the configuration of the encoder-decoder around it.
-            if part in merging and (module in encoders or not module.config.is_encoder_decoder):
-                return module
-    raise ValueError(f"{type(model).__name__} merges nothing of {kind}: see docs/models.md for what merges in which.")
-
-
 def _texts(args: argparse.Namespace) -> list[str]:
     texts = list(args.texts or [])
     if args.text_file is not None:
@@ -162,7 +140,7 @@ def _paths(files: list[str], part: str, model: PreTrainedModel) -> list[Path]:
         if path.is_dir():
             inside = sorted(one for one in path.rglob("*") if one.suffix.lower() in endings and one.is_file())
         if not inside:
-            raise ValueError(f"{path}: there are no {_TAKEN[part][1]} in this folder.")
+            raise ValueError(f"{path}: there are no {TAKEN[part][1]} in this folder.")
         found += inside
     return found
 
