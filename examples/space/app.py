@@ -23,11 +23,13 @@ these two of the Hub elsewhere. `PITOME_VISION_MODEL`, `PITOME_TEXT_MODEL` and `
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 from engine import Engine, Shown
@@ -89,8 +91,9 @@ def _picture_tab(engine: Engine, models: list[str]) -> None:
     state = gr.State()
     with gr.Row():
         with gr.Column(scale=1):
-            # A path: what cannot be read gets our message.
-            picture = gr.Image(type="filepath", label="Picture", elem_id="picture", sources=["upload", "clipboard"])
+            # Not gr.Image: what that cannot read ends in an error without a message.
+            picture = gr.File(type="filepath", label="Picture", elem_id="picture", height=140)
+            preview = gr.Image(label="Picture", interactive=False, height=220, elem_id="picture-preview")
             name, budget, algorithm = _settings(models, "picture")
             button = gr.Button("Merge", variant="primary", elem_id="picture-run")
         with gr.Column(scale=2):
@@ -116,7 +119,11 @@ def _picture_tab(engine: Engine, models: list[str]) -> None:
     def move(shown: Shown | None, layer: float):
         return (gr.skip(), gr.skip()) if shown is None else (shown.picture(int(layer)), shown.layer_table(int(layer)))
 
+    def look(path: str | None):
+        return _asked(lambda: _opened(path))
+
     outputs = [state, layer, drawn, of_layer, of_whole, said, dense, merged]
+    picture.change(look, picture, preview, api_name=False)
     button.click(run, [picture, name, budget, algorithm], outputs, concurrency_limit=4, api_name=False)
     layer.input(move, [state, layer], [drawn, of_layer], trigger_mode="always_last", api_name=False)
 
@@ -153,13 +160,13 @@ def _text_tab(engine: Engine, models: list[str]) -> None:
     layer.input(move, [state, layer], [drawn, of_layer], trigger_mode="always_last", api_name=False)
 
 
-def _asked(request: Callable[[], Shown]) -> Shown:
-    """What the engine shows, or its error as a message on the page."""
+def _asked(request: Callable[[], Any]) -> Any:
+    """What `request` gives, or its error as a message on the page."""
     try:
         return request()
     except ERRORS as error:
         logger.info("refused: %s", error)
-        raise gr.Error(str(error).strip().split("\n\n")[0][:500], title="That did not work", duration=None) from None
+        raise gr.Error(str(error).strip().split("\n\n")[0][:500], duration=None) from None
 
 
 def _opened(path: str | None) -> Image.Image | None:
@@ -193,14 +200,20 @@ def packaged() -> tuple[dict[str, str], list[Image.Image]]:
     sys.path.append(str(Path(__file__).resolve().parents[1]))
     try:
         import real_assets
-    except ImportError:
+    except ImportError:  # the app lies by itself
         return {}, []
-    try:
-        folders = {"DINOv2-small (packaged)": real_assets.dinov2_small(), "MiniLM (packaged)": real_assets.minilm()}
-        return {name: str(folder) for name, folder in folders.items()}, list(real_assets.imagenet_photos()["image"])
-    except real_assets.MissingAssetError as error:
-        logger.warning("%s The models of the Hub are used.", error)
-        return {}, []
+    folders, pictures = {}, []
+    for name, find in (
+        ("DINOv2-small (packaged)", real_assets.dinov2_small),
+        ("MiniLM (packaged)", real_assets.minilm),
+    ):
+        try:
+            folders[name] = str(find())
+        except real_assets.MissingAssetError as error:
+            logger.warning("%s The model of the Hub is offered.", error)
+    with contextlib.suppress(real_assets.MissingAssetError):
+        pictures = list(real_assets.imagenet_photos()["image"])
+    return folders, pictures
 
 
 def pictures_of(folder: str) -> list[Image.Image]:
