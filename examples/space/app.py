@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from engine import Engine, Shown
+from engine import DEFAULT, Engine, Shown
 from PIL import Image
 
 from optimum_pitome.methods import ALGORITHMS
@@ -53,6 +53,8 @@ The recipe asks for two eggs and a cup of flour.
 Guides show groups around the building every hour.
 The train to the coast leaves from platform four.
 Shares fell after the central bank raised rates."""
+#: A drawn text is as wide as its column.
+_CSS = "#text-groups svg {max-width: 100%; height: auto}"
 ERRORS = (ValueError, OSError, RuntimeError, TypeError, KeyError)
 
 
@@ -83,7 +85,7 @@ def _settings(models: list[str], kind: str) -> list[gr.components.Component]:
         label="Times fewer operations, at the size that the model is made for",
         elem_id=f"{kind}-budget",
     )
-    algorithm = gr.Dropdown(list(ALGORITHMS), value="pitome", label="Algorithm", elem_id=f"{kind}-algorithm")
+    algorithm = gr.Dropdown([DEFAULT, *ALGORITHMS], value=DEFAULT, label="Algorithm", elem_id=f"{kind}-algorithm")
     return [name, budget, algorithm]
 
 
@@ -98,10 +100,10 @@ def _picture_tab(engine: Engine, models: list[str]) -> None:
             button = gr.Button("Merge", variant="primary", elem_id="picture-run")
         with gr.Column(scale=2):
             layer = gr.Slider(0, 1, value=0, step=1, label="Layer", interactive=False, elem_id="picture-layer")
-            drawn = gr.Image(label="Groups", format="png", interactive=False, elem_id="picture-groups")
             with gr.Row():
                 of_layer, of_whole = gr.Markdown(elem_id="picture-numbers"), gr.Markdown(elem_id="picture-whole")
             said = gr.Markdown(elem_id="picture-said")
+            drawn = gr.Image(show_label=False, format="png", interactive=False, elem_id="picture-groups")
             dense = gr.Gallery(label="Nearest to the dense embedding", columns=5, height=160, interactive=False)
             merged = gr.Gallery(label="Nearest to the merged embedding", columns=5, height=160, interactive=False)
             dense.elem_id, merged.elem_id = "picture-dense", "picture-merged"
@@ -189,9 +191,10 @@ def _said(shown: Shown, others: list[str] | None = None) -> str:
     titles = found.labels or others
     if titles and found.dense:
         what = "class" if found.labels else "nearest"
-        lines += [f"| | {what}, dense | | {what}, merged | |", "|---|---|---|---|---|"]
+        lines += [f"| | {what}, dense | {what}, merged |", "|---|---|---|"]
         for place, (one, two) in enumerate(zip(found.dense, found.merged), 1):
-            lines.append(f"| {place} | {titles[one[0]]} | {one[1]:.3f} | {titles[two[0]]} | {two[1]:.3f} |")
+            cells = (f"{titles[number]} ({score:.3f})".replace("|", "/") for number, score in (one, two))
+            lines.append(f"| {place} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -253,7 +256,9 @@ def main(arguments: list[str] | None = None) -> None:
     page = build(Engine(folders, pictures), vision, text)
     # Fonts of the system, and nothing that the page would fetch from elsewhere.
     theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
-    page.queue(max_size=32).launch(server_name=args.host, server_port=args.port, theme=theme, max_file_size="20mb")
+    page.queue(max_size=32).launch(
+        server_name=args.host, server_port=args.port, theme=theme, css=_CSS, max_file_size="20mb"
+    )
 
 
 if __name__ == "__main__":

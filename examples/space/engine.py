@@ -46,6 +46,8 @@ from optimum_pitome.visualization.texts import TextGroups
 
 #: Larger models are refused: whoever opens the page chooses what this machine loads.
 MAX_PARAMETERS = 1_000_000_000
+#: In place of an algorithm: what the package chooses.
+DEFAULT = "default"
 #: Rounds of timing, neighbours and classes shown, tokens of a text.
 ROUNDS, SHOWN, MAX_TOKENS = 5, 5, 512
 
@@ -90,7 +92,7 @@ class Shown:
         rows = {
             "tokens": f"{counted.tokens_in} → {groups.num_tokens}",
             "largest group": f"{int(groups.members.max())} tokens",
-            "protected in this layer": int(groups.protected.sum()),
+            "original tokens protected here": int(groups.protected.sum()),
             "GFLOPs, dense": f"{counted.gflops_dense:.3f}",
             "GFLOPs, merged": f"{counted.gflops_merged + counted.gflops_merge_step:.3f}",
         }
@@ -133,7 +135,7 @@ class Engine:
         Args:
             name (`str`): of the model.
             budget (`float`): so many times fewer operations.
-            algorithm (`str`): see `PiToMeConfig`.
+            algorithm (`str`): see `PiToMeConfig`; `"default"` leaves the choice to it.
 
         Raises:
             ValueError: with a message for whoever asked.
@@ -212,7 +214,7 @@ class _Model:
     @torch.no_grad()
     def show(self, inputs: dict, others: torch.Tensor | None, budget: float, algorithm: str) -> Shown:
         with settings_kept(self.model) as model:
-            apply_pitome(model, {"flops_ratio": budget, "algorithm": algorithm})
+            apply_pitome(model, {"flops_ratio": budget, **({} if algorithm == DEFAULT else {"algorithm": algorithm})})
             sample = visualize(model, inputs, self.processor, part=self.part)[0]
             timer = DenseMergedTimer(model)
             for _ in range(ROUNDS):

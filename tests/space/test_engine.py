@@ -64,7 +64,7 @@ def pictures():
 
 def test_a_picture_and_its_neighbours(folders, pictures):
     engine = Engine(folders, pictures)
-    shown = engine.show_picture("vit", pictures[3], BUDGET, "pitome")
+    shown = engine.show_picture("vit", pictures[3], BUDGET, "default")
     expected = ViTModel.from_pretrained(folders["vit"], pitome={"flops_ratio": BUDGET})
     summary = pitome_summary(expected, num_tokens=65)
     assert shown.summary.tokens == summary.tokens and shown.summary.gflops_dense == summary.gflops_dense
