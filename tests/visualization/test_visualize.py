@@ -171,12 +171,20 @@ def test_protected_tokens_have_the_lowest_energy(vit):
         assert np.isnan(layer.energy[0]) and (layer.members[left_alone] == 1).all()
 
 
+@pytest.mark.parametrize("patch", [2, 4, 7, 16])
 @pytest.mark.parametrize("height, width", [(48, 24), (20, 64), (33, 47)])
-def test_pictures_of_other_shapes(vit, height, width):
-    """Not square, interpolated positions, and pixels left over beside whole patches."""
-    sample = visualize(apply_pitome(vit, SETTINGS), {**pixels(height, width), "interpolate_pos_encoding": True})[1]
-    assert (sample.grid.rows, sample.grid.columns) == (height // 4, width // 4)
-    assert sample.pixels.shape == (height // 4 * 4, width // 4 * 4, 3)
+def test_pictures_of_other_shapes(height, width, patch):
+    """Not square, interpolated positions, and pixels left over beside whole patches; patches of several sizes."""
+    config = vit_config()
+    config.patch_size = patch
+    torch.manual_seed(0)
+    model = apply_pitome(ViTModel(config, add_pooling_layer=False).eval(), {"ratio": 0.6, "min_tokens": 1})
+    sample = visualize(model, {**pixels(height, width), "interpolate_pos_encoding": True})[1]
+    check_groups(sample)
+    rows, columns = height // patch, width // patch
+    assert (sample.grid.rows, sample.grid.columns) == (rows, columns)
+    assert sample.pixels.shape == (rows * patch, columns * patch, 3)
+    assert sample.grid.cells.tolist() == [-1, *range(rows * columns)]
     sample.picture()
 
 
