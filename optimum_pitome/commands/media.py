@@ -92,8 +92,13 @@ def reader_of(args: argparse.Namespace, part: str, model: PreTrainedModel) -> Re
     kind = AutoVideoProcessor if is_torchvision_available() else AutoImageProcessor
     try:
         processor = kind.from_pretrained(args.model, **where)
-    except ImportError as error:
-        raise ValueError(f"{args.model}: its processor of clips needs another package. {error}") from None
+    except (ImportError, ValueError) as error:  # there are few without torchvision
+        if kind is AutoVideoProcessor:
+            raise
+        raise ValueError(
+            f"{args.model}: its processor of clips needs torchvision (pip install torchvision), which is not here. "
+            f"{str(error).splitlines()[0][:200]}"
+        ) from None
     number = getattr(model.config, "num_frames", None) or model.config.frames_per_clip
     return processor, partial(read_clip, number=number), lambda frames: processor([frames], return_tensors="pt")
 

@@ -27,10 +27,12 @@ from transformers import (
     CLIPModel,
     LlavaNextImageProcessor,
     VideoMAEImageProcessorPil,
+    VivitImageProcessor,
     Wav2Vec2FeatureExtractor,
     WhisperFeatureExtractor,
     WhisperForConditionalGeneration,
 )
+from transformers.utils import is_torchvision_available
 from zoo import all_cases
 from zoo.audio import whisper_config
 from zoo.vision_language import CASES
@@ -124,6 +126,21 @@ def test_clips(visualize, clips, tmp_path):
         assert still.width > 2 * 64
 
 
+@pytest.mark.slow
+def test_clips_of_other_models(visualize, clips, tmp_path):
+    next(case for case in all_cases() if case.id == "VivitModel").build().save_pretrained(tmp_path / "vivit")
+    sizes = {"size": {"shortest_edge": 16}, "crop_size": {"height": 16, "width": 16}}
+    VivitImageProcessor(**sizes).save_pretrained(tmp_path / "vivit")
+    text = visualize(tmp_path / "vivit", clips / "clip.gif", *MERGING, "--side", 64, "-o", tmp_path / "out")
+    assert "clip: 33 tokens" in text
+    if is_torchvision_available():
+        pytest.skip("what is missing elsewhere is here")
+    next(case for case in all_cases() if case.id == "VJEPA2Model").build().save_pretrained(tmp_path / "vjepa2")
+    (tmp_path / "vjepa2" / "preprocessor_config.json").write_text('{"video_processor_type": "VJEPA2VideoProcessor"}')
+    error = visualize(tmp_path / "vjepa2", clips / "clip.gif", *MERGING, "-o", tmp_path / "none", code=2)
+    assert "its processor of clips needs torchvision (pip install torchvision)" in error
+
+
 def test_videos(visualize, clips, tmp_path):
     av = pytest.importorskip("av")
     with av.open(str(tmp_path / "clip.mp4"), "w") as container:
@@ -174,8 +191,8 @@ def test_sounds_without_the_packages(visualize, sound, tmp_path, monkeypatch):
         raise ImportError("load_audio requires the soundfile library")
 
     monkeypatch.setattr("optimum_pitome.commands.media.load_audio", missing)
-    next(case for case in all_cases() if case.id == "Wav2Vec2Model").build().save_pretrained(tmp_path / "model")
-    Wav2Vec2FeatureExtractor().save_pretrained(tmp_path / "model")
+    next(case for case in all_cases() if case.id == "WhisperModel").build().save_pretrained(tmp_path / "model")
+    WhisperFeatureExtractor(feature_size=8, chunk_length=1).save_pretrained(tmp_path / "model")
     error = visualize(tmp_path / "model", sound, *MERGING, "-o", tmp_path / "out", code=2)
     assert "Sounds are read with other packages (pip install soundfile soxr)" in error
 

