@@ -53,6 +53,8 @@ The recipe asks for two eggs and a cup of flour.
 Guides show groups around the building every hour.
 The train to the coast leaves from platform four.
 Shares fell after the central bank raised rates."""
+#: So long the page keeps what somebody saw.
+_SECONDS = 1800
 #: A drawn text is as wide as its column.
 _CSS = "#text-groups svg {max-width: 100%; height: auto}"
 ERRORS = (ValueError, OSError, RuntimeError, TypeError, KeyError)
@@ -90,7 +92,7 @@ def _settings(models: list[str], kind: str) -> list[gr.components.Component]:
 
 
 def _picture_tab(engine: Engine, models: list[str]) -> None:
-    state = gr.State()
+    state = gr.State(time_to_live=_SECONDS)
     with gr.Row():
         with gr.Column(scale=1):
             # Not gr.Image: what that cannot read ends in an error without a message.
@@ -131,7 +133,7 @@ def _picture_tab(engine: Engine, models: list[str]) -> None:
 
 
 def _text_tab(engine: Engine, models: list[str]) -> None:
-    state = gr.State()
+    state = gr.State(time_to_live=_SECONDS)
     with gr.Row():
         with gr.Column(scale=1):
             text = gr.Textbox(TEXT, lines=6, label="Text", elem_id="text")

@@ -46,6 +46,8 @@ from optimum_pitome.visualization.texts import TextGroups
 
 #: Larger models are refused: whoever opens the page chooses what this machine loads.
 MAX_PARAMETERS = 1_000_000_000
+#: No code from the Hub runs here.
+_TRUST = {"trust_remote_code": False}
 #: In place of an algorithm: what the package chooses.
 DEFAULT = "default"
 #: Rounds of timing, neighbours and classes shown, tokens of a text.
@@ -185,7 +187,7 @@ class _Model:
     """A dense model, and what makes inputs for it."""
 
     def __init__(self, place: str, part: str):
-        config = AutoConfig.from_pretrained(place)
+        config = AutoConfig.from_pretrained(place, **_TRUST)
         with torch.device("meta"):
             number = sum(one.numel() for one in AutoModel.from_config(config).parameters())
         if number > MAX_PARAMETERS:
@@ -193,7 +195,7 @@ class _Model:
         whole = model_class(config).from_pretrained(place, pitome=False).eval()
         with settings_kept(whole):
             self.part, self.model = part, largest_part(part, apply_pitome(whole, 0.9))
-        self.processor = (AutoImageProcessor if part == "vision" else AutoTokenizer).from_pretrained(place)
+        self.processor = (AutoImageProcessor if part == "vision" else AutoTokenizer).from_pretrained(place, **_TRUST)
         classifies = type(self.model).__name__.endswith(("ImageClassification", "SequenceClassification"))
         self.labels = list(self.model.config.id2label.values()) if classifies else []
         self.others: torch.Tensor | None = None
