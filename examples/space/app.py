@@ -53,10 +53,15 @@ The recipe asks for two eggs and a cup of flour.
 Guides show groups around the building every hour.
 The train to the coast leaves from platform four.
 Shares fell after the central bank raised rates."""
+#: Of pictures that the page shows.
+_SHOWN = {"interactive": False, "buttons": ["fullscreen", "download"]}
 #: So long the page keeps what somebody saw.
 _SECONDS = 1800
-#: A drawn text is as wide as its column.
-_CSS = "#text-groups svg {max-width: 100%; height: auto}"
+#: A drawn text is as wide as its column; numbers stay on one line.
+_CSS = """
+#text-groups svg {max-width: 100%; height: auto}
+[id$=-numbers] :is(td, th), [id$=-whole] :is(td, th) {white-space: nowrap; padding: .3em .6em}
+"""
 ERRORS = (ValueError, OSError, RuntimeError, TypeError, KeyError)
 
 
@@ -91,21 +96,30 @@ def _settings(models: list[str], kind: str) -> list[gr.components.Component]:
     return [name, budget, algorithm]
 
 
+def _tables(kind: str) -> tuple[gr.Markdown, gr.Markdown]:
+    """Places for the numbers of a layer and of the whole, side by side where there is room."""
+    with gr.Row():
+        with gr.Column(scale=2, min_width=220):
+            of_layer = gr.Markdown(elem_id=f"{kind}-numbers")
+        with gr.Column(scale=3, min_width=340):
+            of_whole = gr.Markdown(elem_id=f"{kind}-whole")
+    return of_layer, of_whole
+
+
 def _picture_tab(engine: Engine, models: list[str]) -> None:
     state = gr.State(time_to_live=_SECONDS)
     with gr.Row():
         with gr.Column(scale=1):
             # Not gr.Image: what that cannot read ends in an error without a message.
             picture = gr.File(type="filepath", label="Picture", elem_id="picture", height=140)
-            preview = gr.Image(label="Picture", interactive=False, height=220, elem_id="picture-preview")
+            preview = gr.Image(label="Picture", height=220, elem_id="picture-preview", **_SHOWN)
             name, budget, algorithm = _settings(models, "picture")
             button = gr.Button("Merge", variant="primary", elem_id="picture-run")
         with gr.Column(scale=2):
             layer = gr.Slider(0, 1, value=0, step=1, label="Layer", interactive=False, elem_id="picture-layer")
-            with gr.Row():
-                of_layer, of_whole = gr.Markdown(elem_id="picture-numbers"), gr.Markdown(elem_id="picture-whole")
+            of_layer, of_whole = _tables("picture")
             said = gr.Markdown(elem_id="picture-said")
-            drawn = gr.Image(show_label=False, format="png", interactive=False, elem_id="picture-groups")
+            drawn = gr.Image(show_label=False, format="png", elem_id="picture-groups", **_SHOWN)
             dense = gr.Gallery(label="Nearest to the dense embedding", columns=5, height=160, interactive=False)
             merged = gr.Gallery(label="Nearest to the merged embedding", columns=5, height=160, interactive=False)
             dense.elem_id, merged.elem_id = "picture-dense", "picture-merged"
@@ -145,8 +159,7 @@ def _text_tab(engine: Engine, models: list[str]) -> None:
         with gr.Column(scale=2):
             layer = gr.Slider(0, 1, value=0, step=1, label="Layer", interactive=False, elem_id="text-layer")
             drawn = gr.HTML(elem_id="text-groups")
-            with gr.Row():
-                of_layer, of_whole = gr.Markdown(elem_id="text-numbers"), gr.Markdown(elem_id="text-whole")
+            of_layer, of_whole = _tables("text")
             said = gr.Markdown(elem_id="text-said")
 
     def run(text, others, name, budget, algorithm):

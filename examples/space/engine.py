@@ -93,8 +93,8 @@ class Shown:
         groups, counted = self.sample.layers[layer], self.summary.layers[layer]
         rows = {
             "tokens": f"{counted.tokens_in} → {groups.num_tokens}",
-            "largest group": f"{int(groups.members.max())} tokens",
-            "original tokens protected here": int(groups.protected.sum()),
+            "largest group": int(groups.members.max()),
+            "protected": int(groups.protected.sum()),
             "GFLOPs, dense": f"{counted.gflops_dense:.3f}",
             "GFLOPs, merged": f"{counted.gflops_merged + counted.gflops_merge_step:.3f}",
         }
@@ -102,17 +102,16 @@ class Shown:
         return f"| layer {layer} | |\n|---|---|\n{lines}"
 
     def whole_table(self) -> str:
-        """The numbers of the whole encoder, in Markdown."""
+        """Tokens and operations of the encoder, and the time of the model, in Markdown."""
         merged = self.summary.gflops_merged + self.summary.gflops_merge_step
         tokens, timing = self.summary.tokens, self.timing
-        return (
-            "| | dense | merged | |\n|---|---|---|---|\n"
-            f"| tokens after the last layer | {tokens[0]} | {tokens[-1]} | |\n"
-            f"| GFLOPs of the encoder | {self.summary.gflops_dense:.2f} | {merged:.2f} | "
-            f"{self.summary.gflops_dense / merged:.2f} × fewer |\n"
-            f"| milliseconds of the model | {timing.dense_ms:.1f} | {timing.merged_ms:.1f} | "
-            f"{timing.speedup:.2f} × as fast |\n"
-        )
+        rows = [
+            ("tokens at the end", tokens[0], tokens[-1], tokens[0] / tokens[-1]),
+            ("GFLOPs", f"{self.summary.gflops_dense:.2f}", f"{merged:.2f}", self.summary.gflops_dense / merged),
+            ("milliseconds", f"{timing.dense_ms:.1f}", f"{timing.merged_ms:.1f}", timing.speedup),
+        ]
+        lines = "".join(f"| {name} | {one} | {two} | {ratio:.2f} × |\n" for name, one, two, ratio in rows)
+        return f"| whole | dense | merged | ratio |\n|---|---|---|---|\n{lines}"
 
 
 class Engine:

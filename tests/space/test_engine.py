@@ -74,7 +74,7 @@ def test_a_picture_and_its_neighbours(folders, pictures):
     assert 0.5 < found.cosine < 1 and found.merged[0][1] < 1 - 1e-6 and found.labels == []
     last = len(shown.sample.layers) - 1
     assert f"| tokens | {summary.tokens[-2]} → {summary.tokens[-1]} |" in shown.layer_table(last)
-    assert f"| tokens after the last layer | 65 | {summary.tokens[-1]} | |" in shown.whole_table()
+    assert f"| tokens at the end | 65 | {summary.tokens[-1]} |" in shown.whole_table()
     assert shown.picture(0).tobytes() != shown.picture(last).tobytes()
     assert shown.timing.rounds == engine_module.ROUNDS
 
