@@ -27,6 +27,9 @@ from zoo.audio import wav2vec2_config, whisper_config
 
 from optimum_pitome import apply_pitome, visualize
 from optimum_pitome.modeling.rewrite import rewritten_encoders
+from optimum_pitome.visualization.drawing import Canvas
+from optimum_pitome.visualization.grids import PatchGrid
+from optimum_pitome.visualization.groups import LayerGroups
 from optimum_pitome.visualization.samples import PictureGroups
 
 
@@ -102,6 +105,19 @@ def test_a_tone_of_a_wave_by_hand():
 
 
 def test_columns_of_a_group_show_its_mean_spectrum():
+    """Four moments of two bands by hand, of which the first two are one group."""
+    bands = np.array([[0.0, 1.0, 0.2, 0.6], [1.0, 0.5, 0.4, 0.8]], dtype=np.float32)
+    grid = PatchGrid(1, 4, (2, 1), np.arange(4), title="spectrogram", detail=2)
+    nothing = np.zeros(4, dtype=bool)
+    sizes = np.array([2, 1, 1], dtype=np.float32)
+    layer = LayerGroups(0, np.array([0, 0, 1, 2]), sizes, None, None, nothing, nothing)
+    drawn = np.asarray(Canvas(bands[..., None].repeat(3, axis=-1), grid, 32).groups(layer))
+    assert drawn.shape == (16, 32, 3)  # 16 × 8 pixels for each moment
+    for column, (high, low) in {4: (128, 191), 12: (128, 191), 20: (51, 102), 28: (153, 204)}.items():
+        assert np.array_equal(drawn[4, column], [high] * 3) and np.array_equal(drawn[11, column], [low] * 3)
+
+
+def test_long_sounds_go_on_in_the_line_below():
     torch.manual_seed(0)
     model = apply_pitome(WhisperModel(whisper_config()).encoder.eval(), {"ratio": 0.5, "min_tokens": 1})
     halves = torch.zeros(1, 8, 60)
@@ -109,12 +125,9 @@ def test_columns_of_a_group_show_its_mean_spectrum():
     sample = visualize(model, {"input_features": halves})[0]
     grid = sample.grid
     assert (grid.rows, grid.columns, grid.patch, grid.detail) == (3, 10, (8, 2), 8)
-    drawn = np.asarray(sample.picture([0], side=320), dtype=int)
-    shades = {tuple(colour) for colour in drawn.reshape(-1, 3).tolist() if colour[0] == colour[1] == colour[2]}
-    assert (0, 0, 0) in shades and (255, 255, 255) in shades
-    line = sample.pixels[:8, :, 0]
-    assert (line[:4] == 0).all() and (line[4:] == 1).all()  # the low tones, at the bottom
-    last = sample.pixels[16:, :, 0]
+    assert grid.cells.tolist() == list(range(30))
+    first, last = sample.pixels[:8, :, 0], sample.pixels[16:, :, 0]
+    assert (first[:4] == 0).all() and (first[4:] == 1).all()  # the low tones, at the bottom
     assert (last[:4] == 1).all() and (last[4:] == 0).all()
 
 
