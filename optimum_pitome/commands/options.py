@@ -106,7 +106,8 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_visualize(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("images", nargs="*", metavar="IMAGE", help="Pictures, or folders of them.")
+    text = "Pictures, clips (videos, GIFs, folders of frames) or sounds, as the model takes; or folders of them."
+    parser.add_argument("images", nargs="*", metavar="FILE", help=text)
     add = parser.add_argument_group("what is drawn").add_argument
     add("--text", nargs="+", dest="texts", metavar="TEXT", help="Texts, in place of pictures.")
     add("--text-file", metavar="PATH", help="A file with a text on every line.")
@@ -116,7 +117,7 @@ def _add_visualize(parser: argparse.ArgumentParser) -> None:
     add("--side", type=int, default=336, help="Longer side of one panel in pixels (336).")
     add("--device", default="cpu", help="Such as cpu (default) or cuda.")
     add("--dtype", default="auto", help="Such as bfloat16. Default: that of the checkpoint.")
-    text = "Of a picture NAME.png, NAME-layers.gif and NAME.json are written here; of texts text.html, .svg and .json."
+    text = "Of a file NAME.png, NAME-layers.gif and NAME.json are written here; of texts text.html, .svg and .json."
     add("-o", "--output", metavar="DIR", required=True, help=text)
 
 

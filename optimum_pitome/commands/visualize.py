@@ -21,16 +21,25 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import nn
 from tqdm import tqdm
-from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedModel
+from transformers import AutoTokenizer, PreTrainedModel
 
-from ..evaluation.questions import rgb
 from ..modeling.rewrite import rewritten_encoders
 from ..modeling.signatures import names
 from ..visualization.saving import save_picture, save_texts
 from ..visualization.visualize import visualize
+from .media import (
+    SOUNDS,
+    TAKEN,
+    UNREADABLE,
+    MissingPackage,
+    largest_part,
+    part_of_files,
+    reader_of,
+    takes_clips,
+)
 from .tasks import prepare_texts
 from .unlabelled import model_class, one_setting
 
@@ -38,16 +47,22 @@ from .unlabelled import model_class, one_setting
 def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     texts = _texts(args)
     if bool(texts) == bool(args.images):
-        raise ValueError("Name pictures or folders of them, or texts with --text or --text-file: one of the two.")
+        raise ValueError(
+            "Name pictures, clips or sounds, or folders of them; or texts with --text or --text-file: one of the two."
+        )
     if args.side < 64:
         raise ValueError(f"--side {args.side}: expected at least 64 pixels.")
     if Path(args.output).exists() and not Path(args.output).is_dir():
         raise ValueError(f"--output {args.output} is a file: name a folder.")
-    paths = _paths(args.images)
+    for path in map(Path, args.images):
+        if not path.exists():
+            raise ValueError(f"{path}: there is no such file or folder.")
     name = args.model
     config, keyword = one_setting(args)
     model = model_class(config).from_pretrained(args.model, revision=args.revision, dtype=args.dtype, **keyword)
-    model = _taking("text" if texts else "vision", model)
+    part = "text" if texts else part_of_files(model)
+    model = largest_part(part, model)
+    paths = args.images if part == "text" else _paths(args.images, part, model)
     try:
         model.to(args.device)
     except (RuntimeError, AssertionError) as error:
@@ -56,7 +71,7 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     if texts:
         _draw_texts(args, model, texts, settings)
     else:
-        _draw_pictures(args, model, paths, settings)
+        _draw_files(args, part, model, paths, settings)
 
 
 def _draw_texts(args: argparse.Namespace, model: nn.Module, texts: list[str], about: dict[str, Any]) -> None:
@@ -71,46 +86,37 @@ def _draw_texts(args: argparse.Namespace, model: nn.Module, texts: list[str], ab
     sys.stdout.write(f"{' '.join(map(str, written))}\n")
 
 
-def _draw_pictures(args: argparse.Namespace, model: nn.Module, paths: list[Path], about: dict[str, Any]) -> None:
-    processor = AutoImageProcessor.from_pretrained(args.model, revision=args.revision)
+def _draw_files(
+    args: argparse.Namespace, part: str, model: PreTrainedModel, paths: list[Path], about: dict[str, Any]
+) -> None:
+    processor, read, prepare = reader_of(args, part, model)
     taken: set[str] = set()
-    for path in tqdm(paths, disable=None, unit=" pictures"):
-        picture = _opened(path)
-        if picture is None:
+    for path in tqdm(paths, disable=None, unit=" files"):
+        try:
+            shown = read(path)
+        except MissingPackage as error:
+            raise ValueError(f"{path}: {error}") from None
+        except UNREADABLE as error:
+            sys.stderr.write(f"{path} is left out, since it cannot be read: {error}\n")
             continue
-        inputs = processor(rgb([picture]), return_tensors="pt")
+        inputs = prepare(shown)
         # A tower takes nothing of what the processor tells the model around it, and tiles as so many pictures.
         inputs = {name: value for name, value in inputs.items() if name in names(type(model).forward)}
-        if inputs["pixel_values"].dim() == 5:
+        if part == "vision" and not takes_clips(model) and inputs["pixel_values"].dim() == 5:
             inputs["pixel_values"] = inputs["pixel_values"].flatten(0, 1)
-        samples = visualize(model, inputs, processor, part="vision")
+        samples = visualize(model, inputs, processor, part=part)
         name = _free(path.stem, taken)
         for number, sample in enumerate(samples):  # a model may cut a picture into tiles
             title = name if len(samples) == 1 else f"{name}-{number}"
-            details = {"picture": str(path), **about}
+            details = {"file": str(path), **about}
             written = save_picture(sample, args.output, title, args.show_layers, args.side, details)
             sys.stdout.write(f"{title}: {_tokens(sample)}\n{' '.join(map(str, written))}\n")
     if not taken:
-        raise ValueError("None of the pictures could be read.")
+        raise ValueError("None of the files could be read.")
 
 
 def _tokens(sample: Any) -> str:
     return f"{sample.summary()['tokens']} tokens, {sample.layers[-1].num_tokens} after the last layer"
-
-
-def _taking(part: str, model: PreTrainedModel) -> PreTrainedModel:
-    """The largest part of `model` that merges and takes texts, or pictures, alone: a CLIP's tower, say.
-
-    Raises:
-        ValueError: if there is none.
-    """
-    argument, kind = {"text": ("input_ids", "texts"), "vision": ("pixel_values", "pictures")}[part]
-    for module in model.modules():
-        if isinstance(module, PreTrainedModel) and module.main_input_name == argument:
-            merging = {encoder.pitome.architecture.part for encoder in rewritten_encoders(module)}
-            if part in merging and not module.config.is_encoder_decoder:
-                return module
-    raise ValueError(f"{type(model).__name__} merges nothing of {kind}: see docs/models.md for what merges in which.")
 
 
 def _texts(args: argparse.Namespace) -> list[str]:
@@ -122,34 +128,25 @@ def _texts(args: argparse.Namespace) -> list[str]:
     return [text for text in texts if text.strip()]
 
 
-def _paths(images: list[str]) -> list[Path]:
-    """The files, and those in the folders that are called like pictures."""
-    endings = Image.registered_extensions()
+def _paths(files: list[str], part: str, model: PreTrainedModel) -> list[Path]:
+    """The files, and those in the folders that are called like pictures, or sounds. A folder of pictures is one clip,
+    where a model takes clips."""
+    if part == "vision" and takes_clips(model):
+        return list(map(Path, files))
+    endings = SOUNDS if part == "audio" else Image.registered_extensions()
     found: list[Path] = []
-    for path in map(Path, images):
-        if not path.exists():
-            raise ValueError(f"{path}: there is no such file or folder.")
+    for path in map(Path, files):
         inside = [path]
         if path.is_dir():
             inside = sorted(one for one in path.rglob("*") if one.suffix.lower() in endings and one.is_file())
         if not inside:
-            raise ValueError(f"{path}: there are no pictures in this folder.")
+            raise ValueError(f"{path}: there are no {TAKEN[part][1]} in this folder.")
         found += inside
     return found
 
 
-def _opened(path: Path) -> Image.Image | None:
-    """The picture, upright; `None`, and a line that says why, where it cannot be read."""
-    try:
-        with Image.open(path) as picture:
-            return ImageOps.exif_transpose(picture)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        sys.stderr.write(f"{path} is left out, since it cannot be read: {error}\n")
-        return None
-
-
 def _free(stem: str, taken: set[str]) -> str:
-    """A name for the files of a picture: its own, or one with a number where another picture is called so."""
+    """A name for the drawings of a file: its own, or one with a number where another file is called so."""
     name, number = stem, 2
     while name.lower() in taken:
         name, number = f"{stem}-{number}", number + 1

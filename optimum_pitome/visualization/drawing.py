@@ -57,8 +57,9 @@ class Canvas:
         height, width = grid.rows * self._cell[0], grid.columns * self._cell[1]
         self.photo = Image.fromarray((picture * 255).round().astype(np.uint8)).resize((width, height), Image.BICUBIC)
         self._pixels = np.asarray(self.photo, dtype=np.float32) / 255
-        shape = (grid.rows, grid.patch[0], grid.columns, grid.patch[1], 3)
-        self._colours = picture.reshape(shape).mean(axis=(1, 3))
+        shape = (grid.rows, grid.detail, grid.patch[0] // grid.detail, grid.columns, grid.patch[1], 3)
+        # (rows, columns, detail · 3)
+        self._colours = picture.reshape(shape).mean(axis=(2, 4)).swapaxes(1, 2).reshape(grid.rows, grid.columns, -1)
 
     def _enlarge(self, values: np.ndarray) -> np.ndarray:
         return values.repeat(self._cell[0], axis=0).repeat(self._cell[1], axis=1)
@@ -70,11 +71,16 @@ class Canvas:
         dropped = self.grid.lay_out(layer.dropped, False)
         flat = np.unique(groups, return_inverse=True)[1].reshape(-1)
         counts = np.bincount(flat)
-        means = np.stack([np.bincount(flat, one) / counts for one in self._colours.reshape(-1, 3).T], axis=-1)
-        colours = means[flat].reshape(*groups.shape, 3)
+        every = self._colours.reshape(groups.size, -1).T
+        means = np.stack([np.bincount(flat, one) / counts for one in every], axis=-1)
+        colours = means[flat].reshape(*groups.shape, -1)
         colours[groups < 0] = 1.0
         colours[dropped] = 0.0
         pixels = self._enlarge(colours)
+        if self.grid.detail > 1:
+            within = np.arange(len(pixels)) % self._cell[0] * self.grid.detail // self._cell[0]
+            pixels = pixels.reshape(*pixels.shape[:2], self.grid.detail, 3)
+            pixels = np.take_along_axis(pixels, within[:, None, None, None], axis=2)[:, :, 0]
         border = _borders(self._enlarge(groups), max(1, min(self._cell) // 8))
         several = (self.grid.lay_out(layer.members, 0) > 1) & ~dropped
         # The first token of a group names it: its number changes from layer to layer.

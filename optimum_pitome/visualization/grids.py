@@ -12,7 +12,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Where the tokens of an encoder lie in what it was shown: pictures, and clips as strips of frames."""
+"""Where the tokens of an encoder lie in what it was shown: pictures, and clips as strips of frames. Sounds have a
+module of their own."""
 
 from __future__ import annotations
 
@@ -35,6 +36,8 @@ class PatchGrid:
         cells (`numpy.ndarray` of shape `(N,)`, int64):
             The patch, counted row by row, that each token was made of; -1 for special tokens and padding.
         frames (`int`): 1, or of a clip how many stand side by side.
+        title (`str`): what is drawn: `"photo"`, `"frames"` or `"spectrogram"`.
+        detail (`int`): mean colours of a group, one below another: of a column of sound one for each band.
     """
 
     rows: int
@@ -42,6 +45,8 @@ class PatchGrid:
     patch: tuple[int, int]
     cells: np.ndarray
     frames: int = 1
+    title: str = "photo"
+    detail: int = 1
 
     def lay_out(self, values: np.ndarray, empty: Any) -> np.ndarray:
         """`(N, ...)`, one entry for each token, to `(rows, columns, ...)`; `empty` where no token is."""
@@ -99,7 +104,8 @@ def read_pictures(run: EncoderRun, processor: Any = None) -> list[tuple[np.ndarr
             )
         cells = np.full(num_tokens, -1)
         cells[prefix : prefix + len(place)] = place
-        grid = PatchGrid(rows, columns * number, patch, cells, number)
+        title = "photo" if number == 1 else "frames"
+        grid = PatchGrid(rows, columns * number, patch, cells, number, title)
         pictures.append((_coloured(picture, processor), grid))
     return pictures
 

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""[`PictureGroups`]: one picture or clip, and what merged of it, as arrays and as pictures."""
+"""[`PictureGroups`]: one picture, clip or sound, and what merged of it, as arrays and as pictures."""
 
 from __future__ import annotations
 
@@ -79,13 +79,13 @@ class SampleGroups:
 
 @dataclass(frozen=True)
 class PictureGroups(SampleGroups):
-    """One picture or clip as the model saw it, and what merged of it.
+    """One picture, clip or sound as the model got it, and what merged of it.
 
     Attributes:
         layers (`tuple[LayerGroups, ...]`): all layers of the encoder, as arrays.
         pixels (`numpy.ndarray` of shape `(height, width, 3)`, float32):
             From 0 to 1, without what is left over beside whole patches. The frames of a clip stand side by side, the
-            first of each tubelet.
+            first of each tubelet. A sound is a spectrogram, which goes on in the line below where it is long.
         grid ([`PatchGrid`]): where the tokens lie in it.
     """
 
@@ -93,8 +93,8 @@ class PictureGroups(SampleGroups):
     grid: PatchGrid
 
     def picture(self, layers: Sequence[int] | None = None, side: int = 336) -> Image.Image:
-        """The photo beside its groups after some layers; below them what the layers went by, where they read it: the
-        energy, with a white dot on what is protected, and the class token's attention.
+        """The photo, or what stands for it, beside its groups after some layers; below them what the layers went
+        by, where they read it: the energy, with a white dot on what is protected, and the class token's attention.
 
         Args:
             layers (`Sequence[int]`, *optional*): see [`~SampleGroups.chosen`].
@@ -105,7 +105,7 @@ class PictureGroups(SampleGroups):
         """
         canvas, drawn = Canvas(self.pixels, self.grid, side), self.chosen(layers)
         size = canvas.photo.size
-        rows = [[("photo" if self.grid.frames == 1 else "frames", canvas.photo)]]
+        rows = [[(self.grid.title, canvas.photo)]]
         rows[0] += [(self._title(layer), canvas.groups(layer)) for layer in drawn]
         if any(layer.energy is not None for layer in drawn):
             notes = ["white dot:", "protected, does not", "merge in this layer"]
@@ -123,7 +123,7 @@ class PictureGroups(SampleGroups):
         """The photo beside its groups, one frame before the first layer and one after each: all of one size."""
         canvas = Canvas(self.pixels, self.grid, side)
         titles = [f"layer {len(self.layers) - 1}: {len(self.layers[0].groups)} tokens"]  # as wide as any
-        start = ("photo", canvas.photo)
+        start = (self.grid.title, canvas.photo)
         blank = ("before the first layer".ljust(len(titles[0])), canvas.photo)
         frames = [[start, blank]] + [[start, (self._title(layer), canvas.groups(layer))] for layer in self.layers]
         wide = canvas.photo.size[0] >= 2 * canvas.photo.size[1]

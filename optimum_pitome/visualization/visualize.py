@@ -26,6 +26,7 @@ from ..configuration.checks import show
 from ..modeling.rewrite import rewritten_encoders
 from .grids import read_pictures
 from .samples import PictureGroups
+from .sounds import read_sounds
 from .texts import TextGroups, read_tokens
 from .watching import EncoderRun, watch_forward
 
@@ -49,15 +50,17 @@ def visualize(
             That of the model: its `image_mean` and `image_std` give pictures their colours back, its tokenizer gives
             tokens their texts.
         part (`str`, *optional*):
-            `"vision"` or `"text"`, for a model in which encoders of both merge. `None`: pictures where there are some.
+            `"vision"`, `"text"` or `"audio"`, for a model in which encoders of several merge. `None`: the first of
+            these that does.
 
     Returns:
         `list[PictureGroups]` or `list[TextGroups]`, one for each sample that an encoder of the model was given. A
-        model that cuts a picture into tiles gives one for each tile; a clip is one strip of frames.
+        model that cuts a picture into tiles gives one for each tile; a clip is one strip of frames; a sound is a
+        spectrogram.
 
     Raises:
         TypeError: if `model` is not a module.
-        ValueError: if nothing merges, or what merges is no picture and no text.
+        ValueError: if nothing merges, or its tokens are no parts of the inputs.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"visualize takes a model, got {show(model)}.")
@@ -80,20 +83,14 @@ def _chosen(model: nn.Module, runs: list[EncoderRun], part: str | None) -> list[
         )
     found = {run.part for run in runs}
     if part is None:
-        part = next((one for one in ("vision", "text") if one in found), None)
-        if part is None:
-            raise ValueError(
-                f"{type(model).__name__} merges {' and '.join(sorted(found))} tokens, which visualize does not draw. "
-                "It draws pictures, clips and texts."
-            )
+        part = next(one for one in ("vision", "text", "audio") if one in found)
     if part not in found:
         raise ValueError(f"part={part!r}: expected one of {', '.join(map(repr, sorted(found)))}, which merge here.")
-    if part not in ("vision", "text"):
-        raise ValueError(f"part={part!r} cannot be drawn: expected 'vision' or 'text'.")
     return [run for run in runs if run.part == part]
 
 
 def _drawn(run: EncoderRun, processor: Any) -> list[PictureGroups] | list[TextGroups]:
     if run.part == "text":
         return [TextGroups(*found) for found in zip(run.samples, read_tokens(run, processor))]
-    return [PictureGroups(layers, *found) for layers, found in zip(run.samples, read_pictures(run, processor))]
+    read = read_sounds if run.part == "audio" else read_pictures
+    return [PictureGroups(layers, *found) for layers, found in zip(run.samples, read(run, processor))]

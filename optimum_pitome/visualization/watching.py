@@ -33,7 +33,7 @@ from .groups import LayerGroups, RunTrace
 
 
 #: Arguments that say what the tokens are, or where they lie.
-_INPUTS = ("pixel_values", "pixel_values_videos", "spatial_shapes", "input_ids")
+_INPUTS = ("pixel_values", "pixel_values_videos", "spatial_shapes", "input_ids", "input_values", "input_features")
 
 
 @dataclass(frozen=True)

@@ -15,14 +15,26 @@
 """`optimum-cli pitome visualize`, on tiny models and data on disk."""
 
 import json
+import wave
 import xml.etree.ElementTree as ElementTree
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from tiny_processors import image_processor
-from transformers import CLIPModel, LlavaNextImageProcessor
+from transformers import (
+    CLIPModel,
+    LlavaNextImageProcessor,
+    VideoMAEImageProcessorPil,
+    VivitImageProcessor,
+    Wav2Vec2FeatureExtractor,
+    WhisperFeatureExtractor,
+    WhisperForConditionalGeneration,
+)
+from transformers.utils import is_torchvision_available
 from zoo import all_cases
+from zoo.audio import whisper_config
 from zoo.vision_language import CASES
 
 from optimum_pitome import PiToMeConfig
@@ -48,7 +60,7 @@ def test_pictures(visualize, tmp_path):
     names = {f"{name}{ending}" for name in ("0", "1", "2", "3", "0-2") for ending in (".png", ".json", "-layers.gif")}
     assert {path.name for path in out.iterdir()} == names
     found = json.loads((out / "0-2.json").read_text())
-    assert found["picture"].endswith("0.png") and found["model"] == "vit" and found["settings"]["ratio"] == 0.7
+    assert found["file"].endswith("0.png") and found["model"] == "vit" and found["settings"]["ratio"] == 0.7
     assert (found["rows"], found["columns"], found["tokens"]) == (8, 8, 65)
     assert [layer["tokens"] for layer in found["layers"]] == [46, 33, 24, 18]
     assert all(len(set(layer["groups"])) == layer["tokens"] for layer in found["layers"])
@@ -86,6 +98,105 @@ def test_tiles_of_a_llava(visualize, tmp_path):
     assert len(list((tmp_path / "out").iterdir())) == 9
 
 
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    """A tiny VideoMAE of four frames, and a clip of six: as an animation, and as a folder of frames."""
+    folder = tmp_path_factory.mktemp("clips")
+    next(case for case in all_cases() if case.id == "VideoMAEModel").build().save_pretrained(folder / "videomae")
+    sizes = {"size": {"shortest_edge": 16}, "crop_size": {"height": 16, "width": 16}}
+    VideoMAEImageProcessorPil(**sizes).save_pretrained(folder / "videomae")
+    (folder / "frames").mkdir()
+    frames = [Image.new("RGB", (20, 20), (50 * index, 0, 0)) for index in range(6)]
+    for index, frame in enumerate(frames):
+        frame.save(folder / "frames" / f"{index}.png")
+    frames[0].save(folder / "clip.gif", save_all=True, append_images=frames[1:])
+    return folder
+
+
+@pytest.mark.slow  # the floor has no AutoImageProcessor without torchvision
+def test_clips(visualize, clips, tmp_path):
+    (tmp_path / "empty").mkdir()
+    files = (clips / "clip.gif", clips / "frames", tmp_path / "empty")
+    text = visualize(clips / "videomae", *files, *MERGING, "--side", 64, "-o", tmp_path / "out")
+    assert "clip: 32 tokens, 12 after the last layer" in text and "frames: 32 tokens" in text
+    assert len(list((tmp_path / "out").iterdir())) == 6  # nothing of the empty folder
+    found = [json.loads((tmp_path / "out" / f"{name}.json").read_text()) for name in ("clip", "frames")]
+    assert found[0]["columns"] == 8 and found[0]["layers"] == found[1]["layers"]  # the same four of six frames
+    with Image.open(tmp_path / "out" / "clip.png") as still:
+        assert still.width > 2 * 64
+
+
+@pytest.mark.slow
+def test_clips_of_other_models(visualize, clips, tmp_path):
+    next(case for case in all_cases() if case.id == "VivitModel").build().save_pretrained(tmp_path / "vivit")
+    sizes = {"size": {"shortest_edge": 16}, "crop_size": {"height": 16, "width": 16}}
+    VivitImageProcessor(**sizes).save_pretrained(tmp_path / "vivit")
+    text = visualize(tmp_path / "vivit", clips / "clip.gif", *MERGING, "--side", 64, "-o", tmp_path / "out")
+    assert "clip: 33 tokens" in text
+    if is_torchvision_available():
+        pytest.skip("what is missing elsewhere is here")
+    next(case for case in all_cases() if case.id == "VJEPA2Model").build().save_pretrained(tmp_path / "vjepa2")
+    (tmp_path / "vjepa2" / "preprocessor_config.json").write_text('{"video_processor_type": "VJEPA2VideoProcessor"}')
+    error = visualize(tmp_path / "vjepa2", clips / "clip.gif", *MERGING, "-o", tmp_path / "none", code=2)
+    assert "its processor of clips needs torchvision (pip install torchvision)" in error
+
+
+def test_videos(visualize, clips, tmp_path):
+    av = pytest.importorskip("av")
+    with av.open(str(tmp_path / "clip.mp4"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=5)
+        stream.width = stream.height = 32
+        for index in range(7):
+            frame = np.full((32, 32, 3), 30 * index, dtype=np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    files = (tmp_path / "clip.mp4", tmp_path / "broken.mp4")
+    text = visualize(clips / "videomae", *files, *MERGING, "--side", 64, "-o", tmp_path / "out")
+    assert "clip: 32 tokens, 12 after the last layer" in text and len(list((tmp_path / "out").iterdir())) == 3
+
+
+@pytest.fixture
+def sound(tmp_path):
+    """An eighth of a second of a rising tone, as a file."""
+    time = np.arange(2000) / 16000
+    samples = (20000 * np.sin(2 * np.pi * (500 + 1000 * time) * time)).astype("<i2")
+    with wave.open(str(tmp_path / "tone.wav"), "wb") as file:
+        file.setnchannels(1), file.setsampwidth(2), file.setframerate(16000)
+        file.writeframes(samples.tobytes())
+    return tmp_path / "tone.wav"
+
+
+def test_sounds(visualize, sound, tmp_path):
+    pytest.importorskip("soundfile")
+    pytest.importorskip("soxr")
+    next(case for case in all_cases() if case.id == "Wav2Vec2ForCTC").build().save_pretrained(tmp_path / "wav2vec2")
+    Wav2Vec2FeatureExtractor().save_pretrained(tmp_path / "wav2vec2")
+    config = whisper_config()
+    config.max_source_positions = 50  # one second
+    torch.manual_seed(0)
+    WhisperForConditionalGeneration(config).save_pretrained(tmp_path / "whisper")
+    WhisperFeatureExtractor(feature_size=8, chunk_length=1).save_pretrained(tmp_path / "whisper")
+    (tmp_path / "broken.wav").write_bytes(b"no sound")
+    text = visualize(tmp_path / "wav2vec2", sound, tmp_path / "broken.wav", *MERGING, "-o", tmp_path / "a")
+    assert "tone: 249 tokens" in text and len(list((tmp_path / "a").iterdir())) == 3
+    text = visualize(tmp_path / "whisper", sound, *MERGING, "-o", tmp_path / "b")
+    assert "tone: 50 tokens" in text
+    found = json.loads((tmp_path / "b" / "tone.json").read_text())
+    assert (found["rows"], found["columns"]) == (4, 13) and found["file"].endswith("tone.wav")
+
+
+def test_sounds_without_the_packages(visualize, sound, tmp_path, monkeypatch):
+    def missing(*args, **kwargs):
+        raise ImportError("load_audio requires the soundfile library")
+
+    monkeypatch.setattr("optimum_pitome.commands.media.load_audio", missing)
+    next(case for case in all_cases() if case.id == "WhisperModel").build().save_pretrained(tmp_path / "model")
+    WhisperFeatureExtractor(feature_size=8, chunk_length=1).save_pretrained(tmp_path / "model")
+    error = visualize(tmp_path / "model", sound, *MERGING, "-o", tmp_path / "out", code=2)
+    assert "Sounds are read with other packages (pip install soundfile soxr)" in error
+
+
 def test_texts(visualize, tmp_path):
     (tmp_path / "texts.txt").write_text("a b c d e f g h\n\nh g f e d c b a\n")
     options = (*MERGING, "--layers", "0,1", "--text-file", tmp_path / "texts.txt")
@@ -104,10 +215,10 @@ def test_texts(visualize, tmp_path):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ([], "Name pictures or folders of them, or texts"),
+        ([], "Name pictures, clips or sounds, or folders"),
         (["pets", "--text", "a"], "one of the two"),
         (["nowhere.png"], "nowhere.png: there is no such file or folder"),
-        (["bert"], "bert: there are no pictures in this folder"),
+        (["bert"], "BertForSequenceClassification merges nothing of pictures"),
         (["--text-file", "nowhere.txt"], "nowhere.txt"),
         (["pets", "--side", 8], "--side 8: expected at least 64 pixels"),
         (["--text", "a b c", "--device", "nowhere"], "--device nowhere"),
@@ -128,4 +239,4 @@ def test_no_picture_is_left(visualize, tmp_path):
     (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:2000])
     error = visualize("vit", tmp_path, *MERGING, "-o", tmp_path / "out", code=2)
     assert "broken.png is left out, since it cannot be read" in error and "cut.png is left out" in error
-    assert "None of the pictures could be read." in error and not (tmp_path / "out").exists()
+    assert "None of the files could be read." in error and not (tmp_path / "out").exists()

@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 import real_assets
 import torch
+from group_checks import check_groups
 from PIL import Image
 from transformers import AutoImageProcessor, Dinov2Model, ViTModel, YolosModel
 from zoo import one_per_encoder
@@ -50,31 +51,9 @@ def part_of(case):
     return rewritten_encoders(model)[0].pitome.architecture.part
 
 
-CASES = {part: [] for part in ("vision", "text", "audio")}
+CASES = {part: [] for part in ("vision", "text", "audio")}  # test_sounds.py draws those of sound
 for one in one_per_encoder():
     CASES[part_of(one)].append(pytest.param(one, id=one.id))
-
-
-def check_groups(sample):
-    """Groups only grow, and say the same as the sizes and the counts."""
-    before = np.where(sample.layers[0].groups >= 0, np.arange(len(sample.layers[0].groups)), -1)
-    for index, layer in enumerate(sample.layers):
-        real = layer.groups >= 0
-        assert layer.index == index and (real == (before >= 0)).all()
-        assert layer.num_tokens == len(np.unique(layer.groups[real]))
-        for group in np.unique(before[real]):  # what was together stays together
-            assert len(np.unique(layer.groups[before == group])) == 1
-        assert layer.members[real].sum() == sum(
-            size**2 for size in np.unique(layer.groups[real], return_counts=True)[1]
-        )
-        assert np.allclose(layer.sizes[layer.groups[real]], layer.members[real])
-        if layer.energy is not None:
-            assert np.isfinite(layer.energy).any() and np.isnan(layer.energy[~real]).all()
-            for group in np.unique(before[real]):
-                alone = before == group  # a protected token is joined by nothing, and joins nothing
-                together = layer.groups == layer.groups[alone][0]
-                assert not layer.protected[alone].any() or alone.sum() == together.sum()
-        before = layer.groups
 
 
 @pytest.mark.parametrize("case", CASES["vision"])
@@ -148,12 +127,6 @@ def test_every_text_encoder(case):
         assert ((sample.layers[-1].groups >= 0) == real).all()
 
 
-@pytest.mark.parametrize("case", CASES["audio"])
-def test_sound_is_refused(case):
-    with pytest.raises(ValueError, match="merges audio tokens, which visualize does not draw"):
-        visualize(apply_pitome(case.build(), SETTINGS), case.inputs(2))
-
-
 @pytest.fixture(scope="module")
 def vit():
     torch.manual_seed(0)
@@ -198,12 +171,20 @@ def test_protected_tokens_have_the_lowest_energy(vit):
         assert np.isnan(layer.energy[0]) and (layer.members[left_alone] == 1).all()
 
 
+@pytest.mark.parametrize("patch", [2, 4, 7, 16])
 @pytest.mark.parametrize("height, width", [(48, 24), (20, 64), (33, 47)])
-def test_pictures_of_other_shapes(vit, height, width):
-    """Not square, interpolated positions, and pixels left over beside whole patches."""
-    sample = visualize(apply_pitome(vit, SETTINGS), {**pixels(height, width), "interpolate_pos_encoding": True})[1]
-    assert (sample.grid.rows, sample.grid.columns) == (height // 4, width // 4)
-    assert sample.pixels.shape == (height // 4 * 4, width // 4 * 4, 3)
+def test_pictures_of_other_shapes(height, width, patch):
+    """Not square, interpolated positions, and pixels left over beside whole patches; patches of several sizes."""
+    config = vit_config()
+    config.patch_size = patch
+    torch.manual_seed(0)
+    model = apply_pitome(ViTModel(config, add_pooling_layer=False).eval(), {"ratio": 0.6, "min_tokens": 1})
+    sample = visualize(model, {**pixels(height, width), "interpolate_pos_encoding": True})[1]
+    check_groups(sample)
+    rows, columns = height // patch, width // patch
+    assert (sample.grid.rows, sample.grid.columns) == (rows, columns)
+    assert sample.pixels.shape == (rows * patch, columns * patch, 3)
+    assert sample.grid.cells.tolist() == [-1, *range(rows * columns)]
     sample.picture()
 
 

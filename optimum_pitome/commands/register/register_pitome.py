@@ -50,7 +50,7 @@ class PiToMeCommand(BaseOptimumCLICommand):
         _command("compare", "Many settings on many tasks, from a YAML file: which of them really differ."),
         _command("tune", "The ratio of every layer for a budget, or the budget that keeps what the dense model says."),
         _command("spectrum", "How far each layer's merge moves the spectrum of its tokens, and what it costs."),
-        _command("visualize", "Which patches of pictures, or words of texts, merge: layer by layer, as pictures."),
+        _command("visualize", "What merges of pictures, clips, sounds or texts: layer by layer, as pictures."),
         _command("export", "A model that merges, as a file for ONNX Runtime, OpenVINO or PyTorch, compared with it."),
         _command("serve", "An OpenAI-compatible server: transformers serve, with a model that merges."),
         _command("benchmark", "Time of forwards or training steps, dense and merged. Reads no weights."),
