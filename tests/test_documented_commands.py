@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import configparser
 import dataclasses
+import json
 import re
 import shlex
 from pathlib import Path
@@ -27,6 +28,7 @@ import pytest
 from markdown_it import MarkdownIt
 from transformers import TrainingArguments
 
+from optimum_pitome import PiToMeConfig
 from optimum_pitome.commands.options import add_options
 
 
@@ -128,6 +130,13 @@ def check_pytest(words):
     assert (ROOT / words[1]).is_file(), words
 
 
+def check_vllm(words):
+    """Settings that it passes on are such as this package accepts."""
+    for option, value in zip(words, words[1:]):
+        if option == "--hf-overrides":
+            PiToMeConfig(**(json.loads(value)["pitome"] or {}))
+
+
 CHECKS = {
     "optimum-cli": check_pitome,
     "python": check_python,
@@ -135,7 +144,8 @@ CHECKS = {
     "make": check_make,
     "pytest": check_pytest,
     "accelerate": check_accelerate,
-    "export": lambda words: None,
+    "vllm": check_vllm,
+    **dict.fromkeys(("export", "mkdir", "ray"), lambda words: None),
 }
 
 

@@ -14,6 +14,9 @@
 
 """Late interaction: what merged documents store, and what their queries find."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given
@@ -111,3 +114,12 @@ def test_a_tolerance_is_a_fraction():
     assert len(pooling.pool_one(100 * torch.tensor([[1.0, 0.0], [1.0, 0.05], [1.0, 0.2]]))) == 2
     with pytest.raises(ValueError, match="tolerance=1.5: expected a number from 0 to below 1"):
         MergedTokenPooling(tolerance=1.5)
+
+
+def test_the_page_on_late_interaction_runs(folder, tmp_path):
+    encoder(folder).save_pretrained(str(tmp_path))
+    page = (Path(__file__).parents[2] / "docs" / "late_interaction.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert "lightonai/LateOn" in code
+    exec(code.replace("lightonai/LateOn", str(tmp_path)), found := {})
+    assert found["model"].similarity(found["queries"], found["documents"]).shape == (1, 2)
