@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional
-from tqdm import tqdm
+from transformers.utils import logging
 
 from ..apply import pitome_disabled
 
@@ -65,7 +65,7 @@ class Samples:
     @torch.no_grad()
     def _run(self) -> list[Any]:
         """Of every batch what is compared: hidden states of a thousand pictures would fill the memory."""
-        return [self._read(batch) for batch in tqdm(self.batches, leave=False, disable=None, desc="inputs")]
+        return [self._read(batch) for batch in logging.tqdm(self.batches, leave=False, disable=None, desc="inputs")]
 
     def _read(self, batch: Mapping[str, Any]) -> Any:
         output = self.model(**batch)

@@ -19,6 +19,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from .plain import Plain
+
 
 _ROW = "{:>5}  {:>13}  {:>9}  {:>9}  {:>9}"
 
@@ -46,7 +48,7 @@ class LayerSummary:
 
 
 @dataclass(frozen=True)
-class EncoderSummary:
+class EncoderSummary(Plain):
     """One rewritten encoder; the sums run over its layers (embeddings and heads are not in it) that run.
 
     Attributes:
@@ -86,6 +88,10 @@ class EncoderSummary:
     def gflops_skipped(self) -> float:
         """What the dense model spends on layers that nothing reads: saved, but not by merging."""
         return sum(layer.gflops_dense for layer in self.layers if not layer.runs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields, `tokens`, and the sums."""
+        return {**super().to_dict(), "tokens": self.tokens, **_sums(self)}
 
     def __str__(self) -> str:
         lines = [_ROW.format("layer", "tokens", "dense", "merged", "merging")]
@@ -138,7 +144,7 @@ class ReaderSummary:
 
 
 @dataclass(frozen=True)
-class PiToMeSummary:
+class PiToMeSummary(Plain):
     """What merging saves in a model, for one sample. `print` shows the table.
 
     Attributes:
@@ -203,6 +209,10 @@ class PiToMeSummary:
         merged = self.gflops_merged + self.gflops_merge_step
         return merged + (self.reader.gflops_merged if self.reader else 0.0)
 
+    def to_dict(self) -> dict[str, Any]:
+        """The fields, `flops_ratio`, and the sums."""
+        return {**super().to_dict(), "flops_ratio": self.flops_ratio, **_sums(self)}
+
     def __str__(self) -> str:
         lines = []
         for encoder in self.encoders:
@@ -216,3 +226,8 @@ class PiToMeSummary:
             lines.append(f"tower and language model: {dense:.4g} -> {merged:.4g} GFLOPs ({dense / merged:.2f}x fewer)")
         lines.extend(f"Note: {note}" for note in self.notes)
         return "\n".join(lines)
+
+
+def _sums(summary: EncoderSummary | PiToMeSummary) -> dict[str, float]:
+    kinds = ("dense", "merged", "merge_step", "skipped")
+    return {f"gflops_{kind}": getattr(summary, f"gflops_{kind}") for kind in kinds}

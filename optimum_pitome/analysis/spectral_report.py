@@ -17,17 +17,16 @@
 from __future__ import annotations
 
 import functools
-import json
 import math
 import os
 import statistics
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from .pictures import plotted
+from .plain import Plain
 from .spectrum import GRAPHS
 
 
@@ -62,7 +61,7 @@ class Correlation:
 
 
 @dataclass(frozen=True)
-class LayerSpectra:
+class LayerSpectra(Plain):
     """What [`measure_spectra`] found. `A` settings, `L` layers, `S` samples.
 
     Attributes:
@@ -120,11 +119,6 @@ class LayerSpectra:
                 one.name: {"value": one.value, "low": one.low, "high": one.high} for one in self.correlations
             },
         }
-
-    def to_json(self, path: str | os.PathLike) -> None:
-        """Writes [`~LayerSpectra.to_dict`] to a file."""
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Path(path).write_text(json.dumps(self.to_dict()) + "\n", encoding="utf-8")
 
     def plot(self, path: str | os.PathLike, title: str | None = None) -> None:
         """Draws the spectral distance over the layers, one line for each of the settings, into a picture file.

@@ -26,6 +26,9 @@ from ..configuration.fields import FIELDS
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
+#: Exit codes: it began and failed; it cannot be done as asked, as of argparse; somebody stopped it, as of shells.
+FAILED, REFUSED, INTERRUPTED = 1, 2, 130
+
 
 def several_settings(args: argparse.Namespace) -> list[dict[str, Any]]:
     """The settings of `--ratios`, `--flops-ratios` and `--settings`, on top of those that all have in common."""
@@ -49,9 +52,9 @@ def settings_name(settings: dict[str, Any]) -> str:
     return ", ".join(f"{name}={value}" for name, value in settings.items())
 
 
-def fail(parser: argparse.ArgumentParser, error: Exception) -> NoReturn:
+def fail(parser: argparse.ArgumentParser, error: Exception, code: int = REFUSED) -> NoReturn:
     """Ends the command with the message alone: the usage says nothing about what lies in files."""
-    parser.exit(2, f"{parser.prog}: error: {error}\n")
+    parser.exit(code, f"{parser.prog}: error: {error}\n")
 
 
 def settings_from(args: argparse.Namespace) -> dict[str, Any] | None:

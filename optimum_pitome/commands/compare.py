@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -32,11 +31,12 @@ from ..evaluation.comparison import ComparedTask, compare_tasks
 from ..evaluation.comparison_report import AGREEMENT, Comparison
 from ..evaluation.grid import Grid
 from ..evaluation.significance import scipy_stats
+from .results import Results
 from .task_options import add_entry
 from .tasks import TASKS, check_task, empty_model, load_task, read_data
 
 
-def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+def run(args: argparse.Namespace, results: Results) -> None:
     folder = Path(args.output)
     scipy_stats(), figure_class()  # not after hours
     grid = Grid.read(args.grid, args.seeds)
@@ -46,10 +46,11 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     try:
         found = compare_tasks([_compared(task) for task in tasks], grid, folder / "rows.jsonl")
     except KeyboardInterrupt:
-        sys.stderr.write(f"\nInterrupted: the same command goes on from {folder / 'rows.jsonl'}.\n")
-        raise SystemExit(130) from None
-    sys.stdout.write(f"{found}\n")
+        raise KeyboardInterrupt(f"the same command goes on from {folder / 'rows.jsonl'}") from None
+    results.add(found, **found.to_dict())
     _write(found, folder)
+    text = f"Report: {folder / 'report.md'}, report.json and report.png; every sample: rows.jsonl."
+    results.add(text, files=[folder / name for name in ("report.md", "report.json", "report.png", "rows.jsonl")])
 
 
 def _write(found: Comparison, folder: Path) -> None:
@@ -57,7 +58,6 @@ def _write(found: Comparison, folder: Path) -> None:
     found.plot(folder / "report.png")
     text = f"# Settings compared\n\n{found.to_markdown()}\n![differences to the reference](report.png)\n"
     (folder / "report.md").write_text(text, encoding="utf-8")
-    sys.stdout.write(f"Report: {folder / 'report.md'}, report.json and report.png; every sample: rows.jsonl.\n")
 
 
 class _EntryParser(argparse.ArgumentParser):

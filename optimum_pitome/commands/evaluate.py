@@ -30,18 +30,18 @@ from ..evaluation.evaluation import evaluate
 from ..evaluation.results import Evaluations
 from ..hub.model_cards import write_card, write_recipe_card
 from .arguments import pitome_keyword, several_settings
+from .results import Results
 from .tasks import TASKS, check_task, load_task, read_data
 
 
-def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+def run(args: argparse.Namespace, results: Results) -> None:
     config, evaluations, model = _evaluate(args)
-    sys.stdout.write(f"{evaluations}\n")
-    if args.json is not None:
-        evaluations.to_json(args.json)
+    results.add(evaluations, model=args.model, **evaluations.to_dict())
     if args.plot is not None:
         evaluations.plot(args.plot, f"{args.model} on {args.dataset}")
     if args.model_card is not None:
-        sys.stdout.write(f"Model card: {_write_card(args, config, evaluations, model)}\n")
+        card = _write_card(args, config, evaluations, model)
+        results.add(f"Model card: {card}", model_card=card)
 
 
 def _evaluate(args: argparse.Namespace) -> tuple[PreTrainedConfig, Evaluations, Any]:

@@ -17,7 +17,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import Any
 
 import torch
@@ -31,6 +30,7 @@ from ..export.export import export_pitome
 from ..export.files import check_output, check_source
 from ..export.modules import check_class
 from ..export.requirements import check_request
+from .results import Results
 from .tasks import check_numbers, prepare_images, prepare_texts
 from .unlabelled import model_class, one_setting
 
@@ -39,7 +39,7 @@ from .unlabelled import model_class, one_setting
 _NUM_SAMPLES = 64
 
 
-def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+def run(args: argparse.Namespace, results: Results) -> None:
     check_request(args.format, args.quantize, args.opset, args.part)
     check_numbers(args)
     check_output(args.output)
@@ -55,16 +55,16 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
         part=args.part,
         quantize=args.quantize,
         opset=args.opset,
-        processor=_processor(args, kind),
+        processor=_processor(args, kind, results),
         inputs=[] if args.dataset is None else _inputs(args, kind),
         tolerance=args.tolerance,
     )
-    sys.stdout.write(f"{result}\n")
+    results.add(result, model=args.model, **result.to_dict())
     if args.push_to_hub is not None:
         api = HfApi()
         api.create_repo(args.push_to_hub, exist_ok=True)
         sent = api.upload_folder(repo_id=args.push_to_hub, folder_path=args.output, commit_message="Exported model")
-        sys.stdout.write(f"Uploaded to {args.push_to_hub}: {sent.commit_url}\n")
+        results.add(f"Uploaded to {args.push_to_hub}: {sent.commit_url}", uploaded=sent.commit_url)
 
 
 def _load(args: argparse.Namespace, config: Any, keyword: dict[str, Any]) -> nn.Module:
@@ -85,7 +85,7 @@ def _load(args: argparse.Namespace, config: Any, keyword: dict[str, Any]) -> nn.
     return chosen.from_pretrained(args.model, revision=args.revision, **keyword)
 
 
-def _processor(args: argparse.Namespace, kind: str) -> Any:
+def _processor(args: argparse.Namespace, kind: str, results: Results) -> Any:
     """What makes the model's inputs; `None` where none lies beside it."""
     loader = AutoTokenizer if kind == "text" else AutoImageProcessor
     try:
@@ -93,7 +93,7 @@ def _processor(args: argparse.Namespace, kind: str) -> Any:
     except (OSError, ValueError, KeyError, ImportError) as error:
         what = "tokenizer" if kind == "text" else "image processor"
         reason = str(error).strip().partition("\n")[0]
-        sys.stderr.write(f"No {what} could be read, so none is written beside the exported file: {reason}\n")
+        results.note(f"No {what} could be read, so none is written beside the exported file: {reason}")
         return None
 
 

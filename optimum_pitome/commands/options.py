@@ -33,6 +33,14 @@ def add_options(parser: argparse.ArgumentParser, command: str) -> None:
     add_imports(parser)
     for add in _OPTIONS[command]:
         add(parser)
+    _add_output(parser)
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    """Of every command, last, since they say nothing about what it does."""
+    add = parser.add_argument_group("what is shown").add_argument
+    add("--json", action="store_true", help="The results as one JSON document on stdout: see docs/command_line.md.")
+    add("--quiet", action="store_true", help="No progress bars, notes and warnings; errors are told.")
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
@@ -127,7 +135,6 @@ def _add_spectrum(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--settings", **several, help=f"{text}(0.75); --layers says which take their turn (all).")
     graph = {"choices": ("distance", "similarity"), "default": "distance"}
     parser.add_argument("--graph", **graph, help="What joins two tokens: 1 - cos (default), or max(cos, 0).")
-    parser.add_argument("--json", metavar="PATH", help="Write all numbers, one per sample, to a file.")
     parser.add_argument("--plot", metavar="PATH", help="Draw the distance over the layers (needs matplotlib).")
 
 
@@ -172,7 +179,6 @@ def _add_comparison(parser: argparse.ArgumentParser) -> None:
 def _add_evaluation(parser: argparse.ArgumentParser) -> None:
     add_task(parser)
     _add_several(parser)
-    parser.add_argument("--json", metavar="PATH", help="Write the results to a file.")
     parser.add_argument("--plot", metavar="PATH", help="Draw the results against operations (needs matplotlib).")
     parser.add_argument(
         "--model-card",

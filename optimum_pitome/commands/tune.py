@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 from torch import nn
@@ -27,9 +26,10 @@ from ..analysis import pitome_summary
 from ..configuration.config import PiToMeConfig
 from ..hub.model_cards import auto_class_of, write_recipe_card
 from ..tuning.choice import find_budget
-from ..tuning.search import search_ratios
+from ..tuning.search import Found, search_ratios
 from ..tuning.speed import tolerance_of
 from .arguments import settings_from
+from .results import Results
 from .unlabelled import load_inputs, load_model
 
 
@@ -39,7 +39,7 @@ _NUM_SAMPLES = 128
 _NUM_SAMPLES_OF_A_BOUND = 1000
 
 
-def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+def run(args: argparse.Namespace, results: Results) -> None:
     settings = settings_from(args) or {}
     budget = {name: settings.pop(name) for name in ("flops_ratio", "num_tokens") if name in settings}
     if args.speed_up is not None:
@@ -57,24 +57,24 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     inputs, lengths = load_inputs(args, name, model, kind, _NUM_SAMPLES_OF_A_BOUND if bounds else _NUM_SAMPLES)
     length = None if kind == "image" else round(sum(lengths) / len(lengths))
     if bounds:
-        choice = find_budget(model, inputs, **bounds)
-        sys.stdout.write(f"{choice}\n")
-        found = choice.config
+        found = find_budget(model, inputs, **bounds)
     else:
-        found = _search(model, inputs, args, length, **budget)
-    settings = {key: value for key, value in found.to_pitome_dict().items() if key != "format_version"}
-    sys.stdout.write(f"{pitome_summary(model, num_tokens=length)}\n{json.dumps(settings)}\n")
+        found = _search(model, inputs, args, results, length, **budget)
+    results.add(found, model=args.model, **{key: value for key, value in vars(found).items() if key != "config"})
+    settings = {key: value for key, value in found.config.to_pitome_dict().items() if key != "format_version"}
+    summary = pitome_summary(model, num_tokens=length)
+    results.add(f"{summary}\n{json.dumps(settings)}", settings=settings, summary=summary)
     if args.output is not None:
-        _save(found, name, args.output, auto_class_of(model))
+        _save(found.config, name, args.output, auto_class_of(model), results)
 
 
 def _search(
-    model: nn.Module, inputs: list, args: argparse.Namespace, length: int | None, **budget: float
-) -> PiToMeConfig:
+    model: nn.Module, inputs: list, args: argparse.Namespace, results: Results, length: int | None, **budget: float
+) -> Found:
     tried = None if args.output is None else Path(args.output) / "search.jsonl"
     before = tried.read_text(encoding="utf-8").count('"ratios"') if tried is not None and tried.exists() else 0
     if before > 0:
-        sys.stderr.write(f"Going on with {before} settings from {tried}.\n")
+        results.note(f"Going on with {before} settings from {tried}.")
     limits = {"max_settings": args.max_settings, "seed": args.seed, "resume_from": tried, "progress": True}
     try:
         found = search_ratios(model, inputs, length, **budget, **limits)
@@ -82,16 +82,14 @@ def _search(
         kept = (
             "nothing was kept, since -o names no folder" if tried is None else f"the same command goes on from {tried}"
         )
-        sys.stderr.write(f"\nInterrupted: {kept}.\n")
-        raise SystemExit(130) from None
-    sys.stdout.write(f"{found}\n")
+        raise KeyboardInterrupt(kept) from None
     wanted = budget.get("speed_up")
     if wanted is not None and found.timing.speedup < wanted - tolerance_of(wanted):
-        sys.stderr.write(
+        results.note(
             f"At the end {found.timing.speedup:.2f} x was measured, less than --speed-up {wanted:g}: timings of this "
-            "machine change. Try again while nothing else runs, or with more --max-samples.\n"
+            "machine change. Try again while nothing else runs, or with more --max-samples."
         )
-    return found.config
+    return found
 
 
 def _check_output(directory: Path) -> None:
@@ -103,10 +101,11 @@ def _check_output(directory: Path) -> None:
         )
 
 
-def _save(config: PiToMeConfig, base_model: str, directory: str, auto_class: str) -> None:
+def _save(config: PiToMeConfig, base_model: str, directory: str, auto_class: str, results: Results) -> None:
     fields = {**config.to_pitome_dict(), "base_model_name_or_path": base_model}
     recipe = PiToMeConfig(**fields)
     Path(directory).mkdir(parents=True, exist_ok=True)
     write_recipe_card(recipe, directory, auto_class=auto_class)  # saving leaves a card alone that says the same
     recipe.save_pretrained(directory)
-    sys.stdout.write(f"Recipe: {directory}. {auto_class}.from_pretrained({directory!r}) loads the model with it.\n")
+    text = f"Recipe: {directory}. {auto_class}.from_pretrained({directory!r}) loads the model with it."
+    results.add(text, recipe=directory)

@@ -23,19 +23,20 @@ from typing import Any
 
 from PIL import Image, ImageOps
 from torch import nn
-from tqdm import tqdm
 from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedModel
+from transformers.utils import logging
 
 from ..evaluation.questions import rgb
 from ..modeling.rewrite import rewritten_encoders
 from ..modeling.signatures import names
 from ..visualization.saving import save_picture, save_texts
 from ..visualization.visualize import visualize
+from .results import Results
 from .tasks import prepare_texts
 from .unlabelled import model_class, one_setting
 
 
-def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+def run(args: argparse.Namespace, results: Results) -> None:
     texts = _texts(args)
     if bool(texts) == bool(args.images):
         raise ValueError("Name pictures or folders of them, or texts with --text or --text-file: one of the two.")
@@ -54,29 +55,36 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
         raise ValueError(f"--device {args.device}: {error}") from None
     settings = {"model": name, "settings": rewritten_encoders(model)[0].pitome.config.to_pitome_dict()}
     if texts:
-        _draw_texts(args, model, texts, settings)
+        _draw_texts(args, results, model, texts, settings)
     else:
-        _draw_pictures(args, model, paths, settings)
+        _draw_pictures(args, results, model, paths, settings)
 
 
-def _draw_texts(args: argparse.Namespace, model: nn.Module, texts: list[str], about: dict[str, Any]) -> None:
+def _draw_texts(
+    args: argparse.Namespace, results: Results, model: nn.Module, texts: list[str], about: dict[str, Any]
+) -> None:
     tokenizer = AutoTokenizer.from_pretrained(args.model, revision=args.revision)
     prepare = prepare_texts(args)
     samples = []
-    for text in tqdm(texts, disable=None, unit=" texts"):  # by itself: padding would be drawn of the shorter ones
+    for text in logging.tqdm(texts, disable=None, unit=" texts"):  # by itself: padding of the shorter would be drawn
         samples += visualize(model, prepare([text]), tokenizer, part="text")
     for number, sample in enumerate(samples, 1):
-        sys.stdout.write(f"text {number}: {_tokens(sample)}\n")
+        results.add(f"text {number}: {_shown(sample)}", texts=[_tokens(sample)])
     written = save_texts(samples, args.output, layers=args.show_layers, about=about)
-    sys.stdout.write(f"{' '.join(map(str, written))}\n")
+    results.add(" ".join(map(str, written)), **about, files=written)
 
 
-def _draw_pictures(args: argparse.Namespace, model: nn.Module, paths: list[Path], about: dict[str, Any]) -> None:
+def _draw_pictures(
+    args: argparse.Namespace, results: Results, model: nn.Module, paths: list[Path], about: dict[str, Any]
+) -> None:
     processor = AutoImageProcessor.from_pretrained(args.model, revision=args.revision)
     taken: set[str] = set()
-    for path in tqdm(paths, disable=None, unit=" pictures"):
-        picture = _opened(path)
-        if picture is None:
+    for path in logging.tqdm(paths, disable=None, unit=" pictures"):
+        try:
+            picture = _opened(path)
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            sys.stderr.write(f"{path} is left out, since it cannot be read: {error}\n")  # an error: --quiet or not
+            results.add(left_out=[path])
             continue
         inputs = processor(rgb([picture]), return_tensors="pt")
         # A tower takes nothing of what the processor tells the model around it, and tiles as so many pictures.
@@ -89,13 +97,19 @@ def _draw_pictures(args: argparse.Namespace, model: nn.Module, paths: list[Path]
             title = name if len(samples) == 1 else f"{name}-{number}"
             details = {"picture": str(path), **about}
             written = save_picture(sample, args.output, title, args.show_layers, args.side, details)
-            sys.stdout.write(f"{title}: {_tokens(sample)}\n{' '.join(map(str, written))}\n")
+            entry = {"picture": path, "name": title, **_tokens(sample), "files": written}
+            results.add(f"{title}: {_shown(sample)}\n{' '.join(map(str, written))}", pictures=[entry])
+    results.add(**about)
     if not taken:
         raise ValueError("None of the pictures could be read.")
 
 
-def _tokens(sample: Any) -> str:
-    return f"{sample.summary()['tokens']} tokens, {sample.layers[-1].num_tokens} after the last layer"
+def _tokens(sample: Any) -> dict[str, int]:
+    return {"tokens": sample.summary()["tokens"], "tokens_left": sample.layers[-1].num_tokens}
+
+
+def _shown(sample: Any) -> str:
+    return "{tokens} tokens, {tokens_left} after the last layer".format(**_tokens(sample))
 
 
 def _taking(part: str, model: PreTrainedModel) -> PreTrainedModel:
@@ -138,14 +152,10 @@ def _paths(images: list[str]) -> list[Path]:
     return found
 
 
-def _opened(path: Path) -> Image.Image | None:
-    """The picture, upright; `None`, and a line that says why, where it cannot be read."""
-    try:
-        with Image.open(path) as picture:
-            return ImageOps.exif_transpose(picture)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        sys.stderr.write(f"{path} is left out, since it cannot be read: {error}\n")
-        return None
+def _opened(path: Path) -> Image.Image:
+    """The picture, upright."""
+    with Image.open(path) as picture:
+        return ImageOps.exif_transpose(picture)
 
 
 def _free(stem: str, taken: set[str]) -> str:

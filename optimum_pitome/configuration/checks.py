@@ -43,6 +43,10 @@ _MAX_PATH = 4096
 MAX_COUNT = 2**31 - 1
 
 
+class NotReachedError(ValueError):
+    """What was asked for was tried, and is not reached: a tolerance, a bound, a speed."""
+
+
 class _Short(reprlib.Repr):
     """A `repr` that is short and quick whatever it gets, and that never raises."""
 

@@ -16,14 +16,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..analysis.pictures import plotted
+from ..analysis.plain import Plain
 from ..analysis.timing import Timing
 
 
@@ -89,7 +88,7 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class Evaluations(Sequence):
+class Evaluations(Plain, Sequence):
     """What [`evaluate`] found: one [`Evaluation`] for each of the settings. `print` shows the table."""
 
     evaluations: tuple[Evaluation, ...]
@@ -115,16 +114,6 @@ class Evaluations(Sequence):
             f"samples.\nGFLOPs: {GFLOPS_TITLE}, merge step included. Times: medians of {first.timing.rounds} batches, "
             f"dense and merged alternating, and\nquartiles of the ratios; {first.hardware}."
         )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything, as plain data."""
-        return {"evaluations": [asdict(one) for one in self]}
-
-    def to_json(self, path: str | os.PathLike) -> None:
-        """Writes [`~Evaluations.to_dict`] to a file."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
 
     def plot(self, path: str | os.PathLike, title: str | None = None) -> None:
         """Draws every metric, and the agreement with the dense model, against operations, into a picture file.

@@ -19,7 +19,6 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import os
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,6 +27,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..analysis.plain import Plain
+from ..configuration.checks import NotReachedError
 from ..methods import ALGORITHMS
 from ..modeling.rewrite import rewritten_encoders
 from .comparison import Comparison, check, compare
@@ -43,7 +44,7 @@ _VERSIONS = ("optimum_pitome", "transformers", "torch", "onnx", "onnxruntime", "
 
 
 @dataclass(frozen=True)
-class Export:
+class Export(Plain):
     """What [`export_pitome`] wrote.
 
     Attributes:
@@ -109,7 +110,7 @@ def export_pitome(
 
     Raises:
         ValueError: for what cannot be exported, `inputs` that lack what the model takes, a folder that is not empty,
-            or a file that differs from the model.
+            or a file that differs from the model (`NotReachedError`).
         ImportError: if a package is missing; the message names the extra.
         OSError: if it cannot be written.
     """
@@ -131,11 +132,10 @@ def export_pitome(
         folder = stack.enter_context(whole_folder(output))
         file = folder / writer.file
         file.parent.mkdir(exist_ok=True)
-        with contextlib.redirect_stdout(sys.stderr):  # exporters print how far they are; stdout is for results
-            with _explaining(f"{type(module.model).__name__} could not be traced and written as format={format!r}"):
-                writer.write(module, example, opset, file)
-            if quantize is not None:
-                QUANTIZERS[format](file, given)
+        with _explaining(f"{type(module.model).__name__} could not be traced and written as format={format!r}"):
+            writer.write(module, example, opset, file)
+        if quantize is not None:
+            QUANTIZERS[format](file, given)
         with _explaining("The runtime does not run the exported file"):
             run = writer.load(file)
             comparison = compare(module, run, (to_device(batch, model) for batch in samples.fresh()))
@@ -168,7 +168,7 @@ def _explaining(what: str) -> Iterator[None]:
     except (ValueError, OSError, ImportError):
         raise
     except Exception as error:
-        raise ValueError(f"{what}. Nothing was kept. {type(error).__name__}: {error}") from error
+        raise NotReachedError(f"{what}. Nothing was kept. {type(error).__name__}: {error}") from error
 
 
 def _name_outputs(module: ExportedModule, example: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
