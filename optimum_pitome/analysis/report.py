@@ -16,13 +16,17 @@
 
 from __future__ import annotations
 
+import textwrap
 from dataclasses import dataclass, field
 from typing import Any
 
 from .plain import Plain
 
 
-_ROW = "{:>5}  {:>13}  {:>9}  {:>9}  {:>9}"
+_ROW = "{:>5}  {:>13}  {:>9}  {:>9}  {:>9}  {}"
+#: Of terminals, and of the bar that a layer without merging has.
+_WIDTH, _BAR = 100, 40
+_WHOLE = {"drop_whitespace": True, "break_long_words": False, "break_on_hyphens": False}
 
 
 @dataclass(frozen=True)
@@ -94,15 +98,17 @@ class EncoderSummary(Plain):
         return {**super().to_dict(), "tokens": self.tokens, **_sums(self)}
 
     def __str__(self) -> str:
-        lines = [_ROW.format("layer", "tokens", "dense", "merged", "merging")]
+        lines = [_ROW.format("layer", "tokens", "dense", "merged", "merging", "tokens left")]
         for layer in self.layers:
             tokens = f"{layer.tokens_in} -> {layer.tokens_out}"
             merged = f"{layer.gflops_merged:.4g}" if layer.runs else "not run"
             numbers = (f"{layer.gflops_dense:.4g}", merged, f"{layer.gflops_merge_step:.4g}")
-            lines.append(_ROW.format(layer.index, tokens, *numbers))
+            bar = "#" * round(_BAR * layer.tokens_out / self.tokens[0])
+            lines.append(_ROW.format(layer.index, tokens, *numbers, bar))
         tokens = f"{self.tokens[0]} -> {self.tokens[-1]}"
         numbers = (self.gflops_dense, self.gflops_merged, self.gflops_merge_step)
-        lines.append(_ROW.format("all", tokens, *(f"{number:.4g}" for number in numbers)))
+        left = f"{100 * self.tokens[-1] / self.tokens[0]:.0f} %"
+        lines.append(_ROW.format("all", tokens, *(f"{number:.4g}" for number in numbers), left))
         settings = {name: value for name, value in self.settings.items() if name != "protect_token_ids"}
         if len(settings.get("layers", ())) == len(self.layers):
             settings["layers"] = "all"
@@ -114,7 +120,7 @@ class EncoderSummary(Plain):
         if self.gflops_skipped:
             layers = ", ".join(str(layer.index) for layer in self.layers if not layer.runs)
             lines.append(f"not run, since nothing reads it: layer {layers}; {self.gflops_skipped:.4g} GFLOPs less")
-        return "\n".join(lines)
+        return _wrapped(lines)
 
 
 @dataclass(frozen=True)
@@ -225,7 +231,13 @@ class PiToMeSummary(Plain):
             dense, merged = self.gflops_whole_dense, self.gflops_whole_merged
             lines.append(f"tower and language model: {dense:.4g} -> {merged:.4g} GFLOPs ({dense / merged:.2f}x fewer)")
         lines.extend(f"Note: {note}" for note in self.notes)
-        return "\n".join(lines)
+        return _wrapped(lines)
+
+
+def _wrapped(lines: list[str]) -> str:
+    """As a terminal of 100 columns shows them."""
+    lines = "\n".join(lines).splitlines()
+    return "\n".join(part for line in lines for part in textwrap.wrap(line, _WIDTH, subsequent_indent="  ", **_WHOLE))
 
 
 def _sums(summary: EncoderSummary | PiToMeSummary) -> dict[str, float]:
