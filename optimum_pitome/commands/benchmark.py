@@ -65,7 +65,7 @@ def run(args: argparse.Namespace, results: Results) -> None:
         about = {"given": settings, "class": type(model).__name__, "tokens": summary.tokens[0]}
         about |= {"flops_ratio": summary.flops_ratio, "dtype": args.dtype, "device": str(model.device)}
         about |= {"compiled": args.compile, "training": args.training}
-        results.add(model=args.model, benchmarks=[{**about, "batches": _time(model, inputs, args, results)}])
+        results.add(benchmarks=[{**about, "batches": _time(model, inputs, args, results)}])
 
 
 def _time(

@@ -36,7 +36,7 @@ from .tasks import TASKS, check_task, load_task, read_data
 
 def run(args: argparse.Namespace, results: Results) -> None:
     config, evaluations, model = _evaluate(args)
-    results.add(evaluations, model=args.model, **evaluations.to_dict())
+    results.add(evaluations, **evaluations.to_dict())
     if args.plot is not None:
         evaluations.plot(args.plot, f"{args.model} on {args.dataset}")
     if args.model_card is not None:

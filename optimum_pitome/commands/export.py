@@ -25,14 +25,13 @@ from torch import nn
 from transformers import AutoImageProcessor, AutoTokenizer
 from transformers.utils import cached_file
 
-from ..evaluation.data import Batches, find_columns, load_labelled, take
 from ..export.export import export_pitome
 from ..export.files import check_output, check_source
 from ..export.modules import check_class
 from ..export.requirements import check_request
 from .results import Results
-from .tasks import check_numbers, prepare_images, prepare_texts
-from .unlabelled import model_class, one_setting
+from .tasks import check_numbers
+from .unlabelled import load_inputs, model_class, one_setting
 
 
 #: Enough for a comparison and for calibration, where nobody says how many samples there should be.
@@ -56,10 +55,10 @@ def run(args: argparse.Namespace, results: Results) -> None:
         quantize=args.quantize,
         opset=args.opset,
         processor=_processor(args, kind, results),
-        inputs=[] if args.dataset is None else _inputs(args, kind),
+        inputs=[] if args.dataset is None else load_inputs(args, kind, _NUM_SAMPLES)[0],
         tolerance=args.tolerance,
     )
-    results.add(result, model=args.model, **result.to_dict())
+    results.add(result, **result.to_dict())
     if args.push_to_hub is not None:
         api = HfApi()
         api.create_repo(args.push_to_hub, exist_ok=True)
@@ -95,12 +94,3 @@ def _processor(args: argparse.Namespace, kind: str, results: Results) -> Any:
         reason = str(error).strip().partition("\n")[0]
         results.note(f"No {what} could be read, so none is written beside the exported file: {reason}")
         return None
-
-
-def _inputs(args: argparse.Namespace, kind: str) -> list[dict[str, Any]]:
-    """Batches of `--dataset`."""
-    dataset, _ = load_labelled(args.dataset, args.dataset_config, args.split, args.dataset_revision)
-    dataset = take(dataset, _NUM_SAMPLES if args.max_samples is None else args.max_samples)
-    columns = find_columns(dataset, kind, args.input_columns, labelled=False)
-    prepare = prepare_images(args) if kind == "image" else prepare_texts(args)
-    return list(Batches(dataset, columns, {}, args.batch_size, prepare))

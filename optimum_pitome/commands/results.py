@@ -44,14 +44,15 @@ class Results:
     """Where a command puts what it finds. Nothing else writes to stdout.
 
     Args:
-        command (`str`): its name.
+        command (`str`), model (`str`, *optional*): its name, and what it is about.
         as_json (`bool`): whether one JSON document is written at the end, in place of texts as they come.
         quiet (`bool`): whether notes are left out.
     """
 
-    def __init__(self, command: str, as_json: bool = False, quiet: bool = False):
+    def __init__(self, command: str, model: str | None = None, as_json: bool = False, quiet: bool = False):
         self._as_json, self._quiet, self._stdout, self._stderr = as_json, quiet, sys.stdout, sys.stderr
         self._found: dict[str, Any] = {"command": command, "version": __version__}
+        self._found |= {} if model is None else {"model": model}
 
     def add(self, text: Any = "", **found: Any) -> None:
         """Shows a result.
@@ -81,7 +82,7 @@ def run_command(name: str, args: argparse.Namespace, parser: argparse.ArgumentPa
     """Runs the command that the module `name` holds; what goes wrong ends it with an exit code, which
     docs/command_line.md explains."""
     try:
-        results = Results(name, args.json, args.quiet)
+        results = Results(name, getattr(args, "model", None), args.json, args.quiet)
         # Libraries print how far they are.
         with _silence() if args.quiet else contextlib.nullcontext():
             with contextlib.redirect_stdout(io.StringIO() if args.quiet else sys.stderr):

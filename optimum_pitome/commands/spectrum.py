@@ -36,16 +36,16 @@ def run(args: argparse.Namespace, results: Results) -> None:
         if name in common:
             raise ValueError(f"--{name.replace('_', '-')}: here one layer merges at a time. Give one --ratio.")
     how_much = {name: common.pop(name) for name in ("ratio", "layers") if name in common}
-    settings = _compared(args, common)
-    model, name, kind, loaded = load_model(args, {})
+    settings, name = _compared(args, common), args.model
+    model, kind, loaded = load_model(args, {})
     settings = {title: {**loaded, **fields} for title, fields in settings.items()}
-    inputs, _ = load_inputs(args, name, model, kind, _NUM_SAMPLES)
+    inputs, _ = load_inputs(args, kind, _NUM_SAMPLES, model.device)
     how_much = {"ratio": how_much.get("ratio", _RATIO), "layers": how_much.get("layers")}
     found = measure_spectra(model, inputs, settings, graph=args.graph, **how_much)
     text = f"one layer keeps {how_much['ratio']} of the tokens that may merge\n{found}"
-    results.add(text, model=args.model, ratio=how_much["ratio"], **found.to_dict())
+    results.add(text, ratio=how_much["ratio"], **found.to_dict())
     if args.plot is not None:
-        found.plot(args.plot, f"{args.model} on {args.dataset}")
+        found.plot(args.plot, f"{name} on {args.dataset}")
 
 
 def _compared(args: argparse.Namespace, common: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -37,4 +37,4 @@ def run(args: argparse.Namespace, results: Results) -> None:
             apply_pitome(model, settings)
             results.add(settings_name(settings))
         summary = pitome_summary(model, num_tokens=args.sequence_length, count=args.count)
-        results.add(summary, model=args.model, summaries=[{"given": settings, **summary.to_dict()}])
+        results.add(summary, summaries=[{"given": settings, **summary.to_dict()}])

@@ -53,19 +53,19 @@ def run(args: argparse.Namespace, results: Results) -> None:
         raise ValueError("--profile: a search compares the profiles itself. Leave it out.")
     if args.output is not None:
         _check_output(Path(args.output))
-    model, name, kind, _ = load_model(args, settings)
-    inputs, lengths = load_inputs(args, name, model, kind, _NUM_SAMPLES_OF_A_BOUND if bounds else _NUM_SAMPLES)
+    model, kind, _ = load_model(args, settings)
+    inputs, lengths = load_inputs(args, kind, _NUM_SAMPLES_OF_A_BOUND if bounds else _NUM_SAMPLES, model.device)
     length = None if kind == "image" else round(sum(lengths) / len(lengths))
     if bounds:
         found = find_budget(model, inputs, **bounds)
     else:
         found = _search(model, inputs, args, results, length, **budget)
-    results.add(found, model=args.model, **{key: value for key, value in vars(found).items() if key != "config"})
+    results.add(found, **{key: value for key, value in vars(found).items() if key != "config"})
     settings = {key: value for key, value in found.config.to_pitome_dict().items() if key != "format_version"}
     summary = pitome_summary(model, num_tokens=length)
     results.add(f"{summary}\n{json.dumps(settings)}", settings=settings, summary=summary)
     if args.output is not None:
-        _save(found.config, name, args.output, auto_class_of(model), results)
+        _save(found.config, args.model, args.output, auto_class_of(model), results)
 
 
 def _search(
