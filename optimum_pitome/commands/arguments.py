@@ -17,6 +17,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..configuration.checks import BUDGETS
@@ -55,6 +56,19 @@ def settings_name(settings: dict[str, Any]) -> str:
 def fail(parser: argparse.ArgumentParser, error: Exception, code: int = REFUSED) -> NoReturn:
     """Ends the command with the message alone: the usage says nothing about what lies in files."""
     parser.exit(code, f"{parser.prog}: error: {error}\n")
+
+
+def check_model(name: str) -> None:
+    """
+    Raises:
+        ValueError: if a path leads nowhere, which the Hub would call a wrong name of a repository.
+    """
+    is_path = name.startswith((".", "/", "~")) or name.endswith("/") or name.count("/") > 1 or "\\" in name
+    if is_path and not Path(name).exists():
+        raise ValueError(
+            f"{name}: there is no such folder. Name a folder with a model or a recipe, or a Hub id such as "
+            "google/vit-base-patch16-224."
+        )
 
 
 def settings_from(args: argparse.Namespace) -> dict[str, Any] | None:

@@ -31,6 +31,7 @@ from ..evaluation.comparison import ComparedTask, compare_tasks
 from ..evaluation.comparison_report import AGREEMENT, Comparison
 from ..evaluation.grid import Grid
 from ..evaluation.significance import scipy_stats
+from .arguments import check_model
 from .results import Results
 from .task_options import add_entry
 from .tasks import TASKS, check_task, empty_model, load_task, read_data
@@ -88,6 +89,7 @@ def _task(entry: Mapping[str, Any], args: argparse.Namespace, where: str) -> arg
             if getattr(args, name) is not None:
                 setattr(task, name, getattr(args, name))
         task.model, task.dataset = map(_expanded, (task.model, task.dataset))
+        check_model(task.model)
         check_task(task)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None

@@ -17,8 +17,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +29,7 @@ from ..evaluation.results import Evaluations
 from ..hub.model_cards import write_card, write_recipe_card
 from .arguments import pitome_keyword, several_settings
 from .results import Results
-from .tasks import TASKS, check_task, load_task, read_data
+from .tasks import TASKS, check_task, load_task, read_data, source_of
 
 
 def run(args: argparse.Namespace, results: Results) -> None:
@@ -60,15 +58,8 @@ def _evaluate(args: argparse.Namespace) -> tuple[PreTrainedConfig, Evaluations, 
         )
     dataset, split = read_data(args)
     model, judge, data = load_task(args, config, keyword, dataset)
-    source = {"task": args.task, "dataset": _name(args.dataset), "config": args.dataset_config, "split": split}
-    source["command"] = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-    source = {name: value for name, value in source.items() if value}
+    source = source_of(args, args.task, split)
     return config, evaluate(model, data, judge, ratios=several or None, total=len(data), source=source), model
-
-
-def _name(dataset: str) -> str:
-    """What a card calls a data set: a path of this machine says nothing to others."""
-    return Path(dataset).resolve().stem if Path(dataset).exists() else dataset
 
 
 def _write_card(args: argparse.Namespace, config: PreTrainedConfig, evaluations: Evaluations, model: Any) -> Path:

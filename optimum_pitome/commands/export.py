@@ -20,7 +20,6 @@ import argparse
 from typing import Any
 
 import torch
-from huggingface_hub import HfApi
 from torch import nn
 from transformers import AutoImageProcessor, AutoTokenizer
 from transformers.utils import cached_file
@@ -29,6 +28,7 @@ from ..export.export import export_pitome
 from ..export.files import check_output, check_source
 from ..export.modules import check_class
 from ..export.requirements import check_request
+from .pushing import check_push, push
 from .results import Results
 from .tasks import check_numbers
 from .unlabelled import load_inputs, model_class, one_setting
@@ -42,7 +42,8 @@ def run(args: argparse.Namespace, results: Results) -> None:
     check_request(args.format, args.quantize, args.opset, args.part)
     check_numbers(args)
     check_output(args.output)
-    check_source(args.model)
+    check_push(args)
+    check_source(args.model, args.revision)
     config, keyword = one_setting(args)
     model = _load(args, config, keyword)
     kind = "text" if args.part == "text" or getattr(model, "main_input_name", "input_ids") == "input_ids" else "image"
@@ -57,13 +58,11 @@ def run(args: argparse.Namespace, results: Results) -> None:
         processor=_processor(args, kind, results),
         inputs=[] if args.dataset is None else load_inputs(args, kind, _NUM_SAMPLES)[0],
         tolerance=args.tolerance,
+        repository=args.push_to_hub,
     )
     results.add(result, **result.to_dict())
     if args.push_to_hub is not None:
-        api = HfApi()
-        api.create_repo(args.push_to_hub, exist_ok=True)
-        sent = api.upload_folder(repo_id=args.push_to_hub, folder_path=args.output, commit_message="Exported model")
-        results.add(f"Uploaded to {args.push_to_hub}: {sent.commit_url}", uploaded=sent.commit_url)
+        push(args, args.output, results, "Exported model", args.format)
 
 
 def _load(args: argparse.Namespace, config: Any, keyword: dict[str, Any]) -> nn.Module:

@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import typing
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,12 @@ def _add_tuning(parser: argparse.ArgumentParser) -> None:
         help="Write a recipe (config.json) with its card here, and what was tried: the same command goes on there "
         "after it was interrupted.",
     )
+    _add_push(parser.add_argument)
+
+
+def _add_push(add: Callable[..., Any]) -> None:
+    add("--push-to-hub", metavar="REPO", help="Upload what is written to this repository of the Hub.")
+    add("--private", action="store_true", help="A repository that is made for it is private.")
 
 
 def _add_export(parser: argparse.ArgumentParser) -> None:
@@ -108,7 +115,7 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
     add("--opset", type=int, help=f"Of ONNX: {OPSETS.start} (default) to {OPSETS.stop - 1}.")
     add("--tolerance", type=float, help="Largest relative difference (0.001); of int8 mean of 1 - cosine (0.05).")
     add("-o", "--output", metavar="DIR", required=True, help="A folder, new or empty.")
-    add("--push-to-hub", metavar="REPO", help="Upload the folder to this repository of the Hub.")
+    _add_push(add)
     add_data(parser, required=False).add_argument("--batch-size", type=int, default=8, help="Samples at once (8).")
 
 

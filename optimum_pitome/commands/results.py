@@ -33,7 +33,7 @@ from transformers.utils import logging as transformers_logging
 from .. import __version__
 from ..analysis.plain import as_json
 from ..configuration.checks import NotReachedError
-from .arguments import FAILED, INTERRUPTED, REFUSED, fail
+from .arguments import FAILED, INTERRUPTED, REFUSED, check_model, fail
 
 
 #: What is wrong with a path that was named; libraries that find no model on the Hub give no number.
@@ -86,6 +86,8 @@ def run_command(name: str, args: argparse.Namespace, parser: argparse.ArgumentPa
         # Libraries print how far they are.
         with _silence() if args.quiet else contextlib.nullcontext():
             with contextlib.redirect_stdout(io.StringIO() if args.quiet else sys.stderr):
+                if getattr(args, "model", None) is not None:
+                    check_model(args.model)
                 importlib.import_module(f"{__package__}.{name}").run(args, results)
         results.finish()
     except KeyboardInterrupt as error:

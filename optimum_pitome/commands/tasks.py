@@ -20,8 +20,11 @@ import argparse
 import contextlib
 import functools
 import inspect
+import shlex
+import sys
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -129,6 +132,15 @@ def check_task(args: argparse.Namespace) -> None:
     check_numbers(args)
     if args.dtype != "auto" and not isinstance(getattr(torch, args.dtype, None), torch.dtype):
         raise ValueError(f"--dtype {args.dtype}: expected auto, float32, bfloat16 or float16.")
+
+
+def source_of(args: argparse.Namespace, task: str, split: str | None) -> dict[str, str]:
+    """What a card says of the data and of the command. A path of this machine says nothing to others."""
+    path = Path(args.dataset)
+    source = {"task": task, "dataset": path.resolve().stem if path.exists() else args.dataset}
+    source |= {"config": args.dataset_config, "split": split}
+    source["command"] = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    return {name: value for name, value in source.items() if value}
 
 
 def read_data(args: argparse.Namespace) -> tuple[Dataset, str]:

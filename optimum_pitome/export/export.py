@@ -76,6 +76,7 @@ def export_pitome(
     processor: Any = None,
     inputs: Iterable[Mapping[str, torch.Tensor]] = (),
     tolerance: float | None = None,
+    repository: str | None = None,
 ) -> Export:
     """Writes a model as it merges into a folder, loads the file in its runtime, and compares it with PyTorch on other
     inputs than were traced: other batch sizes, and of texts other lengths, padded and not.
@@ -104,6 +105,7 @@ def export_pitome(
         tolerance (`float`, *optional*):
             On inputs that are made up, the largest difference relative to the largest value of an output, 1e-3 by
             default; of int8, on all inputs, the mean of 1 - cosine, 0.05 by default.
+        repository (`str`, *optional*): Hub id that the card in the folder is for.
 
     Returns:
         [`Export`].
@@ -156,7 +158,7 @@ def export_pitome(
             "comparison_on_inputs": None if on_inputs is None else asdict(on_inputs),
             "versions": _versions(),
         }
-        save_beside(model, processor, folder, manifest)
+        save_beside(model, processor, folder, manifest, comparison, repository)
     return Export(Path(output) / writer.file, tuple(example), tuple(outputs), comparison, on_inputs)
 
 
