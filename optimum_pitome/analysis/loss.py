@@ -72,7 +72,7 @@ class Samples:
         if self.distance is not None:
             return output
         self.classifies = output.get("logits") is not None
-        return output.logits if self.classifies else pooled(output, batch)
+        return output.logits if self.classifies else first_and_mean(output, batch)
 
     def fingerprint(self) -> str:
         """What tells these samples, and this model, from others. Numbers are rounded: they differ from run to run in
@@ -134,11 +134,16 @@ def _divergence(merged: torch.Tensor, dense: torch.Tensor) -> torch.Tensor:
     return divergence.flatten(1).mean(dim=1) if divergence.dim() > 1 else divergence
 
 
-def pooled(output: Any, inputs: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+def first_and_mean(output: Any, inputs: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
     """The first token and the mean token of `last_hidden_state`, both `(batch_size, dim)` float32."""
     hidden_states = output.last_hidden_state.float()
     mask = inputs.get("attention_mask")
     if mask is None or mask.shape != hidden_states.shape[:2]:
         return hidden_states[:, 0], hidden_states.mean(dim=1)
+    return hidden_states[:, 0], mean_token(hidden_states, mask)
+
+
+def mean_token(hidden_states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """The mean over the tokens that `mask` names, `(batch_size, dim)`."""
     weights = mask.unsqueeze(-1).to(hidden_states.dtype)
-    return hidden_states[:, 0], (hidden_states * weights).sum(dim=1) / weights.sum(dim=1)
+    return (hidden_states * weights).sum(dim=1) / weights.sum(dim=1)

@@ -17,10 +17,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ..configuration.checks import BUDGETS
+from ..configuration.checks import BUDGETS, leads_nowhere
 from ..configuration.fields import FIELDS
 
 
@@ -63,8 +62,7 @@ def check_model(name: str) -> None:
     Raises:
         ValueError: if a path leads nowhere, which the Hub would call a wrong name of a repository.
     """
-    is_path = name.startswith((".", "/", "~")) or name.endswith("/") or name.count("/") > 1 or "\\" in name
-    if is_path and not Path(name).exists():
+    if leads_nowhere(name):
         raise ValueError(
             f"{name}: there is no such folder. Name a folder with a model or a recipe, or a Hub id such as "
             "google/vit-base-patch16-224."

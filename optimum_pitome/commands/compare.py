@@ -29,6 +29,7 @@ from ..apply import apply_pitome
 from ..configuration.checks import show, similar
 from ..evaluation.comparison import ComparedTask, compare_tasks
 from ..evaluation.comparison_report import AGREEMENT, Comparison
+from ..evaluation.data import find_columns
 from ..evaluation.grid import Grid
 from ..evaluation.significance import scipy_stats
 from .arguments import check_model
@@ -44,8 +45,9 @@ def run(args: argparse.Namespace, results: Results) -> None:
     tasks = [_task(entry, args, f"{args.grid}: tasks, {entry['name']}") for entry in grid.tasks]
     for task in tasks:
         _check_fit(task, grid, args.grid)
+    compared = [_compared(task, f"{args.grid}: tasks, {task.name}") for task in tasks]
     try:
-        found = compare_tasks([_compared(task) for task in tasks], grid, folder / "rows.jsonl")
+        found = compare_tasks(compared, grid, folder / "rows.jsonl")
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"the same command goes on from {folder / 'rows.jsonl'}") from None
     results.add(found, **found.to_dict())
@@ -119,9 +121,15 @@ def _check_fit(task: argparse.Namespace, grid: Grid, file: str) -> None:
             raise ValueError(f"{file}: {variant.title}, on {task.name}: {error}") from None
 
 
-def _compared(task: argparse.Namespace) -> ComparedTask:
-    def load():
+def _compared(task: argparse.Namespace, where: str) -> ComparedTask:
+    """A task whose data are there: the last one starts hours after the first."""
+    try:
         dataset, _ = read_data(task)
+        find_columns(dataset, TASKS[task.task].kind, task.input_columns, task.label_column)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{where}: {error}") from error
+
+    def load():
         config = AutoConfig.from_pretrained(task.model, revision=task.revision)
         model, judge, data = load_task(task, config, {"pitome": False}, dataset)
         return model, data, judge

@@ -54,6 +54,7 @@ from ..evaluation.data import (
 )
 from ..evaluation.judges import AnswerJudge, ClassJudge, EmbeddingJudge, Judge, RetrievalJudge
 from ..evaluation.questions import MAX_LENGTH, encode_captions, encode_questions, rgb
+from ..export.modules import input_kind
 from ..hub.recipe_lookup import base_model_of
 
 
@@ -100,7 +101,7 @@ def _retrieve(model: nn.Module, dataset: Dataset, columns: list[str], args: argp
 
 
 def _embed(model: nn.Module, dataset: Dataset, columns: list[str], args: argparse.Namespace):
-    prepare = prepare_texts(args) if model.main_input_name == "input_ids" else prepare_images(args)
+    prepare = prepare_texts(args) if input_kind(model) == "text" else prepare_images(args)
     return EmbeddingJudge(model), Batches(dataset, columns, {}, args.batch_size, prepare)
 
 

@@ -27,13 +27,11 @@ from transformers.utils import logging
 from ..configuration.checks import BUDGETS
 from ..configuration.config import PiToMeConfig
 from ..evaluation.data import Batches, find_columns, load_labelled, take
+from ..export.modules import input_kind
 from ..hub.entries import entries
 from ..hub.recipe_lookup import base_model_of
 from .arguments import pitome_keyword
 from .tasks import check_numbers, prepare_images, prepare_texts
-
-
-_KINDS = {"pixel_values": "image", "input_ids": "text"}
 
 
 def load_model(args: argparse.Namespace, settings: dict[str, Any]) -> tuple[torch.nn.Module, str, dict[str, Any]]:
@@ -53,9 +51,7 @@ def load_model(args: argparse.Namespace, settings: dict[str, Any]) -> tuple[torc
         settings = {**_others(recipe.to_pitome_dict() if recipe is not None else config.pitome), **settings}
     chosen = {"revision": args.revision, "dtype": args.dtype}
     model = model_class(config).from_pretrained(args.model, **chosen, pitome=settings or {}).eval()
-    kind = _KINDS.get(model.main_input_name)
-    if kind is None:
-        raise ValueError(f"{type(model).__name__} takes more than pictures or texts: take its encoder by itself.")
+    kind = input_kind(model)
     try:
         model.to(args.device)
     except (RuntimeError, AssertionError) as error:

@@ -26,6 +26,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers.utils import logging
 
 from ..analysis.plain import Plain
 from ..configuration.checks import NotReachedError
@@ -134,17 +135,25 @@ def export_pitome(
         folder = stack.enter_context(whole_folder(output))
         file = folder / writer.file
         file.parent.mkdir(exist_ok=True)
+        bar = stack.enter_context(logging.tqdm(total=3 + bool(given), unit=" steps", leave=False, disable=None))
+        bar.set_description("tracing and writing")
         with _explaining(f"{type(module.model).__name__} could not be traced and written as format={format!r}"):
             writer.write(module, example, opset, file)
         if quantize is not None:
             QUANTIZERS[format](file, given)
+        bar.update()
+        bar.set_description("loading in its runtime")
         with _explaining("The runtime does not run the exported file"):
             run = writer.load(file)
+            bar.update()
+            bar.set_description("comparing with PyTorch")
             comparison = compare(module, run, (to_device(batch, model) for batch in samples.fresh()))
         check(comparison, quantize is not None, tolerance)
+        bar.update()
         on_inputs = None
         if given:
-            on_inputs = compare(module, run, (to_device(batch, model) for batch in given))
+            batches = logging.tqdm(given, leave=False, disable=None, desc="your data")
+            on_inputs = compare(module, run, (to_device(batch, model) for batch in batches))
             check(on_inputs, True, tolerance if quantize is not None else None)
         manifest = {
             "format": format,

@@ -116,10 +116,11 @@ def budget_of(architecture: Architecture, flops_ratio: float | None, num_tokens:
     Raises:
         ValueError: for a number of tokens where inputs have no size of their own.
     """
-    if num_tokens is not None and architecture.part == "text":
+    what = "texts" if architecture.part == "text" else "inputs" if architecture.any_length else None
+    if num_tokens is not None and what is not None:
         raise ValueError(
             f"num_tokens={num_tokens} is for inputs of one size, and {architecture.encoder_class.__name__} reads "
-            "texts of any length. Use flops_ratio, and min_tokens for what stays of short texts."
+            f"{what} of any length. Use flops_ratio, and min_tokens for what stays of short {what}."
         )
     return Budget(flops_ratio, num_tokens)
 

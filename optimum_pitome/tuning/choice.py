@@ -24,12 +24,13 @@ from typing import Any
 from torch import nn
 from transformers.utils import logging
 
+from ..analysis.intervals import Z_95, half_width
 from ..analysis.loss import Distance, Samples
 from ..analysis.timing import Timing
 from ..apply import apply_pitome, settings_kept
 from ..configuration.checks import NotReachedError, check_number
 from ..configuration.config import PiToMeConfig
-from ..evaluation.metrics import Z_95, wilson_interval
+from ..evaluation.metrics import wilson_interval
 from .space import SearchSpace
 from .speed import check_speed_up, find_speed, timing_of
 
@@ -187,6 +188,5 @@ def _measure(samples: Samples, min_agreement: float | None) -> tuple[str, float,
         return "agreement", right / count, wilson_interval(right, count), count
     losses = samples.losses().double()
     count = len(losses)
-    half = Z_95 * float(losses.std()) / count**0.5 if count > 1 else float("inf")
-    mean = float(losses.mean())
+    half, mean = float(half_width(losses)), float(losses.mean())
     return "loss", mean, (mean - half, mean + half), count

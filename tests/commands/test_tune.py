@@ -19,7 +19,8 @@ import json
 
 import pytest
 from huggingface_hub import ModelCard
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModel, AutoModelForSequenceClassification
+from zoo.audio import ast_config
 
 from optimum_pitome import PiToMeConfig, pitome_summary
 from optimum_pitome.analysis.timing import Timing
@@ -99,6 +100,12 @@ def test_a_speed_up_that_the_last_timing_does_not_show(tune, optimum_cli, monkey
 def test_pictures(tune):
     text = tune("vit", "--dataset", "pets", "--num-tokens", 40, "--max-settings", 5, "--max-samples", 8)
     assert "65 -> 41" in text
+
+
+def test_sound_is_refused(tune, tmp_path):
+    AutoModel.from_config(ast_config()).save_pretrained(tmp_path / "ast")
+    error = tune(tmp_path / "ast", *TEXTS[1:], "--flops-ratio", 1.1, code=2)
+    assert "ASTModel reads sound, and only models that read pictures or texts alone are taken here" in error
 
 
 @pytest.mark.parametrize(
