@@ -25,7 +25,7 @@ from .plain import Plain
 
 _ROW = "{:>5}  {:>13}  {:>9}  {:>9}  {:>9}  {}"
 #: Of terminals, and of the bar that a layer without merging has.
-_WIDTH, _BAR = 100, 40
+LINE_WIDTH, _BAR = 100, 40
 _WHOLE = {"drop_whitespace": True, "break_long_words": False, "break_on_hyphens": False}
 
 
@@ -120,7 +120,7 @@ class EncoderSummary(Plain):
         if self.gflops_skipped:
             layers = ", ".join(str(layer.index) for layer in self.layers if not layer.runs)
             lines.append(f"not run, since nothing reads it: layer {layers}; {self.gflops_skipped:.4g} GFLOPs less")
-        return _wrapped(lines)
+        return wrapped(lines)
 
 
 @dataclass(frozen=True)
@@ -231,13 +231,13 @@ class PiToMeSummary(Plain):
             dense, merged = self.gflops_whole_dense, self.gflops_whole_merged
             lines.append(f"tower and language model: {dense:.4g} -> {merged:.4g} GFLOPs ({dense / merged:.2f}x fewer)")
         lines.extend(f"Note: {note}" for note in self.notes)
-        return _wrapped(lines)
+        return wrapped(lines)
 
 
-def _wrapped(lines: list[str]) -> str:
+def wrapped(lines: list[str], indent: str = "  ") -> str:
     """As a terminal of 100 columns shows them."""
-    lines = "\n".join(lines).splitlines()
-    return "\n".join(part for line in lines for part in textwrap.wrap(line, _WIDTH, subsequent_indent="  ", **_WHOLE))
+    lines, options = "\n".join(lines).splitlines(), {"subsequent_indent": indent, **_WHOLE}
+    return "\n".join(part for line in lines for part in textwrap.wrap(line, LINE_WIDTH, **options))
 
 
 def _sums(summary: EncoderSummary | PiToMeSummary) -> dict[str, float]:

@@ -24,9 +24,10 @@ from typing import Any
 
 from ..analysis.pictures import plotted
 from ..analysis.plain import Plain
+from ..analysis.report import LINE_WIDTH, wrapped
 from .grid import DENSE, REFERENCE, Grid
 from .metrics import paired_difference, share
-from .results import GFLOPS_TITLE, LINE_WIDTH, metric_title, percent
+from .results import GFLOPS_TITLE, metric_title, percent
 from .significance import ALPHA, holm, paired_test, verdict
 
 
@@ -137,7 +138,7 @@ class Comparison(Plain):
         tables = [
             f"{title}\n{table.to_string(line_width=LINE_WIDTH, max_colwidth=60)}" for title, table in self.tables()
         ]
-        return "\n\n".join([*tables, self.explanation])
+        return "\n\n".join([*tables, wrapped([self.explanation], indent="")])
 
     def to_markdown(self) -> str:
         """The tables in Markdown."""

@@ -23,12 +23,12 @@ from typing import Any
 
 from ..analysis.pictures import plotted
 from ..analysis.plain import Plain
+from ..analysis.report import LINE_WIDTH, wrapped
 from ..analysis.timing import Timing
 
 
 #: Of rewritten encoders: not of a language model after them, which gains, too.
 GFLOPS_TITLE = "encoder GFLOPs per sample"
-LINE_WIDTH = 140
 
 
 @dataclass(frozen=True)
@@ -109,11 +109,12 @@ class Evaluations(Plain, Sequence):
     def __str__(self) -> str:
         first = self[0]
         text = self.table().to_string(line_width=LINE_WIDTH, max_colwidth=60)
-        return (
-            f"{text}\n\n{first.num_samples} samples; 95 % intervals in brackets, of differences those of the paired "
-            f"samples.\nGFLOPs: {GFLOPS_TITLE}, merge step included. Times: medians of {first.timing.rounds} batches, "
-            f"dense and merged alternating, and\nquartiles of the ratios; {first.hardware}."
+        about = (
+            f"{first.num_samples} samples; 95 % intervals in brackets, of differences those of the paired samples. "
+            f"GFLOPs: {GFLOPS_TITLE}, merge step included. Times: medians of {first.timing.rounds} batches, dense and "
+            f"merged alternating, and quartiles of the ratios; {first.hardware}."
         )
+        return f"{text}\n\n{wrapped([about], indent='')}"
 
     def plot(self, path: str | os.PathLike, title: str | None = None) -> None:
         """Draws every metric, and the agreement with the dense model, against operations, into a picture file.
