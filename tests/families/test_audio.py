@@ -138,7 +138,7 @@ def test_pipelines(name):
 
 def test_a_number_of_frames_is_left_where_sounds_have_one_length():
     assert pitome_summary(apply_pitome(build("WhisperModel"), {"num_tokens": 15})).tokens[-1] == 15
-    for name in ("Wav2Vec2Model", "HubertModel"):
+    for name in {"Wav2Vec2Model", "HubertModel"} & CASES.keys():  # since a later transformers than the oldest
         with pytest.raises(ValueError, match="num_tokens=15 is for inputs of one size, .* reads inputs of any length"):
             apply_pitome(build(name), {"num_tokens": 15})
 
