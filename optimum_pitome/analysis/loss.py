@@ -147,3 +147,13 @@ def mean_token(hidden_states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """The mean over the tokens that `mask` names, `(batch_size, dim)`."""
     weights = mask.unsqueeze(-1).to(hidden_states.dtype)
     return (hidden_states * weights).sum(dim=1) / weights.sum(dim=1)
+
+
+def pooled(output: Any, inputs: Mapping[str, Any]) -> torch.Tensor:
+    """One vector per sample, `(batch_size, dim)`: the mean over the tokens that `attention_mask` names, as
+    sentence-transformers does; without a mask `pooler_output`, or else the first token."""
+    mask = inputs.get("attention_mask")
+    if mask is not None:
+        return mean_token(output.last_hidden_state, mask)
+    vectors = getattr(output, "pooler_output", None)
+    return output.last_hidden_state[:, 0] if vectors is None else vectors

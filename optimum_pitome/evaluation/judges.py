@@ -24,7 +24,7 @@ import torch
 from torch import nn
 from transformers.utils import logging
 
-from ..analysis.loss import mean_token
+from ..analysis.loss import pooled
 from .metrics import normalize_answer, vqa_score
 
 
@@ -278,15 +278,6 @@ class EmbeddingJudge(Judge):
             nn.functional.cosine_similarity(*centred, dim=-1).clamp(0, 1).tolist(),
         )
         return dict(zip(self.kept_metrics, scores))
-
-
-def pooled(output: Any, inputs: Mapping[str, Any]) -> torch.Tensor:
-    """One vector per sample, as [`EmbeddingJudge`] says."""
-    mask = inputs.get("attention_mask")
-    if mask is not None:
-        return mean_token(output.last_hidden_state, mask)
-    vectors = getattr(output, "pooler_output", None)
-    return output.last_hidden_state[:, 0] if vectors is None else vectors
 
 
 def find_judge(model: nn.Module, batch: Mapping[str, Any]) -> Judge:
