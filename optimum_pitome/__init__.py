@@ -58,6 +58,7 @@ _EXPORTS = {
     "find_budget": ".tuning.choice",
     "tune_ratios": ".tuning.search",
     "export_pitome": ".export.export",
+    "load_exported": ".export.loading",
     "visualize": ".visualization.visualize",
 }
 

@@ -235,6 +235,11 @@ def test_the_rewriting_shows():
     model = apply_pitome(build(), PiToMeConfig(0.9, layers=[0]))
     text = repr(model)
     assert "PiToMeViTLayer" in text
-    assert "keeps 0.9 of the tokens, algorithm=pitome" in text and "no merging" in text
+    assert "  share of the tokens that the layers keep: 0.9, 1, 1, 1\n" in text
+    assert "algorithm=pitome, energy=nearest" in text and "(1-3): 3 x PiToMeViTLayer(\n      no merging" in text
     assert type(model.layers[0]).__name__ == "ViTLayer"  # what FSDP policies and device maps look for
-    assert "PiToMe" not in repr(remove_pitome(model))
+    text = repr(apply_pitome(model, {"ratio": [0.9, 0.8, 0.7, 0.6]}))
+    assert "keep: 0.9, 0.8, 0.7, 0.6\n" in text and "(0-3): 4 x PiToMeViTLayer" in text  # printed once
+    assert "that every layer keeps: 0.7\n" in repr(apply_pitome(model, 0.7))
+    dense = repr(remove_pitome(model))
+    assert "PiToMe" not in dense and "share of the tokens" not in dense

@@ -253,7 +253,12 @@ def test_the_page_on_export_runs(tmp_path, monkeypatch, capsys):
     model = apply_pitome(ViTForImageClassification(config), 0.5)
     names = {"model": model, "processor": ViTImageProcessorPil(size={"height": 32, "width": 32})}
     names["batches"] = [{"pixel_values": torch.randn(2, 3, 32, 32)}]
-    run("docs/export.md", names, {'"vit-onnx", "onnx"': '"vit-torch", "torch"'})
+    names["images"] = [Image.new("RGB", (40, 40))]
+    replaced = {
+        '"vit-onnx", "onnx"': '"vit-torch", "torch"',
+        'load_exported("vit-onnx")': 'load_exported("vit-torch")',
+    }
+    assert run("docs/export.md", names, replaced)["logits"].shape == (1, 2)
     assert (tmp_path / "vit-torch" / "model.pt2").is_file() and "pixel_values -> " in capsys.readouterr().out
 
 

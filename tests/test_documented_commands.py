@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import configparser
 import dataclasses
+import itertools
 import json
 import re
 import shlex
@@ -82,6 +83,7 @@ class Parser(argparse.ArgumentParser):
 
 def check_pitome(words):
     """A call of `optimum-cli pitome`, or only its name."""
+    words = list(itertools.takewhile(lambda word: word not in ("|", ">"), words))
     name, *arguments = words[2:]
     if name == PLACE or name.startswith("..."):
         return

@@ -77,12 +77,13 @@ for found in pkgutil.walk_packages(optimum_pitome.__path__, "optimum_pitome."):
             raise
 after = snapshot()
 from optimum_pitome.modeling.registry import _ARCHITECTURES
-encoders = {f"{entry.__module__}.{entry.__qualname__}.forward" for entry in _ARCHITECTURES}
+classes_of = [f"{entry.__module__}.{entry.__qualname__}" for entry in _ARCHITECTURES]
+encoders = {f"{name}.{method}" for name in classes_of for method in ("forward", "extra_repr")}
 for name, value in after.items():
     new = name not in before and name.rpartition(".")[0] in known
     if (new or name in before and before[name] is not value) and name not in encoders:
         print("REPLACED", name)
-print("ENCODERS", sum(before[name] is not after[name] for name in encoders), len(encoders))
+print("ENCODERS", sum(before.get(name) is not after[name] for name in encoders), len(encoders))
 """
 
 

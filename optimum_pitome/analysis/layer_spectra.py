@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from tqdm import tqdm
+from transformers.utils import logging
 
 from ..apply import apply_pitome, layers_watched, settings_kept
 from ..configuration.config import PiToMeConfig
@@ -110,7 +110,7 @@ def measure_spectra(
             (encoder,) = _one(rewritten_encoders(model))
             samples = Samples(model, batches, distance)
             indices = _indices(layers, len(encoder.pitome.specs))
-            bar = tqdm(total=len(indices) * len(settings), disable=not progress, unit=" merges")
+            bar = logging.tqdm(total=len(indices) * len(settings), disable=not progress, unit=" merges")
             metrics, distances, losses = set(), [], []
             for fields in settings.values():
                 for layer in indices:

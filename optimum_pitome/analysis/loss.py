@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional
-from tqdm import tqdm
+from transformers.utils import logging
 
 from ..apply import pitome_disabled
 
@@ -65,14 +65,14 @@ class Samples:
     @torch.no_grad()
     def _run(self) -> list[Any]:
         """Of every batch what is compared: hidden states of a thousand pictures would fill the memory."""
-        return [self._read(batch) for batch in tqdm(self.batches, leave=False, disable=None, desc="inputs")]
+        return [self._read(batch) for batch in logging.tqdm(self.batches, leave=False, disable=None, desc="inputs")]
 
     def _read(self, batch: Mapping[str, Any]) -> Any:
         output = self.model(**batch)
         if self.distance is not None:
             return output
         self.classifies = output.get("logits") is not None
-        return output.logits if self.classifies else pooled(output, batch)
+        return output.logits if self.classifies else first_and_mean(output, batch)
 
     def fingerprint(self) -> str:
         """What tells these samples, and this model, from others. Numbers are rounded: they differ from run to run in
@@ -134,11 +134,26 @@ def _divergence(merged: torch.Tensor, dense: torch.Tensor) -> torch.Tensor:
     return divergence.flatten(1).mean(dim=1) if divergence.dim() > 1 else divergence
 
 
-def pooled(output: Any, inputs: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+def first_and_mean(output: Any, inputs: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
     """The first token and the mean token of `last_hidden_state`, both `(batch_size, dim)` float32."""
     hidden_states = output.last_hidden_state.float()
     mask = inputs.get("attention_mask")
     if mask is None or mask.shape != hidden_states.shape[:2]:
         return hidden_states[:, 0], hidden_states.mean(dim=1)
+    return hidden_states[:, 0], mean_token(hidden_states, mask)
+
+
+def mean_token(hidden_states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """The mean over the tokens that `mask` names, `(batch_size, dim)`."""
     weights = mask.unsqueeze(-1).to(hidden_states.dtype)
-    return hidden_states[:, 0], (hidden_states * weights).sum(dim=1) / weights.sum(dim=1)
+    return (hidden_states * weights).sum(dim=1) / weights.sum(dim=1)
+
+
+def pooled(output: Any, inputs: Mapping[str, Any]) -> torch.Tensor:
+    """One vector per sample, `(batch_size, dim)`: the mean over the tokens that `attention_mask` names, as
+    sentence-transformers does; without a mask `pooler_output`, or else the first token."""
+    mask = inputs.get("attention_mask")
+    if mask is not None:
+        return mean_token(output.last_hidden_state, mask)
+    vectors = getattr(output, "pooler_output", None)
+    return output.last_hidden_state[:, 0] if vectors is None else vectors

@@ -16,11 +16,17 @@
 
 from __future__ import annotations
 
+import textwrap
 from dataclasses import dataclass, field
 from typing import Any
 
+from .plain import Plain
 
-_ROW = "{:>5}  {:>13}  {:>9}  {:>9}  {:>9}"
+
+_ROW = "{:>5}  {:>13}  {:>9}  {:>9}  {:>9}  {}"
+#: Of terminals, and of the bar that a layer without merging has.
+LINE_WIDTH, _BAR = 100, 40
+_WHOLE = {"drop_whitespace": True, "break_long_words": False, "break_on_hyphens": False}
 
 
 @dataclass(frozen=True)
@@ -46,7 +52,7 @@ class LayerSummary:
 
 
 @dataclass(frozen=True)
-class EncoderSummary:
+class EncoderSummary(Plain):
     """One rewritten encoder; the sums run over its layers (embeddings and heads are not in it) that run.
 
     Attributes:
@@ -87,16 +93,22 @@ class EncoderSummary:
         """What the dense model spends on layers that nothing reads: saved, but not by merging."""
         return sum(layer.gflops_dense for layer in self.layers if not layer.runs)
 
+    def to_dict(self) -> dict[str, Any]:
+        """The fields, `tokens`, and the sums."""
+        return {**super().to_dict(), "tokens": self.tokens, **_sums(self)}
+
     def __str__(self) -> str:
-        lines = [_ROW.format("layer", "tokens", "dense", "merged", "merging")]
+        lines = [_ROW.format("layer", "tokens", "dense", "merged", "merging", "tokens left")]
         for layer in self.layers:
             tokens = f"{layer.tokens_in} -> {layer.tokens_out}"
             merged = f"{layer.gflops_merged:.4g}" if layer.runs else "not run"
             numbers = (f"{layer.gflops_dense:.4g}", merged, f"{layer.gflops_merge_step:.4g}")
-            lines.append(_ROW.format(layer.index, tokens, *numbers))
+            bar = "#" * round(_BAR * layer.tokens_out / self.tokens[0])
+            lines.append(_ROW.format(layer.index, tokens, *numbers, bar))
         tokens = f"{self.tokens[0]} -> {self.tokens[-1]}"
         numbers = (self.gflops_dense, self.gflops_merged, self.gflops_merge_step)
-        lines.append(_ROW.format("all", tokens, *(f"{number:.4g}" for number in numbers)))
+        left = f"{100 * self.tokens[-1] / self.tokens[0]:.0f} %"
+        lines.append(_ROW.format("all", tokens, *(f"{number:.4g}" for number in numbers), left))
         settings = {name: value for name, value in self.settings.items() if name != "protect_token_ids"}
         if len(settings.get("layers", ())) == len(self.layers):
             settings["layers"] = "all"
@@ -108,7 +120,7 @@ class EncoderSummary:
         if self.gflops_skipped:
             layers = ", ".join(str(layer.index) for layer in self.layers if not layer.runs)
             lines.append(f"not run, since nothing reads it: layer {layers}; {self.gflops_skipped:.4g} GFLOPs less")
-        return "\n".join(lines)
+        return wrapped(lines)
 
 
 @dataclass(frozen=True)
@@ -138,7 +150,7 @@ class ReaderSummary:
 
 
 @dataclass(frozen=True)
-class PiToMeSummary:
+class PiToMeSummary(Plain):
     """What merging saves in a model, for one sample. `print` shows the table.
 
     Attributes:
@@ -203,6 +215,10 @@ class PiToMeSummary:
         merged = self.gflops_merged + self.gflops_merge_step
         return merged + (self.reader.gflops_merged if self.reader else 0.0)
 
+    def to_dict(self) -> dict[str, Any]:
+        """The fields, `flops_ratio`, and the sums."""
+        return {**super().to_dict(), "flops_ratio": self.flops_ratio, **_sums(self)}
+
     def __str__(self) -> str:
         lines = []
         for encoder in self.encoders:
@@ -215,4 +231,15 @@ class PiToMeSummary:
             dense, merged = self.gflops_whole_dense, self.gflops_whole_merged
             lines.append(f"tower and language model: {dense:.4g} -> {merged:.4g} GFLOPs ({dense / merged:.2f}x fewer)")
         lines.extend(f"Note: {note}" for note in self.notes)
-        return "\n".join(lines)
+        return wrapped(lines)
+
+
+def wrapped(lines: list[str], indent: str = "  ") -> str:
+    """As a terminal of 100 columns shows them."""
+    lines, options = "\n".join(lines).splitlines(), {"subsequent_indent": indent, **_WHOLE}
+    return "\n".join(part for line in lines for part in textwrap.wrap(line, LINE_WIDTH, **options))
+
+
+def _sums(summary: EncoderSummary | PiToMeSummary) -> dict[str, float]:
+    kinds = ("dense", "merged", "merge_step", "skipped")
+    return {f"gflops_{kind}": getattr(summary, f"gflops_{kind}") for kind in kinds}

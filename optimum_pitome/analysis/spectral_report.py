@@ -17,21 +17,19 @@
 from __future__ import annotations
 
 import functools
-import json
 import math
 import os
-import statistics
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from .intervals import half_width
 from .pictures import plotted
+from .plain import Plain
 from .spectrum import GRAPHS
 
 
-_Z_95 = statistics.NormalDist().inv_cdf(0.975)
 _NUM_RESAMPLES = 1000
 
 #: What is held fixed while two settings, layers or samples are compared → dimensions of `(settings, layers, samples)`
@@ -62,7 +60,7 @@ class Correlation:
 
 
 @dataclass(frozen=True)
-class LayerSpectra:
+class LayerSpectra(Plain):
     """What [`measure_spectra`] found. `A` settings, `L` layers, `S` samples.
 
     Attributes:
@@ -121,11 +119,6 @@ class LayerSpectra:
             },
         }
 
-    def to_json(self, path: str | os.PathLike) -> None:
-        """Writes [`~LayerSpectra.to_dict`] to a file."""
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Path(path).write_text(json.dumps(self.to_dict()) + "\n", encoding="utf-8")
-
     def plot(self, path: str | os.PathLike, title: str | None = None) -> None:
         """Draws the spectral distance over the layers, one line for each of the settings, into a picture file.
 
@@ -171,8 +164,7 @@ def _mean_spearman(distances: torch.Tensor, losses: torch.Tensor, dims: tuple[in
 
 def _interval(values: torch.Tensor) -> tuple[list[float], list[float]]:
     """Mean over the samples of `(L, S)`, and half of its 95 % interval."""
-    half = _Z_95 * values.std(dim=1) / values.shape[1] ** 0.5
-    return values.mean(dim=1).tolist(), half.tolist()
+    return values.mean(dim=1).tolist(), half_width(values).tolist()
 
 
 def _table(title: str, names: tuple[str, ...], layers: tuple[int, ...], values: torch.Tensor) -> list[str]:

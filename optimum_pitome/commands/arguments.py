@@ -19,12 +19,15 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ..configuration.checks import BUDGETS
+from ..configuration.checks import BUDGETS, leads_nowhere
 from ..configuration.fields import FIELDS
 
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
+
+#: Exit codes: it began and failed; it cannot be done as asked, as of argparse; somebody stopped it, as of shells.
+FAILED, REFUSED, INTERRUPTED = 1, 2, 130
 
 
 def several_settings(args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -49,9 +52,21 @@ def settings_name(settings: dict[str, Any]) -> str:
     return ", ".join(f"{name}={value}" for name, value in settings.items())
 
 
-def fail(parser: argparse.ArgumentParser, error: Exception) -> NoReturn:
+def fail(parser: argparse.ArgumentParser, error: Exception, code: int = REFUSED) -> NoReturn:
     """Ends the command with the message alone: the usage says nothing about what lies in files."""
-    parser.exit(2, f"{parser.prog}: error: {error}\n")
+    parser.exit(code, f"{parser.prog}: error: {error}\n")
+
+
+def check_model(name: str) -> None:
+    """
+    Raises:
+        ValueError: if a path leads nowhere, which the Hub would call a wrong name of a repository.
+    """
+    if leads_nowhere(name):
+        raise ValueError(
+            f"{name}: there is no such folder. Name a folder with a model or a recipe, or a Hub id such as "
+            "google/vit-base-patch16-224."
+        )
 
 
 def settings_from(args: argparse.Namespace) -> dict[str, Any] | None:

@@ -17,8 +17,8 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -29,13 +29,14 @@ from ..analysis import pitome_summary
 from ..analysis.timing import DenseMergedTimer
 from ..apply import apply_pitome
 from .arguments import configured, settings_name, several_settings
+from .results import Results
 
 
 #: Ten seconds of 16 kHz.
 _SAMPLES = 160000
 
 
-def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+def run(args: argparse.Namespace, results: Results) -> None:
     if args.rounds < 1 or args.warmup < 0 or min(args.batch_size) < 1:
         raise ValueError("--rounds and --batch-size start at 1, --warmup at 0.")
     if not isinstance(getattr(torch, args.dtype, None), torch.dtype):
@@ -56,17 +57,22 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
         # What the model really gets: an image's tokens follow from its size.
         summary = pitome_summary(model, num_tokens=args.sequence_length)
         name = "" if settings is None else f"{settings_name(settings)}: "
-        sys.stdout.write(
+        results.add(
             f"{name}{type(model).__name__}, {summary.tokens[0]} tokens, {args.dtype} on {model.device}"
             f"{', compiled' if args.compile else ''}{', training steps' if args.training else ''}; "
-            f"{summary.flops_ratio:.2f}x fewer operations than dense\n"
+            f"{summary.flops_ratio:.2f}x fewer operations than dense"
         )
-        _time(model, inputs, args)
+        about = {"given": settings, "class": type(model).__name__, "tokens": summary.tokens[0]}
+        about |= {"flops_ratio": summary.flops_ratio, "dtype": args.dtype, "device": str(model.device)}
+        about |= {"compiled": args.compile, "training": args.training}
+        results.add(benchmarks=[{**about, "batches": _time(model, inputs, args, results)}])
 
 
-def _time(model: torch.nn.Module, inputs: dict[int, dict[str, torch.Tensor]], args: argparse.Namespace) -> None:
-    row = "{:>5}  {:>10}  {:>10}  {:>8}  {}\n"
-    sys.stdout.write(row.format("batch", "dense, ms", "merged, ms", "speed-up", f"quartiles of {args.rounds} rounds"))
+def _time(
+    model: torch.nn.Module, inputs: dict[int, dict[str, torch.Tensor]], args: argparse.Namespace, results: Results
+) -> list[dict[str, Any]]:
+    row, found = "{:>5}  {:>10}  {:>10}  {:>8}  {}", []
+    results.add(row.format("batch", "dense, ms", "merged, ms", "speed-up", f"quartiles of {args.rounds} rounds"))
     forward = torch.compile(model) if args.compile else model
     for size in args.batch_size:
         batch = {name: tensor.to(model.device) for name, tensor in inputs[size].items()}
@@ -76,7 +82,9 @@ def _time(model: torch.nn.Module, inputs: dict[int, dict[str, torch.Tensor]], ar
             timer.run(lambda: run(**batch))
         timing = timer.result()
         numbers = (f"{timing.dense_ms:.4g}", f"{timing.merged_ms:.4g}", f"{timing.speedup:.2f}x")
-        sys.stdout.write(row.format(size, *numbers, f"{timing.speedup_low:.2f} to {timing.speedup_high:.2f}"))
+        results.add(row.format(size, *numbers, f"{timing.speedup_low:.2f} to {timing.speedup_high:.2f}"))
+        found.append({"batch_size": size, **asdict(timing)})
+    return found
 
 
 def training_step(forward: Callable[..., Any], model: torch.nn.Module) -> Callable[..., None]:

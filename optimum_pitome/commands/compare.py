@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -30,26 +29,31 @@ from ..apply import apply_pitome
 from ..configuration.checks import show, similar
 from ..evaluation.comparison import ComparedTask, compare_tasks
 from ..evaluation.comparison_report import AGREEMENT, Comparison
+from ..evaluation.data import find_columns
 from ..evaluation.grid import Grid
 from ..evaluation.significance import scipy_stats
+from .arguments import check_model
+from .results import Results
 from .task_options import add_entry
 from .tasks import TASKS, check_task, empty_model, load_task, read_data
 
 
-def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+def run(args: argparse.Namespace, results: Results) -> None:
     folder = Path(args.output)
     scipy_stats(), figure_class()  # not after hours
     grid = Grid.read(args.grid, args.seeds)
     tasks = [_task(entry, args, f"{args.grid}: tasks, {entry['name']}") for entry in grid.tasks]
     for task in tasks:
         _check_fit(task, grid, args.grid)
+    compared = [_compared(task, f"{args.grid}: tasks, {task.name}") for task in tasks]
     try:
-        found = compare_tasks([_compared(task) for task in tasks], grid, folder / "rows.jsonl")
+        found = compare_tasks(compared, grid, folder / "rows.jsonl")
     except KeyboardInterrupt:
-        sys.stderr.write(f"\nInterrupted: the same command goes on from {folder / 'rows.jsonl'}.\n")
-        raise SystemExit(130) from None
-    sys.stdout.write(f"{found}\n")
+        raise KeyboardInterrupt(f"the same command goes on from {folder / 'rows.jsonl'}") from None
+    results.add(found, **found.to_dict())
     _write(found, folder)
+    text = f"Report: {folder / 'report.md'}, report.json and report.png; every sample: rows.jsonl."
+    results.add(text, files=[folder / name for name in ("report.md", "report.json", "report.png", "rows.jsonl")])
 
 
 def _write(found: Comparison, folder: Path) -> None:
@@ -57,7 +61,6 @@ def _write(found: Comparison, folder: Path) -> None:
     found.plot(folder / "report.png")
     text = f"# Settings compared\n\n{found.to_markdown()}\n![differences to the reference](report.png)\n"
     (folder / "report.md").write_text(text, encoding="utf-8")
-    sys.stdout.write(f"Report: {folder / 'report.md'}, report.json and report.png; every sample: rows.jsonl.\n")
 
 
 class _EntryParser(argparse.ArgumentParser):
@@ -88,6 +91,7 @@ def _task(entry: Mapping[str, Any], args: argparse.Namespace, where: str) -> arg
             if getattr(args, name) is not None:
                 setattr(task, name, getattr(args, name))
         task.model, task.dataset = map(_expanded, (task.model, task.dataset))
+        check_model(task.model)
         check_task(task)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
@@ -117,9 +121,15 @@ def _check_fit(task: argparse.Namespace, grid: Grid, file: str) -> None:
             raise ValueError(f"{file}: {variant.title}, on {task.name}: {error}") from None
 
 
-def _compared(task: argparse.Namespace) -> ComparedTask:
-    def load():
+def _compared(task: argparse.Namespace, where: str) -> ComparedTask:
+    """A task whose data are there: the last one starts hours after the first."""
+    try:
         dataset, _ = read_data(task)
+        find_columns(dataset, TASKS[task.task].kind, task.input_columns, task.label_column)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{where}: {error}") from error
+
+    def load():
         config = AutoConfig.from_pretrained(task.model, revision=task.revision)
         model, judge, data = load_task(task, config, {"pitome": False}, dataset)
         return model, data, judge

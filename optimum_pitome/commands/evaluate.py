@@ -17,8 +17,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -30,18 +28,18 @@ from ..evaluation.evaluation import evaluate
 from ..evaluation.results import Evaluations
 from ..hub.model_cards import write_card, write_recipe_card
 from .arguments import pitome_keyword, several_settings
-from .tasks import TASKS, check_task, load_task, read_data
+from .results import Results
+from .tasks import TASKS, check_task, load_task, read_data, source_of
 
 
-def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+def run(args: argparse.Namespace, results: Results) -> None:
     config, evaluations, model = _evaluate(args)
-    sys.stdout.write(f"{evaluations}\n")
-    if args.json is not None:
-        evaluations.to_json(args.json)
+    results.add(evaluations, **evaluations.to_dict())
     if args.plot is not None:
         evaluations.plot(args.plot, f"{args.model} on {args.dataset}")
     if args.model_card is not None:
-        sys.stdout.write(f"Model card: {_write_card(args, config, evaluations, model)}\n")
+        card = _write_card(args, config, evaluations, model)
+        results.add(f"Model card: {card}", model_card=card)
 
 
 def _evaluate(args: argparse.Namespace) -> tuple[PreTrainedConfig, Evaluations, Any]:
@@ -60,15 +58,8 @@ def _evaluate(args: argparse.Namespace) -> tuple[PreTrainedConfig, Evaluations, 
         )
     dataset, split = read_data(args)
     model, judge, data = load_task(args, config, keyword, dataset)
-    source = {"task": args.task, "dataset": _name(args.dataset), "config": args.dataset_config, "split": split}
-    source["command"] = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-    source = {name: value for name, value in source.items() if value}
+    source = source_of(args, args.task, split)
     return config, evaluate(model, data, judge, ratios=several or None, total=len(data), source=source), model
-
-
-def _name(dataset: str) -> str:
-    """What a card calls a data set: a path of this machine says nothing to others."""
-    return Path(dataset).resolve().stem if Path(dataset).exists() else dataset
 
 
 def _write_card(args: argparse.Namespace, config: PreTrainedConfig, evaluations: Evaluations, model: Any) -> Path:

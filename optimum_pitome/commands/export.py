@@ -17,33 +17,33 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import Any
 
 import torch
-from huggingface_hub import HfApi
 from torch import nn
 from transformers import AutoImageProcessor, AutoTokenizer
 from transformers.utils import cached_file
 
-from ..evaluation.data import Batches, find_columns, load_labelled, take
 from ..export.export import export_pitome
 from ..export.files import check_output, check_source
 from ..export.modules import check_class
 from ..export.requirements import check_request
-from .tasks import check_numbers, prepare_images, prepare_texts
-from .unlabelled import model_class, one_setting
+from .pushing import check_push, push
+from .results import Results
+from .tasks import check_numbers
+from .unlabelled import load_inputs, model_class, one_setting
 
 
 #: Enough for a comparison and for calibration, where nobody says how many samples there should be.
 _NUM_SAMPLES = 64
 
 
-def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+def run(args: argparse.Namespace, results: Results) -> None:
     check_request(args.format, args.quantize, args.opset, args.part)
     check_numbers(args)
     check_output(args.output)
-    check_source(args.model)
+    check_push(args)
+    check_source(args.model, args.revision)
     config, keyword = one_setting(args)
     model = _load(args, config, keyword)
     kind = "text" if args.part == "text" or getattr(model, "main_input_name", "input_ids") == "input_ids" else "image"
@@ -55,16 +55,14 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
         part=args.part,
         quantize=args.quantize,
         opset=args.opset,
-        processor=_processor(args, kind),
-        inputs=[] if args.dataset is None else _inputs(args, kind),
+        processor=_processor(args, kind, results),
+        inputs=[] if args.dataset is None else load_inputs(args, kind, _NUM_SAMPLES)[0],
         tolerance=args.tolerance,
+        repository=args.push_to_hub,
     )
-    sys.stdout.write(f"{result}\n")
+    results.add(result, **result.to_dict())
     if args.push_to_hub is not None:
-        api = HfApi()
-        api.create_repo(args.push_to_hub, exist_ok=True)
-        sent = api.upload_folder(repo_id=args.push_to_hub, folder_path=args.output, commit_message="Exported model")
-        sys.stdout.write(f"Uploaded to {args.push_to_hub}: {sent.commit_url}\n")
+        push(args, args.output, results, "Exported model", args.format)
 
 
 def _load(args: argparse.Namespace, config: Any, keyword: dict[str, Any]) -> nn.Module:
@@ -85,7 +83,7 @@ def _load(args: argparse.Namespace, config: Any, keyword: dict[str, Any]) -> nn.
     return chosen.from_pretrained(args.model, revision=args.revision, **keyword)
 
 
-def _processor(args: argparse.Namespace, kind: str) -> Any:
+def _processor(args: argparse.Namespace, kind: str, results: Results) -> Any:
     """What makes the model's inputs; `None` where none lies beside it."""
     loader = AutoTokenizer if kind == "text" else AutoImageProcessor
     try:
@@ -93,14 +91,5 @@ def _processor(args: argparse.Namespace, kind: str) -> Any:
     except (OSError, ValueError, KeyError, ImportError) as error:
         what = "tokenizer" if kind == "text" else "image processor"
         reason = str(error).strip().partition("\n")[0]
-        sys.stderr.write(f"No {what} could be read, so none is written beside the exported file: {reason}\n")
+        results.note(f"No {what} could be read, so none is written beside the exported file: {reason}")
         return None
-
-
-def _inputs(args: argparse.Namespace, kind: str) -> list[dict[str, Any]]:
-    """Batches of `--dataset`."""
-    dataset, _ = load_labelled(args.dataset, args.dataset_config, args.split, args.dataset_revision)
-    dataset = take(dataset, _NUM_SAMPLES if args.max_samples is None else args.max_samples)
-    columns = find_columns(dataset, kind, args.input_columns, labelled=False)
-    prepare = prepare_images(args) if kind == "image" else prepare_texts(args)
-    return list(Batches(dataset, columns, {}, args.batch_size, prepare))

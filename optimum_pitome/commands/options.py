@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import typing
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,14 @@ def add_options(parser: argparse.ArgumentParser, command: str) -> None:
     add_imports(parser)
     for add in _OPTIONS[command]:
         add(parser)
+    _add_output(parser)
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    """Of every command, last, since they say nothing about what it does."""
+    add = parser.add_argument_group("what is shown").add_argument
+    add("--json", action="store_true", help="The results as one JSON document on stdout: see docs/command_line.md.")
+    add("--quiet", action="store_true", help="No progress bars, notes and warnings; errors are told.")
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
@@ -91,6 +100,12 @@ def _add_tuning(parser: argparse.ArgumentParser) -> None:
         help="Write a recipe (config.json) with its card here, and what was tried: the same command goes on there "
         "after it was interrupted.",
     )
+    _add_push(parser.add_argument)
+
+
+def _add_push(add: Callable[..., Any]) -> None:
+    add("--push-to-hub", metavar="REPO", help="Upload what is written to this repository of the Hub.")
+    add("--private", action="store_true", help="A repository that is made for it is private.")
 
 
 def _add_export(parser: argparse.ArgumentParser) -> None:
@@ -101,7 +116,7 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
     add("--opset", type=int, help=f"Of ONNX: {OPSETS.start} (default) to {OPSETS.stop - 1}.")
     add("--tolerance", type=float, help="Largest relative difference (0.001); of int8 mean of 1 - cosine (0.05).")
     add("-o", "--output", metavar="DIR", required=True, help="A folder, new or empty.")
-    add("--push-to-hub", metavar="REPO", help="Upload the folder to this repository of the Hub.")
+    _add_push(add)
     add_data(parser, required=False).add_argument("--batch-size", type=int, default=8, help="Samples at once (8).")
 
 
@@ -129,7 +144,6 @@ def _add_spectrum(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--settings", **several, help=f"{text}(0.75); --layers says which take their turn (all).")
     graph = {"choices": ("distance", "similarity"), "default": "distance"}
     parser.add_argument("--graph", **graph, help="What joins two tokens: 1 - cos (default), or max(cos, 0).")
-    parser.add_argument("--json", metavar="PATH", help="Write all numbers, one per sample, to a file.")
     parser.add_argument("--plot", metavar="PATH", help="Draw the distance over the layers (needs matplotlib).")
 
 
@@ -174,7 +188,6 @@ def _add_comparison(parser: argparse.ArgumentParser) -> None:
 def _add_evaluation(parser: argparse.ArgumentParser) -> None:
     add_task(parser)
     _add_several(parser)
-    parser.add_argument("--json", metavar="PATH", help="Write the results to a file.")
     parser.add_argument("--plot", metavar="PATH", help="Draw the results against operations (needs matplotlib).")
     parser.add_argument(
         "--model-card",

@@ -30,15 +30,13 @@ import typer
 from transformers import AutoModel, PreTrainedConfig
 from transformers.cli.serve import Serve
 from transformers.cli.serving import model_manager
-from transformers.utils import logging
 
 from ..apply import apply_pitome, pitome_disabled
 from ..families.llava.counts import SHORT_PROMPTS, num_image_tokens
 from ..families.llava.processor import write_short_prompts
+from .results import Results
 from .unlabelled import one_setting
 
-
-logger = logging.get_logger(__name__)
 
 _PACKAGES = ("fastapi", "uvicorn", "openai")
 
@@ -66,17 +64,17 @@ class MergingModelManager(model_manager.ModelManager):
         return apply_pitome(model, self._keyword["pitome"]) if self._keyword else model
 
 
-def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+def run(args: argparse.Namespace, results: Results) -> None:
     missing = [package for package in _PACKAGES if importlib.util.find_spec(package) is None]
     if missing:
         raise ImportError(f"A server needs {', '.join(missing)}: pip install optimum_pitome[serve]")
     name = _with_revision(args)
     config, keyword = one_setting(args)
-    _check(config, keyword, name)
+    _check(config, keyword, name, results)
     app = typer.Typer(add_completion=False)
     app.command()(Serve)
     with _loading_with(functools.partial(MergingModelManager, _with_revision(args), keyword)):
-        app(args=[name, *args.passed_on], prog_name=parser.prog)
+        app(args=[name, *args.passed_on], prog_name="optimum-cli pitome serve")
 
 
 def _with_revision(args: argparse.Namespace) -> str:
@@ -84,14 +82,14 @@ def _with_revision(args: argparse.Namespace) -> str:
     return args.model if args.revision == "main" or os.path.exists(args.model) else f"{args.model}@{args.revision}"
 
 
-def _check(config: PreTrainedConfig, keyword: dict[str, Any], name: str) -> None:
+def _check(config: PreTrainedConfig, keyword: dict[str, Any], name: str, results: Results) -> None:
     """Refuses what does not fit before the weights are read, and says what a picture takes."""
     with torch.device("meta"):
         model = AutoModel.from_config(copy.deepcopy(config), **keyword)
     if config.model_type in SHORT_PROMPTS:
         with pitome_disabled(model):
             dense = num_image_tokens(model)
-        logger.warning(f"{name}: a picture takes {num_image_tokens(model)} tokens of the prompt, {dense} unmerged.")
+        results.note(f"{name}: a picture takes {num_image_tokens(model)} tokens of the prompt, {dense} unmerged.")
 
 
 @contextlib.contextmanager

@@ -17,11 +17,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import Any
 
 from ..analysis.layer_spectra import all_algorithms, measure_spectra
 from .arguments import settings_from, settings_name
+from .results import Results
 from .unlabelled import load_inputs, load_model
 
 
@@ -30,23 +30,22 @@ _NUM_SAMPLES = 32
 _RATIO = 0.75
 
 
-def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+def run(args: argparse.Namespace, results: Results) -> None:
     common = settings_from(args) or {}
     for name in ("flops_ratio", "num_tokens"):
         if name in common:
             raise ValueError(f"--{name.replace('_', '-')}: here one layer merges at a time. Give one --ratio.")
     how_much = {name: common.pop(name) for name in ("ratio", "layers") if name in common}
-    settings = _compared(args, common)
-    model, name, kind, loaded = load_model(args, {})
+    settings, name = _compared(args, common), args.model
+    model, kind, loaded = load_model(args, {})
     settings = {title: {**loaded, **fields} for title, fields in settings.items()}
-    inputs, _ = load_inputs(args, name, model, kind, _NUM_SAMPLES)
+    inputs, _ = load_inputs(args, kind, _NUM_SAMPLES, model.device)
     how_much = {"ratio": how_much.get("ratio", _RATIO), "layers": how_much.get("layers")}
     found = measure_spectra(model, inputs, settings, graph=args.graph, **how_much)
-    sys.stdout.write(f"one layer keeps {how_much['ratio']} of the tokens that may merge\n{found}\n")
-    if args.json is not None:
-        found.to_json(args.json)
+    text = f"one layer keeps {how_much['ratio']} of the tokens that may merge\n{found}"
+    results.add(text, ratio=how_much["ratio"], **found.to_dict())
     if args.plot is not None:
-        found.plot(args.plot, f"{args.model} on {args.dataset}")
+        found.plot(args.plot, f"{name} on {args.dataset}")
 
 
 def _compared(args: argparse.Namespace, common: dict[str, Any]) -> dict[str, dict[str, Any]]:

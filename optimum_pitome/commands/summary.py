@@ -17,7 +17,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
 import torch
 from transformers import AutoModel
@@ -25,9 +24,10 @@ from transformers import AutoModel
 from ..analysis import pitome_summary
 from ..apply import apply_pitome
 from .arguments import configured, settings_name, several_settings
+from .results import Results
 
 
-def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+def run(args: argparse.Namespace, results: Results) -> None:
     config, keyword = configured(args)
     # On the meta device a model of any size takes no memory and no weights.
     with torch.device("meta"):
@@ -35,6 +35,6 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     for settings in several_settings(args) or [None]:
         if settings is not None:
             apply_pitome(model, settings)
-            sys.stdout.write(f"{settings_name(settings)}\n")
+            results.add(settings_name(settings))
         summary = pitome_summary(model, num_tokens=args.sequence_length, count=args.count)
-        sys.stdout.write(f"{summary}\n")
+        results.add(summary, summaries=[{"given": settings, **summary.to_dict()}])

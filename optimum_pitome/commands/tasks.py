@@ -20,8 +20,11 @@ import argparse
 import contextlib
 import functools
 import inspect
+import shlex
+import sys
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -51,6 +54,7 @@ from ..evaluation.data import (
 )
 from ..evaluation.judges import TOWERS, AnswerJudge, ClassJudge, EmbeddingJudge, Judge, RetrievalJudge
 from ..evaluation.questions import MAX_LENGTH, encode_captions, encode_questions, rgb
+from ..export.modules import input_kind
 from ..hub.recipe_lookup import base_model_of
 from ..modeling.rewrite import rewritten_encoders
 
@@ -98,9 +102,10 @@ def _retrieve(model: nn.Module, dataset: Dataset, columns: list[str], args: argp
 
 
 def _embed(model: nn.Module, dataset: Dataset, columns: list[str], args: argparse.Namespace):
-    is_image = isinstance(dataset.features[columns[0]], Image)
+    has_towers = all(hasattr(model, name) for name in TOWERS)
+    is_image = isinstance(dataset.features[columns[0]], Image) if has_towers else input_kind(model) != "text"
     batches = Batches(dataset, columns, {}, args.batch_size, (prepare_images if is_image else prepare_texts)(args))
-    if not all(hasattr(model, name) for name in TOWERS):
+    if not has_towers:
         return EmbeddingJudge(model), batches
     # The tower of a CLIP or a SigLIP that reads these inputs; what it returns is pooled and projected.
     part, tower = ("vision", TOWERS[0]) if is_image else ("text", TOWERS[1])
@@ -141,6 +146,15 @@ def check_task(args: argparse.Namespace) -> None:
     check_numbers(args)
     if args.dtype != "auto" and not isinstance(getattr(torch, args.dtype, None), torch.dtype):
         raise ValueError(f"--dtype {args.dtype}: expected auto, float32, bfloat16 or float16.")
+
+
+def source_of(args: argparse.Namespace, task: str, split: str | None) -> dict[str, str]:
+    """What a card says of the data and of the command. A path of this machine says nothing to others."""
+    path = Path(args.dataset)
+    source = {"task": task, "dataset": path.resolve().stem if path.exists() else args.dataset}
+    source |= {"config": args.dataset_config, "split": split}
+    source["command"] = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    return {name: value for name, value in source.items() if value}
 
 
 def read_data(args: argparse.Namespace) -> tuple[Dataset, str]:

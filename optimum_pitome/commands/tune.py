@@ -17,19 +17,25 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
-import sys
+import tempfile
 from pathlib import Path
 
 from torch import nn
 
 from ..analysis import pitome_summary
+from ..cards.card import hub_id
 from ..configuration.config import PiToMeConfig
-from ..hub.model_cards import auto_class_of, write_recipe_card
+from ..evaluation.evaluation import hardware_of
+from ..hub.model_cards import auto_class_of, search_results, write_recipe_card
 from ..tuning.choice import find_budget
-from ..tuning.search import search_ratios
+from ..tuning.search import Found, search_ratios
 from ..tuning.speed import tolerance_of
 from .arguments import settings_from
+from .pushing import check_push, check_recipe_repository, push
+from .results import Results
+from .tasks import TASKS, source_of
 from .unlabelled import load_inputs, load_model
 
 
@@ -37,9 +43,11 @@ from .unlabelled import load_inputs, load_model
 _NUM_SAMPLES = 128
 #: Enough to show an agreement of 99 %.
 _NUM_SAMPLES_OF_A_BOUND = 1000
+#: Of cards, by the auto class that loads a model.
+_TASKS = {task.auto_class.__name__: name for name, task in TASKS.items() if name.endswith("classification")}
 
 
-def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+def run(args: argparse.Namespace, results: Results) -> None:
     settings = settings_from(args) or {}
     budget = {name: settings.pop(name) for name in ("flops_ratio", "num_tokens") if name in settings}
     if args.speed_up is not None:
@@ -53,28 +61,49 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
         raise ValueError("--profile: a search compares the profiles itself. Leave it out.")
     if args.output is not None:
         _check_output(Path(args.output))
-    model, name, kind, _ = load_model(args, settings)
-    inputs, lengths = load_inputs(args, name, model, kind, _NUM_SAMPLES_OF_A_BOUND if bounds else _NUM_SAMPLES)
+    check_push(args)
+    if args.push_to_hub is not None:
+        check_recipe_repository(args.push_to_hub)
+    model, kind, _ = load_model(args, settings)
+    if args.push_to_hub is not None and hub_id(args.model) is None:
+        raise ValueError(
+            f"--push-to-hub {args.push_to_hub}: the recipe would name {args.model}, a folder of this machine. Upload "
+            "the model first (model.push_to_hub), and name it by its Hub id."
+        )
+    inputs, lengths = load_inputs(args, kind, _NUM_SAMPLES_OF_A_BOUND if bounds else _NUM_SAMPLES, model.device)
     length = None if kind == "image" else round(sum(lengths) / len(lengths))
     if bounds:
-        choice = find_budget(model, inputs, **bounds)
-        sys.stdout.write(f"{choice}\n")
-        found = choice.config
+        found = find_budget(model, inputs, **bounds)
     else:
-        found = _search(model, inputs, args, length, **budget)
-    settings = {key: value for key, value in found.to_pitome_dict().items() if key != "format_version"}
-    sys.stdout.write(f"{pitome_summary(model, num_tokens=length)}\n{json.dumps(settings)}\n")
-    if args.output is not None:
-        _save(found, name, args.output, auto_class_of(model))
+        found = _search(model, inputs, args, results, length, **budget)
+    results.add(found, **{key: value for key, value in vars(found).items() if key != "config"})
+    settings = {key: value for key, value in found.config.to_pitome_dict().items() if key != "format_version"}
+    summary = pitome_summary(model, num_tokens=length)
+    results.add(f"{summary}\n{json.dumps(settings)}", settings=settings, summary=summary)
+    if args.output is None and args.push_to_hub is None:
+        return
+    with contextlib.ExitStack() as stack:
+        folder = args.output or stack.enter_context(tempfile.TemporaryDirectory())
+        source = source_of(args, _TASKS.get(auto_class := auto_class_of(model), "feature-extraction"), args.split)
+        measured = search_results(found, summary, source, hardware_of(model))
+        recipe = PiToMeConfig(**{**found.config.to_pitome_dict(), "base_model_name_or_path": args.model})
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        write_recipe_card(recipe, folder, args.push_to_hub, auto_class=auto_class, results=measured)
+        recipe.save_pretrained(folder)  # which leaves a card alone that says the same
+        if args.output is not None:
+            text = f"Recipe: {folder}. {auto_class}.from_pretrained({folder!r}) loads the model with it."
+            results.add(text, recipe=folder)
+        if args.push_to_hub is not None:
+            push(args, folder, results, "Tuned recipe")
 
 
 def _search(
-    model: nn.Module, inputs: list, args: argparse.Namespace, length: int | None, **budget: float
-) -> PiToMeConfig:
+    model: nn.Module, inputs: list, args: argparse.Namespace, results: Results, length: int | None, **budget: float
+) -> Found:
     tried = None if args.output is None else Path(args.output) / "search.jsonl"
     before = tried.read_text(encoding="utf-8").count('"ratios"') if tried is not None and tried.exists() else 0
     if before > 0:
-        sys.stderr.write(f"Going on with {before} settings from {tried}.\n")
+        results.note(f"Going on with {before} settings from {tried}.")
     limits = {"max_settings": args.max_settings, "seed": args.seed, "resume_from": tried, "progress": True}
     try:
         found = search_ratios(model, inputs, length, **budget, **limits)
@@ -82,16 +111,14 @@ def _search(
         kept = (
             "nothing was kept, since -o names no folder" if tried is None else f"the same command goes on from {tried}"
         )
-        sys.stderr.write(f"\nInterrupted: {kept}.\n")
-        raise SystemExit(130) from None
-    sys.stdout.write(f"{found}\n")
+        raise KeyboardInterrupt(kept) from None
     wanted = budget.get("speed_up")
     if wanted is not None and found.timing.speedup < wanted - tolerance_of(wanted):
-        sys.stderr.write(
+        results.note(
             f"At the end {found.timing.speedup:.2f} x was measured, less than --speed-up {wanted:g}: timings of this "
-            "machine change. Try again while nothing else runs, or with more --max-samples.\n"
+            "machine change. Try again while nothing else runs, or with more --max-samples."
         )
-    return found.config
+    return found
 
 
 def _check_output(directory: Path) -> None:
@@ -101,12 +128,3 @@ def _check_output(directory: Path) -> None:
         raise ValueError(
             f"-o {directory}: a model lies there, whose config.json a recipe would replace. Name another folder."
         )
-
-
-def _save(config: PiToMeConfig, base_model: str, directory: str, auto_class: str) -> None:
-    fields = {**config.to_pitome_dict(), "base_model_name_or_path": base_model}
-    recipe = PiToMeConfig(**fields)
-    Path(directory).mkdir(parents=True, exist_ok=True)
-    write_recipe_card(recipe, directory, auto_class=auto_class)  # saving leaves a card alone that says the same
-    recipe.save_pretrained(directory)
-    sys.stdout.write(f"Recipe: {directory}. {auto_class}.from_pretrained({directory!r}) loads the model with it.\n")

@@ -22,79 +22,76 @@ from typing import Any
 import torch
 import transformers
 from transformers import AutoConfig, AutoModel, PreTrainedConfig
+from transformers.utils import logging
 
 from ..configuration.checks import BUDGETS
 from ..configuration.config import PiToMeConfig
 from ..evaluation.data import Batches, find_columns, load_labelled, take
+from ..export.modules import input_kind
 from ..hub.entries import entries
 from ..hub.recipe_lookup import base_model_of
 from .arguments import pitome_keyword
 from .tasks import check_numbers, prepare_images, prepare_texts
 
 
-_KINDS = {"pixel_values": "image", "input_ids": "text"}
-
-
-def load_model(args: argparse.Namespace, settings: dict[str, Any]) -> tuple[torch.nn.Module, str, str, dict[str, Any]]:
+def load_model(args: argparse.Namespace, settings: dict[str, Any]) -> tuple[torch.nn.Module, str, dict[str, Any]]:
     """The model of a command, with `settings` on top of those that its checkpoint or recipe has, but for how much
     merges.
 
     Returns:
-        The model on `--device`, the name that its processor is found under, `"image"` or `"text"`, and the settings.
+        The model on `--device`, `"image"` or `"text"`, and the settings.
 
     Raises:
         ValueError: if the model takes more than pictures or texts, or there is no such device; or for options that
             [`load_inputs`] cannot read with.
     """
     check_numbers(args)
-    config = AutoConfig.from_pretrained(args.model, revision=args.revision)
-    name = args.model
-    if isinstance(config, PiToMeConfig):
-        name = base_model_of(config, args.model)
-        settings = {**_others(config.to_pitome_dict()), **settings}
-        config = AutoConfig.from_pretrained(name)
-    elif entries(config):
-        settings = {**_others(config.pitome), **settings}
-    model = model_class(config).from_pretrained(name, dtype=args.dtype, pitome=settings or {}).eval()
-    kind = _KINDS.get(model.main_input_name)
-    if kind is None:
-        raise ValueError(f"{type(model).__name__} takes more than pictures or texts: take its encoder by itself.")
+    config, recipe = read_config(args)
+    if recipe is not None or entries(config):
+        settings = {**_others(recipe.to_pitome_dict() if recipe is not None else config.pitome), **settings}
+    chosen = {"revision": args.revision, "dtype": args.dtype}
+    model = model_class(config).from_pretrained(args.model, **chosen, pitome=settings or {}).eval()
+    kind = input_kind(model)
     try:
         model.to(args.device)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"--device {args.device}: {error}") from None
-    return model, name, kind, settings
+    return model, kind, settings
+
+
+def read_config(args: argparse.Namespace) -> tuple[PreTrainedConfig, PiToMeConfig | None]:
+    """The configuration of the model of a command. Of a recipe it is that of its base model, which `args.model` names
+    from then on, and the recipe."""
+    config = AutoConfig.from_pretrained(args.model, revision=args.revision)
+    if not isinstance(config, PiToMeConfig):
+        return config, None
+    args.model, args.revision = base_model_of(config, args.model), "main"
+    return AutoConfig.from_pretrained(args.model), config
 
 
 def one_setting(args: argparse.Namespace) -> tuple[PreTrainedConfig, dict[str, Any]]:
-    """The configuration of the model of a command that takes one setting, and `pitome=` for it. Of a recipe they are
-    those of its base model, which `args.model` names from then on."""
-    config = AutoConfig.from_pretrained(args.model, revision=args.revision)
+    """As [`read_config`], for a command that takes one setting; and `pitome=` for it."""
+    config, recipe = read_config(args)
     args.ratios = args.flops_ratios = args.settings = None
-    keyword = pitome_keyword(args, config)
-    if isinstance(config, PiToMeConfig):
-        keyword.setdefault("pitome", config)
-        args.model, args.revision = base_model_of(config, args.model), "main"
-        config = AutoConfig.from_pretrained(args.model)
-    return config, keyword
+    keyword = pitome_keyword(args, config if recipe is None else recipe)
+    return config, keyword if recipe is None else {"pitome": recipe, **keyword}
 
 
 def load_inputs(
-    args: argparse.Namespace, name: str, model: torch.nn.Module, kind: str, max_samples: int
+    args: argparse.Namespace, kind: str, max_samples: int, device: torch.device | None = None
 ) -> tuple[list[dict[str, Any]], list[int]]:
-    """The batches of `--dataset`, at most `max_samples` unless `--max-samples` says otherwise; and of texts the length
-    of each."""
+    """The batches of `--dataset`, at most `max_samples` unless `--max-samples` says otherwise, on a device; and of
+    texts the length of each."""
     dataset, _ = load_labelled(args.dataset, args.dataset_config, args.split, args.dataset_revision)
     dataset = take(dataset, max_samples if args.max_samples is None else args.max_samples)
     columns = find_columns(dataset, kind, args.input_columns, labelled=False)
-    args.model = name  # a recipe has no processor of its own
     prepare, lengths = prepare_images(args) if kind == "image" else prepare_texts(args), []
     if kind == "text":  # texts of one length together: less padding
-        rows = zip(*(dataset[column] for column in columns))
+        rows = logging.tqdm(list(zip(*(dataset[column] for column in columns))), leave=False, desc="lengths of texts")
         lengths = [prepare(*([text] for text in row))["input_ids"].shape[1] for row in rows]
         dataset = dataset.select(sorted(range(len(lengths)), key=lengths.__getitem__))
-    found = Batches(dataset, columns, {}, args.batch_size, prepare)
-    return [{key: value.to(model.device) for key, value in batch.items()} for batch in found], lengths
+    found = logging.tqdm(Batches(dataset, columns, {}, args.batch_size, prepare), leave=False, desc="reading inputs")
+    return [{key: value.to(device) for key, value in batch.items()} for batch in found], lengths
 
 
 def _others(settings: dict[str, Any]) -> dict[str, Any]:

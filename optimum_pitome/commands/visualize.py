@@ -23,8 +23,8 @@ from typing import Any
 
 from PIL import Image
 from torch import nn
-from tqdm import tqdm
 from transformers import AutoTokenizer, PreTrainedModel
+from transformers.utils import logging
 
 from ..modeling.rewrite import rewritten_encoders
 from ..modeling.signatures import names
@@ -40,11 +40,12 @@ from .media import (
     reader_of,
     takes_clips,
 )
+from .results import Results
 from .tasks import prepare_texts
 from .unlabelled import model_class, one_setting
 
 
-def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+def run(args: argparse.Namespace, results: Results) -> None:
     texts = _texts(args)
     if bool(texts) == bool(args.images):
         raise ValueError(
@@ -69,35 +70,43 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
         raise ValueError(f"--device {args.device}: {error}") from None
     settings = {"model": name, "settings": rewritten_encoders(model)[0].pitome.config.to_pitome_dict()}
     if texts:
-        _draw_texts(args, model, texts, settings)
+        _draw_texts(args, results, model, texts, settings)
     else:
-        _draw_files(args, part, model, paths, settings)
+        _draw_files(args, results, part, model, paths, settings)
 
 
-def _draw_texts(args: argparse.Namespace, model: nn.Module, texts: list[str], about: dict[str, Any]) -> None:
+def _draw_texts(
+    args: argparse.Namespace, results: Results, model: nn.Module, texts: list[str], about: dict[str, Any]
+) -> None:
     tokenizer = AutoTokenizer.from_pretrained(args.model, revision=args.revision)
     prepare = prepare_texts(args)
     samples = []
-    for text in tqdm(texts, disable=None, unit=" texts"):  # by itself: padding would be drawn of the shorter ones
+    for text in logging.tqdm(texts, disable=None, unit=" texts"):  # by itself: padding of the shorter would be drawn
         samples += visualize(model, prepare([text]), tokenizer, part="text")
     for number, sample in enumerate(samples, 1):
-        sys.stdout.write(f"text {number}: {_tokens(sample)}\n")
+        results.add(f"text {number}: {_shown(sample)}", texts=[_tokens(sample)])
     written = save_texts(samples, args.output, layers=args.show_layers, about=about)
-    sys.stdout.write(f"{' '.join(map(str, written))}\n")
+    results.add(" ".join(map(str, written)), **about, files=written)
 
 
 def _draw_files(
-    args: argparse.Namespace, part: str, model: PreTrainedModel, paths: list[Path], about: dict[str, Any]
+    args: argparse.Namespace,
+    results: Results,
+    part: str,
+    model: PreTrainedModel,
+    paths: list[Path],
+    about: dict[str, Any],
 ) -> None:
     processor, read, prepare = reader_of(args, part, model)
     taken: set[str] = set()
-    for path in tqdm(paths, disable=None, unit=" files"):
+    for path in logging.tqdm(paths, disable=None, unit=" files"):
         try:
             shown = read(path)
         except MissingPackage as error:
             raise ValueError(f"{path}: {error}") from None
         except UNREADABLE as error:
-            sys.stderr.write(f"{path} is left out, since it cannot be read: {error}\n")
+            sys.stderr.write(f"{path} is left out, since it cannot be read: {error}\n")  # an error: --quiet or not
+            results.add(left_out=[path])
             continue
         inputs = prepare(shown)
         # A tower takes nothing of what the processor tells the model around it, and tiles as so many pictures.
@@ -110,13 +119,19 @@ def _draw_files(
             title = name if len(samples) == 1 else f"{name}-{number}"
             details = {"file": str(path), **about}
             written = save_picture(sample, args.output, title, args.show_layers, args.side, details)
-            sys.stdout.write(f"{title}: {_tokens(sample)}\n{' '.join(map(str, written))}\n")
+            entry = {"file": path, "name": title, **_tokens(sample), "files": written}
+            results.add(f"{title}: {_shown(sample)}\n{' '.join(map(str, written))}", drawn=[entry])
+    results.add(**about)
     if not taken:
         raise ValueError("None of the files could be read.")
 
 
-def _tokens(sample: Any) -> str:
-    return f"{sample.summary()['tokens']} tokens, {sample.layers[-1].num_tokens} after the last layer"
+def _tokens(sample: Any) -> dict[str, int]:
+    return {"tokens": sample.summary()["tokens"], "tokens_left": sample.layers[-1].num_tokens}
+
+
+def _shown(sample: Any) -> str:
+    return "{tokens} tokens, {tokens_left} after the last layer".format(**_tokens(sample))
 
 
 def _texts(args: argparse.Namespace) -> list[str]:

@@ -25,6 +25,7 @@ import functools
 import inspect
 import itertools
 import math
+import os
 import re
 import reprlib
 import textwrap
@@ -41,6 +42,10 @@ FORMAT_VERSION = "1.2"
 MAX_ENTRIES = 1000
 _MAX_PATH = 4096
 MAX_COUNT = 2**31 - 1
+
+
+class NotReachedError(ValueError):
+    """What was asked for was tried, and is not reached: a tolerance, a bound, a speed."""
 
 
 class _Short(reprlib.Repr):
@@ -113,6 +118,12 @@ def is_number(value: Any) -> bool:
 def is_text(value: str) -> bool:
     """Whether `value` can be written to a file: lone surrogates cannot, nor NUL in a path."""
     return "\0" not in value and not any("\ud800" <= character <= "\udfff" for character in value)
+
+
+def leads_nowhere(name: str) -> bool:
+    """Whether `name` can only be a path, and there is nothing; a name with one slash may be one of the Hub."""
+    is_path = name.startswith((".", "/", "~")) or name.endswith("/") or name.count("/") > 1 or "\\" in name
+    return is_path and not os.path.exists(name)
 
 
 def similar(name: Any, choices: Sequence[str], cutoff: float = 0.6) -> str | None:

@@ -218,8 +218,8 @@ class Settings:
         functools.partial(check_number, low=1.0, high=MAX_FLOPS_RATIO),
     )
     num_tokens: int | None = declare(
-        "A budget in place of `ratio`: so many tokens are left of an image of the configured size, special tokens not "
-        "counted. Inside a LLaVA these are the tokens that its language model reads.",
+        "A budget in place of `ratio`: so many tokens are left of an input of the configured size (an image, a clip), "
+        "special tokens not counted. Inside a LLaVA these are the tokens that its language model reads.",
         functools.partial(check_count, low=1),
     )
     random_seed: int | None = declare(

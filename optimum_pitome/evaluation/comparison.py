@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from tqdm import tqdm
+from transformers.utils import logging
 
 from ..apply import apply_pitome, pitome_disabled, settings_kept
 from ..modeling.rewrite import rewritten_encoders
@@ -124,7 +124,7 @@ def compare_tasks(
     }
     wanted = [key for of_task in keys.values() for key in of_task]
     known = sum(key in file.rows for key in wanted)
-    with tqdm(total=len(wanted), initial=known, disable=not progress, unit=" rows") as bar:
+    with logging.tqdm(total=len(wanted), initial=known, disable=not progress, unit=" rows") as bar:
         for task in tasks:
             if any(key not in file.rows for key in keys[task.name]):
                 bar.set_description(task.name)
@@ -136,7 +136,7 @@ def compare_tasks(
 class _Measuring:
     """Fills the rows of one task."""
 
-    def __init__(self, task: ComparedTask, file: RowFile, bar: tqdm):
+    def __init__(self, task: ComparedTask, file: RowFile, bar: Any):
         self.task, self.file, self.bar = task, file, bar
         self.model, self.data, self.judge = task.load()
 
@@ -172,7 +172,7 @@ class _Measuring:
 
     @torch.no_grad()
     def _read(self, layers: Iterable[nn.Module]) -> Answers:
-        data = tqdm(self.data, leave=False, disable=self.bar.disable, unit=" batches")
+        data = logging.tqdm(self.data, leave=False, disable=self.bar.disable, unit=" batches")
         return read_answers(self.model, data, self.judge, layers, lambda answer: [answer()])
 
     def _about(self, decisions: list) -> dict[str, Any]:

@@ -16,18 +16,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..analysis.pictures import plotted
+from ..analysis.plain import Plain
+from ..analysis.report import LINE_WIDTH, wrapped
 from .grid import DENSE, REFERENCE, Grid
 from .metrics import paired_difference, share
-from .results import GFLOPS_TITLE, LINE_WIDTH, metric_title, percent
+from .results import GFLOPS_TITLE, metric_title, percent
 from .significance import ALPHA, holm, paired_test, verdict
 
 
@@ -79,7 +79,7 @@ class Compared:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Plain):
     """Everything that was compared. `print` shows one table for each task, budget and measure."""
 
     entries: tuple[Compared, ...]
@@ -138,7 +138,7 @@ class Comparison:
         tables = [
             f"{title}\n{table.to_string(line_width=LINE_WIDTH, max_colwidth=60)}" for title, table in self.tables()
         ]
-        return "\n\n".join([*tables, self.explanation])
+        return "\n\n".join([*tables, wrapped([self.explanation], indent="")])
 
     def to_markdown(self) -> str:
         """The tables in Markdown."""
@@ -152,13 +152,7 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the single samples, as plain data."""
-        return {"explanation": self.explanation, "entries": [asdict(entry) for entry in self.entries]}
-
-    def to_json(self, path: str | os.PathLike) -> None:
-        """Writes [`~Comparison.to_dict`] to a file."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+        return {"explanation": self.explanation, **super().to_dict()}
 
     def plot(self, path: str | os.PathLike) -> None:
         """Draws the differences to the reference with their intervals into a picture file, one panel for each

@@ -26,6 +26,8 @@ import datasets
 import torch
 from datasets import ClassLabel, Dataset, load_dataset, load_from_disk
 
+from ..configuration.checks import leads_nowhere
+
 
 #: Seed of the choice where not all samples are taken. Folders of pictures come sorted by class.
 SEED = 0
@@ -77,6 +79,8 @@ def load_labelled(
         found = load_dataset(_FORMATS[path.suffix], data_files=name, streaming=streaming, **separator)
     elif path.is_dir():
         found = load_dataset(name, streaming=streaming)
+    elif leads_nowhere(name) or path.suffix in _FORMATS:
+        raise ValueError(f"{name}: there is no such file or folder.")
     else:
         found = load_dataset(name, config, revision=revision, streaming=streaming)
     if isinstance(found, Dataset):

@@ -124,7 +124,7 @@ class _Run:
         judge, references, lengths = read.judge, read.references, read.lengths
         dense_seconds, *merged_seconds = map(of_all_processes, self.timer.seconds)
         about = {"num_samples": len(lengths), "batch_size": read.batch_size, "agreement_title": judge.agreement}
-        about |= {"hardware": _hardware(self.model), "source": source}
+        about |= {"hardware": hardware_of(self.model), "source": source}
         with pitome_disabled(self.model):
             dense = judge.decide(read.answers[0], references)
         dense_scores = judge.scores(dense, references) if references else {}
@@ -187,7 +187,8 @@ def _all(shares: Iterable[dict[str, float]]) -> dict[str, float]:
     return {key: value for one in shares for key, value in one.items()}
 
 
-def _hardware(model: nn.Module) -> str:
+def hardware_of(model: nn.Module) -> str:
+    """Device, dtype and threads, as tables and cards tell them."""
     parameter = next(model.parameters())
     device, dtype = parameter.device, parameter.dtype
     if device.type == "cuda":

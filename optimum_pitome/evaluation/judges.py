@@ -22,8 +22,16 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from transformers.utils import logging
 
+from ..analysis.loss import pooled
 from .metrics import normalize_answer, vqa_score
+
+
+logger = logging.get_logger(__name__)
+
+#: Fewer other samples than so many times the neighbours, and many neighbours are kept by chance.
+_FEW = 10
 
 
 #: A class that is none: of padding, and of tokens without a label.
@@ -245,6 +253,13 @@ class EmbeddingJudge(Judge):
     def decide(self, answers: list[torch.Tensor], references: list) -> list[Embedding]:
         if len(answers) < 2:
             raise ValueError("A sample alone has no neighbours: evaluate embeddings on many samples.")
+        others = len(answers) - 1
+        if others < _FEW * self._neighbours:
+            chance = 100 * min(1, self._neighbours / others)
+            logger.warning_once(
+                f"{self.agreement}: with {others + 1} samples, {chance:.0f} % are kept by chance alone. Evaluate "
+                f"{_FEW * self._neighbours + 1} samples or more."
+            )
         vectors = torch.stack(answers)
         return list(map(Embedding, answers, self._nearest(vectors, vectors)))
 
@@ -265,16 +280,6 @@ class EmbeddingJudge(Judge):
             nn.functional.cosine_similarity(*centred, dim=-1).clamp(0, 1).tolist(),
         )
         return dict(zip(self.kept_metrics, scores))
-
-
-def pooled(output: Any, inputs: Mapping[str, Any]) -> torch.Tensor:
-    """One vector per sample, as [`EmbeddingJudge`] says."""
-    mask = inputs.get("attention_mask")
-    if mask is not None:
-        weights = mask.unsqueeze(-1).to(output.last_hidden_state.dtype)
-        return (output.last_hidden_state * weights).sum(dim=1) / weights.sum(dim=1)
-    vectors = getattr(output, "pooler_output", None)
-    return output.last_hidden_state[:, 0] if vectors is None else vectors
 
 
 def find_judge(model: nn.Module, batch: Mapping[str, Any]) -> Judge:

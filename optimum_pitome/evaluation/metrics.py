@@ -20,9 +20,8 @@ import math
 import re
 from collections.abc import Sequence
 
+from ..analysis.intervals import Z_95
 
-#: Quantile of the normal distribution for a two-sided interval of 95 %.
-Z_95 = 1.959963984540054
 
 _ARTICLES = frozenset({"a", "an", "the"})
 _NUMBERS = {

@@ -16,20 +16,19 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..analysis.pictures import plotted
+from ..analysis.plain import Plain
+from ..analysis.report import LINE_WIDTH, wrapped
 from ..analysis.timing import Timing
 
 
 #: Of rewritten encoders: not of a language model after them, which gains, too.
 GFLOPS_TITLE = "encoder GFLOPs per sample"
-LINE_WIDTH = 140
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class Evaluations(Sequence):
+class Evaluations(Plain, Sequence):
     """What [`evaluate`] found: one [`Evaluation`] for each of the settings. `print` shows the table."""
 
     evaluations: tuple[Evaluation, ...]
@@ -110,21 +109,12 @@ class Evaluations(Sequence):
     def __str__(self) -> str:
         first = self[0]
         text = self.table().to_string(line_width=LINE_WIDTH, max_colwidth=60)
-        return (
-            f"{text}\n\n{first.num_samples} samples; 95 % intervals in brackets, of differences those of the paired "
-            f"samples.\nGFLOPs: {GFLOPS_TITLE}, merge step included. Times: medians of {first.timing.rounds} batches, "
-            f"dense and merged alternating, and\nquartiles of the ratios; {first.hardware}."
+        about = (
+            f"{first.num_samples} samples; 95 % intervals in brackets, of differences those of the paired samples. "
+            f"GFLOPs: {GFLOPS_TITLE}, merge step included. Times: medians of {first.timing.rounds} batches, dense and "
+            f"merged alternating, and quartiles of the ratios; {first.hardware}."
         )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything, as plain data."""
-        return {"evaluations": [asdict(one) for one in self]}
-
-    def to_json(self, path: str | os.PathLike) -> None:
-        """Writes [`~Evaluations.to_dict`] to a file."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+        return f"{text}\n\n{wrapped([about], indent='')}"
 
     def plot(self, path: str | os.PathLike, title: str | None = None) -> None:
         """Draws every metric, and the agreement with the dense model, against operations, into a picture file.

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ..configuration.checks import NotReachedError
 from .modules import ExportedModule
 
 
@@ -69,7 +70,7 @@ def compare(
     """Runs both on `batches`; of texts, what they say about padding does not count.
 
     Raises:
-        ValueError: if the file has other outputs, or outputs of other shapes.
+        NotReachedError: if the file has other outputs, or outputs of other shapes.
     """
     differences: list[torch.Tensor] = []
     relatives: list[torch.Tensor] = []
@@ -81,7 +82,7 @@ def compare(
         for name, wanted in expected.items():
             if name not in found or found[name].shape != wanted.shape:
                 shape = tuple(found[name].shape) if name in found else None
-                raise ValueError(f"The file says {name} {shape} where PyTorch says {tuple(wanted.shape)}.")
+                raise NotReachedError(f"The file says {name} {shape} where PyTorch says {tuple(wanted.shape)}.")
             wanted, got = wanted.float().cpu(), found[name].float().cpu()
             if name == "logits" and wanted.shape[-1] > 1:
                 same.append(wanted.argmax(-1) == got.argmax(-1))
@@ -115,13 +116,13 @@ def check(found: Comparison, by_loss: bool, tolerance: float | None) -> None:
         by_loss (`bool`): whether the mean of 1 - cosine counts, or the largest difference.
 
     Raises:
-        ValueError: if the file is further from PyTorch than `tolerance`.
+        NotReachedError: if the file is further from PyTorch than `tolerance`.
     """
     value, usual = (found.loss, LOSS_TOLERANCE) if by_loss else (found.relative, EXACT_TOLERANCE)
     tolerance = usual if tolerance is None else tolerance
     if not value <= tolerance:
         what = "its mean of 1 - cosine" if by_loss else "its largest difference, relative to the largest value,"
-        raise ValueError(
+        raise NotReachedError(
             f"The exported file does not say what the model says in PyTorch. {found}. Nothing was kept, since {what} "
             f"is above the tolerance of {tolerance:g}. Another format may be exact; a higher tolerance accepts it."
         )

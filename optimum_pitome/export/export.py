@@ -19,7 +19,6 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import os
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,7 +26,10 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers.utils import logging
 
+from ..analysis.plain import Plain
+from ..configuration.checks import NotReachedError
 from ..methods import ALGORITHMS
 from ..modeling.rewrite import rewritten_encoders
 from .comparison import Comparison, check, compare
@@ -43,7 +45,7 @@ _VERSIONS = ("optimum_pitome", "transformers", "torch", "onnx", "onnxruntime", "
 
 
 @dataclass(frozen=True)
-class Export:
+class Export(Plain):
     """What [`export_pitome`] wrote.
 
     Attributes:
@@ -75,6 +77,7 @@ def export_pitome(
     processor: Any = None,
     inputs: Iterable[Mapping[str, torch.Tensor]] = (),
     tolerance: float | None = None,
+    repository: str | None = None,
 ) -> Export:
     """Writes a model as it merges into a folder, loads the file in its runtime, and compares it with PyTorch on other
     inputs than were traced: other batch sizes, and of texts other lengths, padded and not.
@@ -103,13 +106,14 @@ def export_pitome(
         tolerance (`float`, *optional*):
             On inputs that are made up, the largest difference relative to the largest value of an output, 1e-3 by
             default; of int8, on all inputs, the mean of 1 - cosine, 0.05 by default.
+        repository (`str`, *optional*): Hub id that the card in the folder is for.
 
     Returns:
         [`Export`].
 
     Raises:
         ValueError: for what cannot be exported, `inputs` that lack what the model takes, a folder that is not empty,
-            or a file that differs from the model.
+            or a file that differs from the model (`NotReachedError`).
         ImportError: if a package is missing; the message names the extra.
         OSError: if it cannot be written.
     """
@@ -131,18 +135,25 @@ def export_pitome(
         folder = stack.enter_context(whole_folder(output))
         file = folder / writer.file
         file.parent.mkdir(exist_ok=True)
-        with contextlib.redirect_stdout(sys.stderr):  # exporters print how far they are; stdout is for results
-            with _explaining(f"{type(module.model).__name__} could not be traced and written as format={format!r}"):
-                writer.write(module, example, opset, file)
-            if quantize is not None:
-                QUANTIZERS[format](file, given)
+        bar = stack.enter_context(logging.tqdm(total=3 + bool(given), unit=" steps", leave=False, disable=None))
+        bar.set_description("tracing and writing")
+        with _explaining(f"{type(module.model).__name__} could not be traced and written as format={format!r}"):
+            writer.write(module, example, opset, file)
+        if quantize is not None:
+            QUANTIZERS[format](file, given)
+        bar.update()
+        bar.set_description("loading in its runtime")
         with _explaining("The runtime does not run the exported file"):
             run = writer.load(file)
+            bar.update()
+            bar.set_description("comparing with PyTorch")
             comparison = compare(module, run, (to_device(batch, model) for batch in samples.fresh()))
         check(comparison, quantize is not None, tolerance)
+        bar.update()
         on_inputs = None
         if given:
-            on_inputs = compare(module, run, (to_device(batch, model) for batch in given))
+            batches = logging.tqdm(given, leave=False, disable=None, desc="your data")
+            on_inputs = compare(module, run, (to_device(batch, model) for batch in batches))
             check(on_inputs, True, tolerance if quantize is not None else None)
         manifest = {
             "format": format,
@@ -156,7 +167,7 @@ def export_pitome(
             "comparison_on_inputs": None if on_inputs is None else asdict(on_inputs),
             "versions": _versions(),
         }
-        save_beside(model, processor, folder, manifest)
+        save_beside(model, processor, folder, manifest, comparison, repository)
     return Export(Path(output) / writer.file, tuple(example), tuple(outputs), comparison, on_inputs)
 
 
@@ -168,7 +179,7 @@ def _explaining(what: str) -> Iterator[None]:
     except (ValueError, OSError, ImportError):
         raise
     except Exception as error:
-        raise ValueError(f"{what}. Nothing was kept. {type(error).__name__}: {error}") from error
+        raise NotReachedError(f"{what}. Nothing was kept. {type(error).__name__}: {error}") from error
 
 
 def _name_outputs(module: ExportedModule, example: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

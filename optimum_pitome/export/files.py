@@ -25,7 +25,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from transformers.utils import logging
+from transformers.utils import cached_file, logging
 
 from ..hub.model_cards import write_card
 from .modules import is_sentence_transformer, transformers_model
@@ -35,6 +35,8 @@ logger = logging.get_logger(__name__)
 
 #: What was exported and how it compares: tells an exported folder from a checkpoint.
 MANIFEST = "pitome_export.json"
+#: Where a repository with something else has its exports, each in a folder that its format names.
+EXPORTS = "exported"
 
 
 @contextlib.contextmanager
@@ -69,7 +71,9 @@ def whole_folder(output: str | os.PathLike) -> Iterator[Path]:
         if error.errno is None or error.filename is None and not error.strerror:
             raise
         what = ": ".join(str(part) for part in (error.filename, error.strerror) if part)
-        raise OSError(f"{output}: writing failed ({what}). Nothing was kept.") from error
+        failure = OSError(f"{output}: writing failed ({what}). Nothing was kept.")
+        failure.errno = error.errno
+        raise failure from error
     finally:
         for item in moved:
             shutil.rmtree(item) if item.is_dir() else item.unlink()
@@ -89,23 +93,25 @@ def check_output(output: str | os.PathLike) -> Path:
     return output
 
 
-def check_source(name: str) -> None:
-    """Refuses a folder that holds an export.
+def check_source(name: str, revision: str | None = None) -> None:
+    """Refuses a folder or a repository that is an export.
 
     Raises:
         ValueError: with what to name instead.
     """
-    manifest = Path(name) / MANIFEST
-    if not manifest.is_file():
+    manifest = cached_file(name, MANIFEST, revision=revision, _raise_exceptions_for_missing_entries=False)
+    if manifest is None:
         return
-    source = json.loads(manifest.read_text(encoding="utf-8")).get("model")
+    source = json.loads(Path(manifest).read_text(encoding="utf-8")).get("model")
     raise ValueError(
         f"{name} was exported already, and has no weights for PyTorch. Name the model that it was exported from"
         f"{'' if source is None else f': {source}'}."
     )
 
 
-def save_beside(model: Any, processor: Any, folder: Path, manifest: dict[str, Any]) -> None:
+def save_beside(
+    model: Any, processor: Any, folder: Path, manifest: dict[str, Any], comparison: Any, repository: str | None
+) -> None:
     """Writes what runtimes and readers need beside the exported file: configuration, tokenizer or image processor,
     pooling settings, card, and the manifest."""
     inner = transformers_model(model)
@@ -118,5 +124,8 @@ def save_beside(model: Any, processor: Any, folder: Path, manifest: dict[str, An
     inner.config.save_pretrained(folder)
     inputs, outputs = (", ".join(f"`{name}`" for name in manifest[key]) for key in ("inputs", "outputs"))
     runtime = {"onnx": "ONNX Runtime", "openvino": "OpenVINO", "torch": "`torch.export.load`"}[manifest["format"]]
-    write_card(inner, folder, exported=f"`{manifest['file']}` is for {runtime}, from {inputs} to {outputs}")
+    exported = (
+        f"`{manifest['file']}` is for {runtime}, from {inputs} to {outputs}. On inputs that were made up, {comparison}"
+    )
+    write_card(inner, folder, repository, exported=exported)
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")

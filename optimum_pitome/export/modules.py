@@ -22,13 +22,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from .requirements import PARTS
-
 
 #: Texts are padded to so many tokens in the file: a layer's plan has room for the special tokens of a pair.
 _SHORTEST = 4
 
 _KINDS = {"pixel_values": "image", "input_ids": "text"}
+_SOUND = ("input_values", "input_features")
+
+#: Part of a model with two encoders: what it reads, what its features are called, and the method that makes them.
+_FEATURES = {
+    "vision": ("image", "image_embeds", "get_image_features"),
+    "text": ("text", "text_embeds", "get_text_features"),
+}
 
 
 class ExportedModule(nn.Module):
@@ -91,6 +96,23 @@ def _sentence(model: nn.Module, inputs: dict[str, torch.Tensor]) -> dict[str, to
     return {"last_hidden_state": output["token_embeddings"], "sentence_embedding": output["sentence_embedding"]}
 
 
+def input_kind(model: nn.Module) -> str:
+    """`"image"` or `"text"`, whichever a model reads.
+
+    Raises:
+        ValueError: if it reads something else.
+    """
+    name, config = model.main_input_name, model.config
+    if name in _KINDS and not hasattr(config, "num_frames"):
+        return _KINDS[name]
+    what = "sound" if name in _SOUND else "clips" if hasattr(config, "num_frames") or "video" in name else name
+    raise ValueError(
+        f"{type(model).__name__} reads {what}, and only models that read pictures or texts alone are taken here: of "
+        "one that reads more, take an encoder. In Python, evaluate, tune_ratios and find_budget take batches of any "
+        "inputs."
+    )
+
+
 def is_sentence_transformer(model: Any) -> bool:
     """Whether `model` is one of sentence-transformers, which need not be installed."""
     return any(base.__module__.startswith("sentence_transformers.") for base in type(model).__mro__)
@@ -120,7 +142,7 @@ def check_class(model_class: type[nn.Module], part: str | None) -> None:
     Raises:
         ValueError: for models that generate; for those with two encoders without `part`; for a part that there is not.
     """
-    dual = all(hasattr(model_class, f"get_{name}_features") for name in ("image", "text"))
+    dual = all(hasattr(model_class, method) for _, _, method in _FEATURES.values())
     generates = hasattr(model_class, "can_generate") and model_class.can_generate()
     if generates:
         raise ValueError(
@@ -133,8 +155,8 @@ def check_class(model_class: type[nn.Module], part: str | None) -> None:
             f"{model_class.__name__} has two encoders, which are used apart. Export each with its projection: "
             "part='vision' and part='text' (--part vision, --part text), into a folder of its own."
         )
-    method = {"vision": "get_image_features", "text": "get_text_features"}.get(part or "")
-    if part is not None and not hasattr(model_class, method):
+    method = None if part is None else _FEATURES[part][-1]
+    if method is not None and not hasattr(model_class, method):
         raise ValueError(
             f"part={part!r}: {model_class.__name__} has no {method}, so it cannot be told what that part of it is. "
             "Leave it out to export the whole model."
@@ -153,16 +175,12 @@ def exported_module(model: nn.Module, part: str | None, pad_token_id: int | None
         kind, call, config = "text", _sentence, transformers_model(model).config
     else:
         check_class(type(model), part)
-        config, kind, call = model.config, _KINDS.get(model.main_input_name), _whole
-        if part is not None:
-            names = ("image_embeds", "get_image_features"), ("text_embeds", "get_text_features")
-            kind, call = ("image", "text")[PARTS.index(part)], _features(*names[PARTS.index(part)])
-    if kind is None or hasattr(config, "num_frames"):
-        what = "clips" if hasattr(config, "num_frames") else model.main_input_name
-        raise ValueError(
-            f"{type(model).__name__} reads {what}. Only models that read pictures or texts alone can be exported: of "
-            "one that reads more, export an encoder."
-        )
+        config, call = model.config, _whole
+        if part is None:
+            kind = input_kind(model)
+        else:
+            kind, name, method = _FEATURES[part]
+            call = _features(name, method)
     if pad_token_id is None:
         pad_token_id = getattr(_part_config(config, part), "pad_token_id", None)
     return ExportedModule(model, kind, call, pad_token_id or 0).eval()

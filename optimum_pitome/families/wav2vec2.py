@@ -80,5 +80,6 @@ for _encoder_class, _layer_class in (
         part="audio",
         num_prefix_tokens=0,
         num_tokens=num_frames,
+        any_length=True,
         read_whole=("Wav2Vec2ForSequenceClassification", "Wav2Vec2ForXVector", "HubertForSequenceClassification"),
     )

@@ -56,13 +56,14 @@ def check_before_weights(pitome: Any, config: Any, preview: Callable[[Any], Any]
 
 
 def plan(model: Any, pitome: Any) -> None:
-    """Runs all the checks of [`rewrite`]."""
+    """Runs all the checks of [`rewrite`], which tells what there is to tell."""
     from ..apply import survey
+    from ..modeling.notes import looking_ahead
 
     for name, part, value in _wanted(model, pitome):
         settings = PiToMeConfig.from_value(value)
         if settings is not None:
-            with _explaining(name, pitome):
+            with _explaining(name, pitome), looking_ahead():
                 survey(part, settings)
 
 

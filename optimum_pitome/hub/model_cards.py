@@ -17,6 +17,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,21 @@ from huggingface_hub import EvalResult
 from transformers.utils import logging
 
 from ..analysis import pitome_summary
+from ..analysis.report import PiToMeSummary
+from ..analysis.timing import Timing
 from ..cards.card import hub_id, write_recipe_section, write_section
 from ..configuration.config import PiToMeConfig
 from ..evaluation.results import GFLOPS_TITLE, Evaluation, metric_title
+from ..tuning.choice import Choice
+from ..tuning.search import Found
 from .entries import entries
 
 
 logger = logging.get_logger(__name__)
+
+_LOSS = "mean loss against the dense model"
+#: Metric, its name, of which model, its value, and what else there is to say.
+_Row = tuple[str, str, str, float, dict[str, Any] | None]
 
 
 def write_card(
@@ -100,9 +109,42 @@ def write_recipe_card(
     repository: str | None = None,
     evaluations: list[Evaluation] | None = None,
     auto_class: str = "AutoModel",
+    results: list[EvalResult] | None = None,
 ) -> Path | None:
-    """Writes what the recipe `config` does into `README.md` in `directory`; as [`write_card`]."""
-    return write_recipe_section(directory, config.to_pitome_dict(), _results(evaluations), repository, auto_class)
+    """Writes what the recipe `config` does into `README.md` in `directory`; as [`write_card`], or with the `results`
+    of a search."""
+    results = [*_results(evaluations), *(results or [])]
+    return write_recipe_section(directory, config.to_pitome_dict(), results, repository, auto_class)
+
+
+def search_results(
+    found: Found | Choice, summary: PiToMeSummary, source: Mapping[str, str], hardware: str
+) -> list[EvalResult]:
+    """What a search measured, as [`eval_results`] has it.
+
+    Args:
+        found ([`Found`] or [`Choice`]): what [`search_ratios`] or [`find_budget`] found.
+        summary ([`PiToMeSummary`]): of the model at these settings.
+        source (`Mapping`): as of an [`Evaluation`]; the search ran on these inputs.
+        hardware (`str`): of the timing.
+    """
+    operations = {"merged": summary.gflops_merged + summary.gflops_merge_step, "dense": summary.gflops_dense}
+    rows = [("gflops", GFLOPS_TITLE, which, value, None) for which, value in operations.items()]
+    if isinstance(found, Choice):
+        interval = {"interval_95": [_rounded(found.low), _rounded(found.high)]}
+        if found.name == "agreement":
+            rows.append(("agreement", "same class as the dense model", "merged", found.value, interval))
+        else:
+            rows.append(("loss", _LOSS, "merged", found.value, {"ends_of_95": interval["interval_95"]}))
+    else:
+        rows.append(("loss", _LOSS, "merged", found.loss, {"profiles": _all_rounded(found.profiles)}))
+        if found.timing is not None:
+            rows += _speed(found.timing, hardware, "milliseconds of the timed batches", None)
+    return _as_results(source, found.num_samples, rows)
+
+
+def _all_rounded(values: Mapping[str, float]) -> dict[str, float]:
+    return {name: _rounded(value) for name, value in values.items()}
 
 
 def _results(evaluations: list[Evaluation] | None) -> list[EvalResult]:
@@ -116,21 +158,7 @@ def eval_results(evaluation: Evaluation) -> list[EvalResult]:
     """
     if not {"task", "dataset"} <= evaluation.source.keys():
         return []
-    source, timing = evaluation.source, evaluation.timing
-    arguments = {"num_samples": evaluation.num_samples, "command": source.get("command")}
-    about = {
-        "task_type": source["task"],
-        "task_name": source["task"].replace("-", " ").capitalize(),
-        "dataset_type": source["dataset"],
-        "dataset_name": source["dataset"],
-        "dataset_config": source.get("config"),
-        "dataset_split": source.get("split"),
-        "dataset_args": {name: value for name, value in arguments.items() if value is not None},
-    }
-
     agreement, batch = evaluation.agreement, {"batch_size": evaluation.batch_size}
-    speed = {"quartiles": [_rounded(timing.speedup_low), _rounded(timing.speedup_high)], "rounds": timing.rounds}
-    speed |= {"hardware": evaluation.hardware}
     found = [
         *(
             (metric, metric_title(metric), which, scores[metric], _interval(scores, metric))
@@ -140,10 +168,31 @@ def eval_results(evaluation: Evaluation) -> list[EvalResult]:
         ("agreement", "same answer as the dense model", "merged", agreement["agreement"], _interval(agreement)),
         ("gflops", GFLOPS_TITLE, "merged", evaluation.gflops_merged, None),
         ("gflops", GFLOPS_TITLE, "dense", evaluation.gflops_dense, None),
-        ("latency", "milliseconds per batch", "merged", timing.merged_ms, batch),
-        ("latency", "milliseconds per batch", "dense", timing.dense_ms, batch),
-        ("speedup", "measured speed-up", "merged", timing.speedup, speed),
+        *_speed(evaluation.timing, evaluation.hardware, "milliseconds per batch", batch),
     ]
+    return _as_results(evaluation.source, evaluation.num_samples, found)
+
+
+def _speed(timing: Timing, hardware: str, what: str, batch: dict[str, int] | None) -> list[_Row]:
+    speed = {"quartiles": [_rounded(timing.speedup_low), _rounded(timing.speedup_high)], "rounds": timing.rounds}
+    return [
+        ("latency", what, "merged", timing.merged_ms, batch),
+        ("latency", what, "dense", timing.dense_ms, batch),
+        ("speedup", "measured speed-up", "merged", timing.speedup, {**speed, "hardware": hardware}),
+    ]
+
+
+def _as_results(source: Mapping[str, str], num_samples: int, rows: list[_Row]) -> list[EvalResult]:
+    arguments = {"num_samples": num_samples, "command": source.get("command")}
+    about = {
+        "task_type": source["task"],
+        "task_name": source["task"].replace("-", " ").capitalize(),
+        "dataset_type": source["dataset"],
+        "dataset_name": source["dataset"],
+        "dataset_config": source.get("config"),
+        "dataset_split": source.get("split"),
+        "dataset_args": {name: value for name, value in arguments.items() if value is not None},
+    }
     return [
         EvalResult(
             **about,
@@ -153,7 +202,7 @@ def eval_results(evaluation: Evaluation) -> list[EvalResult]:
             metric_value=_rounded(value),
             metric_args=details,
         )
-        for metric, name, which, value, details in found
+        for metric, name, which, value, details in rows
     ]
 
 

@@ -52,6 +52,8 @@ class Architecture:
             Special tokens at the front of the sequence, which never merge: 1 for a class token, 0 for none.
         num_suffix_tokens (`Callable[[config], int]`, *optional*): The same at its end (detection tokens).
         num_tokens (`Callable[[config], int]`, *optional*): Sequence length for the configured input size (summaries).
+        any_length (`bool`):
+            Whether inputs have the length that they have, as texts do, so that `num_tokens` is that of usual ones.
         special_tokens (`Callable[[Mapping], tuple[Tensor | None, int]]`, *optional*):
             From the encoder's arguments by name, further tokens that never merge (`(B, N)` bool) and the most that a
             sample can have.
@@ -92,6 +94,7 @@ class Architecture:
     num_prefix_tokens: int | Callable[[Any], int] = field(kw_only=True)
     num_suffix_tokens: Callable[[Any], int] | None = None
     num_tokens: Callable[[Any], int] | None = None
+    any_length: bool = False
     special_tokens: Callable[[Mapping[str, Any]], tuple[torch.Tensor | None, int]] | None = None
     read_arguments: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
     reads: tuple[int, ...] = ()

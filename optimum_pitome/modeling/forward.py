@@ -17,6 +17,7 @@
 from __future__ import annotations
 
 import functools
+import textwrap
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +51,23 @@ def wrap_forward(encoder_class: type[nn.Module]) -> None:
     """
     if "forward" in vars(encoder_class):
         wrap(encoder_class, "forward", _merging)
+        wrap(encoder_class, "extra_repr", _telling)
+
+
+def _telling(extra_repr: Callable[[nn.Module], str]) -> Callable[[nn.Module], str]:
+    """What each layer keeps, in lines for `print(model)`."""
+
+    def telling_extra_repr(self) -> str:
+        rewrite: EncoderRewrite | None = getattr(self, "pitome", None)
+        own = extra_repr(self)
+        if rewrite is None:
+            return own
+        kept = [f"{spec.ratio.kept:.4g}" for spec in rewrite.specs]
+        which, kept = ("every layer", kept[:1]) if len(set(kept)) == 1 else ("the layers", kept)
+        text = f"share of the tokens that {which} keeps: {', '.join(kept)}".replace("layers keeps", "layers keep")
+        return "\n".join(filter(None, [own, *textwrap.wrap(text, 80, subsequent_indent="  ")]))
+
+    return telling_extra_repr
 
 
 def _merging(forward: Callable) -> Callable:

@@ -26,6 +26,7 @@ from transformers.backbone_utils import BackboneMixin
 from transformers.utils import logging
 
 from .architecture import Architecture
+from .notes import warn_once
 from .registry import UnsupportedArchitectureError
 
 
@@ -154,10 +155,11 @@ def check_hosts(modules: list[nn.Module], encoders: list[tuple[nn.Module, Archit
     models = [module for module in modules if isinstance(module, PreTrainedModel)]
     for encoder, architecture, unmerge in encoders:
         if encoder is modules[0] and architecture.part == "text" and not unmerge:
-            logger.warning_once(
+            warn_once(
+                logger,
                 f"{type(encoder).__name__} is to return the short sequence (unmerge=False), which an attention_mask "
                 "does not fit any more. What averages tokens by their mask (sentence-transformers, say) would be "
-                "wrong without an error: read the first token only, or leave unmerge at True."
+                "wrong without an error: read the first token only, or leave unmerge at True.",
             )
         unit = "patch" if architecture.part == "vision" else "token"
         for module in models:

@@ -118,5 +118,5 @@ class MergingLayer:
         spec = self.pitome_spec
         if spec is None or spec.ratio.is_dense:
             return "no merging"
-        method = f"algorithm={spec.algorithm}, energy={spec.energy}, metric={spec.metric}"
-        return f"keeps {spec.ratio.kept:.4g} of the tokens, {method}"
+        # Without its ratio, which the encoder tells: PyTorch prints layers that say the same once.
+        return f"algorithm={spec.algorithm}, energy={spec.energy}, metric={spec.metric}"

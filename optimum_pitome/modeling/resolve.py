@@ -28,6 +28,7 @@ from ..merging import KeepRatio, MergeSpec
 from ..methods import ALGORITHMS, ENERGIES, PROFILES
 from .architecture import Architecture
 from .budget import Budget, fit
+from .notes import warn_once
 from .operations import EncoderShape
 
 
@@ -117,10 +118,11 @@ def budget_of(architecture: Architecture, flops_ratio: float | None, num_tokens:
     Raises:
         ValueError: for a number of tokens where inputs have no size of their own.
     """
-    if num_tokens is not None and architecture.part == "text":
+    what = "texts" if architecture.part == "text" else "inputs" if architecture.any_length else None
+    if num_tokens is not None and what is not None:
         raise ValueError(
             f"num_tokens={num_tokens} is for inputs of one size, and {architecture.encoder_class.__name__} reads "
-            "texts of any length. Use flops_ratio, and min_tokens for what stays of short texts."
+            f"{what} of any length. Use flops_ratio, and min_tokens for what stays of short {what}."
         )
     return Budget(flops_ratio, num_tokens)
 
@@ -141,10 +143,11 @@ def _warn_of_unused(config: PiToMeConfig, specs: list[MergeSpec]) -> None:
     chosen = [setting for setting in FIELDS.values() if setting.read_by and getattr(config, setting.name) is not None]
     unused = [setting.name for setting in chosen if not any(setting.read_by(*pair) for pair in methods)]
     if unused:
-        logger.warning_once(
+        warn_once(
+            logger,
             f"{' and '.join(unused)} without effect here: algorithm={specs[0].algorithm!r} with "
             f"energy={specs[0].energy!r} does not read {'them' if len(unused) > 1 else 'it'}. Leave "
-            f"{'them' if len(unused) > 1 else 'it'} out, or choose another algorithm or energy."
+            f"{'them' if len(unused) > 1 else 'it'} out, or choose another algorithm or energy.",
         )
 
 

@@ -32,6 +32,7 @@ from .attention import MergingAttention, check_implementation, is_routed
 from .forward import restore_length, wrap_forward
 from .hosts import remove_hooks
 from .layer import MergingLayer
+from .notes import warn_once
 from .operations import EncoderShape
 from .record import LayerRecord
 from .registry import UnsupportedArchitectureError, check_signatures, supported_message
@@ -173,9 +174,10 @@ def _warn_of_few_tokens(ratio: float, specs: tuple[MergeSpec, ...], num_tokens: 
     for spec in specs:
         left -= spec.ratio.num_removed(left)
     if left < num_tokens / _FEW:
-        logger.warning_once(
+        warn_once(
+            logger,
             f"ratio={ratio:g} in every merging layer of {type(encoder).__name__} ({len(specs)} layers) leaves {left} "
-            f"of {num_tokens} tokens. A budget fits every depth: pitome={{'flops_ratio': 1.8}}."
+            f"of {num_tokens} tokens. A budget fits every depth: pitome={{'flops_ratio': 1.8}}.",
         )
 
 

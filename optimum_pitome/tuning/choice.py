@@ -22,14 +22,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
-from tqdm import tqdm
+from transformers.utils import logging
 
+from ..analysis.intervals import Z_95, half_width
 from ..analysis.loss import Distance, Samples
 from ..analysis.timing import Timing
 from ..apply import apply_pitome, settings_kept
-from ..configuration.checks import check_number
+from ..configuration.checks import NotReachedError, check_number
 from ..configuration.config import PiToMeConfig
-from ..evaluation.metrics import Z_95, wilson_interval
+from ..evaluation.metrics import wilson_interval
 from .space import SearchSpace
 from .speed import check_speed_up, find_speed, timing_of
 
@@ -145,8 +146,8 @@ def _find(model, batches, min_agreement, max_loss, distance, progress) -> Choice
     most = min(space.most(), _MOST)
     low, high, tried, best = 0, int((most - 1) / _STEP) + 1, 0, None
     if high < 2:
-        raise ValueError(f"Merging saves next to nothing here: at most {most:.2f} times fewer operations.")
-    bar = tqdm(total=high.bit_length(), disable=not progress, unit=" budgets")
+        raise NotReachedError(f"Merging saves next to nothing here: at most {most:.2f} times fewer operations.")
+    bar = logging.tqdm(total=high.bit_length(), disable=not progress, unit=" budgets")
     while high - low > 1:
         middle = (low + high) // 2
         budget = round(1 + middle * _STEP, 2)
@@ -163,7 +164,7 @@ def _find(model, batches, min_agreement, max_loss, distance, progress) -> Choice
     bar.close()
     if best is None:
         bound = f"min_agreement={min_agreement}" if max_loss is None else f"max_loss={max_loss}"
-        raise ValueError(
+        raise NotReachedError(
             f"No budget keeps {bound} here: at {budget} times fewer operations the {name} is {value:.4g} (95 % "
             f"interval {interval[0]:.4g} to {interval[1]:.4g}, {count} inputs). The whole interval must keep it: give "
             "more inputs, or a bound that is easier to keep."
@@ -187,6 +188,5 @@ def _measure(samples: Samples, min_agreement: float | None) -> tuple[str, float,
         return "agreement", right / count, wilson_interval(right, count), count
     losses = samples.losses().double()
     count = len(losses)
-    half = Z_95 * float(losses.std()) / count**0.5 if count > 1 else float("inf")
-    mean = float(losses.mean())
+    half, mean = float(half_width(losses)), float(losses.mean())
     return "loss", mean, (mean - half, mean + half), count

@@ -26,7 +26,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from tqdm import tqdm
 from transformers.utils import logging
 
 from ..analysis.loss import Distance, Samples
@@ -202,7 +201,7 @@ class _Search:
             raise ValueError("One sample alone cannot be searched on: half of the samples are kept for the decision.")
         self.space, self.samples, self.record, self.max_settings = space, samples, record, max_settings
         self.tried = record.tried
-        self.bar = tqdm(total=max_settings, disable=not progress, unit=" settings", desc=str(space.budget))
+        self.bar = logging.tqdm(total=max_settings, disable=not progress, unit=" settings", desc=str(space.budget))
 
     def identity(self) -> str:
         """What the losses of a setting follow from, but for the setting."""

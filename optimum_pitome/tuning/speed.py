@@ -22,11 +22,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
-from tqdm import tqdm
+from transformers.utils import logging
 
 from ..analysis.timing import Timing, time_batches
 from ..apply import apply_pitome
-from ..configuration.checks import check_number
+from ..configuration.checks import NotReachedError, check_number
 from ..configuration.config import PiToMeConfig
 from .space import SearchSpace
 
@@ -79,13 +79,13 @@ def find_speed(space: SearchSpace, speed_up: float, timing: Callable[[nn.Module]
         timing (`Callable`): measures the model as it is set.
 
     Raises:
-        ValueError: if the largest budget is not as fast, or measurements differ too much to tell.
+        NotReachedError: if the largest budget is not as fast, or measurements differ too much to tell.
     """
     most = space.most()
     # Budgets on both sides of the one that is sought, with their speed-ups.
     slow, fast = (1.0, 1.0), None
     budget, measured = min(speed_up, most), []
-    with tqdm(total=_MOST_MEASUREMENTS, disable=not progress, unit=" budgets timed", leave=False) as bar:
+    with logging.tqdm(total=_MOST_MEASUREMENTS, disable=not progress, unit=" budgets timed", leave=False) as bar:
         while len(measured) < _MOST_MEASUREMENTS:
             budget = min(round(budget, _DIGITS), math.floor(most * 10**_DIGITS) / 10**_DIGITS)
             config = space.with_budget({"flops_ratio": budget})
@@ -99,7 +99,7 @@ def find_speed(space: SearchSpace, speed_up: float, timing: Callable[[nn.Module]
             if found.speedup > speed_up:
                 fast = budget, found.speedup
             elif budget + 10**-_DIGITS >= most:
-                raise ValueError(
+                raise NotReachedError(
                     f"speed_up={speed_up:g} is not reached here: at {budget:.2f} times fewer operations, the most "
                     f"that merging saves, forwards are {_shown(found)}. Larger batches and longer inputs gain more."
                 )
@@ -107,7 +107,7 @@ def find_speed(space: SearchSpace, speed_up: float, timing: Callable[[nn.Module]
                 slow = budget, found.speedup
             budget = _between(slow, fast, speed_up)
     nearest = min(measured, key=lambda one: abs(one.timing.speedup - speed_up))
-    raise ValueError(
+    raise NotReachedError(
         f"speed_up={speed_up:g} was not met within {tolerance_of(speed_up):.2g} in {len(measured)} measurements. "
         f"Nearest to it, at {nearest.flops_ratio:.2f} times fewer operations, forwards are {_shown(nearest.timing)}. "
         "If the machine is busy, try again later; more inputs and larger batches can be timed more exactly."

@@ -117,9 +117,23 @@ def test_counted_tokens_are_the_ones_that_run(case):
 
 def test_it_prints_a_table():
     text = str(pitome_summary(apply_pitome(on_meta(384, 12, 224, 16), 0.9)))
-    assert "197 -> 178" in text and "fewer operations" in text and len(text.splitlines()) == 18
-    assert "settings: ratio=0.9, layers=all, algorithm=pitome, energy=nearest, metric=keys, importance=0.5, " in text
+    assert "197 -> 178" in text and "fewer operations" in text and len(text.splitlines()) == 19
+    assert "settings: ratio=0.9, layers=all, algorithm=pitome, energy=nearest, metric=keys, importance=0.5,\n" in text
     assert "min_tokens=0" in text and "special tokens, which never merge: up to 1 in a sample" in text
+
+
+@pytest.mark.parametrize("case", [case for case in all_cases() if case.id.endswith("Model")], ids=lambda case: case.id)
+def test_what_is_printed_fits_a_terminal(case):
+    """100 columns, whatever the model."""
+    model = apply_pitome(case.build(), 0.8)
+    lines = [*str(pitome_summary(model)).splitlines(), *repr(model).splitlines()]
+    assert max(map(len, lines)) <= 100 and any("share of the tokens" in line for line in lines)
+
+
+def test_many_ratios_fit_a_terminal():
+    model = apply_pitome(on_meta(1280, 32, 224, 14), {"flops_ratio": 1.8})
+    lines = [*str(pitome_summary(model)).splitlines(), *repr(model).splitlines()]
+    assert max(map(len, lines)) <= 100 and len(repr(model).splitlines()) < 45
 
 
 def test_resolved_settings():

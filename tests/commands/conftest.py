@@ -36,7 +36,8 @@ ANIMALS = ("cat", "dog", "bird")
 
 @pytest.fixture
 def optimum_cli(monkeypatch, capsys):
-    """Runs a command line in this process; returns what it wrote."""
+    """Runs a command line in this process; returns what it wrote to stdout, or to stderr if it is to fail. What it
+    wrote to stderr is added to `optimum_cli.errors`."""
 
     def run(*args, code=0):
         monkeypatch.setattr(sys, "argv", ["optimum-cli", *map(str, args)])
@@ -46,9 +47,11 @@ def optimum_cli(monkeypatch, capsys):
         except SystemExit as stop:
             found = stop.code or 0
         output = capsys.readouterr()
+        run.errors.append(output.err)
         assert found == code, output.err
         return output.out if code == 0 else output.err
 
+    run.errors = []
     return run
 
 

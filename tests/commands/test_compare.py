@@ -153,6 +153,15 @@ def test_errors_of_files(compare, optimum_cli, tmp_path):
     assert "column 'none' does not exist" in compare(changed(input_columns=["none"]), code=2)
 
 
+def test_the_data_of_all_tasks_are_there_before_the_first_begins(compare, tmp_path):
+    for dataset in ("./nowhere", "nowhere.csv"):
+        grid = {**GRID, "tasks": [REVIEWS, {**PAIRS, "dataset": dataset}]}
+        error = compare(grid, code=2)
+        assert f"tasks, {Path(dataset).stem}: {dataset}: there is no such file or folder" in error
+    error = compare({**GRID, "tasks": [REVIEWS, {**PAIRS, "input_columns": ["third"]}]}, code=2)
+    assert "tasks, pairs: column 'third' does not exist" in error and not (tmp_path / "out").exists()
+
+
 GRIDS = sorted((Path(__file__).parents[2] / "examples" / "grids").glob("*.yaml"))
 
 

@@ -46,6 +46,7 @@ from optimum_pitome.evaluation.data import (
     texts_of,
 )
 from optimum_pitome.evaluation.questions import rgb
+from optimum_pitome.evaluation.results import Evaluations
 
 
 @pytest.fixture
@@ -154,9 +155,8 @@ def test_captioned_pictures_and_the_card(evaluate, multimodal, tmp_path):
     rows = load_from_disk("captioned").flatten_indices()
     rows = [{"image": row["image"], "caption": text} for row in rows for text in dict.fromkeys(row["captions"])]
     Dataset.from_list(rows, Features(image=ImageFeature(), caption=Value("string"))).save_to_disk(tmp_path / "rows")
-    evaluate(*command, "--dataset", "captioned", "--json", tmp_path / "one.json")
-    evaluate(*command, "--dataset", tmp_path / "rows", "--json", tmp_path / "other.json")
-    one, other = (json.loads((tmp_path / name).read_text())["evaluations"][0] for name in ("one.json", "other.json"))
+    found = (evaluate(*command, "--dataset", data, "--json") for data in ("captioned", tmp_path / "rows"))
+    one, other = (json.loads(text)["evaluations"][0] for text in found)
     assert one["merged"] and all(one[name] == other[name] for name in ("dense", "merged", "difference", "agreement"))
     # A tower that was rewritten by itself is evaluated as it is, but a card is about the whole model.
     model = CLIPModel.from_pretrained("clip")
@@ -199,9 +199,10 @@ def test_questions_are_padded_on_the_left(multimodal, evaluate, monkeypatch, tmp
     Dataset.from_dict(rows, features).save_to_disk(tmp_path / "questions")
     seen = []
     monkeypatch.setattr(
-        "optimum_pitome.commands.evaluate.evaluate", lambda model, data, judge, **options: seen.extend(data)
+        "optimum_pitome.commands.evaluate.evaluate",
+        lambda model, data, judge, **options: Evaluations(seen.extend(data) or ()),
     )
-    evaluate(tmp_path, "--task", "visual-question-answering", "--dataset", tmp_path / "questions", "--ratio", 0.8)
+    evaluate(tmp_path, "--task", "visual-question-answering", "--dataset", tmp_path / "questions", "--json")
     (batch,) = seen
     padded = batch["attention_mask"].tolist()
     assert padded[0][0] == 0 and padded[0][-1] == padded[1][0] == 1 and batch["answers"] == [["w5"], ["w6"]]
@@ -209,12 +210,11 @@ def test_questions_are_padded_on_the_left(multimodal, evaluate, monkeypatch, tmp
 
 def test_several_settings(evaluate, tmp_path):
     command = ["bert", "--task", "text-classification", "--dataset", "reviews.csv"]
-    found, plot = tmp_path / "found.json", tmp_path / "found.png"
+    plot = tmp_path / "found.png"
     settings = ["--ratios", 0.9, "0.9,0.5", "--settings", '{"ratio": 0.8, "energy": "paper"}', "--layers", "0,1"]
-    text = evaluate(*command, *settings, "--json", found, "--plot", plot)
-    written = json.loads(found.read_text())["evaluations"]
+    written = json.loads(evaluate(*command, *settings, "--json", "--plot", plot))["evaluations"]
     assert [one["name"] for one in written] == ["0.9", "[0.9, 0.5]", "0.8, energy=paper"]
-    assert all(one["settings"]["layers"] == [0, 1] and one["name"] in text for one in written)
+    assert all(one["settings"]["layers"] == [0, 1] for one in written)
     assert written[0]["source"]["dataset"] == "reviews" and Image.open(plot).width > 500
     error = evaluate(*command, *settings, "--model-card", tmp_path, code=2)
     assert "a card is about one of the settings, and these are 3" in error
@@ -286,11 +286,10 @@ def test_embeddings(evaluate, optimum_cli):
 
 
 @pytest.mark.slow  # the floor has no image processors without torchvision
-def test_embeddings_of_one_of_two_towers(evaluate, multimodal, workplace, tmp_path):
+def test_embeddings_of_one_of_two_towers(evaluate, multimodal, workplace):
     """The column says which tower is meant."""
     command = ["clip", "--task", "feature-extraction", "--ratio", 0.7]
-    evaluate(*command, "--dataset", "captioned", "--json", tmp_path / "found.json")
-    (found,) = json.loads((tmp_path / "found.json").read_text())["evaluations"]
+    (found,) = json.loads(evaluate(*command, "--dataset", "captioned", "--json"))["evaluations"]
     assert (found["num_samples"], len(found["num_tokens"])) == (6, 1) and found["kept"]["centred_cosine"] < 1
     (workplace / "notes.txt").write_text("\n".join(["a cat", "red frog in the picture", "how many", "the sign"]))
     error = evaluate(*command, "--dataset", "notes.txt", code=2)

@@ -83,24 +83,6 @@ def test_models_of_sentence_transformers_are_loaded_in_float32(monkeypatch, tmp_
     assert given["model_kwargs"] == {"pitome": {"ratio": 0.8}, "dtype": torch.float32}
 
 
-@pytest.mark.slow  # the floor has no AutoImageProcessor without torchvision
-def test_upload(export, tmp_path, monkeypatch):
-    calls = []
-
-    class Api:
-        def create_repo(self, repo, exist_ok):
-            calls.append((repo, exist_ok))
-
-        def upload_folder(self, repo_id, folder_path, commit_message):
-            calls.append((repo_id, sorted(path.name for path in (tmp_path / "out").iterdir())))
-            return SimpleNamespace(commit_url="the/commit")
-
-    monkeypatch.setattr("optimum_pitome.commands.export.HfApi", Api)
-    text = export("vit", "--ratio", 0.8, "-o", tmp_path / "out", "--push-to-hub", "me/vit")
-    files = ["README.md", "config.json", "model.pt2", "pitome_export.json", "preprocessor_config.json"]
-    assert calls == [("me/vit", True), ("me/vit", files)] and "Uploaded to me/vit: the/commit" in text
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -108,6 +90,10 @@ def test_upload(export, tmp_path, monkeypatch):
         (("vit", "--layers", 9), "layers=[9]: the model has"),
         (("vit", "--part", "vision"), "ViTForImageClassification has no get_image_features"),
         (("vit", "--opset", 17), "opset=17 is for format='onnx'"),
+        (("vit", "--private"), "--private is for a repository: name one with --push-to-hub"),
+        (("vit", "--push-to-hub", "no/such/name"), "Repo id must be in the form"),
+        (("./nowhere",), "./nowhere: there is no such folder. Name a folder with a model or a recipe, or a Hub id"),
+        (("some/where/else",), "some/where/else: there is no such folder"),
         (("vit", "--dataset", "pets", "--batch-size", 0), "--batch-size 0: expected at least 1"),
         (("vit", "--dataset", "pets", "--max-samples", 0), "--max-samples 0: expected at least 1"),
     ],

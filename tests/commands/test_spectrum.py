@@ -33,10 +33,11 @@ def spectrum(in_workplace):
 TEXTS = ("bert", "--dataset", "reviews.csv", "--input-columns", "text")
 
 
-def test_texts(spectrum, tmp_path):
-    text = spectrum(*TEXTS, "--ratio", 0.6, "--min-tokens", 1, "--json", tmp_path / "found.json")
+def test_texts(spectrum):
+    options = (*TEXTS, "--ratio", 0.6, "--min-tokens", 1)
+    text = spectrum(*options)
     assert "keeps 0.6" in text and "W = 1 - cos of the hidden states" in text and "pitome, paper energy" in text
-    found = json.loads((tmp_path / "found.json").read_text())
+    found = json.loads(spectrum(*options, "--json"))
     assert len(found["settings"]) == len(found["loss"]) and len(found["loss"][0][0]) == 12
     assert set(found["correlations"]) >= {"all", "within a layer"}
 

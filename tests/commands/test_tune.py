@@ -15,17 +15,15 @@
 """`optimum-cli pitome tune`, on tiny models and data on disk."""
 
 import functools
-import io
 import json
-import types
 
 import pytest
 from huggingface_hub import ModelCard
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModel, AutoModelForSequenceClassification
+from zoo.audio import ast_config
 
 from optimum_pitome import PiToMeConfig, pitome_summary
 from optimum_pitome.analysis.timing import Timing
-from optimum_pitome.commands import tune as tune_command
 from optimum_pitome.tuning import search
 
 
@@ -58,7 +56,7 @@ def test_a_bound(tune):
     assert "x fewer operations: agreement" in text and "12 inputs" in text
     assert json.loads(text[text.index("{") :])["flops_ratio"] > 1
     assert "12 inputs cannot show an agreement of 0.99" in tune(*TEXTS, "--min-agreement", 0.99, code=2)
-    assert "No budget keeps max_loss=1e-08" in tune(*TEXTS, "--max-loss", 1e-8, code=2)
+    assert "No budget keeps max_loss=1e-08" in tune(*TEXTS, "--max-loss", 1e-8, code=1)
     assert "loss" in tune(*TEXTS, "--max-loss", 5.0)
 
 
@@ -75,23 +73,22 @@ def test_a_speed_up(tune, tmp_path, monkeypatch):
     head = json.loads((tmp_path / "search.jsonl").read_text().splitlines()[0])
     assert head["speed_up"] == 1.05 and head["flops_ratio"] > 1 and len(seen) >= 2
     assert "measured: 100 ms dense" in text and PiToMeConfig.from_pretrained(tmp_path).ratio is not None
-    assert "speed_up=90 is not reached here" in tune(*TEXTS, "--speed-up", 90, code=2)
+    assert "speed_up=90 is not reached here" in tune(*TEXTS, "--speed-up", 90, code=1)
     assert "speed_up=1.0 is out of range" in tune(*TEXTS, "--speed-up", 1.0, code=2)
 
 
-def test_a_speed_up_that_the_last_timing_does_not_show(tune, monkeypatch):
+def test_a_speed_up_that_the_last_timing_does_not_show(tune, optimum_cli, monkeypatch):
     def run(last=None, at_last=None):
-        """What is written besides results, and how many timings there were; the one at `last` shows `at_last`."""
-        timings, errors = [], io.StringIO()
+        """What is found, and how many timings there were; the one at `last` shows `at_last`."""
+        timings = []
 
         def clock(model):
             timings.append(at_last if len(timings) == last else pitome_summary(model).flops_ratio)
             return Timing(100.0, 100.0 / timings[-1], timings[-1], timings[-1], timings[-1], 5)
 
         monkeypatch.setattr(search, "timing_of", lambda batches: clock)
-        monkeypatch.setattr(tune_command, "sys", types.SimpleNamespace(stdout=io.StringIO(), stderr=errors))
         tune(*TEXTS, "--speed-up", 1.05, "--max-settings", 8)
-        return errors.getvalue(), len(timings)
+        return optimum_cli.errors[-1], len(timings)
 
     number = run()[1]
     assert "was measured" not in run(number - 1, 1.05)[0]
@@ -103,6 +100,12 @@ def test_a_speed_up_that_the_last_timing_does_not_show(tune, monkeypatch):
 def test_pictures(tune):
     text = tune("vit", "--dataset", "pets", "--num-tokens", 40, "--max-settings", 5, "--max-samples", 8)
     assert "65 -> 41" in text
+
+
+def test_sound_is_refused(tune, tmp_path):
+    AutoModel.from_config(ast_config()).save_pretrained(tmp_path / "ast")
+    error = tune(tmp_path / "ast", *TEXTS[1:], "--flops-ratio", 1.1, code=2)
+    assert "ASTModel reads sound, and only models that read pictures or texts alone are taken here" in error
 
 
 @pytest.mark.parametrize(

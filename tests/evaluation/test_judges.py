@@ -25,6 +25,7 @@ from zoo.text import bert_config
 from zoo.vit import pixel_values
 
 from optimum_pitome import apply_pitome, evaluate, num_image_tokens, pitome_disabled, pitome_summary
+from optimum_pitome.evaluation import judges
 from optimum_pitome.evaluation.judges import (
     AnswerJudge,
     ClassJudge,
@@ -180,6 +181,16 @@ def test_embeddings_keep_neighbours():
     assert evaluation.metrics == [] and evaluation.agreement_title == "3 nearest kept"
     with pytest.raises(ValueError, match="A sample alone has no neighbours"):
         evaluate(model, [{name: values[:1] for name, values in next(texts()).items()}])
+
+
+def test_neighbours_that_chance_alone_keeps_are_told(monkeypatch):
+    said = []
+    monkeypatch.setattr(judges.logger, "warning_once", said.append)
+    judge = EmbeddingJudge(BertModel(bert_config()))
+    judge.decide(list(torch.randn(101, 8)), [])
+    assert said == []
+    judge.decide(list(torch.randn(41, 8)), [])
+    assert said == ["10 nearest kept: with 41 samples, 25 % are kept by chance alone. Evaluate 101 samples or more."]
 
 
 def test_tokens_are_compared_where_there_are_some():

@@ -22,7 +22,7 @@ from tiny_processors import image_processor, tokenizer
 from zoo.text import text_inputs
 from zoo.vit import pixel_values
 
-from optimum_pitome import export_pitome, pitome_disabled
+from optimum_pitome import export_pitome, load_exported, pitome_disabled
 from optimum_pitome.export.quantization import QUANTIZERS
 
 
@@ -72,15 +72,17 @@ def manifest(tmp_path):
     ("name", "format"),
     [("ViTForImageClassification", "onnx"), ("Dinov2Model", "openvino"), ("Dinov2Model", "torch")],
 )
-def test_pictures(name, format, tmp_path, capsys):
+def test_pictures(name, format, tmp_path):
     if name not in CASES:
         pytest.skip(f"{name} can be rewritten since a later transformers")
     model = merged(name)
     exported(model, format, tmp_path, processor=image_processor())
-    assert capsys.readouterr().out == ""
+    run = load_exported(tmp_path / "out")
+    assert run.format == format and run.inputs == ("pixel_values",)
     for batch_size in (1, 4):
         inputs = pixel_values(batch_size)
         found = RUN[format](tmp_path / "out", inputs)
+        torch.testing.assert_close(run(**inputs, labels=torch.zeros(1)), found)
         with torch.no_grad():
             expected = model(**inputs)
         for output, value in found.items():

@@ -22,7 +22,7 @@ from transformers import ASTFeatureExtractor, Wav2Vec2FeatureExtractor, pipeline
 from transformers.models.whisper.modeling_whisper import WhisperDecoder
 from zoo import outputs_of
 
-from optimum_pitome import PiToMeConfig, apply_pitome, remove_pitome
+from optimum_pitome import PiToMeConfig, apply_pitome, pitome_summary, remove_pitome
 
 
 def run(model, inputs, **kwargs):
@@ -134,6 +134,13 @@ def test_pipelines(name):
         extractor = Wav2Vec2FeatureExtractor()
     found = pipeline("audio-classification", model=model, feature_extractor=extractor)(sound())
     assert len(found) == 3 and sum(item["score"] for item in found) == pytest.approx(1, abs=1e-4)
+
+
+def test_a_number_of_frames_is_left_where_sounds_have_one_length():
+    assert pitome_summary(apply_pitome(build("WhisperModel"), {"num_tokens": 15})).tokens[-1] == 15
+    for name in {"Wav2Vec2Model", "HubertModel"} & CASES.keys():  # since a later transformers than the oldest
+        with pytest.raises(ValueError, match="num_tokens=15 is for inputs of one size, .* reads inputs of any length"):
+            apply_pitome(build(name), {"num_tokens": 15})
 
 
 def test_parts_of_sound_are_called_audio():

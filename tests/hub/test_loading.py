@@ -15,6 +15,7 @@
 """`pitome=` through every way of loading, saving, and loading again."""
 
 import json
+import logging
 import subprocess
 import sys
 
@@ -60,6 +61,27 @@ def merged_checkpoint(checkpoint, tmp_path_factory):
     folder = tmp_path_factory.mktemp("merged")
     ViTForImageClassification.from_pretrained(checkpoint, pitome=0.9).save_pretrained(folder)
     return folder
+
+
+def test_our_warnings_come_after_those_about_the_weights(tmp_path):
+    """A new head makes transformers list what the checkpoint lacks; a setting without effect is told below that."""
+    ViTModel(vit_config()).save_pretrained(tmp_path)
+    said = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())
+    logging.Logger.warning_once.cache_clear()
+    loggers = [logging.getLogger(name) for name in ("transformers", "optimum_pitome")]
+    for logger in loggers:
+        logger.addHandler(handler)
+    try:
+        settings = {"algorithm": "tome", "alpha": 0.37}
+        ViTForImageClassification.from_pretrained(tmp_path, pitome=settings)
+    finally:
+        for logger in loggers:
+            logger.removeHandler(handler)
+    report, ours = said[-2:]
+    assert "classifier.weight" in report and "alpha without effect here" in ours
+    assert sum("without effect" in text for text in said) == 1
 
 
 def ratio_of(model):

@@ -75,10 +75,15 @@ def test_an_encoder_exports(model_class, dynamic):
 
 #: One of each, as transformers' own tests of exporters have them: whole models, and composites that they take apart.
 UPSTREAM = ("ViTForImageClassification", "Dinov2Model", "CLIPModel", "BertForSequenceClassification")
+#: Of families that do something of their own: sound, clips, rotary embeddings, a pooling head, depth.
+STATIC = ("WhisperModel", "Wav2Vec2Model", "VJEPA2Model", "ModernBertModel", "Siglip2Model", "DPTForDepthEstimation")
 
 
-@pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
-@pytest.mark.parametrize("name", UPSTREAM)
+@pytest.mark.parametrize(
+    ("name", "dynamic"),
+    [*((name, dynamic) for name in UPSTREAM for dynamic in (False, True)), *((name, False) for name in STATIC)],
+    ids=lambda value: value if isinstance(value, str) else "dynamic" if value else "static",
+)
 def test_what_transformers_own_tests_of_exporters_do(name, dynamic):
     """Their `test_torch_export`: parts of composites from the arguments that were captured in a forward, each exported
     and compared. What is captured are a caller's arguments, never the state of a merge, whose settings are frozen."""

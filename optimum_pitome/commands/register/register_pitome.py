@@ -14,8 +14,6 @@
 
 """Registers `optimum-cli pitome`. Imported at every call of `optimum-cli`, so it imports nothing heavy."""
 
-import importlib
-
 from optimum.commands.base import BaseOptimumCLICommand, CommandInfo
 
 
@@ -32,12 +30,9 @@ def _command(name: str, help: str) -> CommandInfo:
             add_options(parser, name)
 
         def run(self):
-            from optimum_pitome.commands.arguments import fail
+            from optimum_pitome.commands.results import run_command
 
-            try:
-                importlib.import_module(f"optimum_pitome.commands.{name}").run(self.args, self.parser)
-            except (ValueError, OSError, ImportError) as error:
-                fail(self.parser, error)
+            run_command(name, self.args, self.parser)
 
     return CommandInfo(name, help=help, subcommand_class=PiToMeSubcommand)
 

@@ -1,0 +1,121 @@
+# Copyright 2026 The optimum_pitome authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""How every command runs: results on stdout, everything else on stderr, and an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import errno
+import importlib
+import io
+import logging
+import sys
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import datasets
+from transformers.utils import logging as transformers_logging
+
+from .. import __version__
+from ..analysis.plain import as_json
+from ..configuration.checks import NotReachedError
+from .arguments import FAILED, INTERRUPTED, REFUSED, check_model, fail
+
+
+#: What is wrong with a path that was named; libraries that find no model on the Hub give no number.
+_WRONG_PATHS = (None, errno.ENOENT, errno.EACCES, errno.EISDIR, errno.ENOTDIR, errno.EEXIST)
+
+
+class Results:
+    """Where a command puts what it finds. Nothing else writes to stdout.
+
+    Args:
+        command (`str`), model (`str`, *optional*): its name, and what it is about.
+        as_json (`bool`): whether one JSON document is written at the end, in place of texts as they come.
+        quiet (`bool`): whether notes are left out.
+    """
+
+    def __init__(self, command: str, model: str | None = None, as_json: bool = False, quiet: bool = False):
+        self._as_json, self._quiet, self._stdout, self._stderr = as_json, quiet, sys.stdout, sys.stderr
+        self._found: dict[str, Any] = {"command": command, "version": __version__}
+        self._found |= {} if model is None else {"model": model}
+
+    def add(self, text: Any = "", **found: Any) -> None:
+        """Shows a result.
+
+        Args:
+            text: for people, in lines of their own. Empty: nothing.
+            found: the same for `--json`. A list is added to what was found under its name before.
+        """
+        for name, value in found.items():
+            before = self._found.get(name)
+            self._found[name] = [*before, *value] if isinstance(before, list) else value
+        if not self._as_json and (text := str(text)):
+            self._stdout.write(f"{text}\n")
+            self._stdout.flush()
+
+    def note(self, text: str) -> None:
+        """Tells people something that is no result."""
+        if not self._quiet:
+            self._stderr.write(f"{text}\n")
+
+    def finish(self) -> None:
+        if self._as_json:
+            self._stdout.write(f"{as_json(self._found)}\n")
+
+
+def run_command(name: str, args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """Runs the command that the module `name` holds; what goes wrong ends it with an exit code, which
+    docs/command_line.md explains."""
+    try:
+        results = Results(name, getattr(args, "model", None), args.json, args.quiet)
+        # Libraries print how far they are.
+        with _silence() if args.quiet else contextlib.nullcontext():
+            with contextlib.redirect_stdout(io.StringIO() if args.quiet else sys.stderr):
+                if getattr(args, "model", None) is not None:
+                    check_model(args.model)
+                importlib.import_module(f"{__package__}.{name}").run(args, results)
+        results.finish()
+    except KeyboardInterrupt as error:
+        parser.exit(INTERRUPTED, "\nInterrupted" + "".join(f": {reason}" for reason in error.args) + ".\n")
+    except (ValueError, OSError, ImportError) as error:
+        fail(parser, error, FAILED if _has_begun(error) else REFUSED)
+
+
+def _has_begun(error: Exception) -> bool:
+    """Whether an error says nothing against what was asked for: a disk is full, say."""
+    if isinstance(error, OSError):
+        return error.errno not in _WRONG_PATHS or isinstance(error, (ConnectionError, TimeoutError))
+    return isinstance(error, NotReachedError)
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Without bars and without notes, whichever library they are of; errors are still told."""
+    level, had_bars = logging.root.manager.disable, transformers_logging.is_progress_bar_enabled()
+    logging.disable(logging.WARNING)
+    transformers_logging.disable_progress_bar()  # and those of the Hub
+    datasets.disable_progress_bars()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
+        if had_bars:
+            transformers_logging.enable_progress_bar()
+            datasets.enable_progress_bars()

@@ -1,0 +1,161 @@
+# Copyright 2026 The optimum_pitome authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""What every command writes: results on stdout, as text or as JSON, everything else on stderr; and exit codes."""
+
+import errno
+import json
+import re
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from optimum.commands.register.register_pitome import PiToMeCommand
+from transformers.utils import logging
+
+from optimum_pitome import __version__
+from optimum_pitome.analysis.plain import as_json
+from optimum_pitome.commands import summary
+from optimum_pitome.commands.results import Results
+from optimum_pitome.configuration.checks import NotReachedError
+from optimum_pitome.export import export as export_module
+from optimum_pitome.export.formats import Format
+
+
+#: `serve` finds nothing: it runs until it is stopped.
+COMMANDS = [command.name for command in PiToMeCommand.SUBCOMMANDS if command.name != "serve"]
+DATA = ("--dataset", "reviews.csv", "--input-columns", "text", "--batch-size", 4, "--max-samples", 6)
+#: A quick line of every command, beginning with what it is about; OUT stands for a new folder.
+LINES = {
+    "summary": ("bert", "--ratio", 0.7, "--sequence-length", 20),
+    "evaluate": ("bert", *DATA, "--task", "feature-extraction", "--ratio", 0.7),
+    "compare": ("grid.yaml", "-o", "OUT"),
+    "tune": ("bert", *DATA, "--flops-ratio", 1.1, "--max-settings", 5, "--min-tokens", 2, "-o", "OUT"),
+    "spectrum": ("bert", *DATA, "--ratio", 0.6, "--min-tokens", 1, "--algorithm", "tome"),
+    "visualize": ("bert", "--text", "a a a b b b c c", "--ratio", 0.7, "--min-tokens", 1, "-o", "OUT"),
+    "export": ("bert", "--format", "torch", "--ratio", 0.7, "-o", "OUT"),
+    "benchmark": ("bert", "--batch-size", 1, "--rounds", 1, "--warmup", 0, "--sequence-length", 20),
+}
+TASK = {"name": "reviews", "task": "feature-extraction", "model": "bert", "dataset": "reviews.csv", "batch_size": 4}
+
+
+@pytest.fixture
+def run(optimum_cli, workplace, monkeypatch, tmp_path):
+    """Runs the line of a command in the workplace, with a format of files that is quick to write."""
+    modules = []
+
+    def write(module, example, opset, path):
+        modules.append(module)
+        print("how far it is")  # as exporters do
+        path.write_bytes(b"")
+
+    def file(inputs):
+        with torch.no_grad():
+            return modules[-1](**inputs)
+
+    monkeypatch.setitem(export_module.WRITERS, "torch", Format("model.pt2", write, lambda path: file))
+    monkeypatch.chdir(workplace)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", workplace / "cache")
+    grid = {"tasks": [{**TASK, "input_columns": ["text"], "max_samples": 6}], "settings": {"strong": 0.6}}
+    (workplace / "grid.yaml").write_text(yaml.safe_dump(grid))
+
+    def run(command, *options, **kwargs):
+        line = [tmp_path / "out" if word == "OUT" else word for word in LINES[command]]
+        return optimum_cli("pitome", command, *line, *options, **kwargs)
+
+    return run
+
+
+def documented(command):
+    """The keys of its document: those that are always there, and the others."""
+    text = (Path(__file__).parents[2] / "docs" / "command_line.md").read_text()
+    cell = re.search(rf"^\| `{command}` \| (.*) \|$", text, re.MULTILINE).group(1)
+    always, _, sometimes = cell.partition(";")
+    return [set(re.findall(r"`(\w+)`", part)) for part in (always, sometimes)]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_one_json_document_and_silence(run, optimum_cli, command):
+    before = logging.is_progress_bar_enabled(), warnings.filters[:]
+    document = json.loads(run(command, "--json", "--quiet"))
+    assert optimum_cli.errors == [""]
+    assert (logging.is_progress_bar_enabled(), warnings.filters[:]) == before
+    assert (document.pop("command"), document.pop("version")) == (command, __version__)
+    assert document.pop("model", None) == (None if command == "compare" else "bert")
+    always, sometimes = documented(command)
+    either = {"drawn", "texts"} if command == "visualize" else set()
+    assert always - either <= document.keys() <= always | sometimes
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_quiet_leaves_results(run, optimum_cli, command):
+    text = run(command, "--quiet")
+    assert optimum_cli.errors == [""] and len(text) > 20 and not text.startswith("{")
+
+
+def test_bars_and_notes_go_to_stderr(run, optimum_cli):
+    json.loads(run("export", "--json"))
+    json.loads(run("tune", "--json", "-o", "tuned"))
+    json.loads(run("tune", "--json", "-o", "tuned"))
+    exported, first, again = optimum_cli.errors
+    assert "how far it is" in exported and "settings" in first and "Going on with 5 settings from tuned" in again
+
+
+def test_numbers_have_all_their_digits(run):
+    document = json.loads(run("summary", "--json"))
+    (found,) = document["summaries"]
+    (encoder,) = found["encoders"]
+    assert encoder["tokens"] == [20, 16, 13] and found["gflops_dense"] == encoder["gflops_dense"]
+    assert found["gflops_dense"] == sum(layer["gflops_dense"] for layer in encoder["layers"])
+    assert 0 < found["gflops_dense"] < 1e-3 and found["given"] is None
+    assert json.loads(as_json({"correlation": float("nan"), "folder": Path("a")})) == {
+        "correlation": None,
+        "folder": "a",
+    }
+
+
+def test_lists_grow(capsys):
+    results = Results("summary", as_json=True)
+    results.add("for people", rows=[1], first=1)
+    results.add(rows=[2, 3])
+    results.finish()
+    document = json.loads(capsys.readouterr().out)
+    assert document["rows"] == [1, 2, 3] and document["first"] == 1 and "people" not in str(document)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (ValueError("ratio=2"), 2, "error: ratio=2"),
+        (ImportError("cma is missing"), 2, "error: cma is missing"),
+        (FileNotFoundError(errno.ENOENT, "No such file", "grid.yaml"), 2, "No such file"),
+        (OSError("me/vit is not a model"), 2, "error: me/vit is not"),
+        (NotReachedError("too far away"), 1, "error: too far away"),
+        (OSError(errno.ENOSPC, "No space left on device"), 1, "No space left"),
+        (ConnectionError("the network is gone"), 1, "the network is gone"),
+        (KeyboardInterrupt(), 130, "\nInterrupted.\n"),
+        (KeyboardInterrupt("it goes on"), 130, "\nInterrupted: it goes on.\n"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else None,
+)
+@pytest.mark.parametrize("options", [(), ("--quiet", "--json")], ids=["", "quiet"])
+def test_exit_codes(run, monkeypatch, error, code, message, options):
+    def fail(args, results):
+        results.add("half of it", half=1)
+        raise error
+
+    monkeypatch.setattr(summary, "run", fail)
+    assert message in run("summary", *options, code=code)
