@@ -81,6 +81,7 @@ class AlternatingTimer:
         warmup (`int`, *optional*, defaults to 1): rounds before the first, not timed.
         gradients (`bool`, *optional*, defaults to `False`): whether gradients are recorded, for training steps.
         device (`torch.device`, *optional*): what has to finish before the clock is read. `None`: the CPU alone.
+        clock (`Callable`, *optional*): seconds; `time.process_time` for processor time instead of `time.perf_counter`.
 
     Attributes:
         seconds (`list[list[float]]`): of every round, for each of the ways.
@@ -92,7 +93,9 @@ class AlternatingTimer:
         warmup: int = 1,
         gradients: bool = False,
         device: torch.device | None = None,
+        clock: Callable[[], float] = time.perf_counter,
     ):
+        self._clock = clock
         self._contexts, self._warmup, self._gradients, self._device = contexts, warmup, gradients, device
         self.seconds: list[list[float]] = [[] for _ in contexts]
 
@@ -123,10 +126,10 @@ class AlternatingTimer:
     def _timed(self, which: int, forward: Callable[[], Any]) -> tuple[Any, float]:
         with self._contexts[which]():
             self._synchronize()
-            start = time.perf_counter()
+            start = self._clock()
             output = forward()
             self._synchronize()
-            return output, time.perf_counter() - start
+            return output, self._clock() - start
 
     def _synchronize(self) -> None:
         # An accelerator works while the host goes on: without this only the launches would be timed.
@@ -148,15 +151,22 @@ class DenseMergedTimer(AlternatingTimer):
 
     Args:
         model (`torch.nn.Module`): a rewritten model.
-        warmup, gradients: as of [`AlternatingTimer`].
+        warmup, gradients, clock: as of [`AlternatingTimer`].
         settings (`Sequence`, *optional*):
             What [`apply_pitome`] takes, for each of several merged runs in a round. `None`: as the model is.
     """
 
-    def __init__(self, model: nn.Module, warmup: int = 1, gradients: bool = False, settings: Sequence[Any] = (None,)):
+    def __init__(
+        self,
+        model: nn.Module,
+        warmup: int = 1,
+        gradients: bool = False,
+        settings: Sequence[Any] = (None,),
+        clock: Callable[[], float] = time.perf_counter,
+    ):
         contexts = [functools.partial(pitome_disabled, model)]
         contexts += [functools.partial(_set_to, model, one) for one in settings]
-        super().__init__(contexts, warmup, gradients, next(model.parameters()).device)
+        super().__init__(contexts, warmup, gradients, next(model.parameters()).device, clock)
 
 
 def _set_to(model: nn.Module, settings: Any) -> AbstractContextManager:

@@ -105,7 +105,7 @@ def _text(
         after_padding = getattr(text, "pad_token_id", None) == 1 and "oberta" in text.model_type
         length = min(length, longest - 2) if after_padding and longest else length
     else:
-        length = length or TEXT_TOKENS
+        length = length or min(TEXT_TOKENS, (longest or TEXT_TOKENS) // 2)
     ids = torch.randint(5, text.vocab_size, (batch_size, length))
     if placeholder is not None:
         ids = ids.masked_fill(ids == placeholder, 4)

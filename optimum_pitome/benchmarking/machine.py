@@ -50,9 +50,9 @@ def synchronize(device: torch.device) -> None:
         torch.accelerator.synchronize()
 
 
-def machine(device: torch.device) -> dict[str, Any]:
-    """The device by name, its threads, and versions."""
-    found: dict[str, Any] = {"device": device.type, "name": _name(device)}
+def machine(device: torch.device, clock: str = "wall") -> dict[str, Any]:
+    """The device by name, its threads, the clock, and versions."""
+    found: dict[str, Any] = {"device": device.type, "name": _name(device), "clock": clock}
     if device.type == "cpu":
         found |= {
             "threads": torch.get_num_threads(),

@@ -69,6 +69,8 @@ class Report:
         where = self.machine["name"]
         if "threads" in self.machine:
             where += f", {self.machine['threads']} of {self.machine['cores']} threads"
+        if self.machine["clock"] == "cpu":
+            where += ", processor time"
         versions = ", ".join(f"{name} {version}" for name, version in self.machine["versions"].items())
         return f"{where}; {versions}"
 

@@ -40,7 +40,7 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     if args.rounds < 1 or args.warmup < 0 or min(args.batch_size) < 1:
         raise ValueError("--rounds and --batch-size start at 1, --warmup at 0.")
     device = device_of(args.device)
-    where = machine(device)
+    where = machine(device, args.clock)
     ordered = [one for model in args.models for one in _combinations(args, model)]
     lines = JsonLines(
         None if args.output_dir is None else Path(args.output_dir) / "rows.jsonl", "a row of a benchmark"
@@ -55,6 +55,7 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
             args.rounds,
             args.warmup,
             args.max_seconds,
+            args.clock,
             progress=lambda text: bar.set_postfix_str(text),
         )
         for combination in wanted:

@@ -218,6 +218,8 @@ def _add_benchmark(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=int, default=20, help="How often each is timed (20).")
     parser.add_argument("--max-seconds", type=float, help="Of a row: no more rounds after that, if there were three.")
     parser.add_argument("--warmup", type=int, default=3, help="Rounds before that, which do not count (3).")
+    text = "wall (default), or cpu: processor time, which says more on a machine that others use, with one thread."
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help=text)
     parser.add_argument("--device", default="cpu", help="Such as cpu (default) or cuda; auto: a GPU, if there is one.")
     text = "Write benchmark.json, .md and .png here. Rows that lie here stay, and are not measured again."
     parser.add_argument("-o", "--output-dir", metavar="DIR", help=text)
