@@ -16,7 +16,7 @@
 
 import pytest
 import torch
-from zoo import every_case, outputs_of
+from zoo import all_cases, outputs_of
 
 from optimum_pitome import apply_pitome
 from optimum_pitome.benchmarking import inputs
@@ -46,7 +46,7 @@ NAMES = [
     "VipLlavaForConditionalGeneration",
     "PaliGemmaForConditionalGeneration",
 ]
-CASES = {case.id: case for case in every_case() if case.id in NAMES}
+CASES = {case.id: case for case in all_cases() if case.id in NAMES}
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -21,6 +21,7 @@ from pathlib import Path
 import pytest
 import torch
 from transformers import AutoConfig
+from zoo import all_cases
 
 from optimum_pitome import pitome_summary
 from optimum_pitome.benchmarking.benchmark import Benchmark
@@ -54,9 +55,12 @@ def test_every_model_merges(name, monkeypatch):
     parser = argparse.ArgumentParser()
     add_options(parser, "benchmark")
     args = parser.parse_args([name, "--flops-ratio", "1.8"])
+    (model_class,) = AutoConfig.from_pretrained(name).architectures
+    if model_class not in {case.id for case in all_cases()}:
+        pytest.skip(f"the installed transformers is too old for {model_class}")
     with torch.device("meta"):
         model = _Builder(args)(_combinations(args, name)[0])
-    assert type(model).__name__ == AutoConfig.from_pretrained(name).architectures[0]
+    assert type(model).__name__ == model_class
     assert pitome_summary(model).flops_ratio == pytest.approx(1.8, rel=0.05)
 
 

@@ -52,7 +52,7 @@ class PiToMeCommand(BaseOptimumCLICommand):
         _command("spectrum", "How far each layer's merge moves the spectrum of its tokens, and what it costs."),
         _command("visualize", "Which patches of pictures, or words of texts, merge: layer by layer, as pictures."),
         _command("export", "A model that merges, as a file for ONNX Runtime, OpenVINO or PyTorch, compared with it."),
-        _command("benchmark", "Time of forwards, first tokens or training steps, dense and merged, in several runtimes."),
+        _command("benchmark", "Time of forwards, first tokens or training steps, dense and merged, by runtime."),
     )
 
 
