@@ -111,7 +111,7 @@ class ExportedFiles:
 
         Args:
             model (`torch.nn.Module`): merges as the combination says, in float32 on the CPU.
-            calibration (`Mapping`): a batch, for int8 in OpenVINO.
+            calibration (`Mapping`): a batch, for int8 in OpenVINO; its shapes are those that the runtime plans for.
         """
         check_request(combination.runtime, combination.quantize)
         load = WRITERS[combination.runtime].load
@@ -119,7 +119,8 @@ class ExportedFiles:
             with pitome_disabled(model):
                 dense = self._file(model, combination, None, calibration)
             merged = self._file(model, combination, combination.settings or "configured", calibration)
-        return load(dense), load(merged)
+        shapes = {name: tuple(value.shape) for name, value in calibration.items()}
+        return load(dense, shapes), load(merged, shapes)
 
     def _file(self, model: nn.Module, combination: Combination, settings: str | None, calibration: Any) -> Path:
         runtime, quantize = combination.runtime, combination.quantize
