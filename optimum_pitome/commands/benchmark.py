@@ -113,5 +113,7 @@ class _Builder:
             keyword["attn_implementation"] = combination.attention
         chosen: Any = model_class(config)
         if args.weights:
-            return chosen.from_pretrained(combination.model, revision=args.revision, config=config, **keyword)
+            source = config.name_or_path or combination.model  # of a recipe its base model
+            revision = args.revision if source == combination.model else "main"
+            return chosen.from_pretrained(source, revision=revision, config=config, **keyword)
         return (chosen.from_config if chosen is AutoModel else chosen._from_config)(config, **keyword)

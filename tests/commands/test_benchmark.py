@@ -18,7 +18,7 @@ import json
 
 import pytest
 import torch
-from transformers import BertConfig
+from transformers import BertConfig, ViTForImageClassification
 from zoo.audio import ast_config
 from zoo.llava import llava_config
 from zoo.video import vivit_config, vjepa2_config
@@ -139,6 +139,22 @@ def test_compiled_forwards_are_what_torch_compile_makes(benchmark, vit, monkeypa
     monkeypatch.setattr(torch, "compile", compile)
     _, rows = benchmark(vit, "--ratio", 0.8, "--batch-size", 1, "--mode", "compile", "max-autotune-no-cudagraphs")
     assert compiled == [None, "max-autotune-no-cudagraphs"] and not any(row["error"] for row in rows)
+
+
+def test_weights_are_read_where_they_are_asked_for(benchmark, tmp_path, monkeypatch):
+    ViTForImageClassification(vit_config()).save_pretrained(tmp_path / "classifier")
+    read = []
+    original = ViTForImageClassification.from_pretrained.__func__
+
+    def from_pretrained(cls, *args, **kwargs):
+        read.append(args)
+        return original(cls, *args, **kwargs)
+
+    monkeypatch.setattr(ViTForImageClassification, "from_pretrained", classmethod(from_pretrained))
+    _, (row,) = benchmark(tmp_path / "classifier", "--ratio", 0.8, "--batch-size", 1, "--weights")
+    assert len(read) == 1 and row["model_class"] == "ViTForImageClassification" and not row["error"]
+    _, rows = benchmark(tmp_path / "classifier", "--ratio", 0.8, "--batch-size", 2)
+    assert len(read) == 1 and len(rows) == 2
 
 
 def test_recipes(benchmark, bert, tmp_path):
