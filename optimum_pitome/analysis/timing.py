@@ -12,16 +12,18 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Dense against merged, timed side by side: [`DenseMergedTimer`]."""
+"""Dense against merged, timed side by side: [`DenseMergedTimer`], and [`AlternatingTimer`] for anything else."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import nn
@@ -29,12 +31,9 @@ from torch import nn
 from ..apply import apply_pitome, pitome_disabled
 
 
-Output = TypeVar("Output")
-
-
 @dataclass(frozen=True)
 class Timing:
-    """Medians over the rounds of a [`DenseMergedTimer`].
+    """Medians over the rounds of an [`AlternatingTimer`].
 
     Attributes:
         dense_ms, merged_ms (`float`): milliseconds of one run without and with merging.
@@ -71,11 +70,75 @@ class Timing:
         )
 
 
-class DenseMergedTimer:
-    """Times the dense and the merged forward (or training step) of one rewritten model, alternating in one process.
+class AlternatingTimer:
+    """Times several ways to do the same, in turn, in one process.
 
     A machine that slows down or is shared slows all of them, and which goes first changes from round to round; the
     medians forgive what hits one of them.
+
+    Args:
+        contexts (`Sequence[Callable]`): for each of the ways, what makes the context that it runs in (untimed).
+        warmup (`int`, *optional*, defaults to 1): rounds before the first, not timed.
+        gradients (`bool`, *optional*, defaults to `False`): whether gradients are recorded, for training steps.
+        device (`torch.device`, *optional*): what has to finish before the clock is read. `None`: the CPU alone.
+        clock (`Callable`, *optional*): seconds; `time.process_time` for processor time instead of `time.perf_counter`.
+
+    Attributes:
+        seconds (`list[list[float]]`): of every round, for each of the ways.
+    """
+
+    def __init__(
+        self,
+        contexts: Sequence[Callable[[], AbstractContextManager]],
+        warmup: int = 1,
+        gradients: bool = False,
+        device: torch.device | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ):
+        self._clock = clock
+        self._contexts, self._warmup, self._gradients, self._device = contexts, warmup, gradients, device
+        self.seconds: list[list[float]] = [[] for _ in contexts]
+
+    def run(self, *forwards: Callable[[], Any]) -> list[Any]:
+        """One round of one function in every context, or of one for each. Returns what they returned."""
+        number = len(self.seconds)
+        forwards = forwards * number if len(forwards) == 1 else forwards
+        outputs: list[Any] = [None] * number
+        with torch.set_grad_enabled(self._gradients):
+            for _ in range(self._warmup):
+                for which in range(number):
+                    self._timed(which, forwards[which])
+            self._warmup = 0
+            first = len(self.seconds[0])
+            for which in [(first + step) % number for step in range(number)]:
+                outputs[which], seconds = self._timed(which, forwards[which])
+                self.seconds[which].append(seconds)
+        return outputs
+
+    def result(self) -> Timing:
+        """The medians so far, of the first way (dense) and the second.
+
+        Raises:
+            ValueError: if nothing was timed.
+        """
+        return Timing.of(*self.seconds[:2])
+
+    def _timed(self, which: int, forward: Callable[[], Any]) -> tuple[Any, float]:
+        with self._contexts[which]():
+            self._synchronize()
+            start = self._clock()
+            output = forward()
+            self._synchronize()
+            return output, self._clock() - start
+
+    def _synchronize(self) -> None:
+        # An accelerator works while the host goes on: without this only the launches would be timed.
+        if self._device is not None and self._device.type not in ("cpu", "meta"):
+            torch.accelerator.synchronize()
+
+
+class DenseMergedTimer(AlternatingTimer):
+    """Times the dense and the merged forward (or training step) of one rewritten model.
 
     Example:
 
@@ -88,56 +151,28 @@ class DenseMergedTimer:
 
     Args:
         model (`torch.nn.Module`): a rewritten model.
-        warmup (`int`, *optional*, defaults to 1): rounds before the first, not timed.
-        gradients (`bool`, *optional*, defaults to `False`): whether gradients are recorded, for training steps.
+        warmup, gradients, clock: as of [`AlternatingTimer`].
         settings (`Sequence`, *optional*):
             What [`apply_pitome`] takes, for each of several merged runs in a round. `None`: as the model is.
-
-    Attributes:
-        seconds (`list[list[float]]`): of every round: of the dense model, then of each of the settings.
     """
 
-    def __init__(self, model: nn.Module, warmup: int = 1, gradients: bool = False, settings: Sequence[Any] = (None,)):
-        self._model, self._warmup, self._gradients, self._settings = model, warmup, gradients, settings
-        self.seconds: list[list[float]] = [[] for _ in range(1 + len(settings))]
+    def __init__(
+        self,
+        model: nn.Module,
+        warmup: int = 1,
+        gradients: bool = False,
+        settings: Sequence[Any] = (None,),
+        clock: Callable[[], float] = time.perf_counter,
+    ):
+        contexts = [functools.partial(pitome_disabled, model)]
+        contexts += [functools.partial(_set_to, model, one) for one in settings]
+        super().__init__(contexts, warmup, gradients, next(model.parameters()).device, clock)
 
-    def run(self, forward: Callable[[], Output]) -> list[Output]:
-        """One round. Returns what `forward` returned dense, and with each of the settings."""
-        number = len(self.seconds)
-        outputs: list[Any] = [None] * number
-        with torch.set_grad_enabled(self._gradients):
-            for _ in range(self._warmup):
-                for which in range(number):
-                    self._timed(which, forward)
-            self._warmup = 0
-            first = len(self.seconds[0])
-            for which in [(first + step) % number for step in range(number)]:
-                outputs[which], seconds = self._timed(which, forward)
-                self.seconds[which].append(seconds)
-        return outputs
 
-    def result(self) -> Timing:
-        """The medians so far, of the dense model and the first of the settings.
-
-        Raises:
-            ValueError: if nothing was timed.
-        """
-        return Timing.of(*self.seconds[:2])
-
-    def _timed(self, which: int, forward: Callable[[], Output]) -> tuple[Output, float]:
-        if which > 0 and self._settings[which - 1] is not None:
-            apply_pitome(self._model, self._settings[which - 1])
-        with contextlib.nullcontext() if which > 0 else pitome_disabled(self._model):
-            self._synchronize()
-            start = time.perf_counter()
-            output = forward()
-            self._synchronize()
-            return output, time.perf_counter() - start
-
-    def _synchronize(self) -> None:
-        # An accelerator works while the host goes on: without this only the launches would be timed.
-        if next(self._model.parameters()).device.type not in ("cpu", "meta"):
-            torch.accelerator.synchronize()
+def _set_to(model: nn.Module, settings: Any) -> AbstractContextManager:
+    if settings is not None:
+        apply_pitome(model, settings)
+    return contextlib.nullcontext()
 
 
 def time_batches(model: nn.Module, batches: Sequence[Mapping[str, Any]], rounds: int = 5) -> Timing:

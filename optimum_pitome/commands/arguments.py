@@ -31,18 +31,21 @@ FAILED, REFUSED, INTERRUPTED = 1, 2, 130
 
 
 def several_settings(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """The settings of `--ratios`, `--flops-ratios` and `--settings`, on top of those that all have in common."""
+    """The settings of `--ratios`, `--flops-ratios`, `--settings` and `--algorithms`, on top of those that all have in
+    common."""
     common = settings_from(args) or {}
     given = [{"ratio": ratio} for ratio in args.ratios or ()]
     given += [{"flops_ratio": ratio} for ratio in args.flops_ratios or ()] + (args.settings or [])
+    if getattr(args, "algorithms", None):
+        given = [{"algorithm": name, **one} for one in given or [{}] for name in args.algorithms]
     named = {name for one in given for name in one}
     twice = sorted(named & common.keys())
     if not twice and {*BUDGETS} & named and {*BUDGETS} & common.keys():
         twice = ["how much merges"]
     if twice:
         raise ValueError(
-            f"--ratios, --flops-ratios or --settings say {', '.join(twice)}, and so does another option: say it "
-            "in one of them. The other options are for what all settings have in common."
+            f"--ratios, --flops-ratios, --algorithms or --settings say {', '.join(twice)}, and so does another "
+            "option: say it in one of them. The other options are for what all settings have in common."
         )
     return [{**common, **one} for one in given]
 

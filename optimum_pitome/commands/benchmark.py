@@ -17,111 +17,104 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from dataclasses import asdict
+import copy
+from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModel, PreTrainedConfig
+from transformers import AutoModel
 from transformers.utils import logging
 
-from ..analysis import pitome_summary
-from ..analysis.timing import DenseMergedTimer
-from ..apply import apply_pitome
-from .arguments import configured, settings_name, several_settings
+from ..benchmarking.benchmark import Benchmark
+from ..benchmarking.combinations import Combination, as_key, combinations
+from ..benchmarking.machine import device_of, machine
+from ..benchmarking.report import Report
+from ..benchmarking.row import Row
+from ..evaluation.json_lines import JsonLines
+from .arguments import check_model, configured, several_settings
 from .results import Results
-
-
-#: Ten seconds of 16 kHz.
-_SAMPLES = 160000
+from .unlabelled import model_class
 
 
 def run(args: argparse.Namespace, results: Results) -> None:
     if args.rounds < 1 or args.warmup < 0 or min(args.batch_size) < 1:
         raise ValueError("--rounds and --batch-size start at 1, --warmup at 0.")
-    if not isinstance(getattr(torch, args.dtype, None), torch.dtype):
-        raise ValueError(f"--dtype {args.dtype}: expected float32, bfloat16 or float16.")
-    config, keyword = configured(args)
-    torch.manual_seed(0)
-    # The time of a forward does not depend on the weights, so none are read.
-    model = AutoModel.from_config(config, dtype=getattr(torch, args.dtype), **keyword).train(args.training)
-    inputs = {size: _inputs(model, size, args.sequence_length) for size in args.batch_size}
-    try:
-        model.to(args.device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"--device {args.device}: {error}") from None
-    several = several_settings(args)
-    for settings in several or [None]:
-        if settings is not None:
-            apply_pitome(model, settings)
-        # What the model really gets: an image's tokens follow from its size.
-        summary = pitome_summary(model, num_tokens=args.sequence_length)
-        name = "" if settings is None else f"{settings_name(settings)}: "
-        results.add(
-            f"{name}{type(model).__name__}, {summary.tokens[0]} tokens, {args.dtype} on {model.device}"
-            f"{', compiled' if args.compile else ''}{', training steps' if args.training else ''}; "
-            f"{summary.flops_ratio:.2f}x fewer operations than dense"
+    device = device_of(args.device)
+    where = machine(device, args.clock)
+    ordered = [one for model in args.models for one in _combinations(args, model)]
+    lines = JsonLines(
+        None if args.output_dir is None else Path(args.output_dir) / "rows.jsonl", "a row of a benchmark"
+    )
+    known = {entry["key"] for entry in lines.entries}
+    wanted = [one for one in ordered if as_key(one, where) not in known]
+    with logging.tqdm(total=len(wanted), desc="rows") as bar:
+        builder = _Builder(args)
+        bench = Benchmark(
+            builder,
+            str(device),
+            args.rounds,
+            args.warmup,
+            args.max_seconds,
+            args.clock,
+            progress=lambda text: bar.set_postfix_str(text),
         )
-        about = {"given": settings, "class": type(model).__name__, "tokens": summary.tokens[0]}
-        about |= {"flops_ratio": summary.flops_ratio, "dtype": args.dtype, "device": str(model.device)}
-        about |= {"compiled": args.compile, "training": args.training}
-        results.add(benchmarks=[{**about, "batches": _time(model, inputs, args, results)}])
+        for combination in wanted:
+            bar.set_description(f"{Path(combination.model).name}, {combination.how}, {combination.batch_size}")
+            lines.add({"key": as_key(combination, where), "machine": where, **bench.row(combination).to_dict()})
+            bar.update()
+    # Of all that lies there, what this machine measured: several commands make one report.
+    report = Report([Row.from_dict(entry) for entry in lines.entries if entry["machine"] == where], where)
+    if args.output_dir is not None:
+        report.save(args.output_dir)
+    results.add(report, **report.to_dict())
+    if ordered and all(row.error for row in report.rows if row.combination in ordered):
+        raise ValueError("No combination could run. The rows say why.")
 
 
-def _time(
-    model: torch.nn.Module, inputs: dict[int, dict[str, torch.Tensor]], args: argparse.Namespace, results: Results
-) -> list[dict[str, Any]]:
-    row, found = "{:>5}  {:>10}  {:>10}  {:>8}  {}", []
-    results.add(row.format("batch", "dense, ms", "merged, ms", "speed-up", f"quartiles of {args.rounds} rounds"))
-    forward = torch.compile(model) if args.compile else model
-    for size in args.batch_size:
-        batch = {name: tensor.to(model.device) for name, tensor in inputs[size].items()}
-        timer = DenseMergedTimer(model, args.warmup, gradients=args.training)
-        run = training_step(forward, model) if args.training else forward
-        for _ in logging.tqdm(range(args.rounds), desc=f"batch of {size}", leave=False):
-            timer.run(lambda: run(**batch))
-        timing = timer.result()
-        numbers = (f"{timing.dense_ms:.4g}", f"{timing.merged_ms:.4g}", f"{timing.speedup:.2f}x")
-        results.add(row.format(size, *numbers, f"{timing.speedup_low:.2f} to {timing.speedup_high:.2f}"))
-        found.append({"batch_size": size, **asdict(timing)})
-    return found
+def _combinations(args: argparse.Namespace, model: str) -> list[Combination]:
+    """What the command line asks for, of one model. Its configuration is read, so that what is wrong in it, or in the
+    settings, ends the command before anything is measured."""
+    check_model(model)
+    configured(_about(args, model))
+    settings = several_settings(args) or [None]
+    return list(
+        combinations(
+            model,
+            settings,
+            {"sequence_length": args.sequence_length, "image_size": args.image_size},
+            runtime=args.runtime,
+            dtype=args.dtype,
+            attention=args.attn_implementation,
+            quantize=[None if one == "none" else one for one in args.quantize],
+            mode=args.mode,
+            measure=args.measure,
+            batch_size=args.batch_size,
+        )
+    )
 
 
-def training_step(forward: Callable[..., Any], model: torch.nn.Module) -> Callable[..., None]:
-    """Forward, backward, and update. What the loss is does not matter for the time."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
-
-    def step(**batch: torch.Tensor) -> None:
-        forward(**batch)[0].float().square().mean().backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return step
+def _about(args: argparse.Namespace, model: str) -> argparse.Namespace:
+    args = copy.copy(args)
+    args.model = model
+    return args
 
 
-def _shape(name: str, config: PreTrainedConfig) -> tuple[int, ...] | None:
-    """Of one image, clip or sound of the configured size; `None` for other inputs."""
-    size = getattr(config, "image_size", None) or getattr(config, "crop_size", None)
-    if name in ("pixel_values", "pixel_values_videos") and size is not None:
-        pixels = (size, size) if isinstance(size, int) else tuple(size)
-        channels = getattr(config, "num_channels", None) or config.in_chans
-        frames = getattr(config, "num_frames", None) or getattr(config, "frames_per_clip", None)
-        return (channels, *pixels) if frames is None else (frames, channels, *pixels)
-    if name == "input_values" and hasattr(config, "num_mel_bins"):
-        return config.max_length, config.num_mel_bins
-    return (_SAMPLES,) if name == "input_values" else None
+class _Builder:
+    """Makes the model of a combination: with random weights, since the time of a forward does not depend on them, or
+    with those of the checkpoint."""
 
+    def __init__(self, args: argparse.Namespace):
+        self._args = args
 
-def _inputs(model: torch.nn.Module, batch_size: int, num_tokens: int | None) -> dict[str, torch.Tensor]:
-    """Random inputs of the configured size."""
-    name, config = model.main_input_name, model.config
-    shape = _shape(name, config)
-    if shape is not None:
-        if num_tokens is not None:
-            raise ValueError("--sequence-length is for texts: an image's tokens follow from its size (--image-size).")
-        return {name: torch.randn(batch_size, *shape).to(model.dtype)}
-    if name != "input_ids" or not hasattr(config, "max_position_embeddings"):
-        raise ValueError(f"{type(model).__name__} takes more than one input: there is no benchmark for it.")
-    length = num_tokens or model.config.max_position_embeddings
-    ids = torch.randint(5, model.config.vocab_size, (batch_size, length))
-    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    def __call__(self, combination: Combination) -> torch.nn.Module:
+        args = self._args
+        config, keyword = configured(_about(args, combination.model))
+        keyword["dtype"] = getattr(torch, combination.dtype)
+        if combination.attention != "default":
+            keyword["attn_implementation"] = combination.attention
+        chosen: Any = model_class(config)
+        if args.weights:
+            source = config.name_or_path or combination.model  # of a recipe its base model
+            revision = args.revision if source == combination.model else "main"
+            return chosen.from_pretrained(source, revision=revision, config=config, **keyword)
+        return (chosen.from_config if chosen is AutoModel else chosen._from_config)(config, **keyword)

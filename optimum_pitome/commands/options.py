@@ -23,6 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ..benchmarking.combinations import DTYPES, MEASURES, MODES, RUNTIMES
 from ..configuration.checks import Setting
 from ..configuration.fields import COUNTS, FIELDS, fields_of
 from ..export.requirements import FORMATS, OPSETS, PARTS, QUANTIZATIONS
@@ -158,6 +159,7 @@ def _add_several(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--flops-ratios", nargs="+", **_option(FIELDS["flops_ratio"]), help="Several budgets, such as 1.35 1.8 2.3."
     )
+    group.add_argument("--algorithms", nargs="+", **_option(FIELDS["algorithm"]), help="Several, with each of these.")
     group.add_argument(
         "--settings",
         nargs="+",
@@ -206,15 +208,36 @@ def _add_evaluation(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_benchmark(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("models", nargs="+", metavar="MODEL", help="Hub ids or folders of models, or of recipes.")
+    parser.add_argument("--revision", default="main", help="Revision on the Hub.")
     _add_several(parser)
-    parser.add_argument("--batch-size", type=int, nargs="+", default=[1, 8, 32], help="One or several (1 8 32).")
+    group = parser.add_argument_group(
+        "combinations", "Every combination of these, with the settings, is a row; what cannot run says why in its row."
+    )
+    add = group.add_argument
+    add("--batch-size", type=int, nargs="+", default=[1, 8, 32], help="One or several (1 8 32).")
+    add("--dtype", nargs="+", choices=DTYPES, default=["float32"], help="One or several (float32).")
+    text = "One or several, such as sdpa eager (default: the model's own)."
+    add("--attn-implementation", nargs="+", default=["default"], help=text)
+    text = "eager (default), or what torch.compile is told; the last two capture CUDA graphs."
+    add("--mode", nargs="+", choices=MODES, default=["eager"], help=text)
+    add("--compile", dest="mode", action="store_const", const=["compile"], help="The same as --mode compile.")
+    add("--runtime", nargs="+", choices=RUNTIMES, default=["pytorch"], help="pytorch (default); onnx, openvino: CPU.")
+    text = "none (default), int8, or both: by torchao, onnxruntime.quantization, or nncf."
+    add("--quantize", nargs="+", choices=("none", *QUANTIZATIONS), default=["none"], help=text)
+    text = "forward (default), first-token (of models that generate), training (forward, backward, AdamW)."
+    add("--measure", nargs="+", choices=MEASURES, default=["forward"], help=text)
+    add("--training", dest="measure", action="store_const", const=["training"], help="The same as --measure training.")
     _add_sizes(parser)
+    parser.add_argument("--weights", action="store_true", help="Read weights, so that 1 - cosine says something.")
     parser.add_argument("--rounds", type=int, default=20, help="How often each is timed (20).")
+    parser.add_argument("--max-seconds", type=float, help="Of a row: no more rounds after that, if there were three.")
     parser.add_argument("--warmup", type=int, default=3, help="Rounds before that, which do not count (3).")
-    parser.add_argument("--device", default="cpu", help="Such as cpu (default) or cuda.")
-    parser.add_argument("--dtype", default="float32", help="Such as bfloat16 (default: float32).")
-    parser.add_argument("--compile", action="store_true", help="Time both under torch.compile.")
-    parser.add_argument("--training", action="store_true", help="Time training steps (forward, backward, AdamW).")
+    text = "wall (default), or cpu: processor time, which says more on a machine that others use, with one thread."
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help=text)
+    parser.add_argument("--device", default="cpu", help="Such as cpu (default) or cuda; auto: a GPU, if there is one.")
+    text = "Write benchmark.json, .md and .png here. Rows that lie here stay, and are not measured again."
+    parser.add_argument("-o", "--output-dir", metavar="DIR", help=text)
 
 
 def _option(setting: Setting) -> dict[str, Any]:
@@ -268,7 +291,7 @@ def _json_settings(text: str) -> dict[str, Any]:
 _OPTIONS = {
     "summary": (add_model, add_settings, _add_summary),
     "evaluate": (add_model, add_settings, _add_evaluation),
-    "benchmark": (add_model, add_settings, _add_benchmark),
+    "benchmark": (add_settings, _add_benchmark),
     "tune": (add_model, add_settings, _add_tuning),
     "spectrum": (add_model, add_settings, _add_spectrum),
     "compare": (_add_comparison,),

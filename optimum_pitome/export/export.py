@@ -22,7 +22,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -38,7 +38,7 @@ from .formats import WRITERS
 from .modules import ExportedModule, exported_module, is_sentence_transformer, transformers_model
 from .quantization import QUANTIZERS
 from .requirements import check_request
-from .samples import samples_for, text_inputs, to_device
+from .samples import Samples, samples_for, text_inputs, to_device
 
 
 _VERSIONS = ("optimum_pitome", "transformers", "torch", "onnx", "onnxruntime", "openvino", "nncf")
@@ -124,14 +124,10 @@ def export_pitome(
     check_output(output)
     tokenizer = model.tokenizer if is_sentence_transformer(model) else processor
     training = model.training
-    module = exported_module(model, part, getattr(tokenizer, "pad_token_id", None))
     with contextlib.ExitStack() as stack:
         stack.callback(model.train, training)
-        names = text_inputs(model, config, tokenizer) if module.kind == "text" else ("pixel_values",)
-        given = _read(inputs, names)  # before there is a folder: what fails in reading them is no failure to write
-        samples = samples_for(config, module.kind, names, tokenizer)
-        example = to_device(samples.example(), model)
-        outputs = _name_outputs(module, example)
+        module, samples, example, outputs = prepare_export(model, part, tokenizer)
+        given = _read(inputs, samples.names)  # before there is a folder: what fails in it is no failure to write
         folder = stack.enter_context(whole_folder(output))
         file = folder / writer.file
         file.parent.mkdir(exist_ok=True)
@@ -169,6 +165,30 @@ def export_pitome(
         }
         save_beside(model, processor, folder, manifest, comparison, repository)
     return Export(Path(output) / writer.file, tuple(example), tuple(outputs), comparison, on_inputs)
+
+
+class PreparedExport(NamedTuple):
+    """What is traced (`module`), on what (`example`), what else it can be tried on (`samples`), and what it returned
+    (`outputs`)."""
+
+    module: ExportedModule
+    samples: Samples
+    example: dict[str, torch.Tensor]
+    outputs: dict[str, torch.Tensor]
+
+
+def prepare_export(model: nn.Module, part: str | None = None, tokenizer: Any = None) -> PreparedExport:
+    """See [`export_pitome`] for the arguments. The model is in eval mode afterwards.
+
+    Raises:
+        ValueError: for what cannot be exported.
+    """
+    config = transformers_model(model).config
+    module = exported_module(model, part, getattr(tokenizer, "pad_token_id", None))
+    names = text_inputs(model, config, tokenizer) if module.kind == "text" else ("pixel_values",)
+    samples = samples_for(config, module.kind, names, tokenizer)
+    example = to_device(samples.example(), model)
+    return PreparedExport(module, samples, example, _name_outputs(module, example))
 
 
 @contextlib.contextmanager

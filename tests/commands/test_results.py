@@ -94,7 +94,7 @@ def test_one_json_document_and_silence(run, optimum_cli, command):
     assert optimum_cli.errors == [""]
     assert (logging.is_progress_bar_enabled(), warnings.filters[:]) == before
     assert (document.pop("command"), document.pop("version")) == (command, __version__)
-    assert document.pop("model", None) == (None if command == "compare" else "bert")
+    assert document.pop("model", None) == (None if command in ("compare", "benchmark") else "bert")
     always, sometimes = documented(command)
     either = {"drawn", "texts"} if command == "visualize" else set()
     assert always - either <= document.keys() <= always | sometimes

@@ -48,7 +48,7 @@ class PiToMeCommand(BaseOptimumCLICommand):
         _command("visualize", "What merges of pictures, clips, sounds or texts: layer by layer, as pictures."),
         _command("export", "A model that merges, as a file for ONNX Runtime, OpenVINO or PyTorch, compared with it."),
         _command("serve", "An OpenAI-compatible server: transformers serve, with a model that merges."),
-        _command("benchmark", "Time of forwards or training steps, dense and merged. Reads no weights."),
+        _command("benchmark", "Time of forwards, first tokens or training steps, dense and merged, by runtime."),
     )
 
 

@@ -1,0 +1,67 @@
+# Copyright 2026 The optimum_pitome authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Inputs that are made up from a model's configuration."""
+
+import pytest
+import torch
+from zoo import all_cases, outputs_of
+
+from optimum_pitome import apply_pitome
+from optimum_pitome.benchmarking import inputs
+from optimum_pitome.benchmarking.inputs import example_inputs
+
+
+#: One of every kind of input, and of every way in which inputs go together.
+NAMES = [
+    "ViTModel",
+    "ViTForImageClassification",
+    "BertForSequenceClassification",
+    "RobertaModel",
+    "ModernBertModel",
+    "CLIPModel",
+    "SiglipModel",
+    "BlipModel",
+    "BlipForConditionalGeneration",
+    "Blip2ForConditionalGeneration",
+    "VisionEncoderDecoderModel",
+    "VisionTextDualEncoderModel",
+    "WhisperModel",
+    "Wav2Vec2Model",
+    "ASTModel",
+    "VideoMAEModel",
+    "VJEPA2Model",
+    "LlavaForConditionalGeneration",
+    "VipLlavaForConditionalGeneration",
+    "PaliGemmaForConditionalGeneration",
+]
+CASES = {case.id: case for case in all_cases() if case.id in NAMES}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_model_runs_on_them(name, monkeypatch):
+    monkeypatch.setattr(inputs, "_SAMPLES", 4000)
+    model = apply_pitome(CASES[name].build(), 0.8)
+    with torch.no_grad():
+        for batch_size in (1, 2):
+            output = model(**example_inputs(model, batch_size))
+            tensors = outputs_of(output)
+            assert tensors and all(value.isfinite().all() for value in tensors.values())
+
+
+def test_lengths_of_texts():
+    model = CASES["BertForSequenceClassification"].build()
+    assert example_inputs(model, 3, 9)["input_ids"].shape == (3, 9)
+    with pytest.raises(ValueError, match="--sequence-length is for texts"):
+        example_inputs(CASES["ViTModel"].build(), 3, 9)
