@@ -224,6 +224,8 @@ def _(hidden_states, sizes, rows, counted, kept, source, target, source_mask, ke
 
 def _save_for_gradient(ctx, inputs, output):
     _, sizes, rows, counted, *_, weighted = inputs
+    # A bias of the attention that asked for a gradient would exclude its fast kernels.
+    ctx.mark_non_differentiable(*output[1:])
     ctx.save_for_backward(sizes if weighted else None, output[1], rows, counted)
 
 
