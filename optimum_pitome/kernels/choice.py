@@ -21,7 +21,7 @@ import functools
 import importlib.util
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 
@@ -29,7 +29,13 @@ import torch
 #: The environment variable that switches the kernels off from the start.
 VARIABLE = "PITOME_KERNELS"
 
-_enabled = os.environ.get(VARIABLE, "1").strip().lower() not in ("0", "false", "off", "no")
+
+def is_on(environment: Mapping[str, str]) -> bool:
+    """Whether `environment` leaves the kernels on."""
+    return environment.get(VARIABLE, "1").strip().lower() not in ("0", "false", "off", "no")
+
+
+_enabled = is_on(os.environ)
 
 #: From the name of an operation: what compares it with PyTorch on a device, and raises where the two differ. Called
 #: with the device and the rest of the arguments of [`is_chosen`].

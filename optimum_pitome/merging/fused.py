@@ -41,7 +41,12 @@ _MAX_SAMPLES = 65535
 
 
 class FusedPlan(MergePlan):
-    """A plan that [`merge_tokens`] can apply: `kept`, `source` and `target` count from the first token."""
+    """A plan that [`merge_tokens`] can apply: `kept`, `source` and `target` are at hand, and count from the first
+    token."""
+
+    def __init__(self, kept: torch.Tensor, **settings):
+        super().__init__(**settings)
+        self._kept = kept
 
 
 def match_fused(features: torch.Tensor, spec: MergeSpec, masks: TokenMasks) -> FusedPlan | None:

@@ -91,7 +91,7 @@ def assert_equal_plans(features, spec, masks):
     return plan
 
 
-@settings(max_examples=300, suppress_health_check=SHARED)
+@settings(max_examples=200, suppress_health_check=SHARED)
 @given(exact_problems())
 def test_exact_inputs_give_equal_plans(kernels_on, problem):
     assert_equal_plans(*problem)
@@ -115,7 +115,7 @@ def test_the_longest(num_tokens):
     assert torch.equal(sizes, plan.merge_sizes(torch.ones(1, num_tokens)))
 
 
-@settings(max_examples=150, suppress_health_check=SHARED)
+@settings(max_examples=120, suppress_health_check=SHARED)
 @given(problems(algorithms=("pitome",)))
 def test_matching_against_the_reference(kernels_on, problem):
     plan = problem.plan()
@@ -123,7 +123,7 @@ def test_matching_against_the_reference(kernels_on, problem):
     check(problem)
 
 
-@settings(max_examples=150, suppress_health_check=SHARED)
+@settings(max_examples=80, suppress_health_check=SHARED)
 @given(problems(algorithms=("pitome",)), st.booleans(), st.booleans(), st.booleans())
 def test_merging_is_that_of_the_plan(kernels_on, problem, sized, weighted, moved):
     """Bit for bit: a group is added in the order of the tokens, which is what PyTorch does on a CPU."""
@@ -149,7 +149,7 @@ def test_merging_is_that_of_the_plan(kernels_on, problem, sized, weighted, moved
     torch.testing.assert_close(log_sizes, expected, atol=step, rtol=step)
 
 
-@settings(max_examples=60, suppress_health_check=SHARED)
+@settings(max_examples=40, suppress_health_check=SHARED)
 @given(st.integers(1, 70), st.sampled_from([1, 3, 16, 40]), st.sampled_from(DTYPES), st.data())
 def test_class_attention(kernels_on, num_tokens, dim, dtype, data):
     draw = data.draw
