@@ -5,11 +5,12 @@ CONSTRAINTS ?= constraints.txt
 VENV := .venv
 FLOOR := .venv-floor
 NEWEST := .venv-newest
+KERNELS := .venv-kernels
 BIN := $(VENV)/bin
 # Two test processes with one thread each do more than one with two.
 PYTEST := -n 2 -q --durations=10
 
-.PHONY: help demo test test-fast test-floor test-newest quality style assets dist clean
+.PHONY: help demo test test-fast test-floor test-newest test-kernels quality style assets dist clean
 
 help: ## This list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -34,6 +35,11 @@ test-newest: $(VENV)/installed ## The fast tests on the newest transformers that
 	@if [ -e $(NEWEST)/differs ]; then \
 		OMP_NUM_THREADS=1 $(NEWEST)/bin/python -m pytest $(PYTEST) -m "not real and not slow"; \
 	else echo "pip brings nothing newer than constraints.txt, which is what make test runs on."; fi
+
+# Triton is large and of no use without a GPU: an environment of its own, over the tested set of everything else.
+test-kernels: $(VENV)/installed ## The fused kernels, in Triton's interpreter and compiled for GPUs that are not here
+	bash tests/with_triton.sh $(abspath $(BIN)/python) $(KERNELS)
+	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 $(KERNELS)/bin/python -m pytest $(PYTEST) tests/kernels
 
 quality: $(VENV)/installed ## Style, formatting, and the directions of imports
 	$(BIN)/ruff check .
@@ -70,4 +76,4 @@ dist: $(VENV)/installed ## Builds the source distribution and the wheel, and che
 	$(BIN)/python -m twine check --strict dist/*
 
 clean: ## Removes the virtual environments, outputs and builds
-	rm -rf $(VENV) $(FLOOR) $(NEWEST) outputs build dist *.egg-info
+	rm -rf $(VENV) $(FLOOR) $(NEWEST) $(KERNELS) outputs build dist *.egg-info

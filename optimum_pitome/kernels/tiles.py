@@ -23,6 +23,9 @@ import torch
 #: once.
 BLOCK_N, BLOCK_K, BLOCK_R = 32, 32, 128
 
+#: Tiles of a product that are read ahead. With three, threads spilled registers on compute capability 8.0.
+STAGES = 2
+
 #: The numbers in a tile of whole tokens, at most: they live in registers.
 TILE = 4096
 
