@@ -19,7 +19,7 @@ from __future__ import annotations
 import torch
 
 from . import matching, similarity
-from .tiles import BLOCK_K, BLOCK_N, BLOCK_R, STAGES, TILE, bytes_of, dense_rows, num_blocks, power_of_two
+from .tiles import BLOCK_K, BLOCK_N, BLOCK_R, TILE, bytes_of, dense_rows, num_blocks, power_of_two
 
 
 def match(
@@ -93,7 +93,7 @@ def match(
         BLOCK_N=block_n,
         BLOCK_M=rows_at_once,
         BLOCK_D=block_d,
-        num_warps=4 if block_n < 1024 else 8,
+        num_warps=4,
         **given,
     )
     similarity.energies_kernel[(num_blocks(num_tokens, BLOCK_N), batch_size)](
@@ -111,7 +111,6 @@ def match(
         BLOCK_N=BLOCK_N,
         BLOCK_K=BLOCK_K,
         num_warps=4,
-        num_stages=STAGES,
     )
     # Not one tensor: an operator may not return two views of the same memory.
     source, pool, target = (torch.empty((batch_size, num_pairs), dtype=torch.int64, device=device) for _ in range(3))
@@ -157,7 +156,6 @@ def match(
         BLOCK_K=BLOCK_K,
         BLOCK_R=BLOCK_R,
         num_warps=4,
-        num_stages=STAGES,
         **given,
     )
     return rows, kept, source, target, source_mask, kept_valid

@@ -19,15 +19,12 @@ from __future__ import annotations
 import torch
 
 
-#: How many tokens a tile has on either side, how many features a product reads at once, how many tokens are counted at
-#: once.
-BLOCK_N, BLOCK_K, BLOCK_R = 32, 32, 128
+#: How many tokens a tile has on either side, how many features a product reads at once, and how many tokens are
+#: counted at once. With 32 features, threads of some variants spilled registers.
+BLOCK_N, BLOCK_K, BLOCK_R = 32, 16, 128
 
-#: Tiles of a product that are read ahead. With three, threads spilled registers on compute capability 8.0.
-STAGES = 2
-
-#: The numbers in a tile of whole tokens, at most: they live in registers.
-TILE = 4096
+#: The numbers in a tile of whole tokens, at most: they live in registers, and some variants spilled with twice as many.
+TILE = 2048
 
 
 def power_of_two(number: int) -> int:

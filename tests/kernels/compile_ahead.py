@@ -113,10 +113,12 @@ def launch_all(dtype: torch.dtype, heads: int, num_tokens: int, dim: int, width:
     attention.class_attention(keys, keys, bias, mask, 0.125)
 
 
-#: ViT-B, plain and with all masks; so400m's hidden states; the longest and widest.
+#: ViT-B, plain and with all masks; hidden states of ViT-B and of so400m; the longest and widest.
 CASES = (
     (torch.bfloat16, 12, 197, 64, 768, False, "nearest"),
     (torch.float16, 12, 197, 64, 768, True, "nearest"),
+    (torch.bfloat16, 1, 577, 768, 768, True, "nearest"),
+    (torch.float32, 16, 729, 80, 1280, False, "elu"),
     (torch.float32, 1, 729, 1152, 1152, True, "paper"),
     (torch.bfloat16, 16, 4096, 128, 4096, True, "gaussian"),
 )
