@@ -23,7 +23,7 @@ import torch
 #: counted at once. With 32 features, threads of some variants spilled registers.
 BLOCK_N, BLOCK_K, BLOCK_R = 32, 16, 128
 
-#: The numbers in a tile of whole tokens, at most: they live in registers, and some variants spilled with twice as many.
+#: The numbers in a tile of whole tokens, at most: they live in registers. Some variants spilled with twice as many.
 TILE = 2048
 
 

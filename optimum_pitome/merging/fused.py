@@ -33,8 +33,8 @@ from .spec import MergeSpec
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _ENERGIES = ("nearest", "paper", "elu", "gaussian")
 
-#: One tile holds the features of a token.
-_MAX_DIM = 4096
+#: One tile holds the features of a token, and another one those of 16 keys of a head.
+_MAX_DIM, _MAX_HEAD_DIM = 2048, 1024
 
 #: As many programs run beside one another in the second dimension of a grid.
 _MAX_SAMPLES = 65535
@@ -144,7 +144,7 @@ def class_attention_fused(
     query: torch.Tensor, key: torch.Tensor, bias: torch.Tensor | None, valid: torch.Tensor | None, scaling: float
 ) -> torch.Tensor | None:
     """`class_attention` by head, `(B, heads, N)`, or `None` where the kernel does not run."""
-    if query.dtype not in _DTYPES or key.dtype != query.dtype or query.shape[3] > _MAX_DIM:
+    if query.dtype not in _DTYPES or key.dtype != query.dtype or query.shape[3] > _MAX_HEAD_DIM:
         return None
     kind = "none" if bias is None else "allowed" if bias.dtype == torch.bool else _name(bias.dtype)
     variant = _name(query.dtype), int(query.shape[3]), kind, valid is not None

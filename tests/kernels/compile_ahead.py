@@ -120,7 +120,7 @@ CASES = (
     (torch.bfloat16, 1, 577, 768, 768, True, "nearest"),
     (torch.float32, 16, 729, 80, 1280, False, "elu"),
     (torch.float32, 1, 729, 1152, 1152, True, "paper"),
-    (torch.bfloat16, 16, 4096, 128, 4096, True, "gaussian"),
+    (torch.bfloat16, 16, 4096, 128, 2048, True, "gaussian"),
 )
 
 
