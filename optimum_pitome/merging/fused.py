@@ -20,6 +20,8 @@ Matching is one operator of four launches, merging one of one launch. Where they
 
 from __future__ import annotations
 
+import contextlib
+
 import torch
 
 from ..kernels import choice
@@ -155,6 +157,11 @@ def class_attention_fused(
     return _or_give_up("class_attention", launch_class_attention, query, key, bias, valid, scaling)
 
 
+def _current(device: torch.device) -> contextlib.AbstractContextManager:
+    """Makes `device` the current one, on which Triton launches whatever the tensors are on."""
+    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
+
+
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
@@ -177,7 +184,8 @@ def launch_match(features, attention, valid, special, protected, prefix, num_pai
     ratio = spec.ratio
     removed = ratio.removed_numerator, ratio.removed_denominator, ratio.min_tokens
     energy = spec.energy, spec.margin, spec.alpha, spec.importance / 2
-    return match(features, attention, valid, special, protected, prefix, num_pairs, num_kept, removed, *energy)
+    with _current(features.device):
+        return match(features, attention, valid, special, protected, prefix, num_pairs, num_kept, removed, *energy)
 
 
 @torch.library.custom_op(
@@ -201,7 +209,8 @@ def _(features, attention, valid, special, protected, prefix, num_pairs, num_kep
 def launch_merge(hidden_states, sizes, rows, counted, *others):
     from ..kernels.merging import merge
 
-    return merge(hidden_states, sizes, rows, *others)
+    with _current(hidden_states.device):
+        return merge(hidden_states, sizes, rows, *others)
 
 
 @torch.library.custom_op(
@@ -245,10 +254,11 @@ def _gradient(ctx, gradient, *_):
 _merge.register_autograd(_gradient, setup_context=_save_for_gradient)
 
 
-def launch_class_attention(*arguments):
+def launch_class_attention(query, *others):
     from ..kernels.attention import class_attention
 
-    return class_attention(*arguments)
+    with _current(query.device):
+        return class_attention(query, *others)
 
 
 @torch.library.custom_op("optimum_pitome::class_attention_fused", mutates_args=())
