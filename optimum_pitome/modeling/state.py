@@ -56,9 +56,6 @@ class Tokens:
     Attributes:
         sizes (`torch.FloatTensor` of shape `(B, n)`, *optional*):
             Original tokens in each; after a merge 0 where no real token is.
-        log_sizes (`torch.Tensor` of shape `(B, n)`, *optional*):
-            Their logarithm in the dtype of the hidden states, its lowest number where no real token is; where it was
-            made along with `sizes`.
         valid (`torch.BoolTensor` of shape `(B, n)`, *optional*): real tokens, not padding.
         special (`torch.BoolTensor` of shape `(B, n)`, *optional*): tokens that never merge, beyond the prefix.
         pairwise_mask (`torch.Tensor` of shape `(B, heads or 1, n or 1, n)`, *optional*):
@@ -71,10 +68,12 @@ class Tokens:
         num_prefix_tokens, max_special (`int`): see [`~merging.TokenMasks`].
         protected (`torch.BoolTensor` of shape `(B, n)`, *optional*): see [`~merging.TokenMasks`].
         constants ([`~merging.Constants`], *optional*): of this forward; `None` in a graph.
+        log_sizes (`torch.Tensor` of shape `(B, n)`, *optional*):
+            Their logarithm in the dtype of the hidden states, its lowest number where no real token is; where it was
+            made along with `sizes`.
     """
 
     sizes: torch.Tensor | None = None
-    log_sizes: torch.Tensor | None = None
     valid: torch.Tensor | None = None
     special: torch.Tensor | None = None
     pairwise_mask: torch.Tensor | None = None
@@ -85,6 +84,7 @@ class Tokens:
     max_special: int = 0
     protected: torch.Tensor | None = None
     constants: Constants | None = None
+    log_sizes: torch.Tensor | None = None
 
     @property
     def assignment(self) -> torch.Tensor | None:
