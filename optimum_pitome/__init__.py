@@ -49,6 +49,7 @@ _EXPORTS = {
     "UnsupportedArchitectureError": ".modeling.registry",
     "register_algorithm": ".methods",
     "register_energy": ".methods",
+    "use_kernels": ".kernels.choice",
     "check_algorithm": ".merging.checks",
     "check_energy": ".merging.checks",
     "PiToMeCallback": ".training.callback",
@@ -115,6 +116,7 @@ if TYPE_CHECKING:
     from .families import register_architecture
     from .families.llava import num_image_tokens
     from .hub.recipes import PiToMeModel
+    from .kernels.choice import use_kernels
     from .merging.checks import check_algorithm, check_energy
     from .methods import register_algorithm, register_energy
     from .modeling.architecture import Architecture

@@ -14,14 +14,16 @@
 
 """Merging as pure tensor functions. Imports torch and the table of methods: not transformers, nothing else of ours."""
 
-from . import algorithms, diffrate, mutual  # noqa: F401
+from . import algorithms, diffrate, fused_checks, mutual  # noqa: F401
+from .attention import class_attention
 from .candidates import Candidates, rank_by_energy
 from .constants import Constants, is_traced
 from .counts import KeepRatio, length_of
 from .energy import pairwise_similarity
 from .exporting import is_open, ranking_by_comparison
+from .fused import merge_tokens
 from .masks import TokenMasks
-from .matching import match_tokens
+from .matching import match_tokens, over_heads
 from .opaque import is_opaque
 from .pairs import plan_from_pairs
 from .plan import MergePlan
@@ -38,12 +40,15 @@ __all__ = [
     "MergeSpec",
     "ResamplePlan",
     "TokenMasks",
+    "class_attention",
     "gather_tokens",
     "is_opaque",
     "is_open",
     "is_traced",
     "length_of",
     "match_tokens",
+    "merge_tokens",
+    "over_heads",
     "pairwise_similarity",
     "plan_from_pairs",
     "rank_by_energy",

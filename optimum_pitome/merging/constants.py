@@ -16,7 +16,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import functools
 
 import torch
 
@@ -27,37 +27,50 @@ def is_traced() -> bool:
     return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
-@dataclass(frozen=True)
 class Constants:
-    """For `B` samples of up to `N` tokens.
+    """For `B` samples of up to `N` tokens. Each is made when it is first read.
 
     Attributes:
         steps (`torch.LongTensor` of shape `(B * N,)`, never empty): 0, 1, 2, ….
         advance (`torch.LongTensor` of the same shape): 0, 1, 1, …, whose running sum is `steps`.
         minus_one (`torch.LongTensor` of shape `(1,)`).
         zero, one (`torch.FloatTensor` of shape `(1,)`).
+
+    Args:
+        number (`int`): `B * N`.
+        device (`torch.device`): where they lie.
     """
 
-    steps: torch.Tensor
-    advance: torch.Tensor
-    minus_one: torch.Tensor
-    zero: torch.Tensor
-    one: torch.Tensor
+    def __init__(self, number: int, device: torch.device):
+        self.number, self.device = number, device
 
     @staticmethod
     def of(tokens: torch.Tensor) -> Constants:
         """For `tokens` `(B, N, ...)`, on their device."""
-        device = tokens.device
-        steps = torch.arange(max(tokens.shape[0], 1) * max(tokens.shape[1], 2), device=device)
-        one = torch.ones(1, dtype=torch.float32, device=device)
-        return Constants(steps, steps.clamp(max=1), -torch.ones_like(steps[:1]), torch.zeros_like(one), one)
+        return Constants(max(tokens.shape[0], 1) * max(tokens.shape[1], 2), tokens.device)
 
-    @property
-    def device(self) -> torch.device:
-        return self.steps.device
+    @functools.cached_property
+    def steps(self) -> torch.Tensor:
+        return torch.arange(self.number, device=self.device)
+
+    @functools.cached_property
+    def advance(self) -> torch.Tensor:
+        return self.steps.clamp(max=1)
+
+    @functools.cached_property
+    def minus_one(self) -> torch.Tensor:
+        return torch.full((1,), -1, device=self.device)
+
+    @functools.cached_property
+    def zero(self) -> torch.Tensor:
+        return torch.zeros(1, device=self.device, dtype=torch.float32)
+
+    @functools.cached_property
+    def one(self) -> torch.Tensor:
+        return torch.ones(1, device=self.device, dtype=torch.float32)
 
     def to(self, device: torch.device) -> Constants:
-        return replace(self, **{name: value.to(device) for name, value in vars(self).items()})
+        return Constants(self.number, device)
 
     def samples(self, batch_size: int) -> torch.Tensor:
         """The number of each sample, `(B, 1)`."""

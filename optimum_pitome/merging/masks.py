@@ -16,7 +16,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -32,8 +32,8 @@ class TokenMasks:
         valid (`torch.BoolTensor` of shape `(B, N)`, *optional*): real tokens, not padding. `None`: all.
         special (`torch.BoolTensor` of shape `(B, N)`, *optional*): further tokens that never merge, per sample.
         max_special (`int`): no sample has more special tokens than this. Keeps the output length static.
-        attention (`torch.FloatTensor` of shape `(B, N)`, *optional*):
-            What the class token pays to each token, for `MergeSpec.importance`.
+        attention (`torch.FloatTensor` of shape `(B, N)` or `(B, heads, N)`, *optional*):
+            What the class token pays to each token, for `MergeSpec.importance`. Algorithms get the mean over heads.
         protected (`torch.BoolTensor` of shape `(B, N)`, *optional*):
             Tokens that do not merge either, any number of them per sample (masks of a masked language model).
         constants ([`Constants`], *optional*): of the forward. `None`: made where they are needed.
@@ -74,6 +74,12 @@ class TokenMasks:
                     f"samples of {num_tokens} tokens. Give one value for each token, special ones such as CLS "
                     "included: 1 for a real token, 0 for padding."
                 )
+
+    def over_heads(self) -> TokenMasks:
+        """The same with the mean of `attention` over the heads."""
+        if self.attention is None or self.attention.dim() == 2:
+            return self
+        return replace(self, attention=self.attention.mean(dim=1))
 
     def mergeable(self) -> torch.Tensor | None:
         """The tokens that are counted in `M`, `(B, N)` bool, or `None` where the prefix says it all."""

@@ -20,6 +20,7 @@ import torch
 
 from ..methods import ALGORITHMS
 from .combine import PLANS
+from .fused import match_fused
 from .masks import TokenMasks
 from .opaque import is_opaque, new_length, operator
 from .plan import MergePlan
@@ -36,7 +37,8 @@ def match_tokens(features: torch.Tensor, spec: MergeSpec, masks: TokenMasks | No
     """Runs the algorithm of `spec`.
 
     Args:
-        features (`torch.Tensor` of shape `(B, N, dim)`): what is compared (keys or hidden states), any floating dtype.
+        features (`torch.Tensor` of shape `(B, N, dim)` or `(B, heads, N, dim)`):
+            What is compared (hidden states, or the mean of keys over the heads), any floating dtype.
         spec (`MergeSpec`): the layer's settings.
         masks (`TokenMasks`, *optional*): special tokens and padding, and the attention that weighs.
 
@@ -46,11 +48,21 @@ def match_tokens(features: torch.Tensor, spec: MergeSpec, masks: TokenMasks | No
     if spec.ratio.is_dense:
         return None
     masks = masks or TokenMasks()
+    plan = match_fused(features, spec, masks)
+    if plan is not None:
+        return plan
+    features, masks = over_heads(features), masks.over_heads()
     if not is_opaque(features):
         return ALGORITHMS[spec.algorithm].match(features, spec, masks)
     of_masks = masks.num_prefix_tokens, masks.valid, masks.special, masks.max_special, masks.attention, masks.protected
     kind, masked = _kind(spec), masks.mergeable() is not None
     return kind(**dict(zip(_tensors(kind, spec, masked), _match(features, spec.text, *of_masks))))
+
+
+def over_heads(features: torch.Tensor) -> torch.Tensor:
+    """What `match_tokens` compares, `(B, N, dim)`."""
+    # The released code's text models compare the mean over the heads, too: their sum differs by a factor only.
+    return features.mean(dim=1) if features.dim() == 4 else features
 
 
 def _kind(spec: MergeSpec) -> type[Plan]:

@@ -166,7 +166,7 @@ class MergePlan:
     def target(self) -> torch.Tensor:
         if self._target is None:
             return self.kept.gather(1, self.destination)
-        return self._target + self._start
+        return self._target + self._start if self._start else self._target
 
     @property
     def assignment(self) -> torch.Tensor:

@@ -89,6 +89,14 @@ take_rows = operator(
 )(take)
 
 
+def take_pairs(mask: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
+    """Rows and columns `kept` `(B, n)` of `mask` `(B, heads, N, N)`, or columns of `(B, heads, 1, N)`."""
+    mask = mask.expand(kept.shape[0], -1, -1, -1)
+    if mask.shape[2] > 1:
+        mask = mask.gather(2, kept[:, None, :, None].expand(-1, mask.shape[1], -1, mask.shape[3]))
+    return mask.gather(3, kept[:, None, None, :].expand(-1, mask.shape[1], mask.shape[2], -1))
+
+
 def narrowed(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """`values` in the dtype of `like`, where they are no convex combination of it: single features can be larger than
     any of `like`, and the range of float16 is small."""

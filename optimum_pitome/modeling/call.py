@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..merging.opaque import operator
+from ..merging import class_attention
 from .state import Tokens
 
 
@@ -38,8 +38,8 @@ class AttentionCall:
         importance (`bool`): whether the layer wants `attention`.
         window (`int`, *optional*): how far apart tokens may be that attend to one another.
         keys (`torch.Tensor` of shape `(B, heads, n, head_dim)`, *optional*): set by the attention function.
-        attention (`torch.FloatTensor` of shape `(B, n)`, *optional*):
-            What the class token pays to each token, mean over the heads; set by the attention function.
+        attention (`torch.FloatTensor` of shape `(B, n)` or `(B, heads, n)`, *optional*):
+            What the class token pays to each token; set by the attention function.
     """
 
     tokens: Tokens
@@ -65,9 +65,7 @@ class AttentionCall:
             # With padding, the class token is the first real one. After a merge the real ones come first.
             untouched = self.tokens.num_prefix_tokens == 0 and self.tokens.rows is None
             valid = self.tokens.valid if untouched else None
-            if key.shape[1] != query.shape[1]:  # several heads of queries share one of keys
-                key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
-            self.attention = _class_attention(query, key, bias, valid, scaling or key.shape[-1] ** -0.5)
+            self.attention = class_attention(query, key, bias, valid, scaling or key.shape[-1] ** -0.5)
 
     def attention_mask(self, attention_mask: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
         """The mask to use: the caller's as long as nothing merged, ours from then on."""
@@ -79,32 +77,3 @@ class AttentionCall:
         places = self.tokens.positions
         near = ((places[:, :, None] - places[:, None, :]).abs() <= self.window).unsqueeze(1)
         return torch.where(near, 0.0 if bias is None else bias, torch.finfo(dtype).min).to(dtype)
-
-
-@torch.no_grad()
-@operator("class_attention", fake=lambda query, key, *_: key.new_empty((len(key), key.shape[2]), dtype=torch.float32))
-def _class_attention(
-    query: torch.Tensor, key: torch.Tensor, bias: torch.Tensor | None, valid: torch.Tensor | None, scaling: float
-) -> torch.Tensor:
-    """What the first token that is `valid` pays to each, mean over the heads: `(B, n)`, float32."""
-    if valid is None:
-        query = query[:, :, :1]
-        bias = bias if bias is None or bias.shape[2] == 1 else bias[:, :, :1]
-    else:
-        valid = valid.expand(query.shape[0], -1)
-        first = ((valid.long().cumsum(dim=1) == 1) & valid).long().argmax(dim=1)
-        first = first[:, None, None, None]
-        query = query.gather(2, first.expand(-1, query.shape[1], 1, query.shape[3]))
-        if bias is not None and bias.shape[2] > 1:
-            bias = bias.expand(query.shape[0], -1, -1, -1)
-            bias = bias.gather(2, first.expand(-1, bias.shape[1], 1, bias.shape[3]))
-    with torch.autocast(device_type=query.device.type, enabled=False):
-        # Not a matrix product: for one query it would first copy the keys of all heads, which lie apart.
-        scores = (key.transpose(1, 2).float() * query.transpose(1, 2).float()).sum(dim=-1)
-        scores = scores.transpose(1, 2).unsqueeze(2)
-        if bias is None or bias.dtype == torch.bool:
-            scores = scores * scaling
-            scores = scores if bias is None else scores.masked_fill(~bias, torch.finfo(scores.dtype).min)
-        else:
-            scores = torch.add(bias.float(), scores, alpha=scaling)
-        return scores.softmax(dim=-1).mean(dim=1).squeeze(1)

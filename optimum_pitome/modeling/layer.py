@@ -20,7 +20,7 @@ from dataclasses import replace
 
 import torch
 
-from ..merging import Constants, MergeSpec, is_traced, length_of, match_tokens
+from ..merging import Constants, MergeSpec, is_traced, length_of, match_tokens, over_heads
 from .call import CALL_KEY, AttentionCall
 from .record import LayerRecord
 from .state import STATE_KEY, MergeState
@@ -92,16 +92,13 @@ class MergingLayer:
                 "function, so that token sizes never reached it. If the family is yours, give register_architecture "
                 "an attention_class."
             )
-        # The released code's text models compare the mean over the heads, too: their sum differs by a factor only.
-        features = hidden_states if spec.metric == "hidden_states" else call.keys.mean(dim=1)
+        features = hidden_states if spec.metric == "hidden_states" else call.keys
         masks = tokens.masks(call.attention)
         plan = match_tokens(features, spec, masks)
         if state.watch is not None:
-            state.watch(LayerRecord(index, spec, features, tokens, masks, plan))
+            state.watch(LayerRecord(index, spec, over_heads(features), tokens, masks.over_heads(), plan))
         if plan is not None:
-            merged = tokens.merged(plan)
-            weights = (tokens.sizes, merged.sizes) if spec.size_weighted and tokens.sizes is not None else ()
-            hidden_states, tokens = plan.merge(hidden_states, *weights), merged
+            hidden_states, tokens = tokens.merge(plan, hidden_states, spec.size_weighted)
         state.slots[index + 1] = tokens
         return hidden_states if spec.after == "layer" else self.mlp_half(hidden_states)
 

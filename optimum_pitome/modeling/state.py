@@ -35,9 +35,10 @@ from ..merging import (
     gather_tokens,
     is_opaque,
     is_open,
+    merge_tokens,
     take_rows,
 )
-from ..merging.rows import rows_of, sum_rows
+from ..merging.rows import rows_of, sum_rows, take_pairs
 
 
 if TYPE_CHECKING:
@@ -67,6 +68,9 @@ class Tokens:
         num_prefix_tokens, max_special (`int`): see [`~merging.TokenMasks`].
         protected (`torch.BoolTensor` of shape `(B, n)`, *optional*): see [`~merging.TokenMasks`].
         constants ([`~merging.Constants`], *optional*): of this forward; `None` in a graph.
+        log_sizes (`torch.Tensor` of shape `(B, n)`, *optional*):
+            Their logarithm in the dtype of the hidden states, its lowest number where no real token is; where it was
+            made along with `sizes`.
     """
 
     sizes: torch.Tensor | None = None
@@ -80,6 +84,7 @@ class Tokens:
     max_special: int = 0
     protected: torch.Tensor | None = None
     constants: Constants | None = None
+    log_sizes: torch.Tensor | None = None
 
     @property
     def assignment(self) -> torch.Tensor | None:
@@ -92,26 +97,40 @@ class Tokens:
         specials = (self.special, self.max_special)
         return TokenMasks(self.num_prefix_tokens, self.valid, *specials, attention, self.protected, self.constants)
 
+    def merge(
+        self, plan: MergePlan | ResamplePlan, hidden_states: torch.Tensor, size_weighted: bool
+    ) -> tuple[torch.Tensor, Tokens]:
+        """`hidden_states` `(B, n, dim)` and these tokens after a merge by `plan`."""
+        moved = merge_tokens(plan, hidden_states, self.sizes, self.rows, self.special, self.protected, size_weighted)
+        if moved is None:
+            merged = self.merged(plan)
+            weights = (self.sizes, merged.sizes) if size_weighted and self.sizes is not None else ()
+            return plan.merge(hidden_states, *weights), merged
+        names = ("sizes", "log_sizes", "rows", "special", "protected")
+        return moved[0], self._after(plan, **dict(zip(names, moved[1:])))
+
     def merged(self, plan: MergePlan | ResamplePlan) -> Tokens:
         """The tokens after a merge by `plan`."""
         sizes = self.sizes
         if sizes is None:
             sizes = torch.ones(plan.rows.shape, dtype=torch.float32, device=plan.rows.device)
-        return replace(
-            self,
+        return self._after(
+            plan,
             sizes=plan.merge_sizes(sizes),
-            valid=plan.valid,
+            log_sizes=None,
+            rows=plan.rows if self.rows is None else plan.rows.flatten()[self.rows],
             special=None if self.special is None else gather_tokens(self.special, plan.kept),
             protected=None if self.protected is None else gather_tokens(self.protected, plan.kept),
-            pairwise_mask=None if self.pairwise_mask is None else take_pairs(self.pairwise_mask, plan.kept),
-            rows=plan.rows if self.rows is None else plan.rows.flatten()[self.rows],
-            positions=self._positions_after(plan),
         )
 
-    def _positions_after(self, plan: MergePlan | ResamplePlan) -> torch.Tensor | None:
-        if not self.track_positions:
-            return None
-        return plan.kept if self.positions is None else gather_tokens(self.positions, plan.kept)
+    def _after(self, plan: MergePlan | ResamplePlan, **moved: torch.Tensor | None) -> Tokens:
+        """These tokens after a merge by `plan`, with what has `moved` already."""
+        positions, pairwise_mask = self.positions, self.pairwise_mask
+        if self.track_positions:
+            positions = plan.kept if positions is None else gather_tokens(positions, plan.kept)
+        if pairwise_mask is not None:
+            pairwise_mask = take_pairs(pairwise_mask, plan.kept)
+        return replace(self, valid=plan.valid, positions=positions, pairwise_mask=pairwise_mask, **moved)
 
     def to(self, device: torch.device) -> Tokens:
         """On another device: with `device_map`, layers live on several."""
@@ -169,11 +188,12 @@ class Tokens:
         Returns:
             `torch.Tensor` of shape `(B, 1, 1, n)` (`(B, heads, n, n)` with a pairwise mask), or `None`.
         """
-        bias = None
+        bias, masked = None, False
         if proportional and self.sizes is not None:
-            bias = self.sizes.log().to(dtype)[:, None, None, :]
+            masked = self.log_sizes is not None and self.log_sizes.dtype == dtype
+            bias = (self.log_sizes if masked else self.sizes.log().to(dtype))[:, None, None, :]
         lowest = torch.finfo(dtype).min
-        if self.valid is not None:
+        if self.valid is not None and not masked:
             # Not a sum: log size on top of the lowest number would be infinite in half precision.
             bias = torch.zeros_like(self.valid, dtype=dtype)[:, None, None, :] if bias is None else bias
             bias = bias.masked_fill(~self.valid[:, None, None, :], lowest)
@@ -184,14 +204,6 @@ class Tokens:
             else:
                 bias = (self.pairwise_mask.float() + bias).clamp(min=lowest).to(dtype)
         return bias
-
-
-def take_pairs(mask: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
-    """Rows and columns `kept` `(B, n)` of `mask` `(B, heads, N, N)`, or columns of `(B, heads, 1, N)`."""
-    mask = mask.expand(kept.shape[0], -1, -1, -1)
-    if mask.shape[2] > 1:
-        mask = mask.gather(2, kept[:, None, :, None].expand(-1, mask.shape[1], -1, mask.shape[3]))
-    return mask.gather(3, kept[:, None, None, :].expand(-1, mask.shape[1], mask.shape[2], -1))
 
 
 #: Tokens that have not merged. What is known about them is read from the encoder's arguments once a layer merges.

@@ -27,8 +27,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..merging import gather_tokens
+from ..merging.rows import take_pairs
 from .signatures import names
-from .state import Tokens, take_pairs
+from .state import Tokens
 
 
 if TYPE_CHECKING:

@@ -1,0 +1,121 @@
+# Copyright 2026 The optimum_pitome authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Where the kernels run: on NVIDIA GPUs with Triton, after they gave there what PyTorch gives, and unless they are
+switched off. Everywhere else, and after any failure, the functions in PyTorch do."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+import warnings
+from collections.abc import Callable, Mapping
+
+import torch
+
+
+#: The environment variable that switches the kernels off from the start.
+VARIABLE = "PITOME_KERNELS"
+
+
+def is_on(environment: Mapping[str, str]) -> bool:
+    """Whether `environment` leaves the kernels on."""
+    return environment.get(VARIABLE, "1").strip().lower() not in ("0", "false", "off", "no")
+
+
+_enabled = is_on(os.environ)
+
+#: From the name of an operation: what compares it with PyTorch on a device, and raises where the two differ. Called
+#: with the device and the rest of the arguments of [`is_chosen`].
+COMPARISONS: dict[str, Callable[..., None]] = {}
+
+#: What was compared, and found equal.
+_compared: set[tuple] = set()
+
+#: Devices on which a kernel failed or differed.
+_given_up: set[torch.device] = set()
+
+
+def use_kernels(enabled: bool) -> bool:
+    """Switches the fused kernels on or off for the process. They run on NVIDIA GPUs alone, and are on from the start,
+    unless the environment variable `PITOME_KERNELS` is 0.
+
+    Args:
+        enabled (`bool`): whether they may run. A device on which they failed stays with PyTorch.
+
+    Returns:
+        `bool`: what was set before.
+    """
+    global _enabled
+    before, _enabled = _enabled, bool(enabled)
+    return before
+
+
+@functools.cache
+def has_kernels(device: torch.device) -> bool:
+    """Whether the kernels could run on `device`: an NVIDIA GPU from compute capability 8.0 on, with Triton installed.
+    Not AMD's, which PyTorch calls "cuda", too: no kernel was compiled or compared there."""
+    if device.type != "cuda" or torch.version.hip is not None or importlib.util.find_spec("triton") is None:
+        return False
+    return torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def is_chosen(name: str, device: torch.device, *variant: str | int | bool | torch.dtype) -> bool:
+    """Whether the kernels of an operation run on `device`. The first time that it is asked of a variant, its kernels
+    run there on a small input, beside PyTorch.
+
+    Args:
+        name (`str`): key of `COMPARISONS`.
+        variant: what other kernels are compiled for.
+    """
+    if not _enabled or torch.compiler.is_exporting() or torch.jit.is_tracing():
+        return False  # what is exported runs where this package is not
+    return is_equal(name, device, *variant)
+
+
+@torch.compiler.assume_constant_result  # a compiler asks once, while it traces
+def is_equal(name: str, device: torch.device, *variant) -> bool:
+    """[`is_chosen`], but for the switch."""
+    if device in _given_up or not has_kernels(device):
+        return False
+    if (name, device, variant) in _compared:
+        return True
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        return False  # nothing can be compared here
+    try:
+        with torch.inference_mode(False), torch.no_grad(), torch.autocast(device.type, enabled=False):
+            COMPARISONS[name](device, *variant)
+    except torch.OutOfMemoryError:
+        return False  # which says nothing about the kernels
+    except Exception as error:
+        give_up(device, name, error)
+        return False
+    _compared.add((name, device, variant))
+    return True
+
+
+def give_up(device: torch.device, name: str, error: Exception) -> None:
+    """From now on, PyTorch on `device`; one warning says why."""
+    if device in _given_up:
+        return
+    _given_up.add(device)
+    reason = str(error).strip().split("\n")[-1][:200] or "no message"
+    warnings.warn(
+        f"The fused kernel of {name!r} is not used on {device}: {type(error).__name__}: {reason}. Tokens merge with "
+        f"PyTorch's own operations there, with the same results, but slower. {VARIABLE}=0 in the environment or "
+        "optimum_pitome.use_kernels(False) says so from the start, without this warning.",
+        RuntimeWarning,
+        stacklevel=2,
+    )

@@ -1,0 +1,273 @@
+# Copyright 2026 The optimum_pitome authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The merge step on fused kernels: the same functions, as operators that a compiler passes on and CUDA graphs record.
+
+Matching is one operator of four launches, merging one of one launch. Where they do not fit, the functions return
+`None`, and PyTorch's own operations run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+import torch
+
+from ..kernels import choice
+from .energy import MANY_TOKENS
+from .masks import TokenMasks
+from .plan import MergePlan, _merge_gradient
+from .rows import sum_rows
+from .spec import MergeSpec
+
+
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+_ENERGIES = ("nearest", "paper", "elu", "gaussian")
+
+#: One tile holds the features of a token, and another one those of 16 keys of a head.
+_MAX_DIM, _MAX_HEAD_DIM = 2048, 1024
+
+#: As many programs run beside one another in the second dimension of a grid.
+_MAX_SAMPLES = 65535
+
+
+class FusedPlan(MergePlan):
+    """A plan that [`merge_tokens`] can apply: `kept`, `source` and `target` are at hand, and count from the first
+    token."""
+
+    def __init__(self, kept: torch.Tensor, **settings):
+        super().__init__(**settings)
+        self._kept = kept
+
+
+def match_fused(features: torch.Tensor, spec: MergeSpec, masks: TokenMasks) -> FusedPlan | None:
+    """`match_tokens`, or `None` where the kernels do not run or nothing is to be merged."""
+    if spec.algorithm != "pitome" or spec.energy not in _ENERGIES or spec.combine != "mean":
+        return None
+    features = features.unsqueeze(1) if features.dim() == 3 else features
+    if features.dtype not in _DTYPES or features.shape[-1] > _MAX_DIM or not features.shape[0] <= _MAX_SAMPLES:
+        return None
+    batch_size, num_tokens, prefix = features.shape[0], features.shape[2], masks.num_prefix_tokens
+    weighted = spec.importance > 0.0 and masks.attention is not None
+    given = tuple(mask is not None for mask in (masks.valid, masks.special, masks.protected))
+    variant = _name(features.dtype), int(features.shape[3]), spec.energy, weighted, *given
+    if not choice.is_chosen("match", features.device, *variant):
+        return None
+    num_pairs = spec.ratio.num_removed(num_tokens - prefix)
+    if num_tokens > MANY_TOKENS or num_pairs <= 0 or 2 * num_pairs > num_tokens - prefix:
+        return None
+    masks.check(features[:, 0])
+    never = prefix + masks.max_special
+    num_kept = num_tokens if num_tokens < never else never + spec.ratio.num_kept(num_tokens - never)
+    attention = masks.attention.float() if weighted else None
+    attention = attention.unsqueeze(1) if weighted and attention.dim() == 2 else attention
+    arguments = (features, attention, masks.valid, masks.special, masks.protected, prefix, num_pairs, num_kept)
+    if torch.compiler.is_compiling():
+        found = _match(*arguments, spec.text)
+    else:
+        found = _or_give_up("match", launch_match, *arguments, spec.text)
+        if found is None:
+            return None
+    rows, kept, source, target, source_mask, kept_valid = found
+    masked = any(given)
+    return FusedPlan(
+        kept=kept,
+        source=source,
+        target=target,
+        rows=rows,
+        num_kept=num_kept,
+        source_mask=source_mask if masked else None,
+        valid=kept_valid if masked else None,
+        counted=None if masks.valid is None else masks.valid.expand(batch_size, -1),
+        constants=masks.constants,
+    )
+
+
+def merge_tokens(
+    plan: MergePlan,
+    hidden_states: torch.Tensor,
+    sizes: torch.Tensor | None,
+    rows: torch.Tensor | None,
+    special: torch.Tensor | None,
+    protected: torch.Tensor | None,
+    size_weighted: bool,
+) -> tuple[torch.Tensor | None, ...] | None:
+    """All that a layer does with a plan, or `None` where the kernel does not run.
+
+    Args:
+        plan ([`MergePlan`]): of the layer.
+        hidden_states (`torch.Tensor` of shape `(B, N, dim)`): any floating dtype.
+        sizes (`torch.FloatTensor` of shape `(B, N)`, *optional*): of the tokens. `None`: all 1.
+        rows (`torch.LongTensor` of shape `(B, original)`, *optional*): where the original tokens are. `None`: here.
+        special, protected (`torch.BoolTensor` of shape `(B, N)`, *optional*): see `TokenMasks`.
+        size_weighted (`bool`): whether sizes weigh in the means.
+
+    Returns:
+        Merged hidden states `(B, n, dim)`; their sizes `(B, n)`; log sizes `(B, n)` in the dtype of `hidden_states`,
+        its lowest number where no real token is; `rows`, `special` and `protected` after the merge.
+    """
+    if (
+        not isinstance(plan, FusedPlan)
+        or hidden_states.dtype not in _DTYPES
+        or plan.rows.device != hidden_states.device
+    ):
+        return None
+    masked = plan.source_mask is not None
+    flags = masked, sizes is not None, rows is not None, special is not None, protected is not None, size_weighted
+    variant = _name(hidden_states.dtype), int(hidden_states.shape[2]), *flags
+    if not choice.is_chosen("merge", hidden_states.device, *variant):
+        return None
+    moved = rows, special, protected
+    pairs = plan.kept, plan.source, plan.target, plan.source_mask, plan.valid
+    arguments = (hidden_states, sizes, plan.rows, plan.counted, *pairs, *moved, size_weighted)
+    if torch.compiler.is_compiling() or (torch.is_grad_enabled() and hidden_states.requires_grad):
+        found = _merge(*arguments)
+    else:
+        found = _or_give_up("merge", launch_merge, *arguments)
+        if found is None:
+            return None
+    *others, composed, merged_special, merged_protected = found
+    moved = [None if was is None else now for was, now in zip(moved, (composed, merged_special, merged_protected))]
+    return (*others, plan.rows if rows is None else moved[0], *moved[1:])
+
+
+def class_attention_fused(
+    query: torch.Tensor, key: torch.Tensor, bias: torch.Tensor | None, valid: torch.Tensor | None, scaling: float
+) -> torch.Tensor | None:
+    """`class_attention` by head, `(B, heads, N)`, or `None` where the kernel does not run."""
+    if query.dtype not in _DTYPES or key.dtype != query.dtype or query.shape[3] > _MAX_HEAD_DIM:
+        return None
+    kind = "none" if bias is None else "allowed" if bias.dtype == torch.bool else _name(bias.dtype)
+    variant = _name(query.dtype), int(query.shape[3]), kind, valid is not None
+    if query.shape[0] > _MAX_SAMPLES or not choice.is_chosen("class_attention", query.device, *variant):
+        return None
+    if torch.compiler.is_compiling():
+        return _class_attention(query, key, bias, valid, scaling)
+    return _or_give_up("class_attention", launch_class_attention, query, key, bias, valid, scaling)
+
+
+def _current(device: torch.device) -> contextlib.AbstractContextManager:
+    """Makes `device` the current one, on which Triton launches whatever the tensors are on."""
+    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _or_give_up(name: str, launch, tokens: torch.Tensor, *others):
+    try:
+        return launch(tokens, *others)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        # Such as a tile that this device has no memory for.
+        choice.give_up(tokens.device, name, error)
+        return None
+
+
+def launch_match(features, attention, valid, special, protected, prefix, num_pairs, num_kept, text):
+    from ..kernels.launch import match  # imports Triton
+
+    spec = MergeSpec.from_text(text)
+    ratio = spec.ratio
+    removed = ratio.removed_numerator, ratio.removed_denominator, ratio.min_tokens
+    energy = spec.energy, spec.margin, spec.alpha, spec.importance / 2
+    with _current(features.device):
+        return match(features, attention, valid, special, protected, prefix, num_pairs, num_kept, removed, *energy)
+
+
+@torch.library.custom_op(
+    "optimum_pitome::match_fused",
+    mutates_args=(),
+    schema="(Tensor features, Tensor? attention, Tensor? valid, Tensor? special, Tensor? protected, int prefix, "
+    "SymInt num_pairs, SymInt num_kept, str text) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+)
+def _match(features, *others):
+    return launch_match(features, *others)
+
+
+@_match.register_fake
+def _(features, attention, valid, special, protected, prefix, num_pairs, num_kept, text):
+    batch_size, num_tokens = features.shape[0], features.shape[2]
+    lengths = [num_tokens, num_kept, num_pairs, num_pairs, num_pairs, num_kept]
+    dtypes = [torch.int64] * 4 + [torch.bool] * 2
+    return tuple(features.new_empty((batch_size, n), dtype=dtype) for n, dtype in zip(lengths, dtypes))
+
+
+def launch_merge(hidden_states, sizes, rows, counted, *others):
+    from ..kernels.merging import merge
+
+    with _current(hidden_states.device):
+        return merge(hidden_states, sizes, rows, *others)
+
+
+@torch.library.custom_op(
+    "optimum_pitome::merge_fused",
+    mutates_args=(),
+    schema="(Tensor hidden_states, Tensor? sizes, Tensor rows, Tensor? counted, Tensor kept, Tensor source, "
+    "Tensor target, Tensor? source_mask, Tensor? kept_valid, Tensor? original_rows, Tensor? special, "
+    "Tensor? protected, bool weighted) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+)
+def _merge(hidden_states, *others):
+    return launch_merge(hidden_states, *others)
+
+
+@_merge.register_fake
+def _(hidden_states, sizes, rows, counted, kept, source, target, source_mask, kept_valid, original, *others):
+    shape = kept.shape
+    return (
+        hidden_states.new_empty((*shape, hidden_states.shape[2])),
+        hidden_states.new_empty(shape, dtype=torch.float32),
+        hidden_states.new_empty(shape),
+        rows.new_empty(0 if original is None else original.shape),
+        *(rows.new_empty(0 if mask is None else shape, dtype=torch.bool) for mask in others[:2]),
+    )
+
+
+def _save_for_gradient(ctx, inputs, output):
+    _, sizes, rows, counted, *_, weighted = inputs
+    # A bias of the attention that asked for a gradient would exclude its fast kernels.
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.save_for_backward(sizes if weighted else None, output[1], rows, counted)
+
+
+def _gradient(ctx, gradient, *_):
+    sizes, merged_sizes, rows, counted = ctx.saved_tensors
+    if sizes is None:  # each token weighs 1
+        sizes = torch.ones_like(rows, dtype=torch.float32)
+        merged_sizes = sum_rows(sizes if counted is None else sizes * counted, rows, merged_sizes.shape[1])
+    return _merge_gradient(gradient, sizes, merged_sizes, rows, counted, None), *[None] * 12
+
+
+_merge.register_autograd(_gradient, setup_context=_save_for_gradient)
+
+
+def launch_class_attention(query, *others):
+    from ..kernels.attention import class_attention
+
+    with _current(query.device):
+        return class_attention(query, *others)
+
+
+@torch.library.custom_op("optimum_pitome::class_attention_fused", mutates_args=())
+def _class_attention(
+    query: torch.Tensor, key: torch.Tensor, bias: torch.Tensor | None, valid: torch.Tensor | None, scaling: float
+) -> torch.Tensor:
+    return launch_class_attention(query, key, bias, valid, scaling)
+
+
+@_class_attention.register_fake
+def _(query, *_):
+    return query.new_empty(query.shape[:3], dtype=torch.float32)
