@@ -28,11 +28,8 @@ from transformers import AutoModel, CLIPTextConfig, LlamaConfig, SiglipTextConfi
 #: Language models and text towers of nothing, which vLLM has of its own.
 _NO_TEXT = {"clip": CLIPTextConfig, "siglip": SiglipTextConfig}
 _NOTHING = {
-    "vocab_size": 2,
-    "hidden_size": 2,
-    "intermediate_size": 2,
-    "num_hidden_layers": 0,
-    "num_attention_heads": 1,
+    **dict.fromkeys(("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads"), 1),
+    **dict.fromkeys(("num_hidden_layers", "pad_token_id", "bos_token_id", "eos_token_id"), 0),
 }
 #: A level in the names of weights that is there or not, by the version of transformers that saved them.
 _LEVEL = "vision_model."
@@ -45,7 +42,7 @@ def vision_half(config: Any) -> nn.Module:
         ValueError: if the settings do not fit the model.
     """
     config = copy.deepcopy(config)
-    config.text_config = _NO_TEXT.get(config.model_type, LlamaConfig)(**_NOTHING, pad_token_id=0)
+    config.text_config = _NO_TEXT.get(config.model_type, LlamaConfig)(**_NOTHING)
     return AutoModel.from_config(config, dtype=torch.get_default_dtype()).eval()
 
 

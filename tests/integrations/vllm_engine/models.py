@@ -40,12 +40,15 @@ from transformers import (
 )
 from zoo.llava import IMAGE_SIZE, llava_config, make_processor, picture, text_config, vipllava_config
 
+import optimum_pitome  # noqa: F401  (from_pretrained takes pitome=)
+
 
 PITOME = {"ratio": 0.8}
 NEW_TOKENS = 12
 #: Sizes that vLLM's attention on CPUs takes: heads of 32.
 _SIZES = {"hidden_size": 64, "num_attention_heads": 2, "num_hidden_layers": 3, "intermediate_size": 64}
 _VISION = {**_SIZES, "image_size": IMAGE_SIZE, "patch_size": 4}
+_TEXT = {**_SIZES, "vocab_size": 100, "max_position_embeddings": 32, "bos_token_id": 98, "eos_token_id": 99}
 #: Prompts, each with the seeds of its pictures: in the middle, several, at the end, none, at the beginning.
 PROMPTS = [
     ("w10 w11 <image> w12 w13", [0]),
@@ -79,14 +82,14 @@ def save_vipllava(folder):
 
 
 def save_clip(folder):
-    text = {**_SIZES, "vocab_size": 100, "max_position_embeddings": 32, "bos_token_id": 98, "eos_token_id": 99}
+    text = {**_TEXT, "projection_dim": 64}
     torch.manual_seed(0)
     model = CLIPModel(CLIPConfig(text_config=text, vision_config=_VISION, projection_dim=64))
     return save(model, CLIPProcessor(CLIPImageProcessorPil(**_crop()), _tokenizer("<s>", "</s>")), folder)
 
 
 def save_siglip(folder):
-    text = {**_SIZES, "vocab_size": 100, "max_position_embeddings": 32, "projection_size": 64}
+    text = {**_TEXT, "projection_size": 64}
     torch.manual_seed(0)
     model = SiglipModel(SiglipConfig(text_config=text, vision_config=_VISION))
     return save(model, SiglipProcessor(SiglipImageProcessorPil(size=_crop()["crop_size"]), _tokenizer("</s>")), folder)
@@ -170,4 +173,5 @@ def run_engine(folder, rounds=(PROMPTS,), runner="generate", **engine):
 def environment():
     """For processes of vLLM: tests on their path, one engine in one process, a gigabyte for its cache."""
     settings = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
+    settings["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"  # else two workers ask for two NUMA nodes
     return {**os.environ, **settings, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
