@@ -65,7 +65,8 @@ def decide(model_config: Any, parallel_config: Any) -> str | None:
     if reason is not None:
         logger.warning_once(f"{config.model_type} is served dense, and its `pitome` settings are ignored: {reason}.")
         for _, part in configurations(config):
-            part.pitome = None
+            if hasattr(part, "pitome"):
+                part.pitome = None
         return None
     if backend and parallel_config.tensor_parallel_size > 1:
         way_out = (
@@ -84,7 +85,9 @@ def decide(model_config: Any, parallel_config: Any) -> str | None:
 
 
 def _why_dense(model_config: Any, backend: bool) -> str | None:
-    config = model_config.hf_config
+    config, images = model_config.hf_config, model_config.multimodal_config
+    if images is not None and images.get_limit_per_prompt("image") == 0:
+        return "limit_mm_per_prompt allows no images"
     if config.model_type in SHORT:
         return None
     if config.model_type not in NATIVE:

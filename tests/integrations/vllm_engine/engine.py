@@ -12,10 +12,11 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""A program: starts one engine of vLLM in its own process, and writes what it says to prompts as a line of JSON."""
+"""A program: starts one engine of vLLM in its own process, and writes what it says to prompts into a file of JSON."""
 
 import json
 import sys
+from pathlib import Path
 
 from vllm import LLM, SamplingParams
 from zoo.llava import picture
@@ -47,7 +48,7 @@ def main(specification):
                 for output in engine.generate(requests, greedy, use_tqdm=False)
             ]
         )
-    sys.stdout.write(f"\n{json.dumps(found)}\n")
+    Path(specification["output"]).write_text(json.dumps(found))
 
 
 if __name__ == "__main__":  # tensor parallelism starts this file again

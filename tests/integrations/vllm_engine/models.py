@@ -18,6 +18,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import torch
@@ -156,18 +157,23 @@ def run_engine(folder, rounds=(PROMPTS,), runner="generate", **engine):
     Returns:
         For each round, what it said to each prompt; and all that it logged.
     """
-    specification = {"folder": str(folder), "rounds": rounds, "runner": runner, "engine": engine}
-    program = Path(__file__).with_name("engine.py")
-    done = subprocess.run(
-        [sys.executable, program, json.dumps(specification)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env=environment(),
-    )
-    log = done.stdout + done.stderr
-    assert done.returncode == 0, log[-6000:]
-    return json.loads(done.stdout.splitlines()[-1]), log
+    with tempfile.TemporaryDirectory() as scratch:
+        output = Path(scratch) / "output.json"
+        specification = {"folder": str(folder), "rounds": rounds, "runner": runner, "engine": engine}
+        done = subprocess.run(
+            [
+                sys.executable,
+                Path(__file__).with_name("engine.py"),
+                json.dumps({**specification, "output": str(output)}),
+            ],
+            capture_output=True,
+            text=True,
+            timeout=300,
+            env=environment(),
+        )
+        log = done.stdout + done.stderr
+        assert done.returncode == 0, log[-6000:]
+        return json.loads(output.read_text()), log
 
 
 def environment():

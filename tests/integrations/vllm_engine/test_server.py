@@ -84,7 +84,7 @@ def chat(client, text, *seeds, **kwargs):
 
 def expected(folder, text, seeds=()):
     (tokens,) = answers(folder, [("<image> " * len(seeds) + text, seeds)], pitome=PITOME)
-    return AutoTokenizer.from_pretrained(folder).decode(tokens, skip_special_tokens=True)
+    return AutoTokenizer.from_pretrained(folder).convert_ids_to_tokens(tokens)
 
 
 @pytest.mark.parametrize("seeds", [(0,), ()])
@@ -92,7 +92,7 @@ def test_a_chat(client, folder, seeds):
     config = AutoConfig.from_pretrained(folder)
     config.pitome = PITOME
     answer = chat(client, "w12 w13", *seeds)
-    assert answer.choices[0].message.content == expected(folder, "w12 w13", seeds)
+    assert answer.choices[0].message.content.split() == expected(folder, "w12 w13", seeds)
     assert answer.usage.prompt_tokens == 2 + len(seeds) * num_image_tokens(config)
     assert answer.usage.completion_tokens == NEW_TOKENS
 
@@ -100,4 +100,4 @@ def test_a_chat(client, folder, seeds):
 def test_a_streamed_chat(client, folder):
     pieces = [part.choices[0].delta.content or "" for part in chat(client, "w40", 1, stream=True)]
     assert sum(map(bool, pieces)) > 3
-    assert "".join(pieces) == expected(folder, "w40", (1,))
+    assert "".join(pieces).split() == expected(folder, "w40", (1,))
