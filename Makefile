@@ -5,11 +5,12 @@ CONSTRAINTS ?= constraints.txt
 VENV := .venv
 FLOOR := .venv-floor
 NEWEST := .venv-newest
+VLLM := .venv-vllm
 BIN := $(VENV)/bin
 # Two test processes with one thread each do more than one with two.
 PYTEST := -n 2 -q --durations=10
 
-.PHONY: help demo test test-fast test-floor test-newest quality style assets dist clean
+.PHONY: help demo test test-fast test-floor test-newest test-vllm quality style assets dist clean
 
 help: ## This list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -34,6 +35,9 @@ test-newest: $(VENV)/installed ## The fast tests on the newest transformers that
 	@if [ -e $(NEWEST)/differs ]; then \
 		OMP_NUM_THREADS=1 $(NEWEST)/bin/python -m pytest $(PYTEST) -m "not real and not slow"; \
 	else echo "pip brings nothing newer than constraints.txt, which is what make test runs on."; fi
+
+test-vllm: $(VLLM)/installed ## vLLM's engine and server against generate, on a CPU, in an environment of their own (3 GB)
+	$(VLLM)/bin/python -m pytest -q --durations=10 tests/integrations
 
 quality: $(VENV)/installed ## Style, formatting, and the directions of imports
 	$(BIN)/ruff check .
@@ -61,6 +65,10 @@ $(FLOOR)/installed: setup.cfg pyproject.toml constraints-floor.txt
 	$(FLOOR)/bin/python -m pip install -q -c constraints-floor.txt -e ".[test,tune,onnx,openvino,demo]"
 	touch $@
 
+$(VLLM)/installed: setup.cfg pyproject.toml constraints-vllm.txt tests/vllm_environment.sh
+	bash tests/vllm_environment.sh $(PYTHON) $(VLLM)
+	touch $@
+
 # The files that a release uploads. TAG=v1.2.3 must be the version of the package.
 dist: $(VENV)/installed ## Builds the source distribution and the wheel, and checks them
 	test -z "$(TAG)" || test "$(TAG)" = "v$$($(BIN)/python -c 'import optimum_pitome; print(optimum_pitome.__version__)')"
@@ -70,4 +78,4 @@ dist: $(VENV)/installed ## Builds the source distribution and the wheel, and che
 	$(BIN)/python -m twine check --strict dist/*
 
 clean: ## Removes the virtual environments, outputs and builds
-	rm -rf $(VENV) $(FLOOR) $(NEWEST) outputs build dist *.egg-info
+	rm -rf $(VENV) $(FLOOR) $(NEWEST) $(VLLM) outputs build dist *.egg-info

@@ -168,7 +168,7 @@ def run_engine(folder, rounds=(PROMPTS,), runner="generate", **engine):
             ],
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=600,
             env=environment(),
         )
         log = done.stdout + done.stderr
