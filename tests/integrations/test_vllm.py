@@ -17,6 +17,7 @@
 import configparser
 import copy
 import importlib
+import re
 import subprocess
 import sys
 import types
@@ -228,6 +229,13 @@ def test_registering_imports_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_documentation_names_what_is_replaced():
+    page = (SETUP.parent / "docs" / "serving.md").read_text(encoding="utf-8")
+    hooks = {f"{module}.{owner}.{name}" for module, found in plugin._HOOKS.items() for owner, name in found}
+    assert set(re.findall(r"^\| `(vllm\..*?)` \|", page, flags=re.MULTILINE)) == hooks
+    assert all(version in page for version in plugin.TESTED)
 
 
 class Tower:
