@@ -204,8 +204,9 @@ def test_the_tower_of_an_embedding_model(name):
 def test_weights_that_are_no_weights_of_the_tower():
     tower = vision.LlavaTower(with_pitome(llava_config()))
     assert tower.load_weights([("embeddings.position_ids", torch.arange(3))]) == set()
-    with pytest.raises(ValueError, match="no weight 'encoder.layers.0.self_attn.q_proj.qweight'. Is it quantized"):
-        tower.load_weights([("encoder.layers.0.self_attn.q_proj.qweight", torch.zeros(1))])
+    for name in ("encoder.layers.0.self_attn.q_proj.qweight", "pre_layrnorm.weight"):
+        with pytest.raises(ValueError, match=rf"no weight '{name}' of shape \(1,\). Is it quantized"):
+            tower.load_weights([(name, torch.zeros(1))])
 
 
 # --- The plugin

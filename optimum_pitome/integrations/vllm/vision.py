@@ -64,11 +64,14 @@ class _Tower(nn.Module):
         for name, weight in weights:
             if name.endswith("position_ids"):  # no weight; old checkpoints have it
                 continue
-            if _without_level(name) not in names:
-                raise ValueError(f"The vision tower has no weight {name!r}. Is it quantized? It is read as it is.")
-            name = names[_without_level(name)]
-            own[name].data.copy_(weight)
-            read.add(name)
+            found = names.get(_without_level(name))
+            if found is None or own[found].shape != weight.shape:
+                raise ValueError(
+                    f"The vision tower has no weight {name!r} of shape {tuple(weight.shape)}. Is it quantized? "
+                    "A tower that merges reads its weights as they are."
+                )
+            own[found].data.copy_(weight)
+            read.add(found)
         return read
 
 
