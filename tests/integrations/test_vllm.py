@@ -252,6 +252,14 @@ class Tower:
         return size
 
 
+class ReplicatedLinear(torch.nn.Linear):
+    """Takes the place of vLLM's."""
+
+    def __init__(self, *sizes, bias, return_bias):
+        super().__init__(*sizes, bias)
+        assert return_bias is False  # else it returns a pair
+
+
 @pytest.fixture
 def llava_module(monkeypatch):
     """Makes a module that stands for vLLM's, with the hooks installed as when it is imported."""
@@ -263,6 +271,10 @@ def llava_module(monkeypatch):
             monkeypatch.setitem(sys.modules, part, types.ModuleType(part))
         monkeypatch.setitem(sys.modules, module.__name__, module)
         sys.modules["vllm"].__version__ = "0.99"
+        monkeypatch.setitem(sys.modules, "vllm.model_executor.layers", types.ModuleType("layers"))
+        linear = types.ModuleType("linear")
+        linear.ReplicatedLinear = ReplicatedLinear
+        monkeypatch.setitem(sys.modules, "vllm.model_executor.layers.linear", linear)
         plugin._install(module.__name__, module)
         return module
 
@@ -298,6 +310,9 @@ def test_hooks_of_a_model_that_merges(llava_module):
     config = with_pitome(llava_config())
     model = module.LlavaForConditionalGeneration(config)
     assert isinstance(model.vision_tower, vision.LlavaTower)
+    kinds = {type(module) for module in model.vision_tower.modules() if isinstance(module, torch.nn.Linear)}
+    assert kinds == {ReplicatedLinear}
+    assert model.vision_tower(image(2)).shape[:2] == (2, num_image_tokens(config))
     info = module.LlavaProcessingInfo(None)
     info.get_hf_config = lambda: config
     assert info.get_num_image_tokens(image_width=1, image_height=2) == num_image_tokens(config)

@@ -126,11 +126,24 @@ def _swap_tower(attribute: str, tower: str) -> Callable[[Callable], Callable]:
                     raise RuntimeError(_unfit([f"{type(self).__name__}.{attribute}"]))
                 from . import vision
 
-                setattr(self, attribute, getattr(vision, tower)(self.config))
+                merging = getattr(vision, tower)(self.config)
+                _replace_linears(merging)
+                setattr(self, attribute, merging)
 
         return __init__
 
     return make
+
+
+def _replace_linears(tower: Any) -> None:
+    """Gives a tower vLLM's linear layers, which it has made fast for every device, in place of PyTorch's."""
+    from torch.nn import Linear
+    from vllm.model_executor.layers.linear import ReplicatedLinear
+
+    for name, module in list(tower.named_modules()):
+        if type(module) is Linear:  # not one that attention of PyTorch's reads the weights of
+            sizes = module.in_features, module.out_features
+            tower.set_submodule(name, ReplicatedLinear(*sizes, bias=module.bias is not None, return_bias=False))
 
 
 def _read_new_names(load: Callable) -> Callable:
