@@ -8,6 +8,7 @@ NEWEST := .venv-newest
 DOCS := .venv-docs
 SPACE := .venv-space
 KERNELS := .venv-kernels
+VLLM := .venv-vllm
 BIN := $(VENV)/bin
 # Two test processes with one thread each do more than one with two.
 PYTEST := -n 2 -q --durations=10
@@ -54,6 +55,9 @@ test-kernels: $(VENV)/installed ## The fused kernels, in Triton's interpreter an
 	bash tests/with_triton.sh $(abspath $(BIN)/python) $(KERNELS)
 	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 $(KERNELS)/bin/python -m pytest $(PYTEST) tests/kernels
 
+test-vllm: $(VLLM)/installed ## vLLM's engine and server against generate, on a CPU, in an environment of their own (3 GB)
+	$(VLLM)/bin/python -m pytest -q --durations=10 tests/integrations
+
 quality: $(VENV)/installed ## Style, formatting, and the directions of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -99,6 +103,10 @@ $(SPACE)/installed: setup.cfg pyproject.toml constraints.txt examples/space/requ
 	$(SPACE)/bin/python -m pip install -q -c $(SPACE)/constraints.txt -r examples/space/requirements.txt
 	touch $@
 
+$(VLLM)/installed: setup.cfg pyproject.toml constraints-vllm.txt tests/vllm_environment.sh
+	bash tests/vllm_environment.sh $(PYTHON) $(VLLM)
+	touch $@
+
 # The files that a release uploads. TAG=v1.2.3 must be the version of the package.
 dist: $(VENV)/installed ## Builds the source distribution and the wheel, and checks them
 	test -z "$(TAG)" || test "$(TAG)" = "v$$($(BIN)/python -c 'import optimum_pitome; print(optimum_pitome.__version__)')"
@@ -108,4 +116,4 @@ dist: $(VENV)/installed ## Builds the source distribution and the wheel, and che
 	$(BIN)/python -m twine check --strict dist/*
 
 clean: ## Removes the virtual environments, outputs and builds
-	rm -rf $(VENV) $(FLOOR) $(NEWEST) $(DOCS) $(SPACE) $(KERNELS) outputs build dist *.egg-info
+	rm -rf $(VENV) $(FLOOR) $(NEWEST) $(DOCS) $(SPACE) $(KERNELS) $(VLLM) outputs build dist *.egg-info

@@ -12,10 +12,15 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+import importlib.util
+
 import pytest
 import torch
 from hypothesis import settings
 
+
+#: Tests of a running vLLM, which `make test-vllm` has in an environment of its own.
+collect_ignore = [] if importlib.util.find_spec("vllm") else ["integrations/vllm_engine"]
 
 # The same examples every time: a merge is a discrete choice, and a near tie must not depend on the day of the week.
 settings.register_profile("default", derandomize=True, deadline=None)
