@@ -80,11 +80,16 @@ def encode_in_turn(model: MultiVectorEncoder, texts: list[str]) -> tuple[dict, d
             apply_pitome(encoder, {"flops_ratio": budget})
             encode(f"merged {budget}x", part, token_pooling=MergedTokenPooling())
         # At as many vectors as this budget stored of these documents.
+        stored = {name: sum(map(len, found[start:])) for name, found in vectors.items()}
         for budget in BUDGETS:
-            stored = sum(map(len, vectors[f"merged {budget}x"][start:]))
-            factor = sum(map(len, vectors["dense"][start:])) / stored
+            pooling = HierarchicalTokenPooling(stored["dense"] / stored[f"merged {budget}x"])
             with pitome_disabled(encoder):
-                encode(f"pooled as {budget}x", part, token_pooling=HierarchicalTokenPooling(factor))
+                encode(f"pooled as {budget}x", part, token_pooling=pooling)
+        # Both: a little merging for speed, and the rest of the way by pooling.
+        apply_pitome(encoder, {"flops_ratio": BUDGETS[0]})
+        for budget in BUDGETS[1:]:
+            pooling = HierarchicalTokenPooling(stored["dense"] / stored[f"merged {budget}x"])
+            encode(f"merged {BUDGETS[0]}x, pooled as {budget}x", part, token_pooling=pooling)
     return vectors, seconds
 
 
@@ -107,8 +112,8 @@ def measure(model, queries: list[torch.Tensor], groups: np.ndarray, test_groups:
         }
         if name != "dense":
             rows[name] |= paired_difference("nDCG@10 against dense", gains["dense"].tolist(), gains[name].tolist())
-        if name.startswith("pooled"):
-            others = _kept(found[name.replace("pooled as", "merged")], found["dense"])
+        if "pooled as" in name:
+            others = _kept(found[name.split(", ")[-1].replace("pooled as", "merged")], found["dense"])
             rows[name] |= paired_difference("kept, against merged", others, kept)
     return rows
 

@@ -262,6 +262,23 @@ def test_the_page_on_export_runs(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "vit-torch" / "model.pt2").is_file() and "pixel_values -> " in capsys.readouterr().out
 
 
+def test_the_page_on_performance_runs(tmp_path, monkeypatch):
+    """On any file of OpenVINO with an open batch, which is then fixed."""
+    import openvino
+
+    class Mean(torch.nn.Module):
+        def forward(self, pixel_values):
+            return pixel_values.mean(dim=(1, 2, 3))
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "vit-openvino").mkdir()
+    written = openvino.convert_model(Mean(), example_input={"pixel_values": torch.zeros(2, 3, 8, 8)})
+    openvino.save_model(written, "vit-openvino/openvino_model.xml")
+    found = run("docs/performance.md", {})
+    assert list(found["compiled"].input("pixel_values").shape) == [1, 3, 224, 224]
+    assert found["make"](None)(torch.ones(1, 3, 2, 2)).shape == (1, 3, 2, 2)
+
+
 @pytest.mark.real
 def test_the_page_on_the_spectrum_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
