@@ -56,8 +56,12 @@ class Source:
         self.rows = take(rows, args.max_samples) if isinstance(rows, Dataset) else rows
         self.head = Dataset.from_list(list(self.rows.take(1)), features=rows.features)
         columns = find_columns(self.head, "unlabelled", args.input_columns)
-        for name in (*columns[1:], *(name for name in args.keep if name not in self.head.features)):
-            raise ValueError(f"column {name!r}: expected one column to embed, and --keep for columns of the data set.")
+        if len(columns) > 1:
+            raise ValueError(
+                f"columns {', '.join(columns)}: expected one column to embed. Others can be kept: --keep."
+            )
+        for name in (name for name in args.keep if name not in self.head.features):
+            raise ValueError(f"--keep {name}: the data has no such column, but {', '.join(self.head.features)}.")
         self.column = columns[0]
         self.is_image = isinstance(self.head.features[self.column], Image)
         self.prepare = (prepare_images if self.is_image else prepare_texts)(args)

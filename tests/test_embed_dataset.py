@@ -221,7 +221,7 @@ def test_a_full_disk(folder, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--keep", "label"], "column 'label': expected one column to embed, and --keep for columns"),
+        (["--keep", "label"], "--keep label: the data has no such column, but text."),
         (["--input-columns", "title"], "column 'title' does not exist: expected one of text"),
         (["--streaming", "--max-samples", "3"], "--max-samples chooses at random, which a stream cannot"),
         (["--split", "test"], "split 'test': expected one of train"),

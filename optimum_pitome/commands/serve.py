@@ -30,6 +30,7 @@ import typer
 from transformers import AutoModel, PreTrainedConfig
 from transformers.cli.serve import Serve
 from transformers.cli.serving import model_manager
+from transformers.models.auto import modeling_auto
 
 from ..apply import apply_pitome, pitome_disabled
 from ..families.llava.counts import SHORT_PROMPTS, num_image_tokens
@@ -39,6 +40,13 @@ from .unlabelled import one_setting
 
 
 _PACKAGES = ("fastapi", "uvicorn", "openai")
+#: Tables of transformers with the models that `transformers serve` asks.
+_ANSWERING = (
+    "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
+    "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES",
+    "MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES",
+    "MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES",
+)
 
 
 class MergingModelManager(model_manager.ModelManager):
@@ -84,6 +92,13 @@ def _with_revision(args: argparse.Namespace) -> str:
 
 def _check(config: PreTrainedConfig, keyword: dict[str, Any], name: str, results: Results) -> None:
     """Refuses what does not fit before the weights are read, and says what a picture takes."""
+    answering = {name for table in _ANSWERING for name in getattr(modeling_auto, table, {}).values()}
+    saved = config.architectures or ()
+    if saved and not answering.intersection(saved):
+        raise ValueError(
+            f"{name} is a {saved[0]}, which answers nothing: `transformers serve` has chats, and transcribes sound. "
+            "Use examples/embed_dataset.py for embeddings, and a pipeline for classes."
+        )
     with torch.device("meta"):
         model = AutoModel.from_config(copy.deepcopy(config), **keyword)
     if config.model_type in SHORT_PROMPTS:

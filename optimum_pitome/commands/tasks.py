@@ -41,6 +41,7 @@ from transformers import (
     AutoTokenizer,
     PreTrainedConfig,
 )
+from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
 from ..configuration.config import PiToMeConfig
 from ..evaluation.data import (
@@ -181,11 +182,23 @@ def load_task(
         keyword = {**keyword, "add_pooling_layer": False}  # few checkpoints have its weights; nothing here reads it
     with _class_known(args, config):
         model = task.auto_class.from_pretrained(args.model, revision=args.revision, dtype=args.dtype, **keyword)
+    _check_head(model, args)
     try:
         model.to(args.device)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"--device {args.device}: {error}") from None
     return model, *task.prepare(model, dataset, columns, args)
+
+
+def _check_head(model: nn.Module, args: argparse.Namespace) -> None:
+    """Refuses a head that no checkpoint has, whose weights are random."""
+    saved = getattr(model.config, "architectures", None) or ("",)
+    bare = MODEL_MAPPING_NAMES.values()
+    if args.task != "feature-extraction" and saved[0] in bare and type(model).__name__ not in bare:
+        raise ValueError(
+            f"{args.model} was saved as a {saved[0]}: the head of a {type(model).__name__} of it would be random, and "
+            "its answers would mean nothing. Name a checkpoint with that head, or --task feature-extraction."
+        )
 
 
 def empty_model(args: argparse.Namespace) -> nn.Module:

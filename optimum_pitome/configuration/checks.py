@@ -185,6 +185,8 @@ def check_number(name, value, low, high, listable=False, open_end=False):
         hint = ""
         if name.startswith("ratio") and number < low:
             hint = " A layer can merge at most half of its tokens; ratio is the fraction that it keeps."
+        elif name == "ratio" and number > high:
+            hint = f" Did you mean {{'flops_ratio': {show(given)}}}, so many times fewer operations?"
         raise ValueError(f"{name}={show(given)} is out of range: expected {accepted}.{hint}")
     return number
 

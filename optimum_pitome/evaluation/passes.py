@@ -64,12 +64,17 @@ def read_answers(
         run (`Callable`): calls what it gets, once or several times, and returns what that returned each time.
 
     Raises:
-        ValueError: if there are no batches.
+        ValueError: if there are no batches, or for what is no batch.
     """
     layers, parameter = list(layers), next(model.parameters())
     answers: list[list] = []
     references, lengths, batch_size = [], [], 0
     for batch in data:
+        if not isinstance(batch, Mapping):
+            raise ValueError(
+                f"A batch is a {type(batch).__name__}: expected a mapping of the model's inputs, as a tokenizer or an "
+                "image processor returns it: tokenizer(texts, padding=True, return_tensors='pt')."
+            )
         judge = judge or find_judge(model, batch)
         inputs = {
             name: _moved(value, parameter.device, parameter.dtype)

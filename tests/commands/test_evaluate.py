@@ -28,6 +28,7 @@ from tiny_processors import tokenizer as tiny_tokenizer
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
+    BertModel,
     CLIPModel,
     CLIPProcessor,
     PreTrainedTokenizerFast,
@@ -221,7 +222,7 @@ def test_several_settings(evaluate, tmp_path):
     evaluate(*command, "--ratios", 0.8, "--model-card", tmp_path / "card.md")
     assert '"ratio": 0.8' in (tmp_path / "card.md").read_text()
     error = evaluate(*command, "--ratio", 0.9, "--ratios", 0.8, 0.7, code=2)
-    assert "--ratios, --flops-ratios or --settings say ratio, and so does another option" in error
+    assert "--ratios, --flops-ratios, --algorithms or --settings say ratio, and so does another option" in error
     error = evaluate(*command, "--ratio", 0.9, "--flops-ratios", 1.5, code=2)
     assert "say how much merges, and so does another option" in error
     assert "ratio=0.2 is out of range" in evaluate(*command, "--ratios", 0.9, 0.2, code=2)
@@ -283,6 +284,17 @@ def test_embeddings(evaluate, optimum_cli):
     assert "10 nearest kept" in text and "flops_ratio=1.02" in text and "12 samples" in text
     error = evaluate("bert", "--task", "feature-extraction", "--dataset", "pairs", code=2)
     assert "first, second could each be the text column" in error
+
+
+def test_a_head_that_no_checkpoint_has_is_refused(evaluate, workplace, tmp_path):
+    """Its answers would be those of random weights."""
+    BertModel.from_pretrained(workplace / "bert").save_pretrained(tmp_path)
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / file).write_bytes((workplace / "bert" / file).read_bytes())
+    data = ("--dataset", "reviews.csv", "--input-columns", "text", "--ratio", 0.9)
+    error = evaluate(tmp_path, "--task", "text-classification", *data, code=2)
+    assert "was saved as a BertModel: the head of a BertForSequenceClassification of it would be random" in error
+    assert "10 nearest kept" in evaluate(tmp_path, "--task", "feature-extraction", *data)
 
 
 @pytest.mark.slow  # the floor has no image processors without torchvision

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import pytest
 from families.llava_helpers import build
-from transformers import AutoModelForImageTextToText, Qwen2Config
+from transformers import AutoModelForImageTextToText, Qwen2Config, ViTConfig, ViTModel
 from transformers.cli.serve import Serve
 from zoo.llava import IMAGE_TOKEN, NUM_PATCHES, make_processor, picture
 
@@ -190,3 +190,13 @@ def test_models_that_cannot_merge_are_refused(optimum_cli, tmp_path, monkeypatch
     Qwen2Config(num_hidden_layers=1, hidden_size=8, num_attention_heads=2, vocab_size=9).save_pretrained(tmp_path)
     error = optimum_cli("pitome", "serve", tmp_path, "--ratio", 0.9, code=2)
     assert "Qwen2Model has no encoder that optimum_pitome can rewrite" in error and "Traceback" not in error
+
+
+def test_a_model_that_answers_nothing_is_refused(optimum_cli, tmp_path):
+    """Before anything is loaded: a server would fail at its first request."""
+    for package in command._PACKAGES:
+        pytest.importorskip(package, reason="the server needs it")
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 32}
+    ViTModel(ViTConfig(**sizes)).save_pretrained(tmp_path)
+    error = optimum_cli("pitome", "serve", tmp_path, "--ratio", 0.9, "--port", 0, code=2)
+    assert "is a ViTModel, which answers nothing" in error and "examples/embed_dataset.py" in error

@@ -33,6 +33,7 @@ from optimum_pitome.modeling.registry import find_architecture
 #: What is passed as `pitome=`, and what the message must contain: the value, what is accepted, the remedy.
 BAD_SETTINGS = {
     "ratio above 1": (1.5, ["ratio=1.5", "[0.5, 1]", "one per layer"]),
+    "a budget as ratio": (1.35, ["ratio=1.35", "[0.5, 1]", "Did you mean {'flops_ratio': 1.35}"]),
     "ratio that removes too much": (0.3, ["ratio=0.3", "[0.5, 1]", "at most half", "fraction that it keeps"]),
     "ratio as a percentage": (90, ["ratio=90", "[0.5, 1]"]),
     "ratio not a number": (float("nan"), ["ratio=nan", "[0.5, 1]"]),
