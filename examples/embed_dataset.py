@@ -157,7 +157,8 @@ def report(source: Source, embedder: Embedder | None, speed: float, processes: i
     if args.report_samples and embedder is not None:
         at_random = isinstance(source.rows, Dataset)
         rows = take(source.rows, args.report_samples) if at_random else source.rows.take(args.report_samples)
-        (compared,) = evaluate(embedder.model, source.piece(rows)["batches"], embedder.judge)
+        table = evaluate(embedder.model, source.piece(rows)["batches"], embedder.judge)
+        (compared,) = table
         timing, size = compared.timing, compared.batch_size
         found["sample"] = {
             "samples": compared.num_samples,
@@ -168,7 +169,7 @@ def report(source: Source, embedder: Embedder | None, speed: float, processes: i
             "nearest_kept": compared.agreement["agreement"],
             **compared.kept,
         }
-        print("\n".join(f"  {name}: {value:.4g}" for name, value in found["sample"].items()))
+        print(f"{table}\nOne by one: report.json, whose keys are those of docs/command_line.md.")
     write(args.output_dir / "report.json", json.dumps(found, indent=2))
 
 

@@ -176,7 +176,7 @@ $more --h "${six[@]}"
 
 
 def test_a_wrong_command_is_found():
-    with pytest.raises(AssertionError, match="unrecognized arguments: --flop-ratios"):
+    with pytest.raises(AssertionError, match="unrecognized argument --flop-ratios"):
         check_pitome(["optimum-cli", "pitome", "summary", "model", "--flop-ratios", "1.8"])
     with pytest.raises(AssertionError, match="no command summarize"):
         check_pitome(["optimum-cli", "pitome", "summarize"])

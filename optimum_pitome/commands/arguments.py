@@ -55,7 +55,7 @@ def settings_name(settings: dict[str, Any]) -> str:
     return ", ".join(f"{name}={value}" for name, value in settings.items())
 
 
-def fail(parser: argparse.ArgumentParser, error: Exception, code: int = REFUSED) -> NoReturn:
+def fail(parser: argparse.ArgumentParser, error: Exception | str, code: int = REFUSED) -> NoReturn:
     """Ends the command with the message alone: the usage says nothing about what lies in files."""
     parser.exit(code, f"{parser.prog}: error: {error}\n")
 

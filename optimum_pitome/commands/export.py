@@ -45,7 +45,7 @@ def run(args: argparse.Namespace, results: Results) -> None:
     check_push(args)
     check_source(args.model, args.revision)
     config, keyword = one_setting(args)
-    model = _load(args, config, keyword)
+    model = _load(args, config, keyword, results)
     kind = "text" if args.part == "text" or getattr(model, "main_input_name", "input_ids") == "input_ids" else "image"
     kind = "image" if args.part == "vision" else kind
     result = export_pitome(
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace, results: Results) -> None:
         push(args, args.output, results, "Exported model", args.format)
 
 
-def _load(args: argparse.Namespace, config: Any, keyword: dict[str, Any]) -> nn.Module:
+def _load(args: argparse.Namespace, config: Any, keyword: dict[str, Any], results: Results) -> nn.Module:
     """The model of sentence-transformers where there are pooling settings, else that of the checkpoint's class; in
     float32, since not every runtime has other dtypes."""
     keyword = {**keyword, "dtype": torch.float32}
@@ -80,7 +80,14 @@ def _load(args: argparse.Namespace, config: Any, keyword: dict[str, Any]) -> nn.
         return SentenceTransformer(args.model, revision=args.revision, model_kwargs=keyword, device="cpu")
     chosen = model_class(config)
     check_class(chosen, args.part)
-    return chosen.from_pretrained(args.model, revision=args.revision, **keyword)
+    model, loaded = chosen.from_pretrained(args.model, revision=args.revision, output_loading_info=True, **keyword)
+    missing = sorted({name.rpartition(".")[0] for name in loaded["missing_keys"]})
+    if missing:
+        results.note(
+            f"{args.model} has no weights of {', '.join(missing)}. They are random in the exported file: do not use "
+            "the outputs that they make."
+        )
+    return model
 
 
 def _processor(args: argparse.Namespace, kind: str, results: Results) -> Any:

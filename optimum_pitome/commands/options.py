@@ -28,6 +28,7 @@ from ..configuration.checks import Setting
 from ..configuration.fields import COUNTS, FIELDS, fields_of
 from ..export.requirements import FORMATS, OPSETS, PARTS, QUANTIZATIONS
 from .imports import add_imports
+from .parsing import add_output, explain_errors
 from .serve_options import add_server
 from .task_options import add_data, add_model, add_running, add_task
 
@@ -36,14 +37,8 @@ def add_options(parser: argparse.ArgumentParser, command: str) -> None:
     add_imports(parser)
     for add in _OPTIONS[command]:
         add(parser)
-    _add_output(parser)
-
-
-def _add_output(parser: argparse.ArgumentParser) -> None:
-    """Of every command, last, since they say nothing about what it does."""
-    add = parser.add_argument_group("what is shown").add_argument
-    add("--json", action="store_true", help="The results as one JSON document on stdout: see docs/command_line.md.")
-    add("--quiet", action="store_true", help="No progress bars, notes and warnings; errors are told.")
+    add_output(parser)
+    explain_errors(parser, command)
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:

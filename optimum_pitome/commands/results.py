@@ -28,6 +28,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import datasets
+from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 from transformers.utils import logging as transformers_logging
 
 from .. import __version__
@@ -93,7 +94,19 @@ def run_command(name: str, args: argparse.Namespace, parser: argparse.ArgumentPa
     except KeyboardInterrupt as error:
         parser.exit(INTERRUPTED, "\nInterrupted" + "".join(f": {reason}" for reason in error.args) + ".\n")
     except (ValueError, OSError, ImportError) as error:
-        fail(parser, error, FAILED if _has_begun(error) else REFUSED)
+        offline, model = _is_offline(error), getattr(args, "model", None)
+        unnamed = offline and not isinstance(error, ConnectionError) and model is not None and model not in str(error)
+        about = f"{model}: " if unnamed else ""
+        fail(parser, f"{about}{error}", FAILED if offline or _has_begun(error) else REFUSED)
+
+
+def _is_offline(error: BaseException | None) -> bool:
+    """Whether the Hub could not be asked, whatever a library made of that."""
+    while error is not None:
+        if isinstance(error, (ConnectionError, LocalEntryNotFoundError, OfflineModeIsEnabled)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _has_begun(error: Exception) -> bool:

@@ -25,6 +25,7 @@ from typing import Any
 import datasets
 import torch
 from datasets import ClassLabel, Dataset, load_dataset, load_from_disk
+from datasets.exceptions import DatasetNotFoundError
 
 from ..configuration.checks import leads_nowhere
 
@@ -67,7 +68,8 @@ def load_labelled(
         `(Dataset, str)`: the split, and its name (`""` for a saved `Dataset`, which has none).
 
     Raises:
-        ValueError: if there is no such split, or there are several and none was named.
+        ValueError: if there is no such data set or split, or there are several splits and none was named.
+        ConnectionError: if the Hub cannot be asked.
     """
     path = Path(name)
     if (path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists():
@@ -82,7 +84,11 @@ def load_labelled(
     elif leads_nowhere(name) or path.suffix in _FORMATS:
         raise ValueError(f"{name}: there is no such file or folder.")
     else:
-        found = load_dataset(name, config, revision=revision, streaming=streaming)
+        try:
+            found = load_dataset(name, config, revision=revision, streaming=streaming)
+        except (DatasetNotFoundError, ConnectionError) as error:
+            kind = ConnectionError if isinstance(error, ConnectionError) else ValueError
+            raise kind(f"{name}: there is no such file or folder here; and on the Hub: {error}") from None
     if isinstance(found, Dataset):
         if split is not None:
             raise ValueError(f"split {split!r}: {name} is a single data set without splits.")

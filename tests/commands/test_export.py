@@ -18,11 +18,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers import BertForSequenceClassification
+from transformers import AutoConfig, BertForSequenceClassification, ViTConfig, ViTModel
 from zoo.llava import CASES as LLAVA
 
 from optimum_pitome import PiToMeConfig
 from optimum_pitome.commands import export as command
+from optimum_pitome.commands.results import Results
 from optimum_pitome.export import export as export_module
 from optimum_pitome.export.formats import Format
 
@@ -79,7 +80,7 @@ def test_models_of_sentence_transformers_are_loaded_in_float32(monkeypatch, tmp_
     given = {}
     monkeypatch.setattr(package, "SentenceTransformer", lambda name, **options: given.update(options))
     args = SimpleNamespace(model=str(tmp_path), revision="main")
-    command._load(args, None, {"pitome": {"ratio": 0.8}})
+    command._load(args, None, {"pitome": {"ratio": 0.8}}, None)
     assert given["model_kwargs"] == {"pitome": {"ratio": 0.8}, "dtype": torch.float32}
 
 
@@ -110,3 +111,17 @@ def test_models_that_generate_are_refused_by_their_configuration(export, tmp_pat
     config.save_pretrained(tmp_path / "llava")  # there are no weights
     error = export(tmp_path / "llava", "-o", tmp_path / "out", code=2)
     assert "generates text" in error and "get_encoder" in error
+
+
+def test_random_weights_are_told(monkeypatch, tmp_path):
+    """Of what a checkpoint lacks, such as the pooler of an encoder that was taken out of a classifier."""
+    config = ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=32)
+    ViTModel(config, add_pooling_layer=False).save_pretrained(tmp_path)
+    args, results, notes = SimpleNamespace(model=str(tmp_path), revision="main", part=None), Results("export"), []
+    monkeypatch.setattr(results, "note", notes.append)
+    command._load(args, AutoConfig.from_pretrained(tmp_path), {"pitome": {"ratio": 0.8}}, results)
+    (note,) = notes
+    assert "has no weights of pooler.dense. They are random in the exported file" in note
+    ViTModel(config).save_pretrained(tmp_path)
+    command._load(args, AutoConfig.from_pretrained(tmp_path), {"pitome": {"ratio": 0.8}}, results)
+    assert len(notes) == 1

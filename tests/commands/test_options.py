@@ -124,3 +124,26 @@ def test_wrong_options_cost_no_imports():
     )
     done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
     assert done.stdout.split() == ["False", "False", "False"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["summary", "bert", "--flop-ratio", "1.3"], "argument --flop-ratio. Did you mean --flops-ratio?"),
+        (
+            ["evaluate", "bert", "--flops_ratios=1.3", "--task", "text-classification", "--dataset", "x"],
+            "--flops-ratios?",
+        ),
+        (["compare", "grid.yaml", "more", "-o", "out"], "unrecognized argument more."),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_wrong_options_get_one_line_of_usage_and_the_nearest(capsys, words, said):
+    command, *given = words
+    parser = argparse.ArgumentParser(prog=f"optimum-cli pitome {command}")
+    options.add_options(parser, command)
+    with pytest.raises(SystemExit):
+        parser.parse_args(given)
+    usage, error, *others = capsys.readouterr().err.splitlines()
+    assert usage.startswith(f"usage: optimum-cli pitome {command} ") and usage.endswith("(--help lists them)")
+    assert error.endswith(said) and not others

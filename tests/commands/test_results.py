@@ -159,3 +159,13 @@ def test_exit_codes(run, monkeypatch, error, code, message, options):
 
     monkeypatch.setattr(summary, "run", fail)
     assert message in run("summary", *options, code=code)
+
+
+def test_a_hub_that_cannot_be_asked(run, optimum_cli, monkeypatch, workplace):
+    """The model is named, and the exit code says that it may work another time."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    error = optimum_cli("pitome", "summary", "nobody/has-this", "--ratio", 0.9, code=1)
+    assert "nobody/has-this" in error
+    line = ("evaluate", "bert", "--task", "feature-extraction", "--ratio", 0.7)
+    error = optimum_cli("pitome", *line, "--dataset", "nobody/has-this-data", code=1)
+    assert "nobody/has-this-data: there is no such file or folder here; and on the Hub: " in error

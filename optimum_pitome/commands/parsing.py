@@ -1,0 +1,49 @@
+# Copyright 2026 The optimum_pitome authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""What all parsers of `optimum-cli pitome` have in common: how results are shown, what is said of wrong options."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from typing import Any
+
+from ..configuration.checks import similar
+
+
+#: What a command is about, where that is no model alone.
+_PLACES = {"compare": "GRID", "visualize": "MODEL [FILE ...]", "benchmark": "MODEL [MODEL ...]"}
+
+
+def explain_errors(parser: argparse.ArgumentParser, command: str) -> None:
+    """Errors show one line of usage, not all options, and of an option that is not known the nearest one."""
+    parser.usage = f"%(prog)s {_PLACES.get(command, 'MODEL')} [options]   (--help lists them)"
+    parse = parser.parse_known_args
+
+    def parse_known_args(args: Any = None, namespace: Any = None) -> Any:
+        found, unknown = parse(args, namespace)
+        for word in (word.partition("=")[0] for word in unknown):
+            near = similar(word, re.findall(r"(?<!\S)--[a-z-]+", parser.format_help())) if word[0] == "-" else None
+            parser.error(f"unrecognized argument {word}." + (f" Did you mean {near}?" if near else ""))
+        return found, unknown
+
+    parser.parse_known_args = parse_known_args
+
+
+def add_output(parser: argparse.ArgumentParser) -> None:
+    """Of every command, last, since they say nothing about what it does."""
+    add = parser.add_argument_group("what is shown").add_argument
+    add("--json", action="store_true", help="The results as one JSON document on stdout: see docs/command_line.md.")
+    add("--quiet", action="store_true", help="No progress bars, notes and warnings; errors are told.")
