@@ -113,6 +113,7 @@ if TYPE_CHECKING:
     from .evaluation.comparison import compare
     from .evaluation.evaluation import evaluate
     from .export.export import export_pitome
+    from .export.loading import load_exported
     from .families import register_architecture
     from .families.llava import num_image_tokens
     from .hub.recipes import PiToMeModel

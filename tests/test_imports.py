@@ -14,8 +14,10 @@
 
 """What importing the package does, and does not do."""
 
+import ast
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -166,3 +168,10 @@ def test_a_transformers_without_the_methods_is_refused():
 
     with pytest.raises(RuntimeError, match="PreTrainedModel has no from_pretrained, _from_config, save_pretrained"):
         install(SimpleNamespace(PreTrainedModel=type("PreTrainedModel", (), {})))
+
+
+def test_tools_that_read_the_source_find_every_public_name():
+    """Editors, type checkers and the documentation, which import nothing."""
+    tree = ast.parse(Path(optimum_pitome.__file__).read_text(encoding="utf-8"))
+    (block,) = [node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    assert {name.name for node in block.body for name in node.names} == set(optimum_pitome._EXPORTS)
