@@ -28,7 +28,7 @@ from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
 from optimum_pitome import apply_pitome, pitome_disabled
 from optimum_pitome.analysis.timing import DenseMergedTimer
-from optimum_pitome.commands.benchmark import training_step
+from optimum_pitome.benchmarking.runtimes import training_step
 
 
 pytestmark = pytest.mark.real

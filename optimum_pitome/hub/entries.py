@@ -84,7 +84,13 @@ def _wanted(model: Any, pitome: Any) -> list[tuple[str, Any, Any]]:
     found = entries(model.config)
     if [name for name, _ in found] == [""]:
         return [("", model, model.config.pitome)]
-    return list(_parts_with_entries(model)) if found else []
+    if not found:
+        return []
+    from ..modeling.registry import find_architecture  # not for a dense model
+
+    parts = list(_parts_with_entries(model))
+    # Modules may have a copy of a tower's configuration without being one (the layers of CLIPSeg's decoder).
+    return [part for part in parts if any(map(find_architecture, part[1].modules()))] or parts
 
 
 def _parts_with_entries(module: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:

@@ -176,7 +176,7 @@ def test_missing_packages_are_named(optimum_cli, folders, monkeypatch):
         (["--ratio", 0.3], "ratio=0.3 is out of range"),
         (["--layers", 9], "layers=[9]: the model has"),
         (["--port", "http"], "Invalid value for '--port'"),
-        (["--speed", "high"], "unrecognized arguments: --speed"),
+        (["--speed", "high"], "unrecognized argument --speed."),
     ],
 )
 def test_bad_requests_end_before_weights_are_read(optimum_cli, folders, monkeypatch, options, message):

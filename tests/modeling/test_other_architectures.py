@@ -121,7 +121,7 @@ def test_registering_what_cannot_work(clean_registry):
         apply_pitome(build(), 0.9)
         register_architecture(ViTModel, merging_user_layer())
     with pytest.raises(ValueError, match="expected a subclass of MergingLayer"):
-        register_architecture(UserEncoder, UserLayer)
+        register_architecture(UserEncoder, dict)
     with pytest.raises(ValueError, match="Other rewrites UserLayer: both need the same name"):
         register_architecture(UserEncoder, type("Other", (MergingLayer, UserLayer), {}))
     assert UserEncoder not in registry._ARCHITECTURES
