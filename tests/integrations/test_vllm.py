@@ -92,10 +92,14 @@ def test_a_model_that_asks_for_nothing(value, warnings):
     ],
     ids=["llava", "llava in the backend", "vipllava", "clip", "siglip"],
 )
-def test_what_merges(config, backend, expected, warnings):
+def test_what_merges(config, backend, expected, warnings, caplog):
     config = with_pitome(copy.deepcopy(config), {"ratio": 0.8})
-    assert decision.decide(model_config(config, backend), parallel()) == expected
+    with caplog.at_level("INFO", "vllm"):
+        assert decision.decide(model_config(config, backend), parallel()) == expected
     assert config.pitome == {"ratio": 0.8} and not warnings
+    (said,) = caplog.messages
+    tokens = ": a picture takes 34 tokens of the prompt" if config.model_type == "llava" else ""
+    assert said.startswith(f"{config.model_type} merges tokens in its vision tower{tokens}")
 
 
 @pytest.mark.parametrize(

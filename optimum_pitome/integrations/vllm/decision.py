@@ -16,18 +16,22 @@
 
 from __future__ import annotations
 
+import logging as stdlib_logging
 from typing import Any
 
 import torch
 from transformers.utils import logging
 
 from ...configuration.config import configurations
+from ...families.llava import num_image_tokens
 from ...hub import UNSET
 from ...hub.entries import check_values, entries
 from .vision import vision_half
 
 
 logger = logging.get_logger(__name__)
+#: Below vLLM's own logger, which shows what is worth knowing of a server.
+_told = stdlib_logging.getLogger("vllm.optimum_pitome")
 
 #: Models whose class in vLLM can take a tower of ours.
 NATIVE = ("llava", "clip", "siglip")
@@ -80,7 +84,9 @@ def decide(model_config: Any, parallel_config: Any) -> str | None:
             f"{way_out}. {_DENSE}"
         )
     with torch.device("meta"):
-        vision_half(config)  # refuses settings that do not fit
+        half = vision_half(config)  # refuses settings that do not fit
+    short = f": a picture takes {num_image_tokens(half)} tokens of the prompt" if config.model_type in SHORT else ""
+    _told.info("%s merges tokens in its vision tower%s.", config.model_type, short)
     return BACKEND if backend else config.model_type
 
 
