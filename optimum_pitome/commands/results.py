@@ -103,7 +103,7 @@ def run_command(name: str, args: argparse.Namespace, parser: argparse.ArgumentPa
 def _is_offline(error: BaseException | None) -> bool:
     """Whether the Hub could not be asked, whatever a library made of that."""
     while error is not None:
-        if isinstance(error, (ConnectionError, LocalEntryNotFoundError, OfflineModeIsEnabled)):
+        if isinstance(error, (ConnectionError, TimeoutError, LocalEntryNotFoundError, OfflineModeIsEnabled)):
             return True
         error = error.__cause__ or error.__context__
     return False
@@ -112,7 +112,7 @@ def _is_offline(error: BaseException | None) -> bool:
 def _has_begun(error: Exception) -> bool:
     """Whether an error says nothing against what was asked for: a disk is full, say."""
     if isinstance(error, OSError):
-        return error.errno not in _WRONG_PATHS or isinstance(error, (ConnectionError, TimeoutError))
+        return error.errno not in _WRONG_PATHS
     return isinstance(error, NotReachedError)
 
 

@@ -23,7 +23,7 @@ import torch
 from transformers.utils import logging
 
 from ...configuration.config import configurations
-from ...families.llava import num_image_tokens
+from ...families.llava.counts import SHORT_PROMPTS, num_image_tokens
 from ...hub import UNSET
 from ...hub.entries import check_values, entries
 from .vision import vision_half
@@ -35,8 +35,6 @@ _told = stdlib_logging.getLogger("vllm.optimum_pitome")
 
 #: Models whose class in vLLM can take a tower of ours.
 NATIVE = ("llava", "clip", "siglip")
-#: Models whose prompts get shorter.
-SHORT = ("llava", "vipllava")
 #: Stands for vLLM's class around any model of transformers.
 BACKEND = "transformers"
 _DENSE = "--hf-overrides '{\"pitome\": null}' serves the dense model."
@@ -85,7 +83,11 @@ def decide(model_config: Any, parallel_config: Any) -> str | None:
         )
     with torch.device("meta"):
         half = vision_half(config)  # refuses settings that do not fit
-    short = f": a picture takes {num_image_tokens(half)} tokens of the prompt" if config.model_type in SHORT else ""
+    short = (
+        f": a picture takes {num_image_tokens(half)} tokens of the prompt"
+        if config.model_type in SHORT_PROMPTS
+        else ""
+    )
     _told.info("%s merges tokens in its vision tower%s.", config.model_type, short)
     return BACKEND if backend else config.model_type
 
@@ -94,7 +96,7 @@ def _why_dense(model_config: Any, backend: bool) -> str | None:
     config, images = model_config.hf_config, model_config.multimodal_config
     if images is not None and images.get_limit_per_prompt("image") == 0:
         return "limit_mm_per_prompt allows no images"
-    if config.model_type in SHORT:
+    if config.model_type in SHORT_PROMPTS:
         return None
     if config.model_type not in NATIVE:
         return "in vLLM, optimum_pitome merges in LLaVA, VipLLaVA, CLIP and SigLIP"

@@ -19,8 +19,8 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from ...families.llava import num_image_tokens
-from .decision import SHORT, merges
+from ...families.llava.counts import SHORT_PROMPTS, num_image_tokens
+from .decision import merges
 
 
 def count_image_tokens(config: Any, owner: Any) -> int | None:
@@ -30,7 +30,7 @@ def count_image_tokens(config: Any, owner: Any) -> int | None:
         config (`PreTrainedConfig`): the model's.
         owner: an object of vLLM that keeps the number, which takes milliseconds to find.
     """
-    if config.model_type not in SHORT or not merges(config):
+    if config.model_type not in SHORT_PROMPTS or not merges(config):
         return None
     found = vars(owner).get("_pitome_image_tokens")
     if found is None:
