@@ -22,7 +22,7 @@ import functools
 import inspect
 import shlex
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -178,11 +178,11 @@ def load_task(
     """
     task = TASKS[args.task]
     columns = find_columns(dataset, task.kind, args.input_columns, args.label_column)
-    if args.task == "feature-extraction" and "add_pooling_layer" in _arguments(task.auto_class, config, args.model):
+    chosen = _class_of(args, config)
+    if args.task == "feature-extraction" and chosen and "add_pooling_layer" in inspect.signature(chosen).parameters:
         keyword = {**keyword, "add_pooling_layer": False}  # few checkpoints have its weights; nothing here reads it
     with _class_known(args, config):
         model = task.auto_class.from_pretrained(args.model, revision=args.revision, dtype=args.dtype, **keyword)
-    _check_head(model, args)
     try:
         model.to(args.device)
     except (RuntimeError, AssertionError) as error:
@@ -190,15 +190,24 @@ def load_task(
     return model, *task.prepare(model, dataset, columns, args)
 
 
-def _check_head(model: nn.Module, args: argparse.Namespace) -> None:
-    """Refuses a head that no checkpoint has, whose weights are random."""
-    saved = getattr(model.config, "architectures", None) or ("",)
-    bare = MODEL_MAPPING_NAMES.values()
-    if args.task != "feature-extraction" and saved[0] in bare and type(model).__name__ not in bare:
+def _class_of(args: argparse.Namespace, config: PreTrainedConfig) -> type[nn.Module] | None:
+    """The class that the task of a model loads; `None` if there is none, of which the loading says more.
+
+    Raises:
+        ValueError: for a head that no checkpoint has: its weights would be random.
+    """
+    if isinstance(config, PiToMeConfig):
+        config = AutoConfig.from_pretrained(base_model_of(config, args.model))
+    found = TASKS[args.task].auto_class._model_mapping.get(type(config), None)
+    if not isinstance(found, type):
+        return None
+    saved, bare = (config.architectures or ("",))[0], MODEL_MAPPING_NAMES.values()
+    if args.task != "feature-extraction" and saved in bare and found.__name__ not in bare:
         raise ValueError(
-            f"{args.model} was saved as a {saved[0]}: the head of a {type(model).__name__} of it would be random, and "
-            "its answers would mean nothing. Name a checkpoint with that head, or --task feature-extraction."
+            f"{args.model} was saved as a {saved}: the head of a {found.__name__} of it would be random, and its "
+            "answers would mean nothing. Name a checkpoint with that head, or --task feature-extraction."
         )
+    return found
 
 
 def empty_model(args: argparse.Namespace) -> nn.Module:
@@ -222,16 +231,6 @@ def _class_known(args: argparse.Namespace, config: PreTrainedConfig) -> Iterator
             f"--task {args.task}: {TASKS[args.task].auto_class.__name__} knows no model of type "
             f"{config.model_type!r}. Name the task that {args.model} was made for."
         ) from None
-
-
-def _arguments(auto_class: Any, config: PreTrainedConfig, name: str) -> Collection[str]:
-    """What the class that `auto_class` loads is made with."""
-    if isinstance(config, PiToMeConfig):
-        config = AutoConfig.from_pretrained(base_model_of(config, name))
-    try:
-        return inspect.signature(auto_class._model_mapping[type(config)]).parameters
-    except KeyError:  # of which the loading says more
-        return ()
 
 
 def prepare_images(args: argparse.Namespace) -> Callable:
