@@ -18,6 +18,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from export.helpers import quick_format
 from transformers import AutoConfig, BertForSequenceClassification, ViTConfig, ViTModel
 from zoo.llava import CASES as LLAVA
 
@@ -25,23 +26,12 @@ from optimum_pitome import PiToMeConfig
 from optimum_pitome.commands import export as command
 from optimum_pitome.commands.results import Results
 from optimum_pitome.export import export as export_module
-from optimum_pitome.export.formats import Format
 
 
 @pytest.fixture
 def export(optimum_cli, workplace, monkeypatch):
     """The command in the workplace, with a format that is quick to write."""
-    modules = []
-
-    def write(module, example, opset, path):
-        modules.append(module)
-        path.write_bytes(b"")
-
-    def run(inputs):
-        with torch.no_grad():
-            return modules[-1](**inputs)
-
-    monkeypatch.setitem(export_module.WRITERS, "torch", Format("model.pt2", write, lambda path: run))
+    monkeypatch.setitem(export_module.WRITERS, "torch", quick_format())
     monkeypatch.chdir(workplace)
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", workplace / "cache")
     return lambda *args, **kwargs: optimum_cli("pitome", "export", *args, "--format", "torch", **kwargs)

@@ -21,8 +21,8 @@ import warnings
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
+from export.helpers import quick_format
 from optimum.commands.register.register_pitome import PiToMeCommand
 from transformers.utils import logging
 
@@ -32,7 +32,6 @@ from optimum_pitome.commands import summary
 from optimum_pitome.commands.results import Results
 from optimum_pitome.configuration.checks import NotReachedError
 from optimum_pitome.export import export as export_module
-from optimum_pitome.export.formats import Format
 
 
 #: `serve` finds nothing: it runs until it is stopped.
@@ -55,18 +54,7 @@ TASK = {"name": "reviews", "task": "feature-extraction", "model": "bert", "datas
 @pytest.fixture
 def run(optimum_cli, workplace, monkeypatch, tmp_path):
     """Runs the line of a command in the workplace, with a format of files that is quick to write."""
-    modules = []
-
-    def write(module, example, opset, path):
-        modules.append(module)
-        print("how far it is")  # as exporters do
-        path.write_bytes(b"")
-
-    def file(inputs):
-        with torch.no_grad():
-            return modules[-1](**inputs)
-
-    monkeypatch.setitem(export_module.WRITERS, "torch", Format("model.pt2", write, lambda path: file))
+    monkeypatch.setitem(export_module.WRITERS, "torch", quick_format())
     monkeypatch.chdir(workplace)
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", workplace / "cache")
     grid = {"tasks": [{**TASK, "input_columns": ["text"], "max_samples": 6}], "settings": {"strong": 0.6}}

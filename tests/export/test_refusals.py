@@ -19,7 +19,7 @@ import os
 
 import pytest
 import torch
-from export.helpers import merged
+from export.helpers import merged, quick_format
 from zoo.vit import pixel_values
 
 from optimum_pitome import export_pitome
@@ -42,19 +42,7 @@ def fake_format(monkeypatch):
     """A format whose file is empty, and whose runtime computes what `change` makes of the model's outputs."""
 
     def install(change=lambda value: value, error=None, format="torch"):
-        modules = []
-
-        def write(module, example, opset, path):
-            modules.append(module)
-            path.write_bytes(b"")
-            if error is not None:
-                raise error
-
-        def run(inputs):
-            with torch.no_grad():
-                return {name: change(value) for name, value in modules[0](**inputs).items()}
-
-        monkeypatch.setitem(export_module.WRITERS, format, Format("model.pt2", write, lambda path: run))
+        monkeypatch.setitem(export_module.WRITERS, format, quick_format(change, error))
 
     return install
 
