@@ -24,10 +24,13 @@ from transformers import (
     CLIPVisionConfig,
     CLIPVisionModel,
     GPT2Config,
+    GPT2LMHeadModel,
     GPT2Model,
     LlavaForConditionalGeneration,
     SiglipVisionConfig,
     SiglipVisionModel,
+    SwinConfig,
+    SwinModel,
     VisionEncoderDecoderModel,
     VisionTextDualEncoderModel,
     ViTConfig,
@@ -277,3 +280,14 @@ def test_where_the_family_is_not_registered(tmp_path):
         AutoModel.from_config(GPT2Config(n_embd=8, n_layer=1, n_head=1, vocab_size=10), pitome=0.9)
     assert "pitome=False" not in str(error.value)  # who asks for it knows
     assert rewritten_encoders(AutoModel.from_pretrained(tmp_path, pitome=False)) == []
+
+
+def test_a_part_that_nobody_can_rewrite_is_no_dense_model(tmp_path):
+    """It says that it merges, and the module that registers its family may only be missing."""
+    sizes = {"embed_dim": 8, "depths": [1], "num_heads": [1], "image_size": 32, "patch_size": 4, "window_size": 4}
+    decoder = GPT2Config(n_embd=8, n_layer=1, n_head=1, vocab_size=20, add_cross_attention=True)
+    model = VisionEncoderDecoderModel(encoder=SwinModel(SwinConfig(**sizes)), decoder=GPT2LMHeadModel(decoder))
+    model.config.encoder.pitome = {"ratio": 0.8}
+    model.save_pretrained(tmp_path)
+    with pytest.raises(UnsupportedArchitectureError, match="model's part 'encoder'.* import it before loading"):
+        VisionEncoderDecoderModel.from_pretrained(tmp_path)

@@ -113,6 +113,14 @@ def test_hooks_are_removed_by_what_they_call():
 # --- Short sequences
 
 
+@pytest.mark.parametrize("name", ["Idefics2", "Idefics3", "SmolVLM", "InternVL"])
+def test_the_model_inside_refuses_it_by_itself(name):
+    """As `AutoModel` loads it, without a head."""
+    model = build(f"{name}ForConditionalGeneration").model
+    with pytest.raises(UnsupportedArchitectureError, match=f"^{name}Model reads one feature per patch"):
+        apply_pitome(model, SHORT)
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_who_reads_every_token_refuses_the_short_sequence(name, tmp_path):
     model = build(name)
