@@ -22,9 +22,10 @@ import torch
 from export.helpers import merged, quick_format
 from zoo.vit import pixel_values
 
-from optimum_pitome import export_pitome
+from optimum_pitome import export_pitome, load_exported
 from optimum_pitome.export import export as export_module
 from optimum_pitome.export import requirements
+from optimum_pitome.export.files import EXPORTS, MANIFEST
 from optimum_pitome.export.formats import Format
 from optimum_pitome.methods import ALGORITHMS
 
@@ -280,3 +281,14 @@ def test_the_model_stays_as_it_is(vit, tmp_path, fake_format):
     vit.eval()
     written = json.loads((tmp_path / "out" / "pitome_export.json").read_text())
     assert written["outputs"] == ["logits"] and written["comparison"]["agreement"] == 1.0
+
+
+def test_one_of_several_exports_has_to_be_chosen(tmp_path):
+    for format in ("onnx", "torch"):
+        place = tmp_path / EXPORTS / format
+        place.mkdir(parents=True)
+        (place / MANIFEST).write_text(json.dumps({"format": format, "file": "x", "inputs": [], "outputs": []}))
+    with pytest.raises(ValueError, match="was exported as onnx, torch. Choose one: format='onnx'"):
+        load_exported(tmp_path)
+    with pytest.raises(ValueError, match=r"was not exported as 'openvino' \(only as onnx, torch\)"):
+        load_exported(tmp_path, "openvino")
