@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 # Two test processes with one thread each do more than one with two.
 PYTEST := -n 2 -q --durations=10
 
-.PHONY: help demo test test-fast test-floor test-newest test-kernels test-vllm bench quality lint-workflows style assets docs space test-space dist clean
+.PHONY: help demo test test-fast test-floor test-newest test-kernels test-vllm bench quality lint-workflows style assets docs links space test-space dist clean
 
 help: ## This list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -78,6 +78,11 @@ assets: $(VENV)/installed ## Fetches real weights and data
 # REPOSITORY=https://... makes links to files that are no pages of the site lead there.
 docs: $(DOCS)/installed ## Builds the site of the documentation, and fails on any warning
 	$(DOCS)/bin/python docs/build_site.py $(if $(REPOSITORY),--repository $(REPOSITORY))
+
+# Outages elsewhere are no fault of a change, so this runs once a week and not for every one.
+links: docs ## Every link of the site, also those to other hosts (needs node, npm and a network)
+	npm install --silent --no-save --prefix build/linkinator linkinator@7.6.1
+	build/linkinator/node_modules/.bin/linkinator build/docs/site --recurse --check-fragments --timeout 30000 --verbosity error
 
 # torch first: other packages would ask for its newest build.
 $(VENV)/installed: setup.cfg pyproject.toml constraints.txt
