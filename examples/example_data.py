@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Callable
 from typing import Any
@@ -25,11 +26,20 @@ from transformers import AutoImageProcessor, AutoTokenizer
 
 from optimum_pitome.evaluation.data import SEED, find_columns, load_labelled, take
 from optimum_pitome.evaluation.questions import rgb
+from optimum_pitome.evaluation.words import encode_words
 
 
 #: What `examples/fetch_assets.sh` fetches.
 BUILT_IN_MODELS = ("dinov2_small", "minilm", "bert_reactions")
-SPLIT_IN_TWO = ("fashion_mnist", "newsgroups", "reuters", "reuters_r52", "movie_snippets", "captioned_stamps")
+SPLIT_IN_TWO = (
+    "fashion_mnist",
+    "newsgroups",
+    "reuters",
+    "reuters_r52",
+    "movie_snippets",
+    "captioned_stamps",
+    "tagged_books",
+)
 WHOLE = ("stamps", "textiles", "photos", "generated_reactions")
 BUILT_IN_DATA = (*SPLIT_IN_TWO, *WHOLE)
 
@@ -58,10 +68,10 @@ def load_parts(name: str, kind: str, max_train: int | None, max_test: int | None
 
     Args:
         name (`str`): as [`load`] takes it.
-        kind (`str`): `"image"` or `"text"`.
+        kind (`str`): `"image"`, `"text"` or `"words"`.
 
     Returns:
-        Two data sets with columns `input` and `label` (a `ClassLabel`).
+        Two data sets with columns `input` and `label` (a `ClassLabel`; of words lists of them).
 
     Raises:
         ValueError: if there is no training or no test part, or no column to classify or to predict.
@@ -88,7 +98,8 @@ def training_part(name: str, evaluated: str | None = None) -> Dataset | None:
 def with_classes(dataset: Dataset, kind: str, inputs: list[str] | None = None) -> tuple[Dataset, list[str]]:
     """The data set, whose labels have names, and its columns: the inputs, then the label."""
     columns = find_columns(dataset, kind, inputs)
-    if not isinstance(dataset.features[columns[-1]], ClassLabel):
+    labels = dataset.features[columns[-1]]
+    if not isinstance(getattr(labels, "feature", labels), ClassLabel):
         dataset = dataset.class_encode_column(columns[-1])
     return dataset, columns
 
@@ -114,7 +125,7 @@ def load_preparer(
     """The model's processor, and what makes a batch of inputs out of pictures or texts (of pairs: two lists).
 
     Args:
-        kind (`str`): `"image"` or `"text"`.
+        kind (`str`): `"image"`, `"text"` or `"words"` (words and their classes: two lists).
         side (`int`, *optional*): of the pictures, in pixels. Defaults to the size that the model is made for.
         max_length (`int`, *optional*): longest text, in tokens.
     """
@@ -123,6 +134,8 @@ def load_preparer(
         processor = AutoImageProcessor.from_pretrained(path, **sizes)
         return processor, lambda images: processor(rgb(images), return_tensors="pt")
     tokenizer = AutoTokenizer.from_pretrained(path)
+    if kind == "words":
+        return tokenizer, functools.partial(encode_words, tokenizer, length=max_length)
 
     def tokenize(*texts):
         cut = {"truncation": True, "max_length": max_length}

@@ -18,6 +18,7 @@ Writes the classifier, and the test part of the data for `optimum-cli pitome eva
 
     python examples/linear_probe.py --model dinov2_small --dataset fashion_mnist --output-dir outputs
     python examples/linear_probe.py --model minilm --dataset newsgroups --output-dir outputs
+    python examples/linear_probe.py --model minilm --dataset tagged_books --max-train 60 --output-dir outputs
 
 Any hub ids or paths in their place. Fine-tuning can start from the classifier, too (`--model outputs/...`).
 """
@@ -32,7 +33,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate.utils import gather_object
-from example_data import label_settings, load_parts, load_preparer, model_path
+from example_data import label_settings, load, load_parts, load_preparer, model_path
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.pipeline import Pipeline, make_pipeline
@@ -42,15 +43,21 @@ from transformers import (
     AutoConfig,
     AutoModelForImageClassification,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     set_seed,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
 
 from optimum_pitome.evaluation.data import Batches
-from optimum_pitome.evaluation.judges import ClassJudge
+from optimum_pitome.evaluation.judges import IGNORED, ClassJudge
 
 
 NUM_FOLDS = 5
+AUTO_CLASSES = {
+    "image": AutoModelForImageClassification,
+    "text": AutoModelForSequenceClassification,
+    "words": AutoModelForTokenClassification,
+}
 
 
 class ProbeJudge(ClassJudge):
@@ -104,6 +111,14 @@ def fit_head(features: np.ndarray, labels: np.ndarray) -> Pipeline:
     return GridSearchCV(head, {"logisticregression__C": strengths}, cv=parts).fit(features, labels).best_estimator_
 
 
+def kind_of(path: str, dataset: str) -> str:
+    """What a model reads of a data set: `"image"`, `"text"`, or `"words"` where each of them has a class."""
+    if type(AutoConfig.from_pretrained(path)) in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
+        return "image"
+    split, _ = load(dataset)
+    return "text" if all(getattr(feature, "feature", None) is None for feature in split.features.values()) else "words"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="dinov2_small", help="dinov2_small, minilm, a hub id, or a path")
@@ -117,32 +132,40 @@ def main() -> None:
     arguments = parser.parse_args()
     set_seed(0)
     path = model_path(arguments.model)
-    config = AutoConfig.from_pretrained(path)
-    kind = "image" if type(config) in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING else "text"
+    kind = kind_of(path, arguments.dataset)
     train, test = load_parts(arguments.dataset, kind, arguments.max_train, arguments.max_test)
-    auto_class = AutoModelForImageClassification if kind == "image" else AutoModelForSequenceClassification
-    model = auto_class.from_pretrained(path, **label_settings(train.features["label"].names)).eval()
+    labels = train.features["label"]
+    settings = label_settings(getattr(labels, "feature", labels).names)
+    model = AUTO_CLASSES[kind].from_pretrained(path, **settings).eval()
     processor, prepare = load_preparer(path, kind, arguments.image_size, arguments.max_length)
     # The head of a classifier is its last linear layer: whatever comes before, these are its features.
-    head, seen = [module for module in model.modules() if isinstance(module, torch.nn.Linear)][-1], []
+    head, seen, wanted = [module for module in model.modules() if isinstance(module, torch.nn.Linear)][-1], [], []
     watch = head.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    columns, references = (["input", "label"], {}) if kind == "words" else (["input"], {"labels": train["label"]})
     with torch.no_grad():
-        for batch in tqdm(Batches(train, ["input"], {}, arguments.batch_size, prepare), "dense features"):
+        for batch in tqdm(Batches(train, columns, references, arguments.batch_size, prepare), "dense features"):
+            labels = batch.pop("labels")
             model(**batch)
-        scaler, regression = fit_head(torch.cat(seen).numpy(), np.array(train["label"])).named_steps.values()
+            labelled = labels != IGNORED
+            seen[-1], wanted = seen[-1][labelled], [*wanted, labels[labelled]]
+        features = torch.cat(seen).numpy()
+        scaler, regression = fit_head(features, torch.cat(wanted).numpy()).named_steps.values()
         weight = torch.tensor(regression.coef_, dtype=head.weight.dtype)
         bias = torch.tensor(regression.intercept_, dtype=head.weight.dtype)
         bias -= weight @ torch.tensor(scaler.mean_, dtype=head.weight.dtype)
         if len(bias) == 1:  # two classes: one score, for the second
             weight, bias = (torch.cat([torch.zeros_like(values), values]) for values in (weight, bias))
-        head.weight.copy_(weight)
-        head.bias.copy_(bias)
+        # A class that the training part does not have is never the answer.
+        head.weight.zero_()
+        head.bias.fill_(torch.finfo(head.bias.dtype).min)
+        head.weight[regression.classes_], head.bias[regression.classes_] = weight, bias
     watch.remove()
     name = f"{Path(arguments.model).name}-{Path(arguments.dataset).name}".replace("_", "-")
     model.save_pretrained(arguments.output_dir / name)
     processor.save_pretrained(arguments.output_dir / name)
     data = arguments.output_dir / Path(arguments.dataset).name
-    test.rename_column("input", kind).save_to_disk(data)
+    names = {"input": "tokens", "label": "tags"} if kind == "words" else {"input": kind}
+    test.rename_columns(names).save_to_disk(data)
     print(arguments.output_dir / name, data, sep="\n")
 
 

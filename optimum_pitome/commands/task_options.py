@@ -23,6 +23,7 @@ import argparse
 TASK_NAMES = (
     "image-classification",
     "text-classification",
+    "token-classification",
     "visual-question-answering",
     "image-text-retrieval",
     "feature-extraction",
@@ -70,7 +71,8 @@ def add_task(parser: argparse.ArgumentParser) -> None:
         "--task",
         required=True,
         choices=TASK_NAMES,
-        help="Classification: pictures or texts with classes, accuracy. visual-question-answering (LLaVA): columns of "
+        help="Classification: pictures or texts with classes, accuracy. token-classification: columns of words and of "
+        "their tags, accuracy of the tags. visual-question-answering (LLaVA): columns of "
         "pictures, questions and answers (a text, a list, or dictionaries as in VQAv2), VQA accuracy of what is "
         "generated. image-text-retrieval (CLIP, SigLIP, dual encoders): pictures with captions (a text or a list; "
         "equal pictures are one), recall both ways. feature-extraction (encoders): pictures or texts without labels, "

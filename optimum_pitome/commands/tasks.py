@@ -37,6 +37,7 @@ from transformers import (
     AutoModelForImageClassification,
     AutoModelForImageTextToText,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     AutoProcessor,
     AutoTokenizer,
     PreTrainedConfig,
@@ -55,6 +56,7 @@ from ..evaluation.data import (
 )
 from ..evaluation.judges import TOWERS, AnswerJudge, ClassJudge, EmbeddingJudge, Judge, RetrievalJudge
 from ..evaluation.questions import MAX_LENGTH, encode_captions, encode_questions, rgb
+from ..evaluation.words import classes_of_words, encode_words
 from ..export.modules import input_kind
 from ..hub.recipe_lookup import base_model_of
 from ..modeling.rewrite import rewritten_encoders
@@ -80,6 +82,15 @@ def _classify(model: nn.Module, dataset: Dataset, columns: list[str], args: argp
     labels = class_indices(dataset, columns[-1], model.config)
     prepare = prepare_images(args) if args.task == "image-classification" else prepare_texts(args)
     return ClassJudge(model), Batches(dataset, columns[:-1], {"labels": labels}, args.batch_size, prepare)
+
+
+def _tag(model: nn.Module, dataset: Dataset, columns: list[str], args: argparse.Namespace):
+    words, tags = columns
+    classes = classes_of_words(dataset, words, tags, model.config)
+    tokenizer, length = _tokenizer(args)
+    rows = Dataset.from_dict({"words": list(dataset[words]), "classes": classes})
+    prepare = functools.partial(encode_words, tokenizer, length=length)
+    return ClassJudge(model), Batches(rows, ["words", "classes"], {}, args.batch_size, prepare)
 
 
 def _answer(model: nn.Module, dataset: Dataset, columns: list[str], args: argparse.Namespace):
@@ -122,6 +133,7 @@ def _embed(model: nn.Module, dataset: Dataset, columns: list[str], args: argpars
 TASKS = {
     "image-classification": Task(AutoModelForImageClassification, ClassJudge, "image", _classify),
     "text-classification": Task(AutoModelForSequenceClassification, ClassJudge, "text", _classify),
+    "token-classification": Task(AutoModelForTokenClassification, ClassJudge, "words", _tag),
     "visual-question-answering": Task(AutoModelForImageTextToText, AnswerJudge, "question", _answer),
     "image-text-retrieval": Task(AutoModel, RetrievalJudge, "caption", _retrieve),
     "feature-extraction": Task(AutoModel, EmbeddingJudge, "unlabelled", _embed),
@@ -241,6 +253,11 @@ def prepare_images(args: argparse.Namespace) -> Callable:
 
 def prepare_texts(args: argparse.Namespace) -> Callable:
     """From one or two lists of texts to padded inputs, as the command's options say."""
-    tokenizer = AutoTokenizer.from_pretrained(args.model, revision=args.revision)
-    length = args.max_length or min(tokenizer.model_max_length, MAX_LENGTH)
+    tokenizer, length = _tokenizer(args)
     return lambda *texts: tokenizer(*texts, truncation=True, max_length=length, padding=True, return_tensors="pt")
+
+
+def _tokenizer(args: argparse.Namespace) -> tuple[Any, int]:
+    """The model's, and the longest text in tokens."""
+    tokenizer = AutoTokenizer.from_pretrained(args.model, revision=args.revision)
+    return tokenizer, args.max_length or min(tokenizer.model_max_length, MAX_LENGTH)

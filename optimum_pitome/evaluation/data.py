@@ -43,6 +43,7 @@ _PICTURES = (
 _REFERENCES = {
     "question": ("answer column", ("answers", "answer", "multiple_choice_answer", "label")),
     "caption": ("caption column", ("caption", "captions", "text", "texts", "sentences", "sentence", "description")),
+    "words": ("column of tags", ("tags", "ner_tags", "pos_tags", "labels", "label")),
 }
 
 
@@ -120,7 +121,8 @@ def find_columns(
         kind (`str`):
             `"image"` or `"text"` (one input, or two for pairs of texts) with classes; `"question"` (inputs: a picture
             and a question) with accepted answers; `"caption"` (input: a picture) with one or several captions;
-            `"unlabelled"`: pictures, or texts where there are none.
+            `"words"` (input: a list of words) with a class for each; `"unlabelled"`: pictures, or texts where there
+            are none.
         inputs (`list[str]`, *optional*), label (`str`, *optional*): names, where they are not to be guessed.
         labelled (`bool`, *optional*, defaults to `True`): whether a label is wanted.
 
@@ -136,14 +138,17 @@ def find_columns(
             raise ValueError(f"column {column!r} does not exist: expected one of {', '.join(features)}.")
     if inputs is None:
         fitting = {"image": [name for name, feature in features.items() if isinstance(feature, datasets.Image)]}
-        if not fitting["image"] and kind != "text":
+        if not fitting["image"] and kind not in ("text", "words"):
             raise ValueError(f"there is no column of pictures: {', '.join(features)}. {_PICTURES}")
         texts = [name for name, feature in features.items() if _is_text(feature) and name != label]
         fitting["text"] = [name for name in texts if name in _TEXT_NAMES] or texts
         fitting["question"] = [name for name in texts if name == "question"]
+        fitting["words"] = [name for name, one in features.items() if _is_text(_entry(one)) and name != label]
         wanted = {"question": ["image", "question"], "caption": ["image"]}.get(kind, [kind])
         inputs = [_only(fitting[name], f"{name} column", "--input-columns", features) for name in wanted]
-    if kind != "text" and not isinstance(features[inputs[0]], datasets.Image):
+    if kind == "words":
+        _check_words(features, inputs)
+    elif kind != "text" and not isinstance(features[inputs[0]], datasets.Image):
         raise ValueError(f"column {inputs[0]!r} does not hold pictures. {_PICTURES}")
     if kind == "question" and len(inputs) != 2:
         raise ValueError(f"--input-columns {' '.join(inputs)}: expected the column of pictures, then of questions.")
@@ -274,6 +279,19 @@ def _refuse_missing(values: list, column: str) -> None:
             f"Nothing stands in column {column!r} of {len(missing)} rows (the first is row {missing[0]}): leave such "
             "rows out (datasets.Dataset.filter)."
         )
+
+
+def _check_words(features: Any, inputs: list[str]) -> None:
+    if len(inputs) != 1 or not _is_text(_entry(features[inputs[0]])):
+        raise ValueError(
+            f"--input-columns {' '.join(inputs)}: expected one column, whose rows are lists of words (a data set that "
+            "is split into words, such as those for named entities)."
+        )
+
+
+def _entry(feature: Any) -> Any:
+    """What a list holds; `None` of anything else."""
+    return getattr(feature, "feature", None)
 
 
 def _is_text(feature: Any) -> bool:

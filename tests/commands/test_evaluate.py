@@ -28,6 +28,7 @@ from tiny_processors import tokenizer as tiny_tokenizer
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
+    BertForTokenClassification,
     BertModel,
     CLIPModel,
     CLIPProcessor,
@@ -91,6 +92,20 @@ def test_texts_and_the_card_of_a_recipe(evaluate, workplace, tmp_path):
     assert "AutoModelForSequenceClassification" in card.text and '"ratio": 0.6' in card.text
     values = {(r.metric_type, r.metric_config): r.metric_value for r in card.data.eval_results}
     assert values["gflops", "merged"] < values["gflops", "dense"]
+
+
+def test_words_with_a_class_each(evaluate, workplace, tmp_path):
+    names = {"id2label": {0: "O", 1: "NAME"}, "label2id": {"O": 0, "NAME": 1}}
+    config = BertConfig.from_pretrained(workplace / "bert", **names)
+    BertForTokenClassification(config).save_pretrained(tmp_path / "tagger")
+    PreTrainedTokenizerFast.from_pretrained(workplace / "bert").save_pretrained(tmp_path / "tagger")
+    texts = [["a", "b", "c"] * (1 + index) for index in range(6)]
+    features = Features(tokens=Sequence(Value("string")), ner_tags=Sequence(ClassLabel(names=["O", "NAME"])))
+    rows = {"tokens": texts, "ner_tags": [[index % 2 for index, _ in enumerate(text)] for text in texts]}
+    Dataset.from_dict(rows, features).save_to_disk(tmp_path / "words")
+    command = [tmp_path / "tagger", "--task", "token-classification", "--dataset", tmp_path / "words"]
+    (found,) = json.loads(evaluate(*command, "--ratio", 0.6, "--batch-size", 4, "--json"))["evaluations"]
+    assert found["num_samples"] == 6 and 0 < found["agreement"]["agreement"] < 1 and "accuracy" in found["dense"]
 
 
 def test_pairs_of_texts_and_a_rewritten_checkpoint(evaluate, tmp_path):
