@@ -144,7 +144,7 @@ def survey(model: nn.Module, config: PiToMeConfig, hub: Mapping[str, Any] | None
     modules = _modules_of(model)
     selected = select_encoders(modules, config)
     hosts = find_hosts(modules)
-    encoders = adapt_architectures(hosts, selected)
+    encoders = adapt_architectures(modules, hosts, selected)
     mask_token = None
     if hub is not None and any(architecture.reads_token_ids for _, architecture, _ in encoders):
         named = any(settings.protect_token_ids for _, _, settings in encoders)

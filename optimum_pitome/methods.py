@@ -142,11 +142,18 @@ def in_proportion(weight: float, strength: float) -> float:
     return 0.5 if strength == 1 else weight * strength / (1 - strength)
 
 
+def first_third(place: float, strength: float) -> float:
+    """What a layer removes where the first third of the layers does nearly all of it, alike; others join them when
+    these come near one half."""
+    return 0.5 * strength ** (1 + 24 * max(0.0, place - 1 / 3))
+
+
 PROFILES: dict[str, Profile] = {
     "uniform": Profile("the same ratio in every layer", profile_of(0.0)),
     "balanced": Profile("late layers remove more, the less so the larger the budget", profile_of(0.1)),
     "late": Profile("the same with still later layers", profile_of(0.2)),
     "rising": Profile("each layer removes in proportion to its depth", in_proportion),
+    "early": Profile("the first third of the layers removes nearly all, alike", first_third),
 }
 ALGORITHMS: dict[str, Algorithm] = {
     "pitome": Algorithm(reads_energy=True, protects=True),

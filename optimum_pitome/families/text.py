@@ -31,6 +31,9 @@ _INNER_SEPARATORS = 2
 #: Measured with MiniLM on 20 Newsgroups and Reuters (docs/results.md).
 DEFAULTS = {"layers": (0, 1, 2), "metric": "hidden_states"}
 BUDGET_DEFAULTS = {"algorithm": "tome", "importance": 0.75}
+#: What merges late has met its context, so that unlike words become one. Measured with a linear head on MiniLM's
+#: tokens (docs/results.md).
+PER_TOKEN_DEFAULTS = {"algorithm": "pitome", "importance": 0.5, "profile": "early"}
 
 
 def special_tokens(arguments: Mapping[str, Any]) -> tuple[torch.Tensor, int]:
@@ -110,5 +113,6 @@ SETTINGS = {
     "refuses": refuses_decoder,
     "defaults": DEFAULTS,
     "budget_defaults": BUDGET_DEFAULTS,
+    "per_token_defaults": PER_TOKEN_DEFAULTS,
     "official": official_text,
 }

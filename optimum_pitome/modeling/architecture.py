@@ -79,6 +79,8 @@ class Architecture:
             Names of the models around the encoder that need every token of it, so that they refuse `unmerge=False`.
         defaults (`Mapping[str, Any]`): Fields of `PiToMeConfig` that differ from the package's defaults.
         budget_defaults (`Mapping[str, Any]`): Those that differ where there is a budget in place of a ratio.
+        per_token_defaults (`Mapping[str, Any]`):
+            Those of `budget_defaults` that differ where the model around the encoder labels every token of it.
         official (`Callable[[int, int], Mapping[str, Any]]`, *optional*):
             What the released code does in layer `i` of `L`: fields of [`~merging.MergeSpec`], and `merges` (`bool`).
         marks_outputs (`bool`): Whether the hidden states that leave it say how to shorten them (`marks.py`).
@@ -106,6 +108,7 @@ class Architecture:
     read_whole: tuple[str, ...] = ()
     defaults: Mapping[str, Any] = field(default_factory=dict)
     budget_defaults: Mapping[str, Any] = field(default_factory=dict)
+    per_token_defaults: Mapping[str, Any] = field(default_factory=dict)
     official: Callable[[int, int], Mapping[str, Any]] | None = None
     marks_outputs: bool = False
 

@@ -75,7 +75,7 @@ def _check_num_prefix_tokens(architecture: Architecture) -> None:
 
 
 def _check_defaults(architecture: Architecture) -> None:
-    for given in ("defaults", "budget_defaults"):
+    for given in ("defaults", "budget_defaults", "per_token_defaults"):
         for name, value in getattr(architecture, given).items():
             if name not in FIELDS:
                 fields = show(dict(getattr(architecture, given)))

@@ -17,7 +17,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -85,10 +85,11 @@ _READS_SHORT = {
     "DPRQuestionEncoder": True,
 }
 
+#: How the names of heads end that give every token a label of its own.
+_LABELS_TOKENS = ("ForTokenClassification", "ForQuestionAnswering")
 #: How the names of heads end that say something of every token.
 _PER_TOKEN = (
-    "ForTokenClassification",
-    "ForQuestionAnswering",
+    *_LABELS_TOKENS,
     "ForMaskedLM",
     "ForPreTraining",
     "ForMaskedImageModeling",
@@ -130,8 +131,13 @@ def find_readers(model: nn.Module) -> list[Reader]:
     return [reader for reader in readers if reader is not None]
 
 
-def adapt_architectures(hosts: list[tuple[nn.Module, Host]], encoders: list[tuple]) -> list[tuple]:
-    """`encoders` (encoder, registry entry, settings) with the entries that their hosts want for them."""
+def adapt_architectures(
+    modules: list[nn.Module], hosts: list[tuple[nn.Module, Host]], encoders: list[tuple]
+) -> list[tuple]:
+    """`encoders` (encoder, registry entry, settings) with the entries that the models around them (`modules`, `hosts`)
+    want for them."""
+    models = [module for module in modules if isinstance(module, PreTrainedModel)]
+    encoders = [(encoder, _for_reader(models, encoder, entry), config) for encoder, entry, config in encoders]
     for module, host in hosts:
         if host.adapt is None:
             continue
@@ -141,6 +147,17 @@ def adapt_architectures(hosts: list[tuple[nn.Module, Host]], encoders: list[tupl
             for encoder, architecture, config in encoders
         ]
     return encoders
+
+
+def _for_reader(models: list[nn.Module], encoder: nn.Module, architecture: Architecture) -> Architecture:
+    """The entry with the defaults for models that label every token, if one of `models` around `encoder` does.
+    Where masked tokens are predicted, these never merge, and what holds for embeddings was better."""
+    labelling = [
+        model for model in models if (_known_class(type(model)) or type(None)).__name__.endswith(_LABELS_TOKENS)
+    ]
+    if all(encoder not in model.modules() for model in labelling):
+        return architecture
+    return replace(architecture, budget_defaults={**architecture.budget_defaults, **architecture.per_token_defaults})
 
 
 def check_hosts(modules: list[nn.Module], encoders: list[tuple[nn.Module, Architecture, bool]]) -> None:
@@ -180,11 +197,9 @@ def check_hosts(modules: list[nn.Module], encoders: list[tuple[nn.Module, Archit
             )
 
 
-def _reads_short(model_class: type[nn.Module], architecture: Architecture) -> bool:
-    """Whether a model around an encoder can read the short sequence. Models of transformers that were written for
-    another encoder than their own family's count on its length, unless we know better; other people's models are
-    theirs to judge."""
-    known = next(
+def _known_class(model_class: type[nn.Module]) -> type[nn.Module] | None:
+    """The class of transformers whose `forward` a model around an encoder runs, if it is one of theirs."""
+    return next(
         (
             base
             for base in model_class.__mro__
@@ -192,6 +207,13 @@ def _reads_short(model_class: type[nn.Module], architecture: Architecture) -> bo
         ),
         None,
     )
+
+
+def _reads_short(model_class: type[nn.Module], architecture: Architecture) -> bool:
+    """Whether a model around an encoder can read the short sequence. Models of transformers that were written for
+    another encoder than their own family's count on its length, unless we know better; other people's models are
+    theirs to judge."""
+    known = _known_class(model_class)
     host = _host_of(model_class)
     if known is None or host is not None:
         return host is None or host.reads_short

@@ -19,7 +19,15 @@ import torch
 from families.llava_helpers import build as build_llava
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoModel, BertConfig, BertModel, ViTConfig, ViTModel
+from transformers import (
+    AutoModel,
+    BertConfig,
+    BertForMaskedLM,
+    BertForTokenClassification,
+    BertModel,
+    ViTConfig,
+    ViTModel,
+)
 from zoo import one_per_encoder
 from zoo.llava import llava_config
 
@@ -234,3 +242,19 @@ def test_one_ratio_that_leaves_next_to_nothing_is_named(monkeypatch):
     apply_pitome(vit(24), {"ratio": [0.9] * 24})  # somebody chose each of them
     apply_pitome(vit(24), {"flops_ratio": 2.5})
     assert len(told) == 1
+
+
+@pytest.mark.parametrize("flops_ratio", [1.2, 1.5])
+def test_models_that_label_every_token_merge_early(flops_ratio):
+    """Others that read the same encoder merge as embeddings do."""
+    with torch.device("meta"):
+        classes = (BertForTokenClassification, BertForMaskedLM, BertModel)
+        models = [model_class(BertConfig(num_hidden_layers=6)) for model_class in classes]
+    (labels,), (predicts,), (embeds,) = (
+        [encoder.pitome.specs for encoder in rewritten_encoders(apply_pitome(model, {"flops_ratio": flops_ratio}))]
+        for model in models
+    )
+    assert embeds == predicts and embeds[0].algorithm == "tome" and embeds[-1].ratio.kept < embeds[0].ratio.kept
+    assert labels[0].algorithm == "pitome" and labels[0].ratio == labels[1].ratio
+    removed = [1 - spec.ratio.kept for spec in labels]
+    assert sum(removed[:2]) > 0.7 * sum(removed)
