@@ -39,11 +39,17 @@ def classes_of_words(dataset: Dataset, words: str, column: str, config: Any) -> 
     """
     feature = getattr(dataset.features[column], "feature", None)
     if feature is None:
-        raise ValueError(f"column {column!r} does not hold lists: expected a class for every word of {words!r}.")
+        raise ValueError(
+            f"column {column!r} does not hold lists: expected a class for every word of {words!r}. Name another "
+            "(--label-column)."
+        )
     rows = [tags or [] for tags in dataset[column]]
     for row, (text, tags) in enumerate(zip(dataset[words], rows)):
         if len(text or []) != len(tags):
-            raise ValueError(f"Row {row} has {len(text or [])} words ({words}) and {len(tags)} classes ({column}).")
+            raise ValueError(
+                f"Row {row} has {len(text or [])} words ({words}) and {len(tags)} classes ({column}): a class for every "
+                "word is expected."
+            )
     flat = Dataset.from_dict({column: list(chain.from_iterable(rows))}, Features({column: feature}))
     indices = iter(class_indices(flat, column, config))
     return [[next(indices) for _ in tags] for tags in rows]

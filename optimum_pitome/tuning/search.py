@@ -33,6 +33,7 @@ from ..analysis.summary import pitome_summary
 from ..analysis.timing import Timing
 from ..apply import apply_pitome, settings_kept
 from ..configuration.config import PiToMeConfig
+from ..methods import first_third, profile_of
 from .record import SearchRecord
 from .space import SearchSpace
 from .speed import check_speed_up, find_speed, timing_of
@@ -40,8 +41,12 @@ from .speed import check_speed_up, find_speed, timing_of
 
 logger = logging.get_logger(__name__)
 
-#: How late the profiles merge that the search compares first: see [`~methods.profile_of`].
-LATENESS = (0.0, 0.05, 0.1, 0.2, 0.4)
+#: The profiles that the search compares first, by name: how late they merge (see [`~methods.profile_of`]), and the
+#: one for models that label every token.
+STARTS: dict[str, Callable[[float, float], float]] = {
+    **{f"profile of lateness {late:g}": profile_of(late) for late in (0.0, 0.05, 0.1, 0.2, 0.4)},
+    "profile early": first_third,
+}
 #: The search starts with steps of this size, in powers of e by which a layer removes more or less.
 _STEP = 0.4
 #: Generations without a gain of one percent after which it ends.
@@ -195,8 +200,8 @@ def _budget_of(
 
 class _Search:
     def __init__(self, space: SearchSpace, samples: Samples, record: SearchRecord, max_settings: int, progress: bool):
-        if max_settings < len(LATENESS):
-            raise ValueError(f"max_settings={max_settings}: expected at least {len(LATENESS)}, the profiles alone.")
+        if max_settings < len(STARTS):
+            raise ValueError(f"max_settings={max_settings}: expected at least {len(STARTS)}, the profiles alone.")
         if len(samples) < 2:
             raise ValueError("One sample alone cannot be searched on: half of the samples are kept for the decision.")
         self.space, self.samples, self.record, self.max_settings = space, samples, record, max_settings
@@ -229,7 +234,7 @@ class _Search:
         except ImportError:
             raise ImportError("Searching ratios needs the package cma: pip install optimum_pitome[tune]") from None
         self.count = 0
-        profiles = {f"profile of lateness {late:g}": self.space.profile(late) for late in LATENESS}
+        profiles = {name: self.space.profile(removed) for name, removed in STARTS.items()}
         best = start = min(profiles.values(), key=self.seen)
         strategy = cma.CMAEvolutionStrategy(
             self._logarithms(start), _STEP, {"seed": seed + 1, "verbose": -9, "CMA_stds": 1.0}

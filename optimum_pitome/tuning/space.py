@@ -25,7 +25,7 @@ from ..apply import apply_pitome, rewritten_encoders
 from ..configuration.checks import BUDGETS
 from ..configuration.config import PiToMeConfig
 from ..merging import MergeSpec
-from ..methods import in_proportion, profile_of
+from ..methods import in_proportion
 from ..modeling.budget import fit_path, flops_ratio, merging_layers
 from ..modeling.operations import EncoderShape
 from ..modeling.resolve import budget_of
@@ -105,9 +105,9 @@ class SearchSpace:
         )
         return [spec.ratio.kept for spec in specs]
 
-    def profile(self, lateness: float) -> list[float]:
-        """The ratios of a profile: see [`~methods.profile_of`]."""
-        removed, count = profile_of(lateness), len(self.layers)
+    def profile(self, removed: Callable[[float, float], float]) -> list[float]:
+        """The ratios of a profile: `removed` is that of a [`~methods.Profile`]."""
+        count = len(self.layers)
         return self.fit(lambda number, strength: removed((number + 1) / count, strength))
 
     def weighted(self, weights: Sequence[float]) -> list[float]:

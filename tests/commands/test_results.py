@@ -42,7 +42,7 @@ LINES = {
     "summary": ("bert", "--ratio", 0.7, "--sequence-length", 20),
     "evaluate": ("bert", *DATA, "--task", "feature-extraction", "--ratio", 0.7),
     "compare": ("grid.yaml", "-o", "OUT"),
-    "tune": ("bert", *DATA, "--flops-ratio", 1.1, "--max-settings", 5, "--min-tokens", 2, "-o", "OUT"),
+    "tune": ("bert", *DATA, "--flops-ratio", 1.1, "--max-settings", 6, "--min-tokens", 2, "-o", "OUT"),
     "spectrum": ("bert", *DATA, "--ratio", 0.6, "--min-tokens", 1, "--algorithm", "tome"),
     "visualize": ("bert", "--text", "a a a b b b c c", "--ratio", 0.7, "--min-tokens", 1, "-o", "OUT"),
     "export": ("bert", "--format", "torch", "--ratio", 0.7, "-o", "OUT"),
@@ -99,7 +99,7 @@ def test_bars_and_notes_go_to_stderr(run, optimum_cli):
     json.loads(run("tune", "--json", "-o", "tuned"))
     json.loads(run("tune", "--json", "-o", "tuned"))
     exported, first, again = optimum_cli.errors
-    assert "how far it is" in exported and "settings" in first and "Going on with 5 settings from tuned" in again
+    assert "how far it is" in exported and "settings" in first and "Going on with 6 settings from tuned" in again
 
 
 def test_numbers_have_all_their_digits(run):

@@ -26,7 +26,7 @@ from zoo.vit import vit_config
 from optimum_pitome import PiToMeConfig, apply_pitome, pitome_summary, tune_ratios
 from optimum_pitome.analysis.loss import Samples
 from optimum_pitome.modeling.rewrite import rewritten_encoders
-from optimum_pitome.tuning.search import LATENESS
+from optimum_pitome.tuning.search import STARTS
 from optimum_pitome.tuning.space import SearchSpace
 
 
@@ -68,7 +68,7 @@ def test_it_finds_the_layer_that_must_not_merge():
     assert model.training and config.metric == "hidden_states"
     assert PiToMeConfig.from_value(model.config.pitome) == config
     space = SearchSpace(vit(), 1.25)
-    profiles = [space.profile(lateness)[0] for lateness in LATENESS]
+    profiles = [space.profile(removed)[0] for removed in STARTS.values()]
     assert kept(model)[0] >= max(profiles) and kept(model)[0] > 0.98
     assert pitome_summary(model).flops_ratio >= 1.25
 
@@ -85,8 +85,8 @@ def test_it_is_no_worse_than_any_profile_on_samples_it_did_not_see(make):
     found = samples.losses()
     profiles = []
     space = SearchSpace(model, 1.15, sequence_length=length)
-    for lateness in LATENESS:
-        apply_pitome(model, space.config(space.profile(lateness)))
+    for removed in STARTS.values():
+        apply_pitome(model, space.config(space.profile(removed)))
         profiles.append(samples.losses())
     best = min(profiles, key=lambda losses: losses[::2].mean())
     assert found[1::2].mean() <= best[1::2].mean() + 1e-6
@@ -126,7 +126,7 @@ def test_layers_parts_and_numbers_of_tokens():
     first, second = (1 - ratio for ratio in config.parts["text"]["ratio"])
     assert second == pytest.approx(2 * first, rel=0.01)
     assert pitome_summary(apply_pitome(model, config), 24).flops_ratio >= 1.1
-    config = tune_ratios(vit(), [{"pixel_values": Pictures(4).pixels}], num_tokens=40, max_settings=5, progress=False)
+    config = tune_ratios(vit(), [{"pixel_values": Pictures(4).pixels}], num_tokens=40, max_settings=6, progress=False)
     assert pitome_summary(apply_pitome(vit(), config)).encoders[0].tokens[-1] == 41
 
 
@@ -140,7 +140,7 @@ def test_errors_leave_the_model_alone():
         (([pixels],), {}, "Give flops_ratio"),
         (([pixels], 1.3), {"num_tokens": 9}, "Give flops_ratio"),
         (([pixels], 0.3), {}, "flops_ratio=0.3 is out of range"),
-        (([pixels], 1.3), {"max_settings": 2}, "at least 5"),
+        (([pixels], 1.3), {"max_settings": 2}, "at least 6"),
     ]
     for arguments, keywords, message in cases:
         with pytest.raises(ValueError, match=message):

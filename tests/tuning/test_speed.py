@@ -103,7 +103,7 @@ def test_a_search_keeps_to_the_budget_and_writes_down_what_was_measured(tmp_path
 
 def test_of_texts_operations_are_counted_at_their_length(tmp_path):
     model, path = bert(), tmp_path / "search.jsonl"
-    arguments = {"sequence_length": 24, "max_settings": 5, "resume_from": path, "progress": False}
+    arguments = {"sequence_length": 24, "max_settings": 6, "resume_from": path, "progress": False}
     tune_ratios(model, [text_inputs(4)], speed_up=1.05, timing=Clock(1.0), **arguments)
     head = json.loads(path.read_text().splitlines()[0])
     assert pitome_summary(model, num_tokens=24).flops_ratio >= head["flops_ratio"] > 1

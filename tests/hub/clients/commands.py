@@ -82,7 +82,7 @@ PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]", pad_token
 texts = [" ".join(random.Random(seed).choices(words, k=4 + seed)) for seed in range(8)]
 Path("reviews.csv").write_text("\n".join(["text", *texts]))
 
-search = ("--dataset", "reviews.csv", "--flops-ratio", 1.1, "--max-settings", 5, "--min-tokens", 2)
+search = ("--dataset", "reviews.csv", "--flops-ratio", 1.1, "--max-settings", 6, "--min-tokens", 2)
 found = {
     "tune": command("tune", "me/bert", *search, "--push-to-hub", "me/tuned", "--private"),
     "export": command("export", "me/tuned", "--format", "torch", "-o", "out", "--push-to-hub", "me/bert-torch"),
