@@ -47,8 +47,8 @@ def classes_of_words(dataset: Dataset, words: str, column: str, config: Any) -> 
     for row, (text, tags) in enumerate(zip(dataset[words], rows)):
         if len(text or []) != len(tags):
             raise ValueError(
-                f"Row {row} has {len(text or [])} words ({words}) and {len(tags)} classes ({column}): a class for every "
-                "word is expected."
+                f"Row {row} has {len(text or [])} words ({words}) and {len(tags)} classes ({column}): a class for "
+                "every word is expected."
             )
     flat = Dataset.from_dict({column: list(chain.from_iterable(rows))}, Features({column: feature}))
     indices = iter(class_indices(flat, column, config))
