@@ -313,22 +313,24 @@ class AlbefForRetrieval(AlbefPreTrainedModel):
             text_embeds=self.embed_text(text_states),
         )
         if return_loss:
-            output.loss = self.compute_loss(image_states, text_states, attention_mask, output)
+            output.loss = self.compute_loss(image_states, text_states, attention_mask)
         return output
 
-    def compute_loss(self, image_states, text_states, attention_mask, output: AlbefOutput) -> torch.Tensor:
-        """The contrastive loss, and that of matching with the hard negatives of section 3.2: for every picture a
-        text, and for every text a picture, which the contrastive similarity takes for right."""
-        similarity = output.image_embeds @ output.text_embeds.T / self.temperature
+    def compute_loss(self, image_states, text_states, attention_mask=None) -> torch.Tensor:
+        """The contrastive loss of pairs, and that of matching with the hard negatives of section 3.2: for every
+        picture a text, and for every text a picture, which the contrastive similarity takes for right.
+
+        Arguments as those of [`match`].
+        """
+        similarity = self.embed_image(image_states) @ self.embed_text(text_states).T / self.temperature
         own = torch.arange(len(similarity), device=similarity.device)
         contrastive = (cross_entropy(similarity, own) + cross_entropy(similarity.T, own)) / 2
-        chances = [scores.detach().softmax(-1).fill_diagonal_(0) + 1e-6 for scores in (similarity, similarity.T)]
-        texts, images = (chance.fill_diagonal_(0).multinomial(1).flatten() for chance in chances)
-        images, texts = torch.cat([own, images]), torch.cat([texts, own])
+        chances = [(scores.detach().softmax(-1) + 1e-6).fill_diagonal_(0) for scores in (similarity, similarity.T)]
+        wrong_texts, wrong_images = (chance.multinomial(1).flatten() for chance in chances)
+        images, texts = torch.cat([own, own, wrong_images]), torch.cat([own, wrong_texts, own])
         mask = None if attention_mask is None else attention_mask[texts]
-        wrong = self.match(take_samples(image_states, images), text_states[texts], mask)
-        logits = torch.cat([output.logits, wrong])
-        belongs = torch.cat([torch.ones_like(own), torch.zeros_like(images)])
+        logits = self.match(take_samples(image_states, images), text_states[texts], mask)
+        belongs = torch.cat([torch.ones_like(own), torch.zeros_like(wrong_texts), torch.zeros_like(wrong_images)])
         return contrastive + cross_entropy(logits, belongs)
 
 
