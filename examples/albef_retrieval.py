@@ -160,7 +160,7 @@ def encode(model: AlbefForRetrieval, processor, pictures: Dataset, captions: lis
 
 
 def train(model: AlbefForRetrieval, images, texts, mask, epochs: int, batch_size: int = 32) -> None:
-    """Trains the multimodal encoder and the matching head on what [`encode`] gives, each time on a quarter of a
+    """Trains the multimodal encoder and the matching head on what [`encode`] gives, each time on half of a
     picture's patches: that takes less time, and no picture looks the same twice. The projections, from which the hard
     negatives come, are computed."""
     for projection, weight in zip(
@@ -180,7 +180,7 @@ def train(model: AlbefForRetrieval, images, texts, mask, epochs: int, batch_size
     for _ in range(epochs):
         for chosen in torch.randperm(len(images)).split(batch_size)[: len(images) // batch_size]:
             longest = int(mask[chosen].sum(dim=1).max())
-            patches = 1 + torch.randperm(images.shape[1] - 1)[: (images.shape[1] - 1) // 4]
+            patches = 1 + torch.randperm(images.shape[1] - 1)[: images.shape[1] // 2]
             seen = images[chosen][:, torch.cat([torch.zeros(1, dtype=torch.long), patches])]
             loss = model.compute_loss(seen.float(), texts[chosen, :longest].float(), mask[chosen, :longest])
             loss.backward()
@@ -193,12 +193,12 @@ def train(model: AlbefForRetrieval, images, texts, mask, epochs: int, batch_size
     model.requires_grad_(True).eval()
 
 
-def train_albef(directory: Path, epochs: int, num_fusion_layers: int) -> None:
+def train_albef(directory: Path, image_size: int, epochs: int, num_fusion_layers: int) -> None:
     """Puts a small ALBEF together, trains it on the training part of the captioned stamps, and saves it."""
     import real_assets
 
     torch.manual_seed(0)
-    vision, text = real_assets.dinov2_small_as_vit(), real_assets.minilm()
+    vision, text = real_assets.dinov2_small_as_vit(image_size), real_assets.minilm()
     parts = AutoModel.from_pretrained(vision, add_pooling_layer=False), AutoModel.from_pretrained(text)
     model = make_albef(*parts, num_fusion_layers)
     processor = VisionTextDualEncoderProcessor(
@@ -215,14 +215,15 @@ def main() -> None:
     parser.add_argument("--dataset", default="captioned_stamps", help="captioned_stamps, a hub id, or a folder")
     parser.add_argument("--caption-column", help="column of the captions: a text, or a list of texts per picture")
     parser.add_argument("--train", action="store_true", help="train the multimodal encoder, and stop")
-    parser.add_argument("--epochs", type=int, default=10, help="of --train")
+    parser.add_argument("--image-size", type=int, default=112, help="of --train: side of the pictures in pixels")
+    parser.add_argument("--epochs", type=int, default=6, help="of --train")
     parser.add_argument("--fusion-layers", type=int, default=2, help="of --train: of the multimodal encoder")
-    parser.add_argument("--rerank", type=int, default=16, help="candidates that the matching head scores; 0: none")
+    parser.add_argument("--rerank", type=int, default=8, help="candidates that the matching head scores; 0: none")
     add_arguments(parser, [0.95, 0.898], "outputs/albef_retrieval")
     arguments = parser.parse_args()
     logging.set_verbosity_error()
     if arguments.train:
-        train_albef(arguments.model, arguments.epochs, arguments.fusion_layers)
+        train_albef(arguments.model, arguments.image_size, arguments.epochs, arguments.fusion_layers)
         print(f"The trained model is in {arguments.model}.")
         return
     if not arguments.model.exists():
