@@ -51,6 +51,8 @@ from optimum_pitome.evaluation.questions import encode_captions, rgb
 
 
 TRAINED = Path("outputs/albef")
+#: So much of a caption is read in training. The usual one has eight tokens, and a few would make every batch longer.
+MAX_TOKENS = 16
 #: What a `ViTConfig` says about its model that `AlbefVisionConfig` says, too.
 SHARED = "hidden_size num_hidden_layers num_attention_heads intermediate_size hidden_act".split()
 SHARED += "image_size patch_size num_channels layer_norm_eps".split()
@@ -170,7 +172,7 @@ def train(model: AlbefForRetrieval, images, texts, mask, epochs: int, batch_size
         projection.weight.data[: len(weight)] = weight
         projection.bias.data.zero_()
     parameters = [*model.fusion_model.parameters(), *model.itm_head.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=2e-4, weight_decay=0.05)
+    optimizer = torch.optim.AdamW(parameters, lr=5e-4, weight_decay=0.05)
     steps = epochs * (len(images) // batch_size)
     schedule = get_cosine_schedule_with_warmup(optimizer, steps // 10, steps)
     bar = tqdm(total=steps, desc="training", unit="step")
@@ -179,11 +181,12 @@ def train(model: AlbefForRetrieval, images, texts, mask, epochs: int, batch_size
         parameter.requires_grad_(True)
     for _ in range(epochs):
         for chosen in torch.randperm(len(images)).split(batch_size)[: len(images) // batch_size]:
-            longest = int(mask[chosen].sum(dim=1).max())
+            longest = min(int(mask[chosen].sum(dim=1).max()), MAX_TOKENS)
             patches = 1 + torch.randperm(images.shape[1] - 1)[: images.shape[1] // 2]
             seen = images[chosen][:, torch.cat([torch.zeros(1, dtype=torch.long), patches])]
             loss = model.compute_loss(seen.float(), texts[chosen, :longest].float(), mask[chosen, :longest])
             loss.backward()
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             schedule.step()
             optimizer.zero_grad()
@@ -216,7 +219,7 @@ def main() -> None:
     parser.add_argument("--caption-column", help="column of the captions: a text, or a list of texts per picture")
     parser.add_argument("--train", action="store_true", help="train the multimodal encoder, and stop")
     parser.add_argument("--image-size", type=int, default=112, help="of --train: side of the pictures in pixels")
-    parser.add_argument("--epochs", type=int, default=6, help="of --train")
+    parser.add_argument("--epochs", type=int, default=16, help="of --train")
     parser.add_argument("--fusion-layers", type=int, default=2, help="of --train: of the multimodal encoder")
     parser.add_argument("--rerank", type=int, default=8, help="candidates that the matching head scores; 0: none")
     add_arguments(parser, [0.95, 0.898], "outputs/albef_retrieval")
