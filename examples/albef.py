@@ -293,20 +293,26 @@ class AlbefForRetrieval(AlbefPreTrainedModel):
         """Vectors `(B, projection_dim)` of pictures."""
         return self.embed_image(self.vision_model(pixel_values).last_hidden_state)
 
-    def get_text_features(self, input_ids, attention_mask=None) -> torch.Tensor:
+    def get_text_features(self, input_ids, attention_mask=None, token_type_ids=None) -> torch.Tensor:
         """Vectors `(B, projection_dim)` of texts."""
-        return self.embed_text(self.text_model(input_ids, attention_mask=attention_mask).last_hidden_state)
+        return self.embed_text(self.text_model(input_ids, attention_mask, token_type_ids).last_hidden_state)
 
     def forward(
         self,
         pixel_values: torch.Tensor,
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
         return_loss: bool = False,
-        **kwargs,
     ) -> AlbefOutput:
-        image_states = self.vision_model(pixel_values, **kwargs).last_hidden_state
-        text_states = self.text_model(input_ids, attention_mask=attention_mask).last_hidden_state
+        """
+        Args:
+            pixel_values (`torch.FloatTensor` of shape `(B, 3, image_size, image_size)`): pictures.
+            input_ids, attention_mask, token_type_ids (`torch.LongTensor` of shape `(B, T)`): a text for each of them.
+            return_loss (`bool`, *optional*, defaults to `False`): whether to compute the loss of training.
+        """
+        image_states = self.vision_model(pixel_values).last_hidden_state
+        text_states = self.text_model(input_ids, attention_mask, token_type_ids).last_hidden_state
         output = AlbefOutput(
             logits=self.match(image_states, text_states, attention_mask),
             image_embeds=self.embed_image(image_states),
@@ -348,9 +354,8 @@ class MergingVisionLayer(MergingLayer, AlbefVisionLayer):
         return hidden_states + self.contract(self.activation(self.expand(self.mlp_norm(hidden_states))))
 
 
-MergingVisionLayer.__name__ = (
-    "AlbefVisionLayer"  # FSDP policies and device maps find layers by the name of their class
-)
+# FSDP policies and device maps find layers by the name of their class.
+MergingVisionLayer.__name__ = "AlbefVisionLayer"
 # The text encoder is a BertModel, which can merge already.
 register_architecture(
     AlbefVisionModel,
