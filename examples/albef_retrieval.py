@@ -163,8 +163,10 @@ def encode(model: AlbefForRetrieval, processor, pictures: Dataset, captions: lis
 
 def train(model: AlbefForRetrieval, images, texts, mask, epochs: int, batch_size: int = 32) -> None:
     """Trains the multimodal encoder and the matching head on what [`encode`] gives, each time on half of a
-    picture's patches: that takes less time, and no picture looks the same twice. The projections, from which the hard
-    negatives come, are computed."""
+    picture's patches: that takes less time, and no picture looks the same twice. The projections are computed."""
+    temperature = model.temperature.item()
+    # Negatives are drawn nearly evenly: of those that the paper's 0.07 picks, so short a training learns nothing.
+    model.temperature.data.fill_(1.0)
     for projection, weight in zip(
         (model.vision_projection, model.text_projection),
         canonical_projections(images[:, 0].float(), texts[:, 0].float(), model.config.projection_dim),
@@ -193,6 +195,7 @@ def train(model: AlbefForRetrieval, images, texts, mask, epochs: int, batch_size
             bar.set_postfix(loss=f"{loss.item():.3f}")
             bar.update()
     bar.close()
+    model.temperature.data.fill_(temperature)
     model.requires_grad_(True).eval()
 
 
@@ -219,7 +222,7 @@ def main() -> None:
     parser.add_argument("--caption-column", help="column of the captions: a text, or a list of texts per picture")
     parser.add_argument("--train", action="store_true", help="train the multimodal encoder, and stop")
     parser.add_argument("--image-size", type=int, default=112, help="of --train: side of the pictures in pixels")
-    parser.add_argument("--epochs", type=int, default=16, help="of --train")
+    parser.add_argument("--epochs", type=int, default=12, help="of --train")
     parser.add_argument("--fusion-layers", type=int, default=2, help="of --train: of the multimodal encoder")
     parser.add_argument("--rerank", type=int, default=8, help="candidates that the matching head scores; 0: none")
     add_arguments(parser, [0.95, 0.898], "outputs/albef_retrieval")
