@@ -60,50 +60,64 @@ RIDGE = 1.0
 TRAINED = Path("outputs/image_text_retrieval/dual_encoder")
 
 
-class BlipJudge(RetrievalJudge):
-    """As [`RetrievalJudge`], where the matching head re-ranks the best of the towers. What is timed are the towers.
+class RerankingJudge(RetrievalJudge):
+    """As [`RetrievalJudge`], where a matching head re-ranks the best of the towers. What is timed are the towers.
 
     Args:
-        model (`BlipForImageTextRetrieval`).
+        model: with two towers, and a head that judges pairs.
         processor: of the model.
         top (`int`): so many candidates of every picture and of every caption are re-ranked.
     """
 
-    def __init__(self, model: BlipForImageTextRetrieval, processor: Any, top: int):
+    def __init__(self, model: Any, processor: Any, top: int):
         self._model, self._processor, self._top = model, processor, top
 
     def answer(self, inputs: Mapping[str, torch.Tensor]) -> list[tuple[torch.Tensor, ...]]:
         """The vectors of the pictures and of the captions, and the tokens that the matching head reads."""
+        raise NotImplementedError
+
+    def encode(self, captions: list[str]) -> dict[str, torch.Tensor]:
+        """What [`score`] reads of captions, padded on the right: tensors `(N, T, ...)`."""
+        text = encode_captions(self._model, self._processor, {"captions": [captions]})
+        return {name: text[name].to(self._model.device) for name in ("input_ids", "attention_mask")}
+
+    def score(self, states: torch.Tensor, text: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """The matching head's score of one picture, by its tokens, for every caption."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def similarity(self, answers: list, captions: dict[str, int]) -> torch.Tensor:
+        """Scores in which every re-ranked pair is before every other."""
+        similarity, picture = super().similarity(answers, captions), 0
+        if not self._top:
+            return similarity
+        best = torch.zeros_like(similarity, dtype=torch.bool)
+        best.scatter_(1, similarity.topk(min(self._top, similarity.shape[1]), dim=1).indices, True)
+        best.scatter_(0, similarity.topk(min(self._top, similarity.shape[0]), dim=0).indices, True)
+        scores, text = similarity - 1000.0, self.encode(list(captions))
+        for *_, batch in answers:
+            for row in range(len(batch)):
+                # A batch of one picture for all its captions: its keys and values are computed once.
+                states = take_samples(batch, slice(row, row + 1))
+                for part in best[picture].nonzero().flatten().split(64):
+                    longest = int(text["attention_mask"][part].sum(dim=1).max())
+                    pairs = {name: values[part, :longest] for name, values in text.items()}
+                    scores[picture, part] = similarity[picture, part] + self.score(states, pairs).to(scores)
+                picture += 1
+        return scores
+
+
+class BlipJudge(RerankingJudge):
+    """For `BlipForImageTextRetrieval`."""
+
+    def answer(self, inputs: Mapping[str, torch.Tensor]) -> list[tuple[torch.Tensor, ...]]:
         text = {name: inputs[name] for name in ("input_ids", "attention_mask")}
         tokens = self._model.vision_model(pixel_values=inputs["pixel_values"]).last_hidden_state
         states = self._model.text_encoder(**text).last_hidden_state
         pictures, captions = self._model.vision_proj(tokens[:, 0]), self._model.text_proj(states[:, 0])
         return [(normalize(pictures, dim=-1).cpu(), normalize(captions, dim=-1).cpu(), tokens)]
 
-    @torch.no_grad()
-    def similarity(self, answers: list, captions: dict[str, int]) -> torch.Tensor:
-        """Scores in which every re-ranked pair is before every other."""
-        similarity, texts, picture = super().similarity(answers, captions), list(captions), 0
-        if not self._top:
-            return similarity
-        best = torch.zeros_like(similarity, dtype=torch.bool)
-        best.scatter_(1, similarity.topk(min(self._top, similarity.shape[1]), dim=1).indices, True)
-        best.scatter_(0, similarity.topk(min(self._top, similarity.shape[0]), dim=0).indices, True)
-        scores = similarity - 1000.0
-        for *_, batch in answers:
-            for row in range(len(batch)):
-                # A batch of one picture for all its captions: its keys and values are computed once.
-                states = take_samples(batch, slice(row, row + 1))
-                for part in best[picture].nonzero().flatten().split(64):
-                    match = self.match(states, [texts[index] for index in part.tolist()])
-                    scores[picture, part] = similarity[picture, part] + match.to(scores)
-                picture += 1
-        return scores
-
-    def match(self, states: torch.Tensor, captions: list[str]) -> torch.Tensor:
-        """The matching head's score of one picture, by its tokens, for every caption."""
-        text = encode_captions(self._model, self._processor, {"captions": [captions]})
-        text = {name: text[name].to(states.device) for name in ("input_ids", "attention_mask")}
+    def score(self, states: torch.Tensor, text: Mapping[str, torch.Tensor]) -> torch.Tensor:
         read = self._model.text_encoder(**text, encoder_hidden_states=states).last_hidden_state
         return self._model.itm_head(read[:, 0])[:, 1]
 
@@ -132,13 +146,20 @@ def train_dual_encoder(pictures: Dataset, captions: list[list[str]], directory: 
         features = model.vision_model(**image_processor(rgb(images), return_tensors="pt")).pooler_output
         features = features.repeat_interleave(torch.tensor(list(map(len, of_each))), dim=0)
         seen.append((features, model.text_model(**texts).pooler_output))
-    (into_left, left), (into_right, right) = (_whiten(torch.cat(features)) for features in zip(*seen))
-    first, strength, second = torch.linalg.svd(left.T @ right / len(left))
-    scale = strength[: model.config.projection_dim].sqrt()
-    model.visual_projection.weight.copy_((into_left @ first[:, : len(scale)] * scale).T)
-    model.text_projection.weight.copy_((into_right @ second.T[:, : len(scale)] * scale).T)
+    weights = canonical_projections(*(torch.cat(features) for features in zip(*seen)), model.config.projection_dim)
+    for projection, weight in zip((model.visual_projection, model.text_projection), weights):
+        projection.weight.copy_(weight)
     model.save_pretrained(directory)
     VisionTextDualEncoderProcessor(image_processor, tokenizer).save_pretrained(directory)
+
+
+def canonical_projections(left: torch.Tensor, right: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weights `(size, dim)` that project the features of pictures, `(N, dim)`, and those of their texts to where they
+    correlate most."""
+    (into_left, left), (into_right, right) = _whiten(left), _whiten(right)
+    first, strength, second = torch.linalg.svd(left.T @ right / len(left))
+    scale = strength[:size].sqrt()
+    return (into_left @ first[:, : len(scale)] * scale).T, (into_right @ second.T[:, : len(scale)] * scale).T
 
 
 def _whiten(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -40,6 +40,7 @@ _EXPORTS = {
     "evaluate": ".evaluation.evaluation",
     "compare": ".evaluation.comparison",
     "register_architecture": ".families",  # which knows what is built in
+    "register_reader": ".families",
     "Architecture": ".modeling.architecture",
     "MergingLayer": ".modeling.layer",
     "MergingAttention": ".modeling.attention",
@@ -114,7 +115,7 @@ if TYPE_CHECKING:
     from .evaluation.evaluation import evaluate
     from .export.export import export_pitome
     from .export.loading import load_exported
-    from .families import register_architecture
+    from .families import register_architecture, register_reader
     from .families.llava import num_image_tokens
     from .hub.recipes import PiToMeModel
     from .kernels.choice import use_kernels

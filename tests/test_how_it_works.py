@@ -11,20 +11,21 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""docs/how_it_works.md: its examples run, and its table names whatever is replaced in other packages."""
+"""docs/how_it_works.md and docs/adding_a_family.md: their examples run, and the table names whatever is replaced in
+other packages."""
 
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from optimum_pitome.families.table import FAMILIES
 from optimum_pitome.hub.loading import COMPOSERS
 
 
-PAGE = (Path(__file__).parents[1] / "docs" / "how_it_works.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "docs" / "how_it_works.md").read_text(encoding="utf-8")
 SECTIONS = {part.split("\n", 1)[0]: part for part in PAGE.split("\n## ")[1:]}
 
 #: Modules that this package changes.
@@ -91,11 +92,23 @@ def code_of(section):
     return re.findall(r"```python\n(.*?)```", SECTIONS[section], flags=re.DOTALL)
 
 
-@pytest.mark.parametrize("section", ["Adding a family", "Adding an algorithm and an energy"])
-def test_the_examples_run(section):
-    blocks = code_of(section)
+def test_the_examples_run():
+    blocks = code_of("Adding an algorithm and an energy")
     assert blocks and all(len(block.splitlines()) < 40 for block in blocks)
     subprocess.run([sys.executable, "-c", "\n".join(blocks)], check=True)
+
+
+def test_the_page_on_families_runs(tmp_path):
+    """docs/adding_a_family.md, one block after the other, with the folder of the examples on Python's path."""
+    page = (ROOT / "docs" / "adding_a_family.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    assert len(blocks) == 5 and all(len(block.splitlines()) < 40 for block in blocks)
+    paths = [str(ROOT), str(ROOT / "examples"), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    command = [sys.executable, "-c", "\n".join(blocks)]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "vision_model: " in done.stdout and "text_model: " in done.stdout
 
 
 def test_the_table_names_what_is_replaced():

@@ -14,6 +14,7 @@
 
 """The models that can merge: one file per family, imported when a model needs it."""
 
+from ..modeling.cross_attention import register_reader
 from ..modeling.registry import locate_families, register_architecture
 from .refusals import explain
 from .table import FAMILIES, SUPPORTED_MODEL_TYPES

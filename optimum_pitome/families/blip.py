@@ -95,7 +95,7 @@ register_architecture(
 )
 
 # What attends to the image drops the mask of the image's tokens on the way to its scores.
-_READER = {"vision": "vision_model", "drops_mask": "crossattention.self"}
+_READER = {"drops_mask": "crossattention.self"}
 
 register_reader(modeling_blip.BlipForImageTextRetrieval, "text_encoder", **_READER)
 register_reader(modeling_blip.BlipForQuestionAnswering, "text_encoder", **_READER)

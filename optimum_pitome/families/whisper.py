@@ -55,4 +55,4 @@ register_architecture(
     read_arguments=lambda arguments: {},
     read_whole=("WhisperForAudioClassification",),
 )
-register_reader(modeling_whisper.WhisperModel, "decoder", vision="encoder", weighs_at="encoder_attn")
+register_reader(modeling_whisper.WhisperModel, "decoder", encoder="encoder", weighs_at="encoder_attn")

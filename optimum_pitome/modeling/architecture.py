@@ -148,10 +148,10 @@ class Architecture:
         return 0 if self.num_suffix_tokens is None else self.num_suffix_tokens(config)
 
     def find_layers(self, encoder: nn.Module) -> nn.ModuleList:
-        return _find(encoder, self.layers, "layers")
+        return find_submodule(encoder, self.layers, "layers", "register_architecture")
 
     def find_attention(self, layer: nn.Module) -> nn.Module:
-        return _find(layer, self.attention, "attention")
+        return find_submodule(layer, self.attention, "attention", "register_architecture")
 
 
 def own_class(module_class: type[nn.Module], mixin: type) -> type[nn.Module]:
@@ -159,8 +159,8 @@ def own_class(module_class: type[nn.Module], mixin: type) -> type[nn.Module]:
     return next(base for base in module_class.__mro__ if not issubclass(base, mixin))
 
 
-def _find(module: nn.Module, path: str, setting: str) -> nn.Module:
-    """The sub-module at `path`, which is the architecture's `setting`.
+def find_submodule(module: nn.Module, path: str, setting: str, function: str) -> nn.Module:
+    """The sub-module at `path`, which `function` got as its `setting`.
 
     Raises:
         ValueError: if there is none.
@@ -172,5 +172,5 @@ def _find(module: nn.Module, path: str, setting: str) -> nn.Module:
         inside = [name for name in inside if not any(step.isdigit() for step in name.split("."))]
         raise ValueError(
             f"{setting}={path!r} was not found in {type(module).__name__}, which has the sub-modules "
-            f"{', '.join(inside) or '(none)'}. Correct {setting}= in register_architecture."
+            f"{', '.join(inside) or '(none)'}. Correct {setting}= in {function}."
         ) from None

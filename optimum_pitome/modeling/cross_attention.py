@@ -23,6 +23,7 @@ loses the mark that says how (a cast, a projection), the long sequence is read: 
 from __future__ import annotations
 
 import functools
+import inspect
 from dataclasses import replace
 from typing import Any
 
@@ -30,37 +31,91 @@ import torch
 from torch import nn
 
 from ..merging import gather_tokens
-from .architecture import Architecture
+from .architecture import Architecture, find_submodule
 from .hosts import Host, register_host, remove_hooks
 from .marks import mark, read_mark
+from .signatures import parameters
 
 
 def register_reader(
     model_class: type[nn.Module],
     reader: str,
-    vision: str = "vision_model",
+    *,
+    encoder: str = "vision_model",
     drops_mask: str | None = None,
     weighs_at: str | None = None,
+    exist_ok: bool = False,
 ) -> None:
-    """Lets the text model `reader` of `model_class` read the merged tokens of the tower `vision`.
+    """Lets a part of `model_class` that attends to what an encoder returns read its merged tokens only, each with the
+    log of its size added to its scores. That gives the same result as attending to all tokens, and is cheaper.
+
+    The encoder is one that can merge ([`register_architecture`]). The reader has to get the encoder's
+    `last_hidden_state` itself, or samples of it that [`take_samples`] took: what became of it elsewhere (a projection,
+    a cast) is read as it is, at full length.
+
+    ```python
+    register_reader(AlbefForRetrieval, "fusion_model", encoder="vision_model")
+    ```
 
     Args:
-        model_class (`type`): the composite model.
-        reader (`str`): its text model, called with `encoder_hidden_states` and `encoder_attention_mask` as keywords;
-            the mask may be `(B, 1, 1, n)` and additive.
-        vision (`str`): its vision tower.
-        drops_mask (`str`, *optional*): end of the names of the cross-attention modules that do not get the mask.
+        model_class (`type`): the model that contains both.
+        reader (`str`):
+            Its sub-module with the cross-attention, called with `encoder_hidden_states` `(B, N, dim)` as a keyword. It
+            gets them as `(B, n, dim)`, and as `encoder_attention_mask` what is to be added to the scores,
+            `(B, 1, 1, n)`.
+        encoder (`str`, *optional*, defaults to `"vision_model"`): the sub-module that is, or contains, the encoder.
+        drops_mask (`str`, *optional*):
+            Where cross-attention modules do not get the mask that `reader` got, and look for it under the same name:
+            the end of their names.
         weighs_at (`str`, *optional*):
             Where `reader` takes no mask at all: end of the names of its cross-attention modules, which are called with
             `key_value_states` and `attention_mask` as keywords.
+        exist_ok (`bool`, *optional*, defaults to `False`):
+            Whether to replace an earlier entry for the class, as when the cell of a notebook runs again. Built-in
+            entries stay.
+
+    Raises:
+        ValueError: if the class is registered already. A model that does not have these parts is refused when it is
+            rewritten.
     """
+    if not (isinstance(model_class, type) and issubclass(model_class, nn.Module)):
+        raise ValueError(f"register_reader({model_class!r}, ...): expected the class of a model.")
     settings = {"reader": reader, "drops_mask": drops_mask, "weighs_at": weighs_at}
-    install, uninstall = (functools.partial(change, **settings) for change in (_install, _uninstall))
-    register_host(Host(model_class, install, uninstall, _mark_outputs, vision))
+    install, check = (functools.partial(step, **settings) for step in (_install, _check))
+    host = Host(
+        model_class, install, _uninstall, _mark_outputs, encoder, check=functools.partial(check, encoder=encoder)
+    )
+    register_host(host, exist_ok)
 
 
 def _mark_outputs(model: nn.Module, architecture: Architecture, config: Any) -> Architecture:
     return replace(architecture, marks_outputs=True)
+
+
+def _check(model: nn.Module, encoder: str, reader: str, drops_mask: str | None, weighs_at: str | None) -> None:
+    """
+    Raises:
+        ValueError: if `model` is not as it was registered.
+    """
+    find_submodule(model, encoder, "encoder", "register_reader")
+    reading = find_submodule(model, reader, "reader", "register_reader")
+    wanted = ["encoder_hidden_states", *(["encoder_attention_mask"] if weighs_at is None else [])]
+    taken = parameters(reading.forward)
+    takes_more = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in taken)
+    missing = [name for name in wanted if name not in {parameter.name for parameter in taken} and not takes_more]
+    if missing:
+        raise ValueError(
+            f"reader={reader!r}: {type(reading).__name__}.forward takes no {' and no '.join(missing)}, so it cannot "
+            "read merged tokens. Name the sub-module that takes them in register_reader; where masks are not taken "
+            "at all, say weighs_at."
+        )
+    names = [name for name, _ in reading.named_modules()]
+    for setting, end in (("drops_mask", drops_mask), ("weighs_at", weighs_at)):
+        if end is not None and not any(name.endswith(end) for name in names):
+            raise ValueError(
+                f"{setting}={end!r}: no sub-module of {type(reading).__name__} has a name with this end. Correct "
+                f"{setting}= in register_reader."
+            )
 
 
 def read_merged_tokens(reader: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
@@ -127,6 +182,6 @@ def _install(model: nn.Module, reader: str, drops_mask: str | None, weighs_at: s
                 module.register_forward_pre_hook(hook, with_kwargs=True)
 
 
-def _uninstall(model: nn.Module, reader: str, **settings: Any) -> None:
-    for module in model.get_submodule(reader).modules():
+def _uninstall(model: nn.Module) -> None:
+    for module in model.modules():
         remove_hooks(module, (read_merged_tokens, shorten, pass_mask_on, weigh_tokens))

@@ -27,7 +27,7 @@ from transformers.utils import logging
 
 from .architecture import Architecture
 from .notes import warn_once
-from .registry import UnsupportedArchitectureError
+from .registry import UnsupportedArchitectureError, import_family
 
 
 logger = logging.get_logger(__name__)
@@ -62,6 +62,7 @@ class Host:
         encoders (`str`, *optional*): The sub-module whose encoders `adapt` concerns.
         reader (`Callable[[nn.Module], Reader | None]`, *optional*): Who reads the encoder's tokens (summaries).
         reads_short (`bool`): Whether the model follows the short sequence.
+        check (`Callable[[nn.Module], None]`, *optional*): Refuses a model that is not as it was registered.
     """
 
     model_class: type[nn.Module]
@@ -71,6 +72,7 @@ class Host:
     encoders: str = ""
     reader: Callable[[nn.Module], Reader | None] | None = None
     reads_short: bool = True
+    check: Callable[[nn.Module], None] | None = None
 
 
 _HOSTS: dict[type[nn.Module], Host] = {}
@@ -106,10 +108,15 @@ _PHRASES = (
 _REFUSED = {"GroundingDinoModel": _PHRASES, "MMGroundingDinoModel": _PHRASES}
 
 
-def register_host(host: Host) -> Host:
-    """Adds `host`; refuses a class that has one."""
+def register_host(host: Host, exist_ok: bool = False) -> Host:
+    """Adds `host`; refuses a class that has one, unless it `exist_ok` and is not built in."""
+    built_in = import_family(host.model_class)
     if host.model_class in _HOSTS:
-        raise ValueError(f"{host.model_class.__module__}.{host.model_class.__qualname__} is already registered.")
+        name = f"{host.model_class.__module__}.{host.model_class.__qualname__}"
+        if built_in:
+            raise ValueError(f"{name} is already registered. It is built in, so it cannot be replaced.")
+        if not exist_ok:
+            raise ValueError(f"{name} is already registered. Pass exist_ok=True to replace that entry.")
     _HOSTS[host.model_class] = host
     return host
 
@@ -139,6 +146,8 @@ def adapt_architectures(
     models = [module for module in modules if isinstance(module, PreTrainedModel)]
     encoders = [(encoder, _for_reader(models, encoder, entry), config) for encoder, entry, config in encoders]
     for module, host in hosts:
+        if host.check is not None:
+            host.check(module)
         if host.adapt is None:
             continue
         inside = set(module.get_submodule(host.encoders).modules())

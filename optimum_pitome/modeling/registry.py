@@ -190,8 +190,7 @@ def register_architecture(
     ):
         layer_class = whole_layer(layer_class)
     architecture = Architecture(encoder_class, layer_class, num_prefix_tokens=num_prefix_tokens, **settings)
-    if encoder_class.__module__ in _built_in.modules:
-        importlib.import_module(_built_in.modules[encoder_class.__module__])  # which may be what runs now
+    import_family(encoder_class)
     earlier = _ARCHITECTURES.get(encoder_class)
     if earlier is not None:
         name = f"{encoder_class.__module__}.{encoder_class.__qualname__}"
@@ -207,6 +206,14 @@ def register_architecture(
         route_attention(architecture.dense_layer_class.__module__)
     _ARCHITECTURES[encoder_class] = architecture
     return architecture
+
+
+def import_family(module_class: type[nn.Module]) -> bool:
+    """Imports the built-in family (which may be what runs now) that a class belongs to, if there is one."""
+    family = _built_in.modules.get(module_class.__module__)
+    if family is not None:
+        importlib.import_module(family)
+    return family is not None
 
 
 @dataclass(frozen=True)
@@ -250,9 +257,7 @@ def find_architecture(module: nn.Module) -> Architecture | None:
 
 def _architecture_of(module_class: type[nn.Module]) -> Architecture | None:
     for base in module_class.__mro__:
-        family = _built_in.modules.get(base.__module__)
-        if family is not None:
-            importlib.import_module(family)
+        import_family(base)
         if base in _ARCHITECTURES:
             return _ARCHITECTURES[base]
     return None

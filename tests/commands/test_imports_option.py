@@ -81,3 +81,15 @@ def test_modules_that_cannot_be_imported(optimum_cli, folder, command, module, m
 
 def test_without_a_value(optimum_cli, folder):
     assert "--import: expected one argument" in optimum_cli("pitome", "summary", folder, "--import", code=2)
+
+
+def test_a_model_of_ones_own(optimum_cli, tmp_path):
+    """examples/albef.py, which registers its classes with transformers, too."""
+    from albef import AlbefConfig
+
+    sizes = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 48, "num_hidden_layers": 2}
+    AlbefConfig(vision_config={**sizes, "image_size": 32, "patch_size": 4}, text_config=sizes).save_pretrained(
+        tmp_path
+    )
+    output = optimum_cli("pitome", "summary", tmp_path, "--ratio", "0.8", "--import", "albef")
+    assert "vision_model: " in output and "65 -> 53" in output

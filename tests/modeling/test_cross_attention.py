@@ -17,8 +17,11 @@
 import pytest
 import torch
 from torch import nn
+from transformers import BlipForQuestionAnswering, ViTConfig, ViTModel
 
+from optimum_pitome import apply_pitome, register_reader, remove_pitome
 from optimum_pitome.merging import KeepRatio, MergeSpec, match_tokens
+from optimum_pitome.modeling import hosts
 from optimum_pitome.modeling.cross_attention import pass_mask_on, read_merged_tokens
 from optimum_pitome.modeling.marks import carry_mark, mark_tokens, take_samples
 from optimum_pitome.modeling.state import Tokens
@@ -137,3 +140,98 @@ def test_the_mask_reaches_modules_that_look_for_it_elsewhere():
     assert args == (2,) and changed == {**kwargs, "encoder_attention_mask": kwargs["attention_mask"]}
     assert pass_mask_on(None, (2,), {"attention_mask": torch.zeros(1)}) is None
     assert pass_mask_on(None, (2,), {"attention_mask": torch.zeros(1), "encoder_hidden_states": None}) is None
+
+
+# --- Readers of models from elsewhere -------------------------------------------------------------------------------
+
+
+class Reader(nn.Module):
+    """Attends to an image with one head; notes what it read."""
+
+    def __init__(self):
+        super().__init__()
+        self.query, self.seen = nn.Linear(16, 16), []
+
+    def forward(self, hidden_states, encoder_hidden_states=None, encoder_attention_mask=None):
+        bias = torch.zeros(1) if encoder_attention_mask is None else encoder_attention_mask[:, 0, 0]
+        self.seen.append((encoder_hidden_states.shape[1], bias))
+        return attend(self.query(hidden_states), encoder_hidden_states, bias)
+
+
+class Unmasked(Reader):
+    def forward(self, hidden_states, encoder_hidden_states=None):
+        return super().forward(hidden_states, encoder_hidden_states)
+
+
+class PicturesAndText(nn.Module):
+    def __init__(self, reader_class=Reader):
+        super().__init__()
+        sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+        config = ViTConfig(**sizes, image_size=16, patch_size=4)
+        self.eyes, self.reader = ViTModel(config, add_pooling_layer=False), reader_class()
+
+    def forward(self, pixel_values, text):
+        return self.reader(text, encoder_hidden_states=self.eyes(pixel_values).last_hidden_state)
+
+
+@pytest.fixture
+def no_hosts(monkeypatch):
+    monkeypatch.setattr(hosts, "_HOSTS", {})
+
+
+def test_a_reader_from_outside(no_hosts):
+    torch.manual_seed(0)
+    model, pixels, text = PicturesAndText().eval(), torch.randn(2, 3, 16, 16), torch.randn(2, 3, 16)
+    with torch.no_grad():
+        apply_pitome(model, 0.7)
+        whole = model(pixels, text)
+        register_reader(PicturesAndText, "reader", encoder="eyes")
+        dense = apply_pitome(model, 1.0)(pixels, text)
+        short = apply_pitome(model, 0.7)(pixels, text)
+        removed = remove_pitome(model)(pixels, text)
+    (first, _), (second, _), (third, bias), (last, _) = model.reader.seen
+    assert (first, second, last) == (17, 17, 17) and third == bias.shape[1] == 10
+    torch.testing.assert_close(bias.exp().sum(dim=1), torch.full((2,), 17.0))
+    torch.testing.assert_close(short, whole)
+    assert torch.equal(dense, removed) and not model.reader._forward_pre_hooks
+
+
+def test_what_is_registered_again(no_hosts):
+    register_reader(PicturesAndText, "reader", encoder="eyes")
+    with pytest.raises(ValueError, match="PicturesAndText is already registered. Pass exist_ok=True to replace"):
+        register_reader(PicturesAndText, "reader", encoder="eyes")
+    register_reader(PicturesAndText, "reader.query", encoder="eyes", exist_ok=True)
+    with pytest.raises(ValueError, match="reader='reader.query': Linear.forward takes no encoder_hidden_states"):
+        apply_pitome(PicturesAndText(), 0.7)
+
+
+def test_what_is_built_in_stays():
+    with pytest.raises(ValueError, match="BlipForQuestionAnswering is already registered. It is built in"):
+        register_reader(BlipForQuestionAnswering, "text_encoder", exist_ok=True)
+    with pytest.raises(ValueError, match="register_reader\\('PicturesAndText', ...\\): expected the class of a model"):
+        register_reader("PicturesAndText", "reader")
+
+
+@pytest.mark.parametrize(
+    "reader_class, settings, message",
+    [
+        (
+            Reader,
+            {"encoder": "ears"},
+            "encoder='ears' was not found in PicturesAndText, .* Correct encoder= in regi",
+        ),
+        (Reader, {"reader": "writer"}, "reader='writer' was not found in PicturesAndText, which has .*eyes"),
+        (Unmasked, {}, "reader='reader': Unmasked.forward takes no encoder_attention_mask, so it cannot read merged"),
+        (Reader, {"drops_mask": "cross"}, "drops_mask='cross': no sub-module of Reader has a name with this end"),
+        (Unmasked, {"weighs_at": "cross"}, "weighs_at='cross': no sub-module of Unmasked has a name with this end"),
+    ],
+    ids=["encoder", "reader", "no mask", "drops_mask", "weighs_at"],
+)
+def test_models_that_are_not_as_registered(no_hosts, reader_class, settings, message):
+    """They are refused when they are rewritten, and stay dense."""
+    settings = {"reader": "reader", "encoder": "eyes", **settings}
+    register_reader(PicturesAndText, settings.pop("reader"), **settings)
+    model = PicturesAndText(reader_class)
+    with pytest.raises(ValueError, match=message):
+        apply_pitome(model, 0.7)
+    assert getattr(model.eyes, "pitome", None) is None and not model.reader._forward_pre_hooks
