@@ -32,6 +32,7 @@ from .data import (
     stamps,
     textiles,
 )
+from .pasted import pasted_stamps
 from .weights import (
     bert_reactions,
     bert_reactions_masked,

@@ -31,7 +31,6 @@ from optimum_pitome.evaluation.judges import (
     ClassJudge,
     EmbeddingJudge,
     RetrievalJudge,
-    find_judge,
     pooled,
 )
 from optimum_pitome.evaluation.questions import encode_questions
