@@ -33,6 +33,7 @@ from optimum_pitome.evaluation.judges import (
     RetrievalJudge,
     pooled,
 )
+from optimum_pitome.evaluation.passes import find_judge
 from optimum_pitome.evaluation.questions import encode_questions
 
 
