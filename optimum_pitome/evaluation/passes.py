@@ -26,14 +26,18 @@ from typing import Any
 
 import torch
 from torch import distributed, nn
-from transformers.models.auto.modeling_auto import MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_DEPTH_ESTIMATION_MAPPING_NAMES,
+    MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES,
+)
 
 from ..analysis.summary import pitome_summary
 from .judges import AnswerJudge, ClassJudge, EmbeddingJudge, Judge, RetrievalJudge
-from .pixels import PixelJudge
+from .pixels import DepthJudge, PixelJudge
 
 
-_OF_PIXELS = frozenset(MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES.values())
+_CLASSES_OF_PIXELS = frozenset(MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES.values())
+_DEPTHS_OF_PIXELS = frozenset(MODEL_FOR_DEPTH_ESTIMATION_MAPPING_NAMES.values())
 
 
 @dataclass(frozen=True)
@@ -129,8 +133,10 @@ def find_judge(model: nn.Module, batch: Mapping[str, Any]) -> Judge:
         )
     if RetrievalJudge.references in batch:
         return RetrievalJudge(model)
+    if type(model).__name__ in _DEPTHS_OF_PIXELS:
+        return DepthJudge(model)
     labels = batch.get("labels")
-    if type(model).__name__ in _OF_PIXELS or isinstance(labels, torch.Tensor) and labels.dim() == 3:
+    if type(model).__name__ in _CLASSES_OF_PIXELS or isinstance(labels, torch.Tensor) and labels.dim() == 3:
         return PixelJudge(model)
     # A model with a head takes labels for it.
     if "labels" in batch or "labels" in inspect.signature(model.forward).parameters:

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""[`PixelJudge`]: the class of every pixel, dense and merged."""
+"""What heads say of every pixel, dense and merged: [`PixelJudge`] of its class, [`DepthJudge`] of its depth."""
 
 from __future__ import annotations
 
@@ -74,12 +74,7 @@ class PixelJudge(Judge):
     def scores(self, decisions: list[np.ndarray], references: Sequence[Any]) -> dict[str, list[float]]:
         found: dict[str, list[float]] = {name: [] for name in self.metrics}
         for classes, right in zip(decisions, references):
-            right = np.asarray(right)
-            if right.shape != classes.shape:
-                raise ValueError(
-                    f"labels of {right.shape} do not fit a picture of {classes.shape} pixels: expected one label for "
-                    "each pixel of pixel_values, as an image processor makes them of segmentation_maps."
-                )
+            right = _fitting(right, classes)
             counts = (right >= 0) & (right != self._ignored)
             present = np.unique(right[counts]).tolist()
             if not present:
@@ -94,6 +89,51 @@ class PixelJudge(Judge):
             for label in ious.keys() & self._names.keys():
                 found[f"iou_{self._names[label]}"].append(ious[label])
         return {name: values for name, values in found.items() if values}
+
+
+class DepthJudge(Judge):
+    """The depth of every pixel: of a model that returns `predicted_depth` of shape `(batch, height, width)`.
+
+    The batches may hold `labels`: for each picture a map of depths of that size, 0 where it is not known. The score of
+    a picture, `delta_1.25`, is the share of its pixels whose depth is right but for a factor below 1.25 (1406.2283);
+    it means nothing for models whose depth has no scale. What agrees is the share of all pixels that keep the dense
+    model's depth but for a factor below `factor`.
+
+    Args:
+        model (`torch.nn.Module`): a model for depth estimation.
+        factor (`float`, *optional*, defaults to 1.05): above 1.
+    """
+
+    metrics = compared = ("delta_1.25",)
+
+    def __init__(self, model: nn.Module, factor: float = 1.05):
+        self._model, self._factor = model, factor
+        self.agreement = f"depth as dense, factor {factor:g}"
+
+    def answer(self, inputs: Mapping[str, Any]) -> list[np.ndarray]:
+        return list(self._model(**inputs).predicted_depth.float().cpu().numpy())
+
+    def agree(self, decision: np.ndarray, dense: np.ndarray) -> float:
+        return float(_within(decision, dense, self._factor).mean())
+
+    def scores(self, decisions: list[np.ndarray], references: Sequence[Any]) -> dict[str, list[float]]:
+        pairs = [(depth, _fitting(right, depth)) for depth, right in zip(decisions, references)]
+        found = [float(_within(depth, right, 1.25)[right > 0].mean()) for depth, right in pairs if (right > 0).any()]
+        return {"delta_1.25": found} if found else {}
+
+
+def _within(depth: np.ndarray, right: np.ndarray, factor: float) -> np.ndarray:
+    return np.maximum(depth, right) <= factor * np.minimum(depth, right)
+
+
+def _fitting(right: Any, found: np.ndarray) -> np.ndarray:
+    right = np.asarray(right)
+    if right.shape != found.shape:
+        raise ValueError(
+            f"labels of {right.shape} do not fit an answer of {found.shape} pixels: expected one label for each of its "
+            "pixels, as an image processor makes them of segmentation_maps."
+        )
+    return right
 
 
 def iou(found: np.ndarray, right: np.ndarray, counts: np.ndarray) -> float:

@@ -21,20 +21,23 @@ from transformers.modeling_outputs import SemanticSegmenterOutput
 
 from optimum_pitome import compare, evaluate
 from optimum_pitome.evaluation.passes import find_judge
-from optimum_pitome.evaluation.pixels import PixelJudge, near_borders
+from optimum_pitome.evaluation.pixels import DepthJudge, PixelJudge, near_borders
 
 
 SETTINGS = {"ratio": 0.6}
 
 
-@pytest.fixture
-def segmenter():
-    cases = zoo.all_cases()
-    model = next(case for case in cases if case.model_class.__name__ == "DPTForSemanticSegmentation").build().eval()
+def build(class_name):
+    model = next(case for case in zoo.all_cases() if case.model_class.__name__ == class_name).build().eval()
     with torch.no_grad():  # as it is built, all pixels have one class
         for parameter in model.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
     return model
+
+
+@pytest.fixture
+def segmenter():
+    return build("DPTForSemanticSegmentation")
 
 
 def pictures(segmenter, number=6):
@@ -62,7 +65,7 @@ def test_scores_by_hand():
         "iou_figure": [pytest.approx(9 / 12)],
     }
     assert judge.agree(found, found) == 1.0 and judge.agree(found, right) == (21 / 32)
-    with pytest.raises(ValueError, match=r"labels of \(4, 8\) do not fit a picture of \(2, 2\) pixels"):
+    with pytest.raises(ValueError, match=r"labels of \(4, 8\) do not fit an answer of \(2, 2\) pixels"):
         judge.scores([found[:2, :2]], [right])
 
 
@@ -122,3 +125,24 @@ def test_settings_are_compared(segmenter):
     grid = {"reference": SETTINGS, "settings": {"tome": {"algorithm": "tome"}}}
     found = compare(segmenter, pictures(segmenter), grid, progress=False)
     assert {entry.measure for entry in found.entries} == {"mean_iou"} and "mean iou" in str(found)
+
+
+def test_depths_by_hand():
+    dense, labels = np.array([[1.0, 2.0], [0.0, 4.0]]), np.array([[0.0, 2.4], [0.0, 6.0]])
+    judge = DepthJudge(None)
+    assert judge.agree(dense, dense) == 1.0 and judge.agree(dense * [[1.04, 1.06]], dense) == 0.5
+    assert judge.scores([dense, dense], [labels, 0 * labels]) == {"delta_1.25": [0.5]}
+    with pytest.raises(ValueError, match=r"labels of \(1, 2\) do not fit an answer of \(2, 2\) pixels"):
+        judge.scores([dense], [labels[:1]])
+
+
+@pytest.mark.parametrize("class_name", ["DPTForDepthEstimation", "DepthAnythingForDepthEstimation"])
+def test_a_model_of_depth_is_evaluated(class_name):
+    model = build(class_name)
+    side = 32
+    batch = {"pixel_values": torch.randn(3, 3, side, side)}
+    with torch.no_grad():
+        batch["labels"] = model(**batch).predicted_depth
+    merged, same = evaluate(model, [batch], ratios=[SETTINGS, 1.0], progress=False)
+    assert same.agreement["agreement"] == 1.0 and same.agreement_title == "depth as dense, factor 1.05"
+    assert merged.agreement["agreement"] < 1.0 and merged.dense["delta_1.25"] == 1.0
