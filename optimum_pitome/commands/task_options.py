@@ -23,6 +23,7 @@ import argparse
 TASK_NAMES = (
     "image-classification",
     "text-classification",
+    "semantic-segmentation",
     "visual-question-answering",
     "image-text-retrieval",
     "feature-extraction",
@@ -70,14 +71,17 @@ def add_task(parser: argparse.ArgumentParser) -> None:
         "--task",
         required=True,
         choices=TASK_NAMES,
-        help="Classification: pictures or texts with classes, accuracy. visual-question-answering (LLaVA): columns of "
+        help="Classification: pictures or texts with classes, accuracy. semantic-segmentation: pictures and masks "
+        "(pictures, too) with the class of every pixel, IoU. visual-question-answering (LLaVA): columns of "
         "pictures, questions and answers (a text, a list, or dictionaries as in VQAv2), VQA accuracy of what is "
         "generated. image-text-retrieval (CLIP, SigLIP, dual encoders): pictures with captions (a text or a list; "
         "equal pictures are one), recall both ways. feature-extraction (encoders): pictures or texts without labels, "
         "how many of the ten nearest neighbours of each stay.",
     )
     data = add_data(parser)
-    data.add_argument("--label-column", help="Of classes, answers or captions. Default: found by type, or by name.")
+    data.add_argument(
+        "--label-column", help="Of classes, masks, answers or captions. Default: found by type, or by name."
+    )
     data.add_argument("--instruction", default="", help="Appended to every question.")
     running = add_running(parser)
     running.add_argument("--max-new-tokens", type=int, default=16, help="Longest answer in tokens (16).")

@@ -130,8 +130,8 @@ def _fitting(right: Any, found: np.ndarray) -> np.ndarray:
     right = np.asarray(right)
     if right.shape != found.shape:
         raise ValueError(
-            f"labels of {right.shape} do not fit an answer of {found.shape} pixels: expected one label for each of its "
-            "pixels, as an image processor makes them of segmentation_maps."
+            f"labels of {right.shape} do not fit an answer of {found.shape} pixels: expected one label for each of "
+            "its pixels, as an image processor makes them of segmentation_maps."
         )
     return right
 

@@ -124,7 +124,7 @@ def test_a_segmenter_without_labels_keeps_its_pixels(segmenter):
 def test_settings_are_compared(segmenter):
     grid = {"reference": SETTINGS, "settings": {"tome": {"algorithm": "tome"}}}
     found = compare(segmenter, pictures(segmenter), grid, progress=False)
-    assert {entry.measure for entry in found.entries} == {"mean_iou"} and "mean iou" in str(found)
+    assert {entry.measure for entry in found.entries} == {"mean_iou"} and "mean IoU" in str(found)
 
 
 def test_depths_by_hand():
