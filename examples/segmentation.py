@@ -49,6 +49,7 @@ from optimum_pitome import PiToMeConfig, apply_pitome, compare, pitome_disabled
 from optimum_pitome.analysis.pictures import figure_class, plotted
 from optimum_pitome.evaluation.data import Batches, take
 from optimum_pitome.evaluation.pixels import PixelJudge
+from optimum_pitome.evaluation.results import metric_title
 
 
 IGNORED = 255
@@ -180,8 +181,8 @@ def with_interval(values: list[float], sign: str = "") -> str:
 def table(rows: list[dict]) -> Iterator[str]:
     """Markdown: of the dense model every score, of the others their paired differences to it."""
     dense, *merged = rows
-    names = [name for name in dense["scores"]]
-    yield f"| settings | operations | {' | '.join(name.replace('_', ' ') for name in names)} | pixels as dense |"
+    names = list(dense["scores"])
+    yield f"| settings | operations | {' | '.join(map(metric_title, names))} | {dense['agreement_title']} |"
     yield "|---" * (len(names) + 3) + "|"
     yield f"| dense | 1 × | {' | '.join(with_interval(dense['scores'][name]) for name in names)} | |"
     for row in merged:
@@ -203,7 +204,7 @@ def draw_curve(rows: list[dict], path: Path) -> None:
                 fewer = [row["gflops_dense"] / row["gflops_merged"] for row in own]
                 label = DEFAULTS if name == "reference" else name
                 axes.plot(fewer, [100 * np.mean(row["scores"][measure]) for row in own], marker="o", label=label)
-            axes.set(xlabel="times fewer operations", ylabel=f"{measure.replace('_', ' ').replace('iou', 'IoU')}, %")
+            axes.set(xlabel="times fewer operations", ylabel=f"{metric_title(measure)}, %")
         panels[0].legend()
 
 
