@@ -194,17 +194,19 @@ def table(rows: list[dict]) -> Iterator[str]:
 
 
 def draw_curve(rows: list[dict], path: Path) -> None:
-    """Mean IoU, and that near borders, against operations."""
+    """Mean IoU, and that near borders, against operations. What lies far below the dense model is cut off."""
     dense, *merged = rows
     with plotted(path, dpi=110, size=(7.2, 6.4), panels=2) as panels:
         for axes, measure in zip(panels, ("mean_iou", "border_iou")):
-            axes.axhline(100 * np.mean(dense["scores"][measure]), color="black", linestyle=":", label="dense")
+            height = 100 * np.mean(dense["scores"][measure])
+            axes.axhline(height, color="black", linestyle=":", label="dense")
             for name in dict.fromkeys(row["name"] for row in merged):
                 own = [row for row in merged if row["name"] == name]
                 fewer = [row["gflops_dense"] / row["gflops_merged"] for row in own]
                 label = DEFAULTS if name == "reference" else name
                 axes.plot(fewer, [100 * np.mean(row["scores"][measure]) for row in own], marker="o", label=label)
             axes.set(xlabel="times fewer operations", ylabel=f"{metric_title(measure)}, %")
+            axes.set_ylim(bottom=max(axes.get_ylim()[0], height - 6))
         panels[0].legend()
 
 
