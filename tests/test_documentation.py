@@ -229,6 +229,7 @@ def test_the_page_on_sound_and_video_runs(tmp_path, monkeypatch, capsys):
     assert tokens[0] > tokens[-1] and Image.open("clip.png").size[0] > 100
 
 
+@pytest.mark.slow  # Depth Anything needs transformers 5.18
 def test_the_page_on_dense_prediction_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     save("depth", "DepthAnythingForDepthEstimation")
