@@ -276,7 +276,8 @@ def main() -> None:
     _, rows = measure(model, batches["validation"], judge, COMPARED | candidates, middle, paths["validation"])
     chosen = choose(rows)
     settings = COMPARED | {name: candidates[name] for name in (chosen,) if name in candidates}
-    print(*table(rows), f"\nchosen on the validation part: {chosen}\n", sep="\n")
+    title = DEFAULTS if chosen == "reference" else chosen
+    print(*table(rows), f"\nchosen on the validation part: {title}\n", sep="\n")
     found, rows = measure(model, batches["test"], judge, settings, arguments.budgets, paths["test"])
     found.to_json(arguments.output_dir / "comparison.json")
     print(found, "", *table(rows), sep="\n")

@@ -77,7 +77,7 @@ def test_a_head_is_trained_and_merged_features_are_compared(monkeypatch, capsys,
     assert np.mean(dense["scores"]["mean_iou"]) > 0.8 and len(dense["scores"]["iou_figure"]) == 4
     printed = capsys.readouterr().out
     chosen = printed.split("chosen on the validation part: ")[1].split("\n")[0]
-    assert {row["name"] for row in merged} == {"reference", "dct", *({chosen} - {"defaults"})}
+    assert {row["name"] for row in merged} == {"reference", "dct", *({chosen} - {segmentation.DEFAULTS})}
     assert [row["gflops_dense"] / row["gflops_merged"] > 1.6 for row in merged].count(True) == len(merged) // 2
     assert "| dct | 1.8" in printed and "no difference shown" in printed
     for name in ("pictures.png", "photos.png", "iou_against_operations.png"):
