@@ -229,6 +229,18 @@ def test_the_page_on_sound_and_video_runs(tmp_path, monkeypatch, capsys):
     assert tokens[0] > tokens[-1] and Image.open("clip.png").size[0] > 100
 
 
+@pytest.mark.slow  # Depth Anything needs transformers 5.18
+def test_the_page_on_dense_prediction_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    save("depth", "DepthAnythingForDepthEstimation")
+    save("ade", "DPTForSemanticSegmentation")
+    pixels = torch.randn(2, 3, 32, 32)
+    replaced = {"depth-anything/Depth-Anything-V2-Small-hf": "depth", "Intel/dpt-large-ade": "ade"}
+    found = run("docs/dense_prediction.md", {"pixels": pixels, "batches": [{"pixel_values": pixels}]}, replaced)
+    assert found["depth"].shape[0] == 2 and found["model"].config.pitome["flops_ratio"] == 1.35
+    assert "pixels as dense" in capsys.readouterr().out and len(found["found"]) == 2
+
+
 def test_the_page_on_migration_runs(tmp_path, capsys):
     sizes = {"hidden_size": 32, "num_hidden_layers": 12, "num_attention_heads": 2, "intermediate_size": 48}
     ViTForImageClassification(ViTConfig(**sizes)).save_pretrained(tmp_path)

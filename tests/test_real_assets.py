@@ -182,6 +182,17 @@ def test_photos_are_crops_of_thirty():
     assert first != second
 
 
+def test_pasted_stamps_have_masks():
+    parts = {split: real_assets.pasted_stamps(split) for split in ("train", "validation", "test")}
+    assert {split: len(part) for split, part in parts.items()} == {"train": 300, "validation": 100, "test": 233}
+    row = parts["test"][0]
+    mask = np.asarray(row["mask"])
+    assert row["image"].mode == "RGB" and row["image"].size == (224, 224) == mask.shape
+    assert set(np.unique(mask)) == {0, 1} and 0.01 < mask.mean() < 0.65
+    with pytest.raises(ValueError, match="split='all' is not known. Accepted: 'train'"):
+        real_assets.pasted_stamps("all")
+
+
 def test_lee_has_every_pair():
     dataset = real_assets.lee_similarity()
     assert len(dataset) == 1225 and 0.0 <= min(dataset["score"]) < max(dataset["score"]) <= 1.0

@@ -32,6 +32,7 @@ from .data import (
     stamps,
     textiles,
 )
+from .pasted import pasted_stamps
 from .tagged import tagged_books
 from .weights import (
     bert_reactions,

@@ -26,6 +26,7 @@ from huggingface_hub import EvalResult
 _MODELS = ("dense", "merged")
 #: Evaluation → the Hub's tag, where that names a pipeline.
 PIPELINE_TAGS = {
+    "semantic-segmentation": "image-segmentation",
     "visual-question-answering": "image-text-to-text",
     "image-text-retrieval": "zero-shot-image-classification",
 }

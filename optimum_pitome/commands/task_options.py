@@ -24,6 +24,7 @@ TASK_NAMES = (
     "image-classification",
     "text-classification",
     "token-classification",
+    "semantic-segmentation",
     "visual-question-answering",
     "image-text-retrieval",
     "feature-extraction",
@@ -72,14 +73,17 @@ def add_task(parser: argparse.ArgumentParser) -> None:
         required=True,
         choices=TASK_NAMES,
         help="Classification: pictures or texts with classes, accuracy. token-classification: columns of words and of "
-        "their tags, accuracy of the tags. visual-question-answering (LLaVA): columns of "
+        "their tags, accuracy of the tags. semantic-segmentation: pictures and masks (pictures, too) with the class "
+        "of every pixel, IoU. visual-question-answering (LLaVA): columns of "
         "pictures, questions and answers (a text, a list, or dictionaries as in VQAv2), VQA accuracy of what is "
         "generated. image-text-retrieval (CLIP, SigLIP, dual encoders): pictures with captions (a text or a list; "
         "equal pictures are one), recall both ways. feature-extraction (encoders): pictures or texts without labels, "
         "how many of the ten nearest neighbours of each stay.",
     )
     data = add_data(parser)
-    data.add_argument("--label-column", help="Of classes, answers or captions. Default: found by type, or by name.")
+    data.add_argument(
+        "--label-column", help="Of classes, masks, answers or captions. Default: found by type, or by name."
+    )
     data.add_argument("--instruction", default="", help="Appended to every question.")
     running = add_running(parser)
     running.add_argument("--max-new-tokens", type=int, default=16, help="Longest answer in tokens (16).")

@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset, Image
 from torch import nn
@@ -36,6 +37,7 @@ from transformers import (
     AutoModel,
     AutoModelForImageClassification,
     AutoModelForImageTextToText,
+    AutoModelForSemanticSegmentation,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     AutoProcessor,
@@ -55,6 +57,7 @@ from ..evaluation.data import (
     take,
 )
 from ..evaluation.judges import TOWERS, AnswerJudge, ClassJudge, EmbeddingJudge, Judge, RetrievalJudge
+from ..evaluation.pixels import PixelJudge
 from ..evaluation.questions import MAX_LENGTH, encode_captions, encode_questions, rgb
 from ..evaluation.words import classes_of_words, encode_words
 from ..export.modules import input_kind
@@ -130,10 +133,20 @@ def _embed(model: nn.Module, dataset: Dataset, columns: list[str], args: argpars
     return EmbeddingJudge(getattr(model, tower), lambda output, _: getattr(output, "pooler_output", output)), batches
 
 
+def _segment(model: nn.Module, dataset: Dataset, columns: list[str], args: argparse.Namespace):
+    processor = AutoImageProcessor.from_pretrained(args.model, revision=args.revision)
+
+    def prepare(images, masks):
+        return processor(rgb(images), segmentation_maps=[np.asarray(mask) for mask in masks], return_tensors="pt")
+
+    return PixelJudge(model), Batches(dataset, columns, {}, args.batch_size, prepare)
+
+
 TASKS = {
     "image-classification": Task(AutoModelForImageClassification, ClassJudge, "image", _classify),
     "text-classification": Task(AutoModelForSequenceClassification, ClassJudge, "text", _classify),
     "token-classification": Task(AutoModelForTokenClassification, ClassJudge, "words", _tag),
+    "semantic-segmentation": Task(AutoModelForSemanticSegmentation, PixelJudge, "mask", _segment),
     "visual-question-answering": Task(AutoModelForImageTextToText, AnswerJudge, "question", _answer),
     "image-text-retrieval": Task(AutoModel, RetrievalJudge, "caption", _retrieve),
     "feature-extraction": Task(AutoModel, EmbeddingJudge, "unlabelled", _embed),

@@ -41,6 +41,7 @@ _PICTURES = (
     "column (Dataset.cast_column(name, datasets.Image()), then save_to_disk)."
 )
 _REFERENCES = {
+    "mask": ("mask column", ("mask", "annotation", "label", "labels", "segmentation", "segmentation_mask")),
     "question": ("answer column", ("answers", "answer", "multiple_choice_answer", "label")),
     "caption": ("caption column", ("caption", "captions", "text", "texts", "sentences", "sentence", "description")),
     "words": ("column of tags", ("tags", "ner_tags", "pos_tags", "labels", "label")),
@@ -120,9 +121,9 @@ def find_columns(
     Args:
         kind (`str`):
             `"image"` or `"text"` (one input, or two for pairs of texts) with classes; `"question"` (inputs: a picture
-            and a question) with accepted answers; `"caption"` (input: a picture) with one or several captions;
-            `"words"` (input: a list of words) with a class for each; `"unlabelled"`: pictures, or texts where there
-            are none.
+            and a question) with accepted answers; `"mask"` (input: a picture) with a picture of classes; `"caption"`
+            (input: a picture) with one or several captions; `"words"` (input: a list of words) with a class for each;
+            `"unlabelled"`: pictures, or texts where there are none.
         inputs (`list[str]`, *optional*), label (`str`, *optional*): names, where they are not to be guessed.
         labelled (`bool`, *optional*, defaults to `True`): whether a label is wanted.
 
@@ -137,14 +138,16 @@ def find_columns(
         if column not in features:
             raise ValueError(f"column {column!r} does not exist: expected one of {', '.join(features)}.")
     if inputs is None:
-        fitting = {"image": [name for name, feature in features.items() if isinstance(feature, datasets.Image)]}
+        masks = _REFERENCES["mask"][1] if kind == "mask" else ()
+        images = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
+        fitting = {"image": [name for name in images if name not in (label, *masks)]}
         if not fitting["image"] and kind not in ("text", "words"):
             raise ValueError(f"there is no column of pictures: {', '.join(features)}. {_PICTURES}")
         texts = [name for name, feature in features.items() if _is_text(feature) and name != label]
         fitting["text"] = [name for name in texts if name in _TEXT_NAMES] or texts
         fitting["question"] = [name for name in texts if name == "question"]
         fitting["words"] = [name for name, one in features.items() if _is_text(_entry(one)) and name != label]
-        wanted = {"question": ["image", "question"], "caption": ["image"]}.get(kind, [kind])
+        wanted = {"question": ["image", "question"], "caption": ["image"], "mask": ["image"]}.get(kind, [kind])
         inputs = [_only(fitting[name], f"{name} column", "--input-columns", features) for name in wanted]
     if kind == "words":
         _check_words(features, inputs)
@@ -157,6 +160,8 @@ def find_columns(
     if label is None and kind in _REFERENCES:
         what, names = _REFERENCES[kind]
         fitting = [name for name in names if name in features and name not in inputs]
+        if kind == "mask":
+            fitting = [name for name in fitting if isinstance(features[name], datasets.Image)]
         label = _only(fitting[:1], what, "--label-column", features)
     elif label is None:
         classes = [name for name, feature in features.items() if isinstance(feature, ClassLabel)]

@@ -16,7 +16,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -280,22 +279,3 @@ class EmbeddingJudge(Judge):
             nn.functional.cosine_similarity(*centred, dim=-1).clamp(0, 1).tolist(),
         )
         return dict(zip(self.kept_metrics, scores))
-
-
-def find_judge(model: nn.Module, batch: Mapping[str, Any]) -> Judge:
-    """The judge that fits a batch.
-
-    Raises:
-        ValueError: if it needs more than that.
-    """
-    if AnswerJudge.references in batch:
-        raise ValueError(
-            "These batches hold answers, which a processor has to decode: pass judge=AnswerJudge(model, processor), "
-            "from optimum_pitome.evaluation.judges."
-        )
-    if RetrievalJudge.references in batch:
-        return RetrievalJudge(model)
-    # A model with a head takes labels for it.
-    if "labels" in batch or "labels" in inspect.signature(model.forward).parameters:
-        return ClassJudge(model)
-    return EmbeddingJudge(model)

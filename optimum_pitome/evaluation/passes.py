@@ -17,6 +17,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -25,9 +26,18 @@ from typing import Any
 
 import torch
 from torch import distributed, nn
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_DEPTH_ESTIMATION_MAPPING_NAMES,
+    MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES,
+)
 
 from ..analysis.summary import pitome_summary
-from .judges import Judge, find_judge
+from .judges import AnswerJudge, ClassJudge, EmbeddingJudge, Judge, RetrievalJudge
+from .pixels import DepthJudge, PixelJudge
+
+
+_CLASSES_OF_PIXELS = frozenset(MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES.values())
+_DEPTHS_OF_PIXELS = frozenset(MODEL_FOR_DEPTH_ESTIMATION_MAPPING_NAMES.values())
 
 
 @dataclass(frozen=True)
@@ -87,7 +97,11 @@ def read_answers(
         for known, more in zip(answers, outputs):
             known.extend(more)
         right = batch.get(judge.references, [])
-        references.extend(right.tolist() if isinstance(right, torch.Tensor) else right)
+        # Of maps with a label for each pixel, lists of numbers would be large.
+        is_map = isinstance(right, torch.Tensor) and right.dim() > 2
+        references.extend(
+            right.cpu().numpy() if is_map else right.tolist() if isinstance(right, torch.Tensor) else right
+        )
         # In batches of texts each has the length of its own.
         mask = inputs.get("attention_mask") if judge.counts_masks else None
         number = len(right) or len(next(value for value in inputs.values() if isinstance(value, torch.Tensor)))
@@ -104,6 +118,30 @@ def _moved(value: Any, device: torch.device, dtype: torch.dtype) -> Any:
     if not isinstance(value, torch.Tensor):  # what else a processor makes for its model
         return value
     return value.to(device, dtype if value.is_floating_point() else None)
+
+
+def find_judge(model: nn.Module, batch: Mapping[str, Any]) -> Judge:
+    """The judge that fits a batch.
+
+    Raises:
+        ValueError: if it needs more than that.
+    """
+    if AnswerJudge.references in batch:
+        raise ValueError(
+            "These batches hold answers, which a processor has to decode: pass judge=AnswerJudge(model, processor), "
+            "from optimum_pitome.evaluation.judges."
+        )
+    if RetrievalJudge.references in batch:
+        return RetrievalJudge(model)
+    if type(model).__name__ in _DEPTHS_OF_PIXELS:
+        return DepthJudge(model)
+    labels = batch.get("labels")
+    if type(model).__name__ in _CLASSES_OF_PIXELS or isinstance(labels, torch.Tensor) and labels.dim() == 3:
+        return PixelJudge(model)
+    # A model with a head takes labels for it.
+    if "labels" in batch or "labels" in inspect.signature(model.forward).parameters:
+        return ClassJudge(model)
+    return EmbeddingJudge(model)
 
 
 class _SequenceLengths:

@@ -168,7 +168,7 @@ def _row(one: Evaluation, dense: bool) -> dict[str, str]:
 
 def metric_title(name: str) -> str:
     """How tables and cards call a metric."""
-    return name.replace("_", " ").replace("vqa", "VQA")
+    return name.replace("_", " ").replace("vqa", "VQA").replace("iou", "IoU")
 
 
 def percent(values: Mapping[str, float], name: str, sign: str = "") -> str:

@@ -32,9 +32,10 @@ from transformers import (
     BertModel,
     CLIPModel,
     CLIPProcessor,
+    DPTImageProcessorPil,
     PreTrainedTokenizerFast,
 )
-from zoo import vision_language
+from zoo import vision_language, vit_like
 from zoo.llava import make_processor, picture
 
 from optimum_pitome import PiToMeConfig, apply_pitome
@@ -157,6 +158,31 @@ def test_questions_and_the_card(evaluate, multimodal, tmp_path):
     assert "--max-new-tokens 0: expected at least 1" in evaluate(*command, "--max-new-tokens", 0, code=2)
     error = evaluate(*command, "--input-columns", "image", code=2)
     assert "expected the column of pictures, then of questions" in error
+
+
+@pytest.mark.slow  # the floor has no image processors without torchvision
+def test_masks_and_the_card(evaluate, tmp_path):
+    model = next(case for case in vit_like.CASES if case.id == "DPTForSemanticSegmentation").build()
+    model.save_pretrained(tmp_path / "dpt")
+    sizes = {"size": {"height": 32, "width": 32}, "keep_aspect_ratio": False}
+    DPTImageProcessorPil(**sizes).save_pretrained(tmp_path / "dpt")
+    masks = [Image.new("L", (50, 40), seed % model.config.num_labels) for seed in range(6)]
+    columns = {"image": [picture(seed).resize((50, 40)) for seed in range(6)], "mask": masks}
+    data = Dataset.from_dict(columns, Features(image=ImageFeature(), mask=ImageFeature()))
+    data.save_to_disk(tmp_path / "masks")
+    command = [tmp_path / "dpt", "--task", "semantic-segmentation", "--dataset", tmp_path / "masks", "--ratio", 0.8]
+    text = evaluate(*command, "--model-card", tmp_path / "card.md")
+    assert "6 samples" in text and "mean IoU, %" in text and "pixels as dense, %" in text
+    card = ModelCard.load(tmp_path / "card.md")
+    assert card.data.pipeline_tag == "image-segmentation"
+    assert "Semantic segmentation on masks, 6 samples" in card.text and "| Mean IoU, % |" in card.text
+    data.rename_columns({"image": "photo", "mask": "annotation"}).save_to_disk(tmp_path / "named")
+    found = (evaluate(*command[:4], tmp_path / name, "--ratio", 0.8, "--json") for name in ("masks", "named"))
+    one, other = (json.loads(text)["evaluations"][0] for text in found)
+    assert one["merged"] == other["merged"] and "mean_iou" in one["merged"]
+    data.select_columns("image").save_to_disk(tmp_path / "none")
+    error = evaluate(*command[:4], tmp_path / "none", "--ratio", 0.8, code=2)
+    assert "there is no obvious mask column: name it (--label-column)" in error
 
 
 @pytest.mark.slow  # the floor has no image processors without torchvision

@@ -31,9 +31,9 @@ from optimum_pitome.evaluation.judges import (
     ClassJudge,
     EmbeddingJudge,
     RetrievalJudge,
-    find_judge,
     pooled,
 )
+from optimum_pitome.evaluation.passes import find_judge
 from optimum_pitome.evaluation.questions import encode_questions
 
 
