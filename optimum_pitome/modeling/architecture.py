@@ -72,6 +72,13 @@ class Architecture:
         forward (`Callable`, *optional*):
             Runs in place of the encoder's own `forward` where tokens merge, if that keeps its keyword arguments from
             the layers: takes the encoder, its arguments and further keyword arguments, and passes these on.
+        methods (`Mapping[str, Callable]`):
+            Where the layers are run by other methods than `forward`: their names, and what runs in place of each where
+            tokens merge. It takes what `forward` above takes, and returns what the method returns, at the original
+            length.
+        read_config (`Callable[[nn.Module], Any]`, *optional*):
+            Where an encoder keeps no `config`: makes what stands for it, with `hidden_size`, `num_attention_heads`, and
+            whatever functions here read of a configuration.
         window (`Callable[[nn.Module], int | None]`, *optional*):
             From a layer, how far apart (in original positions) two tokens may be that attend to one another in it;
             `None`: any distance. Such layers get a mask of their own from the encoder before anything has merged.
@@ -102,6 +109,8 @@ class Architecture:
     refuses: Callable[[nn.Module], str | None] | None = None
     full_length_at: str | None = None
     forward: Callable[..., Any] | None = None
+    methods: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    read_config: Callable[[nn.Module], Any] | None = None
     window: Callable[[nn.Module], int | None] | None = None
     read_whole: tuple[str, ...] = ()
     defaults: Mapping[str, Any] = field(default_factory=dict)
@@ -134,6 +143,19 @@ class Architecture:
 
     def __deepcopy__(self, memo: dict) -> Architecture:
         return self  # nothing in it changes, and a host may have adapted it
+
+    @property
+    def runs(self) -> Mapping[str, Callable[..., Any] | None]:
+        """Methods of the encoder that run its layers, and what runs in place of each. `None`: the method itself."""
+        return self.methods or {"forward": self.forward}
+
+    def config_of(self, encoder: nn.Module) -> Any:
+        """The configuration of `encoder`, or what stands for it."""
+        return encoder.config if self.read_config is None else self.read_config(encoder)
+
+    def implementation_of(self, encoder: nn.Module) -> str | None:
+        """The attention implementation that `encoder` is set to; `None` where it has a choice of its own."""
+        return getattr(self.config_of(encoder), "_attn_implementation", None)
 
     def count_prefix(self, config: Any) -> int:
         """Special tokens at the front of the sequence of an encoder with this configuration."""

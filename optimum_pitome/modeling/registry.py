@@ -200,7 +200,7 @@ def register_architecture(
         if not exist_ok:
             raise ValueError(f"{name} is already registered. Pass exist_ok=True to replace that entry.")
     check_entry(architecture)
-    wrap_forward(encoder_class)
+    wrap_forward(encoder_class, architecture.runs)
     if architecture.attention_class is not None:
         wrap_attention(architecture.attention_class, architecture.dense_attention_class)
     if architecture.attention_interface:
