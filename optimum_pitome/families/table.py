@@ -16,11 +16,11 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 
 from transformers import models
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+from transformers.utils import is_timm_available
 
 
 #: File here → folders in `transformers.models` (and `/file`, where its name is another) that define what it rewrites.
@@ -68,16 +68,14 @@ FAMILIES = {
     if Path(models.__path__[0], folder.partition("/")[0]).is_dir()  # transformers may be older than the family
 }
 
-#: The same for other packages, with the model types of transformers that wrap their models.
-_ELSEWHERE = {"timm.models.vision_transformer": (f"{__package__}.timm", ("timm_wrapper", "timm_backbone"))}
-_INSTALLED = {path: found for path, found in _ELSEWHERE.items() if find_spec(path.partition(".")[0])}
-
 #: model types of the built-in families, for messages and documentation: a module's name, as configurations spell it.
 SUPPORTED_MODEL_TYPES = tuple(
     sorted(
         {"data2vec": "data2vec-text"}.get(name, name if name in CONFIG_MAPPING_NAMES else name.replace("_", "-"))
         for name in (path.split(".")[2] for path in FAMILIES)
     )
-    + [model_type for _, model_types in _INSTALLED.values() for model_type in model_types]
 )
-FAMILIES.update({path: file for path, (file, _) in _INSTALLED.items()})
+
+#: Module of another package, where that is installed: models of it, and of transformers around them, can merge.
+if is_timm_available():
+    FAMILIES["timm.models.vision_transformer"] = f"{__package__}.timm"

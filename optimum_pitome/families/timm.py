@@ -128,10 +128,23 @@ def read_config(encoder):
     return SimpleNamespace(
         hidden_size=encoder.embed_dim,
         num_attention_heads=encoder.blocks[0].attn.num_heads,
+        has_class_token=encoder.has_class_token,
         num_prefix_tokens=encoder.num_prefix_tokens,
         num_patches=encoder.patch_embed.num_patches,
+        image_size=encoder.patch_embed.img_size,
         patch_size=encoder.patch_embed.patch_size,
+        num_channels=encoder.in_chans,
     )
+
+
+def refuses_other_blocks(encoder) -> str | None:
+    block = next((block for block in encoder.blocks if not isinstance(block, vision_transformer.Block)), None)
+    if block is not None:
+        return f"its blocks are {type(block).__name__}, and only those of the class Block are cut in two here"
+    found = next((block.attn for block in encoder.blocks if not isinstance(block.attn, attention.Attention)), None)
+    if found is not None:
+        return f"its attention is a {type(found).__name__}, which has no one score for each pair of tokens to add to"
+    return None
 
 
 register_architecture(
@@ -144,6 +157,8 @@ register_architecture(
     methods={"forward_features": forward_features, "forward_intermediates": forward_intermediates},
     read_config=read_config,
     num_prefix_tokens=lambda config: config.num_prefix_tokens,
+    class_token=lambda config: config.has_class_token,
     num_tokens=lambda config: config.num_prefix_tokens + config.num_patches,
+    refuses=refuses_other_blocks,
     official=official_deit,
 )

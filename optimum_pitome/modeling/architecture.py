@@ -51,6 +51,9 @@ class Architecture:
         num_prefix_tokens (`int` or `Callable[[config], int]`):
             Special tokens at the front of the sequence, which never merge: 1 for a class token, 0 for none.
         num_suffix_tokens (`Callable[[config], int]`, *optional*): The same at its end (detection tokens).
+        class_token (`Callable[[config], bool]`, *optional*):
+            Whether the first token of all sums up the others, so that its attention tells which of them matter. By
+            default it does where there is a prefix or `special_tokens`.
         num_tokens (`Callable[[config], int]`, *optional*): Sequence length for the configured input size (summaries).
         any_length (`bool`):
             Whether inputs have the length that they have, as texts do, so that `num_tokens` is that of usual ones.
@@ -77,8 +80,8 @@ class Architecture:
             tokens merge. It takes what `forward` above takes, and returns what the method returns, at the original
             length.
         read_config (`Callable[[nn.Module], Any]`, *optional*):
-            Where an encoder keeps no `config`: makes what stands for it, with `hidden_size`, `num_attention_heads`, and
-            whatever functions here read of a configuration.
+            Where an encoder keeps no `config`: makes what stands for it, with `hidden_size`, `num_attention_heads`
+            and whatever functions here read of a configuration.
         window (`Callable[[nn.Module], int | None]`, *optional*):
             From a layer, how far apart (in original positions) two tokens may be that attend to one another in it;
             `None`: any distance. Such layers get a mask of their own from the encoder before anything has merged.
@@ -99,6 +102,7 @@ class Architecture:
     attention_interface: bool = True
     token_arguments: Mapping[str, Callable[[Any, Any], Any] | None] = field(default_factory=dict)
     num_prefix_tokens: int | Callable[[Any], int] = field(kw_only=True)
+    class_token: Callable[[Any], bool] | None = None
     num_suffix_tokens: Callable[[Any], int] | None = None
     num_tokens: Callable[[Any], int] | None = None
     any_length: bool = False
@@ -161,6 +165,12 @@ class Architecture:
         """Special tokens at the front of the sequence of an encoder with this configuration."""
         number = self.num_prefix_tokens
         return number if isinstance(number, int) else number(config)
+
+    def has_class_token(self, config: Any) -> bool:
+        """Whether the first token of an encoder with this configuration sums up the others."""
+        if self.class_token is not None:
+            return self.class_token(config)
+        return self.count_prefix(config) > 0 or self.special_tokens is not None
 
     def count_suffix(self, config: Any) -> int:
         """Special tokens at the end of the sequence of an encoder with this configuration."""

@@ -248,6 +248,12 @@ def find_architecture(module: nn.Module) -> Architecture | None:
     return _architecture_of(type(module))
 
 
+def encoder_configs(model: nn.Module) -> list[Any]:
+    """The configurations of the encoders in `model`, or what stands for them."""
+    found = ((module, find_architecture(module)) for module in model.modules())
+    return [architecture.config_of(module) for module, architecture in found if architecture is not None]
+
+
 def _architecture_of(module_class: type[nn.Module]) -> Architecture | None:
     for base in module_class.__mro__:
         family = _built_in.modules.get(base.__module__)

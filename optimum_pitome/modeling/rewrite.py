@@ -150,7 +150,7 @@ def plan_rewrite(
     num_prefix_tokens = architecture.count_prefix(settings)
     # Adapters do not count: a schedule stays the same when one is added.
     shape_of = functools.partial(EncoderShape.of, encoder, architecture, adapters=False)
-    specs = resolve_specs(config, architecture, len(layers), num_prefix_tokens, shape_of)
+    specs = resolve_specs(config, architecture, len(layers), architecture.has_class_token(settings), shape_of)
     if isinstance(config.ratio, float) and architecture.part != "text" and architecture.num_tokens is not None:
         _warn_of_few_tokens(config.ratio, specs, architecture.num_tokens(settings) - num_prefix_tokens, encoder)
     unmerge = resolve_unmerge(config, architecture)
