@@ -158,8 +158,8 @@ class Architecture:
         return encoder.config if self.read_config is None else self.read_config(encoder)
 
     def implementation_of(self, encoder: nn.Module) -> str | None:
-        """The attention implementation that `encoder` is set to; `None` where it has a choice of its own."""
-        return getattr(self.config_of(encoder), "_attn_implementation", None)
+        """The attention implementation that `encoder` is set to; `None` where no configuration says it."""
+        return encoder.config._attn_implementation if self.read_config is None else None
 
     def count_prefix(self, config: Any) -> int:
         """Special tokens at the front of the sequence of an encoder with this configuration."""
