@@ -110,7 +110,7 @@ REASONS = (
     Reason("attends over space and over time in turn, so its tokens stand in rows of fixed length", (), "timesformer"),
     Reason(
         "can merge where the model of timm inside is a VisionTransformer (ViT, DeiT, DINOv2, the towers of CLIP and "
-        "SigLIP), which this one is not",
+        "SigLIP) or an Eva (EVA-02, DINOv3), and this one is neither",
         _IMAGES,
         "timm_backbone timm_wrapper",
     ),

@@ -76,6 +76,7 @@ SUPPORTED_MODEL_TYPES = tuple(
     )
 )
 
-#: Module of another package, where that is installed: models of it, and of transformers around them, can merge.
+# Of another package, where that is installed: its models can merge, and those of transformers that wrap them.
 if is_timm_available():
     FAMILIES["timm.models.vision_transformer"] = f"{__package__}.timm"
+    FAMILIES["timm.models.eva"] = f"{__package__}.timm_eva"

@@ -66,16 +66,22 @@ class Block(MergingLayer, vision_transformer.Block):
 
 
 def run_blocks(encoder, x, state, attn_mask=None, is_causal=False, taken=()):
-    """What leaves the last block, with the tokens of the beginning; and what leaves each of the blocks `taken`."""
+    """What leaves the last block, still merged, and what leaves each of the blocks `taken`, at the original length."""
     if attn_mask is not None or is_causal:
         raise ValueError(
             f"{type(encoder).__name__} was given attn_mask or is_causal, which tokens that merge do not follow. Leave "
             "them out, or run the model dense: with pitome_disabled(model): ..."
         )
-    x = encoder.norm_pre(encoder.patch_drop(encoder._pos_embed(encoder.patch_embed(x))))
+    x, ropes = encoder._pos_embed(encoder.patch_embed(x)), None
+    if isinstance(x, tuple):  # with rotary embeddings, for all blocks or (`rope_mixed`) for each of them
+        x, rope = x
+        ropes = rope if getattr(encoder, "rope_mixed", False) else [rope] * len(encoder.blocks)
+    else:
+        x = encoder.patch_drop(x)
+    x = encoder.norm_pre(x)
     found = []
     for index, block in enumerate(encoder.blocks):
-        arguments = {STATE_KEY: state}
+        arguments = {STATE_KEY: state} if ropes is None else {STATE_KEY: state, "rope": ropes[index]}
         x = checkpoint(block, x, **arguments) if encoder.grad_checkpointing else block(x, **arguments)
         if index in taken:
             found.append(state.slots[index + 1].unmerge(x))
@@ -96,6 +102,7 @@ def forward_intermediates(
     stop_early=False,
     output_fmt="NCHW",
     intermediates_only=False,
+    *,
     output_dict=False,
     attn_mask=None,
     is_causal=False,
@@ -128,37 +135,48 @@ def read_config(encoder):
     return SimpleNamespace(
         hidden_size=encoder.embed_dim,
         num_attention_heads=encoder.blocks[0].attn.num_heads,
-        has_class_token=encoder.has_class_token,
+        has_class_token=encoder.cls_token is not None,
         num_prefix_tokens=encoder.num_prefix_tokens,
         num_patches=encoder.patch_embed.num_patches,
         image_size=encoder.patch_embed.img_size,
         patch_size=encoder.patch_embed.patch_size,
-        num_channels=encoder.in_chans,
+        num_channels=getattr(encoder, "in_chans", 3),
     )
 
 
-def refuses_other_blocks(encoder) -> str | None:
-    block = next((block for block in encoder.blocks if not isinstance(block, vision_transformer.Block)), None)
-    if block is not None:
-        return f"its blocks are {type(block).__name__}, and only those of the class Block are cut in two here"
-    found = next((block.attn for block in encoder.blocks if not isinstance(block.attn, attention.Attention)), None)
-    if found is not None:
-        return f"its attention is a {type(found).__name__}, which has no one score for each pair of tokens to add to"
-    return None
+def refuses_others(block_class, attention_class):
+    """Says why blocks and attention of other classes cannot merge."""
 
+    def refuses(encoder) -> str | None:
+        block = next((block for block in encoder.blocks if not isinstance(block, block_class)), None)
+        if block is not None:
+            name = block_class.__name__
+            return f"its blocks are {type(block).__name__}, and only those of the class {name} are cut in two here"
+        found = next((block.attn for block in encoder.blocks if not isinstance(block.attn, attention_class)), None)
+        if found is not None:
+            name = attention_class.__name__
+            return f"its attention is a {type(found).__name__}, and only {name} takes the sizes of merged tokens here"
+        return None
+
+    return refuses
+
+
+SETTINGS = {
+    "layers": "blocks",
+    "attention": "attn",
+    "attention_interface": False,
+    "methods": {"forward_features": forward_features, "forward_intermediates": forward_intermediates},
+    "read_config": read_config,
+    "num_prefix_tokens": lambda config: config.num_prefix_tokens,
+    "class_token": lambda config: config.has_class_token,
+    "num_tokens": lambda config: config.num_prefix_tokens + config.num_patches,
+    "official": official_deit,
+}
 
 register_architecture(
     vision_transformer.VisionTransformer,
     Block,
-    layers="blocks",
-    attention="attn",
     attention_class=Attention,
-    attention_interface=False,
-    methods={"forward_features": forward_features, "forward_intermediates": forward_intermediates},
-    read_config=read_config,
-    num_prefix_tokens=lambda config: config.num_prefix_tokens,
-    class_token=lambda config: config.has_class_token,
-    num_tokens=lambda config: config.num_prefix_tokens + config.num_patches,
-    refuses=refuses_other_blocks,
-    official=official_deit,
+    refuses=refuses_others(vision_transformer.Block, attention.Attention),
+    **SETTINGS,
 )

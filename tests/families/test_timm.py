@@ -20,6 +20,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from families.test_every_encoder import test_it_loads_as_it_was_saved as check_loading
 from families.test_merged_layers import test_merged_layers_are_dense_layers_on_copies as check_merged_layers
 from families.test_parity import largest_difference, run
 from PIL import Image
@@ -80,6 +81,11 @@ def timm_vit(**arguments):
 def test_merged_layers_and_their_special_tokens(case):
     """Registers, the class token and both kinds of pooling: the slow reference, and no special token in a group."""
     check_merged_layers(case, [0, 2])
+
+
+@each_case
+def test_every_variant_loads_as_it_was_saved(case, tmp_path):
+    check_loading(case, tmp_path)
 
 
 @each_case
@@ -183,7 +189,9 @@ def test_a_backbone_gives_whole_grids():
     assert rewritten_encoders(loaded)[0].pitome.config.ratio == 0.8
 
 
-@pytest.mark.parametrize("case", [CASES[0], CASES[3], CASES[7]] if CASES else [], ids=lambda case: case.id)
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if case.variant in ("", "Siglip", "MixedRope")], ids=lambda case: case.id
+)
 def test_compile_and_export(case):
     torch._dynamo.reset()
     model, inputs = apply_pitome(case.build(), SETTINGS), {**case.inputs(2), "output_hidden_states": True}
@@ -279,13 +287,17 @@ REFUSED = {
         {},
         "can merge where the model of timm inside is a Vision",
     ),
-    "windows": ("swin_tiny_patch4_window7_224", {}, "which this one is not; near it, vit"),
+    "windows": ("swin_tiny_patch4_window7_224", {}, "and this one is neither; near it, vit"),
     "other blocks": (
         "vit_base_patch32_plus_256",
         {"block_fn": timm.models.vision_transformer.ResPostBlock},
         "its blocks are ResPostBlock, and only those of the class Block",
     ),
-    "other attention": ("vit_tiny_patch16_224", {"attn_layer": "diff"}, "its attention is a DiffAttention"),
+    "other attention": (
+        "vit_tiny_patch16_224",
+        {"attn_layer": "diff"},
+        "its attention is a DiffAttention, and only",
+    ),
 }
 
 

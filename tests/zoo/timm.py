@@ -60,6 +60,9 @@ def _cases() -> list[Case]:
         "MeanOfAll": partial(timm_config, global_pool="avg", pool_include_prefix=True, fc_norm=False),
         "Siglip": partial(timm_config, "vit_base_patch16_siglip_224"),
         "Norms": partial(timm_config, qk_norm=True, scale_attn_norm=True, scale_mlp_norm=True, init_values=0.5),
+        "Eva02": partial(timm_config, "eva02_tiny_patch14_224", ref_feat_shape=(8, 8)),
+        "Dinov3": partial(timm_config, "vit_small_patch16_dinov3"),
+        "MixedRope": partial(timm_config, "vit_small_patch16_dinov3", rope_type="mixed", rope_rotate_half=False),
         "SwiGLU": partial(timm_config, "vit_giant_patch14_dinov2", mlp_ratio=2.0),
     }
     others = [replace(first, config=config, variant=name) for name, config in variants.items()]
