@@ -10,6 +10,7 @@ timm=timm==1.0.31 torchvision=torchvision==0.28.0
 packages() { "$1" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])'; }
 packages "$tested" > "$(packages "$folder/bin/python")/tested.pth"
 "$folder/bin/python" -m pip install -q --no-deps "$timm" "$torchvision"
+"$folder/bin/python" -m pip install -q --no-deps -e .
 # The torchvision that pip finds may be one for another PyTorch, whose C++ half does not load. timm needs the Python half
 # alone, which asks for two operators of the other.
 if ! "$folder/bin/python" -c 'import torchvision' 2> /dev/null; then

@@ -20,12 +20,9 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from families.test_every_encoder import test_it_loads_as_it_was_saved as check_loading
-from families.test_merged_layers import test_merged_layers_are_dense_layers_on_copies as check_merged_layers
-from families.test_parity import largest_difference, run
 from PIL import Image
+from safetensors.torch import save_file
 from torch import nn
-from zoo import all_cases, outputs_of
 
 from optimum_pitome import (
     PiToMeConfig,
@@ -42,6 +39,10 @@ from optimum_pitome.modeling.rewrite import rewritten_encoders
 
 timm = pytest.importorskip("timm", reason="timm is not installed: make test-timm has it")
 
+from commands.conftest import optimum_cli  # noqa: E402, F401
+from families.test_every_encoder import test_it_loads_as_it_was_saved as check_loading  # noqa: E402
+from families.test_merged_layers import test_merged_layers_are_dense_layers_on_copies as check_layers  # noqa: E402
+from families.test_parity import largest_difference, run  # noqa: E402
 from transformers import (  # noqa: E402
     AutoBackbone,
     AutoImageProcessor,
@@ -53,6 +54,7 @@ from transformers import (  # noqa: E402
     TimmWrapperModel,
     pipeline,
 )
+from zoo import all_cases, outputs_of  # noqa: E402
 from zoo.timm import SIZES, timm_config  # noqa: E402
 
 
@@ -80,7 +82,7 @@ def timm_vit(**arguments):
 @each_case
 def test_merged_layers_and_their_special_tokens(case):
     """Registers, the class token and both kinds of pooling: the slow reference, and no special token in a group."""
-    check_merged_layers(case, [0, 2])
+    check_layers(case, [0, 2])
 
 
 @each_case
@@ -231,12 +233,17 @@ def test_importance_is_that_of_a_class_token(attends):
 
 @pytest.fixture
 def checkpoint(tmp_path):
-    """A folder as on the Hub: the configuration holds timm's own, from which the image processor is made."""
-    config = timm_config(mlp_ratio=2.0)
-    TimmWrapperForImageClassification(config).save_pretrained(tmp_path / "model")
-    path = tmp_path / "model" / "config.json"
-    pretrained = {"input_size": [3, 32, 32], "mean": [0.5] * 3, "std": [0.5] * 3, "crop_pct": 0.9}
-    path.write_text(json.dumps({**json.loads(path.read_text()), "pretrained_cfg": pretrained}))
+    """A folder as timm's are on the Hub: its own configuration and names of weights, which transformers reads."""
+    (tmp_path / "model").mkdir()
+    save_file(timm_vit().state_dict(), tmp_path / "model" / "model.safetensors", metadata={"format": "pt"})
+    pretrained = {"input_size": [3, 32, 32], "mean": [0.5] * 3, "std": [0.5] * 3, "crop_pct": 0.9, "num_classes": 3}
+    config = {
+        "architecture": "vit_tiny_patch16_224",
+        "num_classes": 3,
+        "model_args": SIZES,
+        "pretrained_cfg": pretrained,
+    }
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
     return tmp_path / "model"
 
 
@@ -245,6 +252,7 @@ def test_loading_pipelines_and_recipes(checkpoint, tmp_path, images):
     model = AutoModelForImageClassification.from_pretrained(checkpoint, pitome=0.8).eval()
     assert type(model) is TimmWrapperForImageClassification
     merged = model(images).logits
+    assert torch.equal(merged, apply_pitome(timm_vit(), 0.8)(images))
     model.save_pretrained(tmp_path / "merged")
     again = AutoModelForImageClassification.from_pretrained(tmp_path / "merged").eval()
     assert torch.equal(again(images).logits, merged)
@@ -262,6 +270,21 @@ def test_loading_pipelines_and_recipes(checkpoint, tmp_path, images):
     for folder, keywords in ((checkpoint, {"model_kwargs": {"pitome": 0.8}}), (tmp_path / "recipe", {})):
         answers = pipeline("image-classification", str(folder), **keywords)(picture)
         torch.testing.assert_close(torch.tensor([answer["score"] for answer in answers]), expected)
+
+
+def test_commands(checkpoint, optimum_cli, tmp_path):  # noqa: F811
+    text = optimum_cli("pitome", "summary", checkpoint, "--ratio", 0.8)
+    assert "65 -> 53" in text and "fewer operations" in text
+    report = ("--rounds", 3, "--warmup", 1, "--output-dir", tmp_path / "report")
+    text = optimum_cli("pitome", "benchmark", checkpoint, "--ratio", 0.8, "--batch-size", 1, *report)
+    row = json.loads((tmp_path / "report" / "benchmark.json").read_text())["rows"][0]
+    assert row["tokens"][0] == 65 and row["merged_ms"] > 0 and not row["error"], text
+    for name in "ab":
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        for index in range(4):
+            Image.effect_noise((40, 40), 20 + 20 * index).save(tmp_path / "pictures" / name / f"{index}.png")
+    settings = ("--task", "feature-extraction", "--dataset", tmp_path / "pictures", "--ratio", 0.8)
+    assert "10 nearest kept" in optimum_cli("pitome", "evaluate", checkpoint, *settings)
 
 
 def test_settings_that_do_not_fit_are_refused_before_the_weights(checkpoint):
