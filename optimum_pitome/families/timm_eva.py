@@ -59,7 +59,8 @@ class EvaAttention(MergingAttention, eva.EvaAttention):
     def _rotated(self, tokens, rope, value):
         if rope is None:
             return tokens
-        prefix, patches = tokens.tensor_split([self.num_prefix_tokens], dim=2)
+        number = self.num_prefix_tokens
+        prefix, patches = tokens[:, :, :number], tokens[:, :, number:]
         patches = apply_rot_embed_cat(patches, rope, half=self.rotate_half)
         return torch.cat([prefix, patches], dim=2).type_as(value)
 
