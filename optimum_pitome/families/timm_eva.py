@@ -59,10 +59,11 @@ class EvaAttention(MergingAttention, eva.EvaAttention):
     def _rotated(self, tokens, rope, value):
         if rope is None:
             return tokens
+        if isinstance(rope, tuple):  # of all tokens that are left, as `cut_rope` makes it
+            return apply_rot_embed_cat(tokens, rope[0], half=self.rotate_half).type_as(value)
         number = self.num_prefix_tokens
-        prefix, patches = tokens[:, :, :number], tokens[:, :, number:]
-        patches = apply_rot_embed_cat(patches, rope, half=self.rotate_half)
-        return torch.cat([prefix, patches], dim=2).type_as(value)
+        patches = apply_rot_embed_cat(tokens[:, :, number:], rope, half=self.rotate_half)
+        return torch.cat([tokens[:, :, :number], patches], dim=2).type_as(value)
 
 
 class EvaBlock(MergingLayer, eva.EvaBlock):
@@ -78,11 +79,18 @@ class EvaBlock(MergingLayer, eva.EvaBlock):
 
 
 def cut_rope(rope, tokens):
-    """Sines and cosines of the patches: `(N, d)`, `(heads, N, d)` or `(B, heads or 1, N, d)` to
-    `(B, heads or 1, n, d)`."""
-    prefix = tokens.rows.shape[1] - rope.shape[-2]
-    places = tokens.positions[:, prefix:] - prefix
-    return torch.take_along_dim(rope[(None,) * (4 - rope.dim())], places[:, None, :, None], dim=2)
+    """Sines and cosines of the patches, `(N, d)`, `(heads, N, d)` or `(B, heads or 1, N, d)`, to those of the tokens
+    that are left, `(B, heads or 1, n, d)` in a tuple.
+
+    The prefix is among them and turns by no angle: a length that a compiler does not know would become another one if
+    it were split and joined again.
+    """
+    rope = rope[(None,) * (4 - rope.dim())]
+    prefix = rope.new_zeros(*rope.shape[:2], tokens.rows.shape[1] - rope.shape[2], rope.shape[3])
+    prefix[..., rope.shape[3] // 2 :] = 1.0  # sines come first
+    rope = torch.cat([prefix, rope], dim=2).expand(len(tokens.positions), -1, -1, -1)
+    places = tokens.positions[:, None, :, None].expand(-1, rope.shape[1], -1, rope.shape[3])
+    return (rope.gather(2, places),)
 
 
 register_architecture(
