@@ -96,6 +96,10 @@ def for_copies(call, places, architecture, layer_arguments):
         if cut is not None and (name in named or name in layer_arguments.names):
             value = named.get(name)
             named[name] = cut(value, tokens) if value is not None or name == "position_mask" else value
+            if isinstance(named[name], tuple) and isinstance(value, torch.Tensor):
+                # timm's Eva: of all tokens for our attention, of those after the prefix for the dense one
+                prefix = places.shape[1] - value.shape[-2]
+                named[name] = named[name][0][:, :, prefix:]
     return named
 
 
