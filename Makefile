@@ -9,11 +9,12 @@ DOCS := .venv-docs
 SPACE := .venv-space
 KERNELS := .venv-kernels
 VLLM := .venv-vllm
+TIMM := .venv-timm
 BIN := $(VENV)/bin
 # Two test processes with one thread each do more than one with two.
 PYTEST := -n 2 -q --durations=10
 
-.PHONY: help demo test test-fast test-floor test-newest test-kernels test-vllm bench quality lint-workflows style assets docs links space test-space dist clean
+.PHONY: help demo test test-fast test-floor test-newest test-kernels test-timm test-vllm bench quality lint-workflows style assets docs links space test-space dist clean
 
 help: ## This list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -54,6 +55,14 @@ test-space: $(SPACE)/installed ## The app in a browser without a window (needs a
 test-kernels: $(VENV)/installed ## The fused kernels, in Triton's interpreter and compiled for GPUs that are not here
 	bash tests/with_triton.sh $(abspath $(BIN)/python) $(KERNELS)
 	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 $(KERNELS)/bin/python -m pytest $(PYTEST) tests/kernels
+
+# timm imports torchvision, whose builds follow those of PyTorch: an environment of their own, over the tested set.
+# Real weights take part where make assets has fetched them.
+test-timm: $(VENV)/installed ## Models of timm, alone and in transformers' wrappers
+	bash tests/with_timm.sh $(abspath $(BIN)/python) $(TIMM)
+	OMP_NUM_THREADS=1 $(TIMM)/bin/python -m pytest $(PYTEST) $(if $(wildcard .assets),,-m "not real") -k timm \
+		tests/families tests/analysis/test_summary.py tests/hub/test_preview.py tests/modeling/test_budget.py \
+		tests/visualization/test_visualize.py
 
 test-vllm: $(VLLM)/installed ## vLLM's engine and server against generate, on a CPU, in an environment of their own (3 GB)
 	$(VLLM)/bin/python -m pytest -q --durations=10 tests/integrations/test_vllm.py tests/integrations/vllm_engine
@@ -125,4 +134,4 @@ dist: $(VENV)/installed ## Builds the source distribution and the wheel, and che
 	$(BIN)/python -m twine check --strict dist/*
 
 clean: ## Removes the virtual environments, outputs and builds
-	rm -rf $(VENV) $(FLOOR) $(NEWEST) $(DOCS) $(SPACE) $(KERNELS) $(VLLM) outputs build dist *.egg-info
+	rm -rf $(VENV) $(FLOOR) $(NEWEST) $(DOCS) $(SPACE) $(KERNELS) $(VLLM) $(TIMM) outputs build dist *.egg-info

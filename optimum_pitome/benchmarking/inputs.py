@@ -24,6 +24,7 @@ from torch import nn
 
 from ..apply import pitome_disabled
 from ..export.samples import Samples
+from ..modeling.registry import encoder_configs
 
 
 #: Tokens of text beside an image, unless a sequence length was said.
@@ -47,7 +48,7 @@ def example_inputs(model: nn.Module, batch_size: int, sequence_length: int | Non
     names, config = inspect.signature(model.forward).parameters, model.config
     found: dict[str, torch.Tensor] = {}
     for name in ("pixel_values", "pixel_values_videos", "input_values", "input_features"):
-        if name in names and not found and (value := _signal(name, config, batch_size)) is not None:
+        if name in names and not found and (value := _signal(name, model, batch_size)) is not None:
             found[name] = value.to(model.dtype)
     text = getattr(config, "text_config", None) or config
     if getattr(config, "is_encoder_decoder", False) or hasattr(config, "decoder"):
@@ -72,9 +73,10 @@ def example_inputs(model: nn.Module, batch_size: int, sequence_length: int | Non
     return found
 
 
-def _signal(name: str, config: Any, batch_size: int) -> torch.Tensor | None:
+def _signal(name: str, model: nn.Module, batch_size: int) -> torch.Tensor | None:
     """Pictures, clips or sounds of the configured size; `None` where no configuration says it."""
-    for part in (config, *(getattr(config, part, None) for part in _PARTS)):
+    parts = (getattr(model.config, part, None) for part in _PARTS)
+    for part in (model.config, *parts, *encoder_configs(model)):
         size = getattr(part, "image_size", None) or getattr(part, "crop_size", None)
         if name.startswith("pixel_values") and size is not None:
             height, width = (size, size) if isinstance(size, int) else size

@@ -31,6 +31,7 @@ from transformers.utils import logging
 from ..analysis.plain import Plain
 from ..configuration.checks import NotReachedError
 from ..methods import ALGORITHMS
+from ..modeling.registry import encoder_configs
 from ..modeling.rewrite import rewritten_encoders
 from .comparison import Comparison, check, compare
 from .files import check_output, save_beside, whole_folder
@@ -186,6 +187,9 @@ def prepare_export(model: nn.Module, part: str | None = None, tokenizer: Any = N
     config = transformers_model(model).config
     module = exported_module(model, part, getattr(tokenizer, "pad_token_id", None))
     names = text_inputs(model, config, tokenizer) if module.kind == "text" else ("pixel_values",)
+    if module.kind == "image":
+        configs = [getattr(config, "vision_config", config), *encoder_configs(model)]
+        config = next((one for one in configs if getattr(one, "image_size", None) is not None), config)
     samples = samples_for(config, module.kind, names, tokenizer)
     example = to_device(samples.example(), model)
     return PreparedExport(module, samples, example, _name_outputs(module, example))

@@ -109,9 +109,10 @@ REASONS = (
     ),
     Reason("attends over space and over time in turn, so its tokens stand in rows of fixed length", (), "timesformer"),
     Reason(
-        _NOT_YET,
+        "can merge where the model of timm inside is a VisionTransformer (ViT, DeiT, DINOv2, the towers of CLIP and "
+        "SigLIP) or an Eva (EVA-02, DINOv3), and this one is neither",
         _IMAGES,
-        "timm_wrapper",
+        "timm_backbone timm_wrapper",
     ),
     Reason(
         _NOT_YET,

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from transformers import models
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+from transformers.utils import is_timm_available
 
 
 #: File here → folders in `transformers.models` (and `/file`, where its name is another) that define what it rewrites.
@@ -74,3 +75,8 @@ SUPPORTED_MODEL_TYPES = tuple(
         for name in (path.split(".")[2] for path in FAMILIES)
     )
 )
+
+# Of another package, where that is installed: its models can merge, and those of transformers that wrap them.
+if is_timm_available():
+    FAMILIES["timm.models.vision_transformer"] = f"{__package__}.timm"
+    FAMILIES["timm.models.eva"] = f"{__package__}.timm_eva"

@@ -51,6 +51,9 @@ class Architecture:
         num_prefix_tokens (`int` or `Callable[[config], int]`):
             Special tokens at the front of the sequence, which never merge: 1 for a class token, 0 for none.
         num_suffix_tokens (`Callable[[config], int]`, *optional*): The same at its end (detection tokens).
+        class_token (`Callable[[config], bool]`, *optional*):
+            Whether the first token of all sums up the others, so that its attention tells which of them matter. By
+            default it does where there is a prefix or `special_tokens`.
         num_tokens (`Callable[[config], int]`, *optional*): Sequence length for the configured input size (summaries).
         any_length (`bool`):
             Whether inputs have the length that they have, as texts do, so that `num_tokens` is that of usual ones.
@@ -72,6 +75,13 @@ class Architecture:
         forward (`Callable`, *optional*):
             Runs in place of the encoder's own `forward` where tokens merge, if that keeps its keyword arguments from
             the layers: takes the encoder, its arguments and further keyword arguments, and passes these on.
+        methods (`Mapping[str, Callable]`):
+            Where the layers are run by other methods than `forward`: their names, and what runs in place of each where
+            tokens merge. It takes what `forward` above takes, and returns what the method returns, at the original
+            length.
+        read_config (`Callable[[nn.Module], Any]`, *optional*):
+            Where an encoder keeps no `config`: makes what stands for it, with `hidden_size`, `num_attention_heads`
+            and whatever functions here read of a configuration.
         window (`Callable[[nn.Module], int | None]`, *optional*):
             From a layer, how far apart (in original positions) two tokens may be that attend to one another in it;
             `None`: any distance. Such layers get a mask of their own from the encoder before anything has merged.
@@ -94,6 +104,7 @@ class Architecture:
     attention_interface: bool = True
     token_arguments: Mapping[str, Callable[[Any, Any], Any] | None] = field(default_factory=dict)
     num_prefix_tokens: int | Callable[[Any], int] = field(kw_only=True)
+    class_token: Callable[[Any], bool] | None = None
     num_suffix_tokens: Callable[[Any], int] | None = None
     num_tokens: Callable[[Any], int] | None = None
     any_length: bool = False
@@ -104,6 +115,8 @@ class Architecture:
     refuses: Callable[[nn.Module], str | None] | None = None
     full_length_at: str | None = None
     forward: Callable[..., Any] | None = None
+    methods: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    read_config: Callable[[nn.Module], Any] | None = None
     window: Callable[[nn.Module], int | None] | None = None
     read_whole: tuple[str, ...] = ()
     defaults: Mapping[str, Any] = field(default_factory=dict)
@@ -138,10 +151,29 @@ class Architecture:
     def __deepcopy__(self, memo: dict) -> Architecture:
         return self  # nothing in it changes, and a host may have adapted it
 
+    @property
+    def runs(self) -> Mapping[str, Callable[..., Any] | None]:
+        """Methods of the encoder that run its layers, and what runs in place of each. `None`: the method itself."""
+        return self.methods or {"forward": self.forward}
+
+    def config_of(self, encoder: nn.Module) -> Any:
+        """The configuration of `encoder`, or what stands for it."""
+        return encoder.config if self.read_config is None else self.read_config(encoder)
+
+    def implementation_of(self, encoder: nn.Module) -> str | None:
+        """The attention implementation that `encoder` is set to; `None` where no configuration says it."""
+        return encoder.config._attn_implementation if self.read_config is None else None
+
     def count_prefix(self, config: Any) -> int:
         """Special tokens at the front of the sequence of an encoder with this configuration."""
         number = self.num_prefix_tokens
         return number if isinstance(number, int) else number(config)
+
+    def has_class_token(self, config: Any) -> bool:
+        """Whether the first token of an encoder with this configuration sums up the others."""
+        if self.class_token is not None:
+            return self.class_token(config)
+        return self.count_prefix(config) > 0 or self.special_tokens is not None
 
     def count_suffix(self, config: Any) -> int:
         """Special tokens at the end of the sequence of an encoder with this configuration."""

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import functools
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -42,16 +42,18 @@ if TYPE_CHECKING:
 _PACKED = ("cu_seq_lens_q", "cu_seq_lens_k", "cu_seqlens")
 
 
-def wrap_forward(encoder_class: type[nn.Module]) -> None:
-    """Lets instances of `encoder_class` merge: those that have been rewritten, whoever calls their `forward`.
+def wrap_forward(encoder_class: type[nn.Module], methods: Iterable[str]) -> None:
+    """Lets instances of `encoder_class` merge: those that have been rewritten, whoever calls their `forward` (or
+    whichever of their `methods` run the layers).
 
     The class is wrapped, not the instance, so that copies and unpickled models merge, too; and not by hooks, since a
     forward that had begun could lose them before its end (and sentence-transformers calls `model.forward(...)`).
     What a forward does is decided once, at its beginning; changes of the settings reach the next one.
     """
-    if "forward" in vars(encoder_class):
-        wrap(encoder_class, "forward", _merging)
-        wrap(encoder_class, "extra_repr", _telling)
+    for name in methods:
+        if name in vars(encoder_class):
+            wrap(encoder_class, name, functools.partial(_merging, name))
+            wrap(encoder_class, "extra_repr", _telling)
 
 
 def _telling(extra_repr: Callable[[nn.Module], str]) -> Callable[[nn.Module], str]:
@@ -70,7 +72,7 @@ def _telling(extra_repr: Callable[[nn.Module], str]) -> Callable[[nn.Module], st
     return telling_extra_repr
 
 
-def _merging(forward: Callable) -> Callable:
+def _merging(method: str, forward: Callable) -> Callable:
     known = names(forward)
 
     def merging_forward(self, *args, **kwargs):
@@ -78,7 +80,7 @@ def _merging(forward: Callable) -> Callable:
         if rewrite is None or not rewrite.merges or STATE_KEY in kwargs:
             return forward(self, *args, **kwargs)
         arguments = {**dict(zip(known, args)), **kwargs}
-        _check_forward(self, arguments)
+        _check_forward(self, rewrite, arguments)
         read_tokens = functools.partial(_read_tokens, rewrite, arguments)
         reads, num_run = _what_is_read(rewrite, arguments.get("output_hidden_states"))
         state = MergeState(
@@ -100,17 +102,17 @@ def _merging(forward: Callable) -> Callable:
         captured = _captured_around(self)
         num_captured = len(captured)
         try:
-            output = (rewrite.architecture.forward or forward)(self, *args, **kwargs, **{STATE_KEY: state})
+            output = (rewrite.architecture.runs[method] or forward)(self, *args, **kwargs, **{STATE_KEY: state})
         except Exception as error:
             if getattr(self, "pitome", None) is None:
                 raise RuntimeError(_changed_while_it_ran(rewrite)) from error
             raise
-        if not state.arrive() and not _drops_layers(self):
+        if not state.arrive() and not _drops_layers(self, rewrite):
             # It was lost on the way, or some layers have become dense meanwhile.
             raise RuntimeError(_lost_state(self, rewrite))
         if rewrite.unmerge:
             captured[num_captured:] = state.hidden_states(tuple(captured[num_captured:]), True)
-        output = _finish(rewrite, state, output)
+        output = output if rewrite.architecture.methods else _finish(rewrite, state, output)
         return output.to_tuple() if as_tuple else output
 
     return merging_forward
@@ -130,14 +132,14 @@ def _captured_around(encoder: nn.Module) -> list:
     return [] if collected is None else collected.get("hidden_states", [])
 
 
-def _check_forward(encoder: nn.Module, arguments: Mapping[str, Any]) -> None:
+def _check_forward(encoder: nn.Module, rewrite: EncoderRewrite, arguments: Mapping[str, Any]) -> None:
     """Refuses what merging would get wrong.
 
     Raises:
         ValueError: for an attention implementation that cannot merge, for what is no mask, and for packed sequences.
     """
     check_mask(arguments.get("attention_mask"))
-    check_implementation(encoder.config._attn_implementation, type(encoder).__name__)
+    check_implementation(rewrite.architecture.implementation_of(encoder), type(encoder).__name__)
     packed = [name for name in _PACKED if arguments.get(name) is not None]
     if packed:
         raise ValueError(
@@ -235,9 +237,10 @@ def _changed_while_it_ran(rewrite: EncoderRewrite) -> str:
     )
 
 
-def _drops_layers(encoder: nn.Module) -> bool:
+def _drops_layers(encoder: nn.Module, rewrite: EncoderRewrite) -> bool:
     """Whether it may have left out some of its layers."""
-    settings = [getattr(encoder.config, name, 0.0) for name in ("layerdrop", "encoder_layerdrop")]
+    config = rewrite.architecture.config_of(encoder)
+    settings = [getattr(config, name, 0.0) for name in ("layerdrop", "encoder_layerdrop")]
     return encoder.training and any(settings) and getattr(encoder, "pitome", None) is not None
 
 

@@ -187,6 +187,12 @@ def check_hosts(modules: list[nn.Module], encoders: list[tuple[nn.Module, Archit
                 "does not fit any more. What averages tokens by their mask (sentence-transformers, say) would be "
                 "wrong without an error: read the first token only, or leave unmerge at True.",
             )
+        if architecture.methods and not unmerge:
+            raise UnsupportedArchitectureError(
+                f"{type(encoder).__name__} pools its tokens itself and shapes them to grids, which unmerge=False (the "
+                "short sequence) does not fit. Leave unmerge at True: merging makes the layers faster, and what comes "
+                "out keeps its length."
+            )
         unit = "patch" if architecture.part == "vision" else "token"
         for module in models:
             reason = next(

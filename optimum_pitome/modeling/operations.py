@@ -125,7 +125,7 @@ class EncoderShape:
         Raises:
             ValueError: if nobody says how many tokens enter, or the encoder reads fewer.
         """
-        config = encoder.config
+        config = architecture.config_of(encoder)
         longest = None if architecture.num_tokens is None else architecture.num_tokens(config)
         if num_tokens is None and longest is None:
             raise ValueError(

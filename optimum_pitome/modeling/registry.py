@@ -199,7 +199,7 @@ def register_architecture(
         if not exist_ok:
             raise ValueError(f"{name} is already registered. Pass exist_ok=True to replace that entry.")
     check_entry(architecture)
-    wrap_forward(encoder_class)
+    wrap_forward(encoder_class, architecture.runs)
     if architecture.attention_class is not None:
         wrap_attention(architecture.attention_class, architecture.dense_attention_class)
     if architecture.attention_interface:
@@ -253,6 +253,12 @@ def is_known(module_class: type[nn.Module]) -> bool:
 def find_architecture(module: nn.Module) -> Architecture | None:
     """The entry for `module`, if it is an encoder that can be rewritten."""
     return _architecture_of(type(module))
+
+
+def encoder_configs(model: nn.Module) -> list[Any]:
+    """The configurations of the encoders in `model`, or what stands for them."""
+    found = ((module, find_architecture(module)) for module in model.modules())
+    return [architecture.config_of(module) for module, architecture in found if architecture is not None]
 
 
 def _architecture_of(module_class: type[nn.Module]) -> Architecture | None:

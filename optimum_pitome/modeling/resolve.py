@@ -42,7 +42,7 @@ def resolve_specs(
     config: PiToMeConfig,
     architecture: Architecture,
     num_layers: int,
-    num_prefix_tokens: int,
+    has_class_token: bool,
     shape_of: Callable[[], EncoderShape],
 ) -> tuple[MergeSpec, ...]:
     """One [`MergeSpec`] per layer; layers that do not merge have ratio 1.
@@ -54,7 +54,6 @@ def resolve_specs(
         ValueError: if a list does not fit the number of layers, a layer index is out of range, or importance or an
             algorithm that reads attention is asked for where no class token attends.
     """
-    has_class_token = num_prefix_tokens > 0 or architecture.special_tokens is not None
     if config.importance and not has_class_token:
         raise ValueError(
             f"importance={config.importance:g} weighs tokens by the attention of the class token, and "

@@ -86,7 +86,7 @@ class EncoderRewrite:
         self.layer_arguments = LayerArguments.of(self.architecture, self.attention_class)
         self.is_dense = all(spec.ratio.is_dense for spec in self.specs)
         for encoder_class in self.encoder_class.__mro__:
-            wrap_forward(encoder_class)
+            wrap_forward(encoder_class, self.architecture.runs)
             if encoder_class is self.architecture.encoder_class:
                 break
 
@@ -116,7 +116,7 @@ def plan_rewrite(
 ) -> EncoderRewrite:
     """All checks for one encoder; changes nothing of it."""
     check_signatures(architecture)
-    _check_subclass(type(encoder), architecture.encoder_class)
+    _check_subclass(type(encoder), architecture)
     layers = architecture.find_layers(encoder)
     for layer in layers:
         # FSDP2 gives layers a class of its own. Over ours the settings can still change.
@@ -138,24 +138,25 @@ def plan_rewrite(
             raise UnsupportedArchitectureError(
                 f"{type(attention).__name__} does not use transformers' attention interface. {supported_message()}"
             )
-    own_masks = sorted(set(getattr(encoder.config, "layer_types", None) or ()) - {"full_attention"})
+    settings = architecture.config_of(encoder)
+    own_masks = sorted(set(getattr(settings, "layer_types", None) or ()) - {"full_attention"})
     own_masks = [] if architecture.window is not None else own_masks
     if own_masks:
         raise UnsupportedArchitectureError(
             f"{type(encoder).__name__} has layers with attention masks of their own ({', '.join(own_masks)}), which "
             "merging would not keep: after a merge only the attention_mask of the encoder counts."
         )
-    check_implementation(encoder.config._attn_implementation, type(encoder).__name__)
-    num_prefix_tokens = architecture.count_prefix(encoder.config)
+    check_implementation(architecture.implementation_of(encoder), type(encoder).__name__)
+    num_prefix_tokens = architecture.count_prefix(settings)
     # Adapters do not count: a schedule stays the same when one is added.
     shape_of = functools.partial(EncoderShape.of, encoder, architecture, adapters=False)
-    specs = resolve_specs(config, architecture, len(layers), num_prefix_tokens, shape_of)
+    specs = resolve_specs(config, architecture, len(layers), architecture.has_class_token(settings), shape_of)
     if isinstance(config.ratio, float) and architecture.part != "text" and architecture.num_tokens is not None:
-        _warn_of_few_tokens(config.ratio, specs, architecture.num_tokens(encoder.config) - num_prefix_tokens, encoder)
+        _warn_of_few_tokens(config.ratio, specs, architecture.num_tokens(settings) - num_prefix_tokens, encoder)
     unmerge = resolve_unmerge(config, architecture)
-    protected = resolve_protected_ids(config, architecture, encoder.config, mask_token)
+    protected = resolve_protected_ids(config, architecture, settings, mask_token)
     classes = type(encoder), type(architecture.find_attention(layers[0]))
-    suffix = architecture.count_suffix(encoder.config)
+    suffix = architecture.count_suffix(settings)
     return EncoderRewrite(config, architecture, specs, unmerge, num_prefix_tokens, protected, *classes, suffix)
 
 
@@ -181,9 +182,17 @@ def _warn_of_few_tokens(ratio: float, specs: tuple[MergeSpec, ...], num_tokens: 
         )
 
 
-def _check_subclass(encoder_class: type[nn.Module], known_class: type[nn.Module]) -> None:
-    """Refuses a `forward` of a subclass that the state of a forward could not pass through."""
+def _check_subclass(encoder_class: type[nn.Module], architecture: Architecture) -> None:
+    """Refuses a `forward` of a subclass that the state of a forward could not pass through, or that would not run."""
+    known_class = architecture.encoder_class
     for base in encoder_class.__mro__[: encoder_class.__mro__.index(known_class)]:
+        replaced = [name for name, run in architecture.runs.items() if run is not None and name in vars(base)]
+        if replaced:
+            raise UnsupportedArchitectureError(
+                f"{base.__name__} is a {known_class.__name__} with a {replaced[0]} of its own, and where tokens merge "
+                f"optimum_pitome replaces {known_class.__name__}.{replaced[0]}. Move what it adds elsewhere (into the "
+                "model around it, say), or register it as an encoder of its own with register_architecture."
+            )
         if "forward" not in vars(base):
             continue
         if not any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters(base.forward)):

@@ -68,7 +68,8 @@ def read_pictures(run: EncoderRun, processor: Any = None) -> list[tuple[np.ndarr
     Raises:
         ValueError: if the tokens are no patches of the pixels that the model was given.
     """
-    config, rewrite = run.encoder.config, run.encoder.pitome
+    rewrite = run.encoder.pitome
+    config = rewrite.architecture.config_of(run.encoder)
     # Around the tower of a LLaVA both names stand for what the whole model was given.
     clips = run.inputs.get("pixel_values_videos") if hasattr(config, "tubelet_size") else None
     pixels = run.inputs.get("pixel_values") if clips is None else clips

@@ -43,7 +43,8 @@ def read_sounds(run: EncoderRun, processor: Any = None) -> list[tuple[np.ndarray
     Raises:
         ValueError: if the tokens are no parts of what the model was given.
     """
-    config, rewrite = run.encoder.config, run.encoder.pitome
+    rewrite = run.encoder.pitome
+    config = rewrite.architecture.config_of(run.encoder)
     given = run.inputs.get("input_features", run.inputs.get("input_values"))
     if given is None:
         raise ValueError(

@@ -20,6 +20,7 @@ import transformers
 from packaging.version import Version
 from transformers import AutoConfig, AutoModel, BertConfig, SwinConfig, VisionTextDualEncoderConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+from transformers.utils import is_timm_available
 from zoo.vision_language import TEXT
 
 from optimum_pitome import UnsupportedArchitectureError, apply_pitome
@@ -83,6 +84,22 @@ def test_a_part_that_is_missing_is_explained():
 
 def test_what_auto_model_does_not_know_is_explained_too():
     assert "'eomt' lets query tokens join the patches halfway" in explain(AutoConfig.for_model("eomt"))
+
+
+def test_other_models_of_timm_are_explained():
+    for model_type in ("timm_wrapper", "timm_backbone"):
+        assert f"{model_type!r} can merge where the model of timm inside is a" in explain(
+            AutoConfig.for_model(model_type)
+        )
+
+
+@pytest.mark.skipif(is_timm_available(), reason="timm is installed")
+def test_without_timm_transformers_says_what_is_missing(tmp_path):
+    (tmp_path / "config.json").write_text('{"architecture": "vit_tiny_patch16_224", "model_type": "timm_wrapper"}')
+    with pytest.raises(ImportError, match="requires the timm library"):
+        AutoModel.from_pretrained(tmp_path, pitome=0.9)
+    with pytest.raises(ImportError, match="requires the timm library"):
+        AutoModel.from_config(AutoConfig.for_model("timm_wrapper", pitome={"ratio": 0.9}))
 
 
 def test_nothing_to_explain():

@@ -47,6 +47,7 @@ class Case:
         encoder_config: the sub-configuration whose model has the attention implementations, if the others have not.
         shortens: its sequences lose the merged tokens, whatever it is asked for.
         prepare: changes the fresh model (optional), for weights that would hide an error at their initial value.
+        shows_attentions: it takes `output_attentions=True`.
         runs_since: the first transformers release in which the dense model itself works.
         supported_since: the first in which it can be rewritten; before, it is refused.
     """
@@ -63,6 +64,7 @@ class Case:
     reads_every_token: bool = False
     eager_only: bool = False
     encoder_config: str = ""
+    shows_attentions: bool = True
     runs_since: str = "5.0"
     supported_since: str = "5.0"
 

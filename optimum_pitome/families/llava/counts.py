@@ -159,10 +159,11 @@ def num_image_tokens(model: Any, image_size: int | Sequence[int] | None = None) 
     if settings is None or settings.unmerge:
         return count_features(config, architecture, (), image_size)
     architecture = tower_inside_llava(config, architecture)
-    num_layers, prefix = config.vision_config.num_hidden_layers, architecture.count_prefix(config.vision_config)
+    num_layers = config.vision_config.num_hidden_layers
+    has_class_token = architecture.has_class_token(config.vision_config)
     (encoder,) = (module for module in tower.modules() if find_architecture(module) is not None)
     shape_of = functools.partial(EncoderShape.of, encoder, architecture, num_layers=num_layers)
-    specs = resolve_specs(settings, architecture, num_layers, prefix, shape_of)
+    specs = resolve_specs(settings, architecture, num_layers, has_class_token, shape_of)
     return count_features(config, architecture, specs, image_size)
 
 
