@@ -9,11 +9,12 @@ DOCS := .venv-docs
 SPACE := .venv-space
 KERNELS := .venv-kernels
 VLLM := .venv-vllm
+UPSTREAM := .venv-upstream
 BIN := $(VENV)/bin
 # Two test processes with one thread each do more than one with two.
 PYTEST := -n 2 -q --durations=10
 
-.PHONY: help demo test test-fast test-floor test-newest test-kernels test-vllm bench quality lint-workflows style assets docs space test-space dist clean
+.PHONY: help demo test test-fast test-floor test-newest test-kernels test-vllm upstream-tests bench quality lint-workflows style assets docs space test-space dist clean
 
 help: ## This list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -57,6 +58,10 @@ test-kernels: $(VENV)/installed ## The fused kernels, in Triton's interpreter an
 
 test-vllm: $(VLLM)/installed ## vLLM's engine and server against generate, on a CPU, in an environment of their own (3 GB)
 	$(VLLM)/bin/python -m pytest -q --durations=10 tests/integrations/test_vllm.py tests/integrations/vllm_engine
+
+# TRANSFORMERS=a checkout of the installed version; without it, the shared suites over our tiny models. MODELS="vit bert": those.
+upstream-tests: $(VENV)/installed ## transformers' own tests of models, dense against merged (TRANSFORMERS=checkout MODELS="vit bert")
+	bash tests/upstream/run.sh $(abspath $(BIN)/python) $(UPSTREAM) $(TRANSFORMERS)
 
 quality: $(VENV)/installed ## Style, formatting, and the directions of imports
 	$(BIN)/ruff check .
@@ -120,4 +125,4 @@ dist: $(VENV)/installed ## Builds the source distribution and the wheel, and che
 	$(BIN)/python -m twine check --strict dist/*
 
 clean: ## Removes the virtual environments, outputs and builds
-	rm -rf $(VENV) $(FLOOR) $(NEWEST) $(DOCS) $(SPACE) $(KERNELS) $(VLLM) outputs build dist *.egg-info
+	rm -rf $(VENV) $(FLOOR) $(NEWEST) $(DOCS) $(SPACE) $(KERNELS) $(VLLM) $(UPSTREAM) outputs build dist *.egg-info

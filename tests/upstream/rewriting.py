@@ -77,7 +77,7 @@ class Rewriting:
             model_class.__init__ = functools.wraps(model_class.__init__)(self._finishing(model_class.__init__))
 
     def _finishing(self, original: Callable) -> Callable:
-        """`original` makes a model, or is a constructor. Where no other such call is around it, the model is finished."""
+        """`original` makes a model, or is a constructor. The outermost such call rewrites what it made."""
 
         def finish(owner, *args, **kwargs):
             depth = getattr(self._depth, "value", 0)

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 import unittest
 from collections.abc import Iterator
 from importlib import import_module
@@ -153,3 +154,7 @@ def _parts(config: PreTrainedConfig) -> Iterator[PreTrainedConfig]:
         part = getattr(config, name, None)
         if isinstance(part, PreTrainedConfig):
             yield from _parts(part)
+
+
+if __name__ == "__main__":
+    sys.stdout.write("\n".join(folders()) + "\n")
