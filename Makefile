@@ -17,7 +17,7 @@ PYTEST := -n 2 -q --durations=10
 .PHONY: help demo test test-fast test-floor test-newest test-kernels test-vllm upstream-tests bench quality lint-workflows style assets docs space test-space dist clean
 
 help: ## This list
-	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
 demo: $(VENV)/installed ## A real ViT on real photos: accuracy, agreement, GFLOPs and images/s, dense against merged
 	bash examples/fetch_assets.sh $(abspath $(BIN)/python)
