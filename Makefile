@@ -59,9 +59,9 @@ test-kernels: $(VENV)/installed ## The fused kernels, in Triton's interpreter an
 test-vllm: $(VLLM)/installed ## vLLM's engine and server against generate, on a CPU, in an environment of their own (3 GB)
 	$(VLLM)/bin/python -m pytest -q --durations=10 tests/integrations/test_vllm.py tests/integrations/vllm_engine
 
-# TRANSFORMERS=a checkout of the installed version; without it, the shared suites over our tiny models. MODELS="vit bert": those.
-upstream-tests: $(VENV)/installed ## transformers' own tests of models, dense against merged (TRANSFORMERS=checkout MODELS="vit bert")
-	bash tests/upstream/run.sh $(abspath $(BIN)/python) $(UPSTREAM) $(TRANSFORMERS)
+# TRANSFORMERS is a checkout of the installed version. Without it, the shared suites run over our tiny models.
+upstream-tests: $(VENV)/installed ## transformers' own tests of models, on models that merge (TRANSFORMERS=checkout MODELS="vit bert" ARGS=-n2)
+	MODELS="$(MODELS)" ARGS="$(ARGS)" bash tests/upstream/run.sh $(abspath $(BIN)/python) $(UPSTREAM) $(TRANSFORMERS)
 
 quality: $(VENV)/installed ## Style, formatting, and the directions of imports
 	$(BIN)/ruff check .

@@ -26,6 +26,7 @@ if [ -z "$checkout" ]; then
 	"$python" -m upstream.source "$archive" "$checkout"
 fi
 cd "$checkout"
+shopt -s nullglob
 files=()
 for model in ${MODELS:-$("$python" -m upstream.suites)}; do
 	files+=(tests/models/"$model"/test_modeling_*.py)
