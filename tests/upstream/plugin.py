@@ -95,7 +95,7 @@ def _judge(item: pytest.Item, nextitem: pytest.Item | None) -> list[pytest.TestR
         if verdict["outcome"] == "passed":
             continue
         verdict["message"] = message = _message(reports)
-        kind = allowed(item.name, message) if verdict["merges"] else None
+        kind = allowed(found["family"], item.name, message) if verdict["merges"] else None
         if kind is not None:
             verdict |= {"outcome": "allowed", "reason": kind.reason}
         elif not _fails_again(item, nextitem, json.loads(setting)):
