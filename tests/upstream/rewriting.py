@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from optimum_pitome import apply_pitome
+from optimum_pitome import UnsupportedArchitectureError, apply_pitome
 from optimum_pitome.modeling import layer
 
 
@@ -89,6 +89,12 @@ class Rewriting:
             self._depth.value = depth + 1
             try:
                 made = original(owner, *args, **kwargs)
+            except UnsupportedArchitectureError as error:
+                # A checkpoint of a class that merges, whose entry the class at hand refuses: users pass pitome=False.
+                if depth or self.setting is None:
+                    raise
+                self.left_dense[owner.__name__] = str(error)
+                made = original(owner, *args, pitome=False, **kwargs)
             finally:
                 self._depth.value = depth
             if depth == 0 and self.setting is not None:
