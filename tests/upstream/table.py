@@ -20,7 +20,7 @@ from typing import Any
 
 
 def write_table(found: dict[str, dict[str, Any]], settings: list[str]) -> str:
-    """A row for each family, then the findings, what was allowed, and the classes that stayed dense.
+    """A row for each family, then the findings, what is unsteady or allowed, and the classes that stayed dense.
 
     Args:
         found (`dict`): id of a test → what the plugin says of it.
@@ -36,6 +36,8 @@ def write_table(found: dict[str, dict[str, Any]], settings: list[str]) -> str:
     lines = [_line(header), _line(["---", *["---:"] * (len(header) - 1)]), *map(_line, rows)]
     lines += ["", "Findings (pass dense, and fail twice when rewritten):", ""]
     lines += _verdicts(found, "finding") or ["- none"]
+    lines += ["", "Unsteady (pass dense, and fail when rewritten, but not with other random numbers):", ""]
+    lines += _verdicts(found, "unsteady") or ["- none"]
     lines += ["", "Failures that merging may bring:", ""]
     reasons = Counter(
         (name.rpartition("::")[2], verdict["reason"])
