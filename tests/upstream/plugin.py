@@ -13,7 +13,7 @@
 # limitations under the License.
 """A pytest plugin (`-p upstream.plugin`) that runs each test without merging, and then with it.
 
-    pytest -p upstream.plugin --pitome 1 --pitome 0.9 --pitome-table outputs/upstream.md tests/models/vit
+    pytest -p upstream.plugin --pitome=1 --pitome=0.9 --pitome-table=outputs/upstream.md tests/models/vit
 
 What pytest says of a test is the verdict: it *passed* if it passes with every setting as it does without; it *failed*
 if it passes without merging only, twice; and it was *skipped* if it does not pass without merging, or makes no model

@@ -31,9 +31,10 @@ files=()
 for model in ${MODELS:-$("$python" -m upstream.suites)}; do
 	files+=(tests/models/"$model"/test_modeling_*.py)
 done
+# With "=": pytest looks for its settings before it knows the options of a plugin, and takes their values for paths.
 settings=()
 for setting in ${SETTINGS:-1 0.9}; do
-	settings+=(--pitome "$setting")
+	settings+=("--pitome=$setting")
 done
 "$python" -m pytest -p upstream.plugin -p no:cacheprovider --timeout 300 -q --tb=short "${settings[@]}" \
-	--pitome-table "$root/outputs/upstream.md" ${ARGS:-} "${files[@]}"
+	"--pitome-table=$root/outputs/upstream.md" ${ARGS:-} "${files[@]}"

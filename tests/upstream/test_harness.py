@@ -101,9 +101,9 @@ def run(folder):
     (tests / "test_modeling_vit.py").write_text(TESTS)
     (folder / "pytest.ini").write_text("[pytest]\n")
     paths = [str(Path(optimum_pitome.__file__).parents[1]), str(Path(__file__).parents[1])]
-    command = [sys.executable, "-m", "pytest", "-p", "upstream.plugin", "--pitome", "1", "--pitome", "0.9"]
+    command = [sys.executable, "-m", "pytest", "-p", "upstream.plugin", "--pitome=1", "--pitome=0.9"]
     done = subprocess.run(
-        [*command, "--pitome-table", str(folder / "table.md"), "-q", "tests"],
+        [*command, f"--pitome-table={folder / 'table.md'}", "-q", "tests"],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
         capture_output=True,
