@@ -45,7 +45,7 @@ ALLOWED = (
         r"(gte|nomic_bert|jina_embeddings_v3|eurobert)::test_eager_matches_sdpa_inference_\d+_fp32_.*",
         r"mean relative difference",
         "the suite fills its batch with five token ids. Where rotations are the only positions, equal tokens are "
-        "nearly alike, and the last bit says which of them merge (in float64 both implementations merge the same)",
+        "nearly alike, and the last bit says which of them merge (of other ids, both implementations merge the same)",
     ),
     Kind(
         r".*::test_(attention_outputs|get_image_features_attentions)",
