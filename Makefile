@@ -10,14 +10,15 @@ SPACE := .venv-space
 KERNELS := .venv-kernels
 VLLM := .venv-vllm
 TIMM := .venv-timm
+UPSTREAM := .venv-upstream
 BIN := $(VENV)/bin
 # Two test processes with one thread each do more than one with two.
 PYTEST := -n 2 -q --durations=10
 
-.PHONY: help demo test test-fast test-floor test-newest test-kernels test-timm test-vllm bench quality lint-workflows style assets docs links space test-space dist clean
+.PHONY: help demo test test-fast test-floor test-newest test-kernels test-timm test-vllm upstream-tests bench quality lint-workflows style assets docs links space test-space dist clean
 
 help: ## This list
-	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
 demo: $(VENV)/installed ## A real ViT on real photos: accuracy, agreement, GFLOPs and images/s, dense against merged
 	bash examples/fetch_assets.sh $(abspath $(BIN)/python)
@@ -66,6 +67,10 @@ test-timm: $(VENV)/installed ## Models of timm, alone and in transformers' wrapp
 
 test-vllm: $(VLLM)/installed ## vLLM's engine and server against generate, on a CPU, in an environment of their own (3 GB)
 	$(VLLM)/bin/python -m pytest -q --durations=10 tests/integrations/test_vllm.py tests/integrations/vllm_engine
+
+# TRANSFORMERS is a checkout of the installed version. Without it, the shared suites run over our tiny models.
+upstream-tests: $(VENV)/installed ## transformers' own tests of models, on models that merge (TRANSFORMERS=checkout MODELS="vit bert" ARGS=-n2)
+	MODELS="$(MODELS)" ARGS="$(ARGS)" bash tests/upstream/run.sh $(abspath $(BIN)/python) $(UPSTREAM) $(TRANSFORMERS)
 
 quality: $(VENV)/installed ## Style, formatting, and the directions of imports
 	$(BIN)/ruff check .
@@ -134,4 +139,4 @@ dist: $(VENV)/installed ## Builds the source distribution and the wheel, and che
 	$(BIN)/python -m twine check --strict dist/*
 
 clean: ## Removes the virtual environments, outputs and builds
-	rm -rf $(VENV) $(FLOOR) $(NEWEST) $(DOCS) $(SPACE) $(KERNELS) $(VLLM) $(TIMM) outputs build dist *.egg-info
+	rm -rf $(VENV) $(FLOOR) $(NEWEST) $(DOCS) $(SPACE) $(KERNELS) $(VLLM) $(TIMM) $(UPSTREAM) outputs build dist *.egg-info

@@ -71,11 +71,18 @@ def test_the_workflows_cover_what_is_supported():
     runs = {path.stem: [step["run"].split()[1] for step in steps_of(path) if "run" in step] for path in WORKFLOWS}
     assert runs["quality"] == ["quality", "lint-workflows"] and runs["docs"] == ["docs"]
     assert runs["tests"] == ["test-fast", "test-timm", "test-floor"]
-    assert runs["newest"] == ["test-newest", "links"] and runs["release"] == ["test-fast", "dist"]
+    assert runs["newest"] == ["test-newest", "links", "upstream-tests"] and runs["release"] == ["test-fast", "dist"]
     # YAML reads the key `on` as true.
     assert load(WORKFLOWS[0].parent / "newest.yml")[True]["schedule"]
     matrix = load(WORKFLOWS[0].parent / "tests.yml")["jobs"]["fast"]["strategy"]["matrix"]
     assert SETUP["options"]["python_requires"] == f">={matrix['python'][0]}" and matrix["python"][-1] == "3.13"
+
+
+def test_the_checkout_of_transformers_is_of_the_tested_version():
+    used = [step.get("with", {}) for step in steps_of(WORKFLOWS[0].parent / "newest.yml")]
+    refs = [settings["ref"] for settings in used if settings.get("repository") == "huggingface/transformers"]
+    tested = re.findall(r"^transformers==(.*)$", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE)
+    assert refs == [f"v{version}" for version in tested] and len(refs) == 1
 
 
 def test_the_makefile_explains_its_targets():
