@@ -151,13 +151,13 @@ def dinov3(num_small: int = 70, num_large: int = 20) -> DINOv3ViTModel:
     return student
 
 
-def jina(num_batches: int = 150) -> JinaEmbeddingsV3Model:
+def jina(num_batches: int = 140) -> JinaEmbeddingsV3Model:
     """The Jina v3, taught on so many batches of pieces of 20 Newsgroups."""
     path = model_path("minilm")
     teacher, tokenizer = BertModel.from_pretrained(path), AutoTokenizer.from_pretrained(path)
     student = rotary_jina(teacher, MAX_LENGTH)
     texts = list(load("newsgroups", "train")[0]["text"])
-    distil(student, teacher, random_windows(tokenizer, texts, 128, _BATCH_SIZE), num_batches)
+    distil(student, teacher, random_windows(tokenizer, texts, 96, _BATCH_SIZE // 2), num_batches)
     return student
 
 

@@ -53,15 +53,14 @@ from optimum_pitome.analysis.intervals import half_width
 from optimum_pitome.analysis.loss import first_and_mean
 from optimum_pitome.apply import layers_watched
 from optimum_pitome.evaluation.significance import holm, paired_test
-from optimum_pitome.modeling.call import CALL_KEY
 from optimum_pitome.modeling.rewrite import rewritten_encoders
 from optimum_pitome.modeling.state import UNTOUCHED
 
 
-#: What is compared: settings for the package, and whether keys are turned back first.
+#: What is compared: settings for the package, and whether keys are compared as attention sees them.
 KEYS = {
-    "keys after the rotation": ({"metric": "keys"}, False),
-    "keys before the rotation": ({"metric": "keys"}, True),
+    "keys before the rotation": ({"metric": "keys"}, False),
+    "keys after the rotation": ({"metric": "keys"}, True),
     "hidden states": ({"metric": "hidden_states"}, False),
 }
 TODAY = "as the package does"
@@ -136,20 +135,12 @@ def _laid_out(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     return (values if like.dim() == 3 else values.unsqueeze(1)).to(like.dtype)
 
 
-def turned_back(keys: torch.Tensor, embeddings: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-    """Keys `(B, heads, n, d)` as they were before the rotation by cosines and sines of all tokens or of the last."""
-    cos, sin = (values.unsqueeze(1) if values.dim() == 3 else values for values in embeddings)
-    prefix, turned = keys.split([keys.shape[2] - cos.shape[-2], cos.shape[-2]], dim=2)
-    first, second = turned.chunk(2, dim=-1)
-    return torch.cat([prefix, turned * cos - torch.cat([-second, first], dim=-1) * sin], dim=2)
-
-
 @contextlib.contextmanager
 def merging(
-    model: nn.Module, settings: Mapping[str, Any], cut: Callable | None = None, before: bool = False
+    model: nn.Module, settings: Mapping[str, Any], cut: Callable | None = None, rotated: bool = False
 ) -> Iterator[nn.Module]:
     """Inside the block, `model` merges with `settings`, a merged token gets the place that `cut` says, and keys are
-    compared `before` the rotation."""
+    compared as they are `rotated`."""
     apply_pitome(model, dict(settings))
     (encoder,) = rewritten_encoders(model)
     rewrite = encoder.pitome
@@ -160,20 +151,17 @@ def merging(
     watch = getattr(cut, "__self__", None)
     with layers_watched(model, watch.watch) if watch else contextlib.nullcontext():
         try:
-            if before:
+            if rotated:
                 for layer in layers:
-                    layer.attention_half = functools.partial(_compared_before, layer.attention_half)
+                    layer.compared_keys = _as_they_are
             yield model
         finally:
             for layer in layers:
-                vars(layer).pop("attention_half", None)
+                vars(layer).pop("compared_keys", None)
 
 
-def _compared_before(attention_half: Callable, *args, position_embeddings, **kwargs) -> torch.Tensor:
-    output = attention_half(*args, position_embeddings=position_embeddings, **kwargs)
-    call = kwargs[CALL_KEY]
-    call.keys = turned_back(call.keys, position_embeddings)
-    return output
+def _as_they_are(keys: torch.Tensor, *args, **kwargs) -> torch.Tensor:
+    return keys
 
 
 @dataclass
@@ -201,7 +189,9 @@ class Subject:
     classified: np.ndarray | None = None
 
     @torch.no_grad()
+    @torch.autocast("cpu", torch.bfloat16)
     def embed(self, batches: Sequence[Batch] | None = None) -> torch.Tensor:
+        """Embeddings `(n, dim)` float32, computed in bfloat16, dense ones like merged ones."""
         batches = self.batches if batches is None else batches
         return torch.cat([first_and_mean(self.model(**batch), batch)[self.pooled] for batch in batches])
 
@@ -209,9 +199,9 @@ class Subject:
         """Keyword arguments of [`merging`] under the names of the variants; the first is what the package does."""
         settings = KEYS[self.today][0]
         found = {TODAY: {"settings": settings}}
-        for name, (others, before) in KEYS.items():
+        for name, (others, rotated) in KEYS.items():
             if name != self.today:
-                found[name] = {"settings": others, "before": before}
+                found[name] = {"settings": others, "rotated": rotated}
         places = {
             "mean place": mean_place(self.angles),
             "mean of the angles": angle_mean,
@@ -302,7 +292,7 @@ def vision(num_samples: int, batch_size: int) -> Subject:
         model.rope_embeddings,
         functools.partial(angles_of_patches, model),
         _picture_batches([pictures[index] for index in order], batch_size),
-        "keys after the rotation",
+        "keys before the rotation",
         0,
     )
     labels = [*even["label"], *(offset + label for label in more["label"])]

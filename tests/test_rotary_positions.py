@@ -26,7 +26,6 @@ import rotary_positions
 import torch
 from PIL import Image
 from transformers import BertConfig, BertModel, Dinov2Config, Dinov2Model
-from transformers.models.jina_embeddings_v3 import modeling_jina_embeddings_v3 as jina
 
 from optimum_pitome import apply_pitome, cut_rotary, remove_pitome
 from optimum_pitome.apply import layers_watched
@@ -56,7 +55,7 @@ def vision():
     model = rotary_models.rotary_dinov3(dinov2(), 56).eval()
     batches = [rotary_models.pixels([picture.resize((56, 56)) for picture in pictures()])]
     angles = functools.partial(rotary_positions.angles_of_patches, model)
-    return rotary_positions.Subject(model, model.rope_embeddings, angles, batches, "keys after the rotation", 0)
+    return rotary_positions.Subject(model, model.rope_embeddings, angles, batches, "keys before the rotation", 0)
 
 
 def text():
@@ -178,14 +177,6 @@ def test_the_place_of_the_largest_by_hand():
     assert largest.places.tolist() == [[0, 2]]  # the larger one, though the other survived
 
 
-def test_keys_are_turned_back():
-    angles = rotary_positions.angles_of_words(text().model, 7)
-    keys = torch.randn(2, 3, 9, angles.shape[1])
-    rotated, _ = jina.apply_rotary_pos_emb(keys[:, :, 2:], keys[:, :, 2:], angles.cos()[None], angles.sin()[None])
-    after = torch.cat([keys[:, :, :2], rotated], dim=2)
-    torch.testing.assert_close(rotary_positions.turned_back(after, (angles.cos()[None], angles.sin()[None])), keys)
-
-
 @SUBJECTS
 @torch.no_grad()
 def test_the_survivors_place_is_what_the_package_does(make):
@@ -197,16 +188,16 @@ def test_the_survivors_place_is_what_the_package_does(make):
         found = subject.embed()
         with layers_watched(subject.model, seen.append):
             subject.embed()
-    after = [record.features for record in seen]
+    before = [record.features for record in seen]
     apply_pitome(subject.model, settings)
     assert torch.equal(found, subject.embed())
     seen.clear()
-    with rotary_positions.merging(subject.model, settings, before=True):
+    with rotary_positions.merging(subject.model, settings, rotated=True):
         with layers_watched(subject.model, seen.append):
             subject.embed()
-    assert not torch.allclose(seen[0].features, after[0])  # what is compared
+    assert not torch.allclose(seen[0].features, before[0])  # what is compared
     assert torch.equal(subject.embed(), found)  # nothing is left of it
-    assert not any("attention_half" in vars(module) for module in subject.model.modules())
+    assert not any("compared_keys" in vars(module) for module in subject.model.modules())
 
 
 @SUBJECTS
