@@ -14,20 +14,21 @@
 
 """DINOv3: rotary embeddings for the patches, none for the prefix (CLS and registers).
 
-Keys are compared as attention sees them, after the rotation. A merged patch keeps the place of the one that survived.
+Keys are compared as they are before the rotation. A merged patch keeps the place of the one that survived.
 """
 
 from __future__ import annotations
 
 from transformers.models.dinov3_vit import modeling_dinov3_vit
 
+from ..modeling.layer import RotaryLayer
 from ..modeling.registry import register_architecture
 from ..modeling.token_arguments import cut_rotary
 from .dinov2 import Dinov2StyleLayer
 from .vit import num_patches, official_deit
 
 
-class DINOv3ViTLayer(Dinov2StyleLayer, modeling_dinov3_vit.DINOv3ViTLayer):
+class DINOv3ViTLayer(RotaryLayer, Dinov2StyleLayer, modeling_dinov3_vit.DINOv3ViTLayer):
     pass
 
 

@@ -22,13 +22,13 @@ from __future__ import annotations
 
 from transformers.models.modernbert import modeling_modernbert
 
-from ..modeling.layer import MergingLayer
+from ..modeling.layer import RotaryLayer
 from ..modeling.registry import register_architecture
 from ..modeling.token_arguments import cut_rotary
 from .text import SETTINGS
 
 
-class ModernBertEncoderLayer(MergingLayer, modeling_modernbert.ModernBertEncoderLayer):
+class ModernBertEncoderLayer(RotaryLayer, modeling_modernbert.ModernBertEncoderLayer):
     def attention_half(self, hidden_states, attention_mask=None, position_embeddings=None, **kwargs):
         normed = self.attn_norm(hidden_states)
         return hidden_states + self.attn(normed, position_embeddings, attention_mask=attention_mask, **kwargs)[0]

@@ -14,8 +14,8 @@
 
 """Text encoders with rotary embeddings: Nomic BERT, Jina v3 (one body, which GTE has, too) and EuroBERT.
 
-Tokens are compared by their hidden states, so it does not matter whether the keys are taken before or after the
-rotation (after it, where `metric="keys"` is chosen). A merged token keeps the place of the one that survived.
+Tokens are compared by their hidden states, or, where `metric="keys"` is chosen, by the keys before their rotation. A
+merged token keeps the place of the one that survived.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from transformers.models.eurobert import modeling_eurobert
 from transformers.models.jina_embeddings_v3 import modeling_jina_embeddings_v3
 from transformers.models.nomic_bert import modeling_nomic_bert
 
-from ..modeling.layer import MergingLayer
+from ..modeling.layer import RotaryLayer
 from ..modeling.registry import register_architecture
 from ..modeling.token_arguments import cut_rotary
 from .text import SETTINGS
 
 
-class PostNormRotaryLayer(MergingLayer):
+class PostNormRotaryLayer(RotaryLayer):
     """Each sum is normalised after it was made, as in BERT."""
 
     def attention_half(self, hidden_states, attention_mask=None, position_embeddings=None, **kwargs):
@@ -51,7 +51,7 @@ class JinaEmbeddingsV3Layer(PostNormRotaryLayer, modeling_jina_embeddings_v3.Jin
     pass
 
 
-class EuroBertDecoderLayer(MergingLayer, modeling_eurobert.EuroBertDecoderLayer):
+class EuroBertDecoderLayer(RotaryLayer, modeling_eurobert.EuroBertDecoderLayer):
     """An encoder's layer, whatever its name says. What else it takes is a cache, which is refused."""
 
     def attention_half(self, hidden_states, attention_mask=None, position_ids=None, **kwargs):

@@ -14,7 +14,8 @@
 
 """timm's `Eva`: EVA, EVA-02 and timm's DINOv3, with rotary embeddings for the patches and none for the prefix.
 
-Keys are compared as attention sees them, after the rotation. A merged patch keeps the place of the one that survived.
+Keys are compared as they are before the rotation (docs/rotary.md). A merged patch keeps the place of the one that
+survived.
 """
 
 from __future__ import annotations
@@ -69,6 +70,9 @@ class EvaAttention(MergingAttention, eva.EvaAttention):
 class EvaBlock(MergingLayer, eva.EvaBlock):
     passes_kwargs = False
 
+    def compared_keys(self, keys, x, rope=None, **kwargs):
+        return self.attn._rotated(keys, turned_back(rope), keys)
+
     def attention_half(self, x, rope=None, **kwargs):
         output = self.attn(self.norm1(x), rope=rope, **kwargs)
         return x + self.drop_path1(output if self.gamma_1 is None else self.gamma_1 * output)
@@ -76,6 +80,14 @@ class EvaBlock(MergingLayer, eva.EvaBlock):
     def mlp_half(self, x):
         output = self.mlp(self.norm2(x))
         return x + self.drop_path2(output if self.gamma_2 is None else self.gamma_2 * output)
+
+
+def turned_back(rope):
+    """What turns by the same angles the other way."""
+    if rope is None or isinstance(rope, tuple):
+        return rope and (turned_back(rope[0]),)
+    sines, cosines = rope.chunk(2, dim=-1)
+    return torch.cat([-sines, cosines], dim=-1)
 
 
 def cut_rope(rope, tokens):

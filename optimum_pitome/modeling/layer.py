@@ -24,6 +24,7 @@ from ..merging import Constants, MergeSpec, is_traced, length_of, match_tokens, 
 from .call import CALL_KEY, AttentionCall
 from .record import LayerRecord
 from .state import STATE_KEY, MergeState
+from .token_arguments import turn_back
 
 
 class MergingLayer:
@@ -57,6 +58,18 @@ class MergingLayer:
     def mlp_half(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """The rest of the layer. `(B, n, dim)` to `(B, n, dim)`."""
         raise NotImplementedError(f"{type(self).__name__} needs mlp_half, the rest of it after attention_half.")
+
+    def compared_keys(self, keys: torch.Tensor, *args, **kwargs) -> torch.Tensor:
+        """What tokens are compared by with `metric="keys"`.
+
+        Args:
+            keys (`torch.Tensor` of shape `(B, heads, n, head_dim)`): as attention sees them.
+            args, kwargs: the arguments of the layer's own `forward`, cut to the tokens that are left.
+
+        Returns:
+            `torch.Tensor` of that shape, or their mean over the heads, `(B, n, head_dim)`.
+        """
+        return keys
 
     def forward(self, hidden_states: torch.Tensor, *args, **kwargs) -> torch.Tensor:
         state: MergeState | None = kwargs.pop(STATE_KEY, None)
@@ -92,7 +105,8 @@ class MergingLayer:
                 "function, so that token sizes never reached it. If the family is yours, give register_architecture "
                 "an attention_class."
             )
-        features = hidden_states if spec.metric == "hidden_states" else call.keys
+        by_keys = spec.metric != "hidden_states"
+        features = self.compared_keys(call.keys, *args, **kwargs) if by_keys else hidden_states
         masks = tokens.masks(call.attention)
         plan = match_tokens(features, spec, masks)
         if state.watch is not None:
@@ -117,3 +131,17 @@ class MergingLayer:
             return "no merging"
         # Without its ratio, which the encoder tells: PyTorch prints layers that say the same once.
         return f"algorithm={spec.algorithm}, energy={spec.energy}, metric={spec.metric}"
+
+
+class RotaryLayer(MergingLayer):
+    """A layer that rotates its queries and keys by `position_embeddings`, halves of a head against one another.
+
+    Keys are compared as they were before the rotation: after it, tokens that say the same in two places look different
+    (measured: docs/rotary.md).
+    """
+
+    def compared_keys(self, keys: torch.Tensor, *args, position_embeddings=None, **kwargs) -> torch.Tensor:
+        if position_embeddings is None:
+            return keys
+        # All heads are rotated alike, so their mean can be turned back in their place.
+        return turn_back(over_heads(keys), position_embeddings)

@@ -58,6 +58,24 @@ def cut_rotary(embeddings: tuple[torch.Tensor, ...], tokens: Tokens) -> tuple[to
     return tuple(_cut_rows(values, tokens) for values in embeddings)
 
 
+def turn_back(keys: torch.Tensor, embeddings: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    """Keys as they were before the rotation, up to a factor.
+
+    Args:
+        keys (`torch.Tensor` of shape `(B, n, d)`): the first half of their features was rotated against the second.
+        embeddings (`tuple[torch.Tensor, torch.Tensor]`):
+            Cosines and sines, as [`cut_rotary`] takes or gives them, of all tokens or of those after the prefix.
+    """
+    cos, sin = (values.squeeze(1) if values.dim() == 4 else values for values in embeddings)
+    number = cos.shape[-2]
+    rotated = keys[:, keys.shape[1] - number :]
+    first, second = rotated.chunk(2, dim=-1)
+    turned = rotated * cos + torch.cat([second, -first], dim=-1) * sin
+    if number == keys.shape[1]:
+        return turned
+    return torch.cat([keys[:, : keys.shape[1] - number], turned], dim=1)
+
+
 def cut_positions(positions: torch.Tensor | None, tokens: Tokens) -> torch.Tensor:
     """The place of each token, which its layer makes rotary embeddings of: `(B or 1, N)` to `(B, n)`. `None`, for
     tokens in their order, becomes the places of those that are left."""

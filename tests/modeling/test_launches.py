@@ -58,8 +58,8 @@ def added(name, mask=None, **settings):
         ("ViTModel", {"algorithm": "random"}, 64),
         ("ViTModel", {"algorithm": "diffrate"}, 54),
         ("ViTModel", {"algorithm": "dct"}, 128),
-        # Positions of the tokens that are left, and rotary embeddings cut to them.
-        ("DINOv3ViTModel", {}, 55),
+        # Positions of the tokens that are left, rotary embeddings cut to them, and keys turned back by these.
+        ("DINOv3ViTModel", {}, 61),
     ],
     ids=str,
 )

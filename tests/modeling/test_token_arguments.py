@@ -19,15 +19,16 @@ from dataclasses import replace
 
 import pytest
 import torch
-from modeling.helpers import build
-from transformers.models.dinov3_vit.modeling_dinov3_vit import rotate_half
+from modeling.helpers import CASES, build
+from transformers.models.dinov3_vit.modeling_dinov3_vit import apply_rotary_pos_emb, rotate_half
 from zoo.vit import pixel_values
 
 from optimum_pitome import apply_pitome
+from optimum_pitome.apply import layers_watched
 from optimum_pitome.merging import TokenMasks, match_tokens
 from optimum_pitome.modeling.rewrite import rewritten_encoders
 from optimum_pitome.modeling.state import Tokens
-from optimum_pitome.modeling.token_arguments import LayerArguments, cut_rotary
+from optimum_pitome.modeling.token_arguments import LayerArguments, cut_rotary, turn_back
 
 
 PREFIX = 3  # CLS and two registers
@@ -45,6 +46,7 @@ def by_hand(model, pixels):
             projection(normed).unflatten(-1, heads)
             for projection in (attention.q_proj, attention.k_proj, attention.v_proj)
         )
+        compared = key.mean(dim=1)[None].clone()  # before the rotation
         for rotated in (query, key):
             for token, place in enumerate(places):
                 if place >= PREFIX:
@@ -56,7 +58,7 @@ def by_hand(model, pixels):
         attended = attention.o_proj(torch.einsum("hqk,khd->qhd", weights, value).flatten(1))
         hidden = hidden + layer.layer_scale1(attended)
         masks = TokenMasks(PREFIX, attention=weights[:, 0].mean(dim=0)[None])
-        plan = match_tokens(key.mean(dim=1)[None], spec, masks)
+        plan = match_tokens(compared, spec, masks)
         if plan is not None:
             slots = [
                 [i for i, slot in enumerate(plan.assignment[0].tolist()) if slot == j]
@@ -123,3 +125,40 @@ def test_rotary_embeddings_of_all_layouts(shape, prefix):
     rows = cos.reshape(-1, 7, 4).expand(2, -1, -1)
     expected = torch.stack([rows[b, positions[b, prefix:] - prefix] for b in range(2)])
     assert torch.equal(cut, expected if len(shape) == 3 else expected.unsqueeze(1))
+
+
+@pytest.mark.parametrize("shape", [(7, 8), (1, 7, 8), (2, 7, 8), (2, 1, 7, 8)])
+@pytest.mark.parametrize("prefix", [0, 2])
+def test_keys_are_turned_back(shape, prefix):
+    keys = torch.randn(2, 7 + prefix, 8)
+    angles = torch.randn(*shape[:-1], 4).tile(2)
+    turn = [values.reshape(-1, 1, 7, 8) for values in (angles.cos(), angles.sin())]
+    rotated, _ = apply_rotary_pos_emb(keys[:, None, prefix:], keys[:, None, prefix:], *turn)
+    rotated = torch.cat([keys[:, :prefix], rotated.squeeze(1)], dim=1)
+    assert not torch.allclose(rotated, keys)
+    torch.testing.assert_close(turn_back(rotated, (angles.cos(), angles.sin())), keys)
+
+
+ROTARY = ("DINOv3ViTModel", "ModernBertModel", "GteModel", "NomicBertModel", "JinaEmbeddingsV3Model", "EuroBertModel")
+
+
+@pytest.mark.parametrize("name", ROTARY)
+@torch.no_grad()
+def test_rotary_families_compare_keys_before_the_rotation(name):
+    """In the first layer, and in one after a merge: what is compared is what the layer's own `k_proj` gives."""
+    if name not in CASES:
+        pytest.skip(f"{name} needs a newer transformers")
+    case = CASES[name]
+    model = apply_pitome(case.build(), {"ratio": 0.7, "metric": "keys", "layers": [0, 1], "unmerge": False})
+    projected, compared = [], []
+    for module_name, module in model.named_modules():
+        if module_name.endswith(("k_proj", "Wqkv")):
+            module.register_forward_hook(lambda module, inputs, output: projected.append(output))
+    with layers_watched(model, compared.append):
+        model(**case.inputs(2))
+    assert len(compared) >= 2 and compared[1].tokens.rows is not None
+    for record, keys in zip(compared[:2], projected):
+        if keys.shape[-1] == 3 * model.config.hidden_size:
+            keys = keys.chunk(3, dim=-1)[1]
+        expected = keys.unflatten(-1, (-1, record.features.shape[-1])).mean(dim=2)
+        torch.testing.assert_close(record.features, expected)
