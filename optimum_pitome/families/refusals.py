@@ -32,6 +32,7 @@ from .table import SUPPORTED_MODEL_TYPES
 _IMAGES = ("vit", "dinov2", "siglip")
 _TEXTS = ("bert", "roberta", "distilbert", "mpnet")
 _CHATS = ("llava", "llava_onevision")
+_PACKED = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 
 
 @dataclass(frozen=True)
@@ -85,12 +86,11 @@ REASONS = (
         "big_bird bigbird_pegasus led longformer reformer",
     ),
     Reason(
-        "packs the patches of all images into one sequence and puts neighbours together after its layers, so every "
-        "patch must stay where it is",
-        _CHATS,
-        "ernie4_5_vl_moe_vision glm4v_moe_vision glm4v_vision glm_ocr_vision hunyuan_vl_vision kimi_k25_vision "
-        "paddleocr_vl_vision pixtral qwen2_5_omni_vision_encoder qwen2_5_vl_vision qwen2_vl_vision qwen3_5_moe_vision "
-        "qwen3_5_vision qwen3_omni_moe_vision_encoder qwen3_vl_moe_vision qwen3_vl_vision video_llama_3_vision",
+        "packs the patches of all images into one sequence, in another form than those that can merge there; it is not "
+        "supported yet",
+        _PACKED,
+        "ernie4_5_vl_moe_vision glm4v_moe_vision glm_ocr_vision hunyuan_vl_vision kimi_k25_vision paddleocr_vl_vision "
+        "pixtral qwen2_5_omni_vision_encoder qwen3_5_moe_vision qwen3_omni_moe_vision_encoder video_llama_3_vision",
     ),
     Reason(
         "has no attention among tokens, which is where tokens are compared and merge",

@@ -54,6 +54,8 @@ class Architecture:
         num_tokens (`Callable[[config], int]`, *optional*): Sequence length for the configured input size (summaries).
         any_length (`bool`):
             Whether inputs have the length that they have, as texts do, so that `num_tokens` is that of usual ones.
+        width (`Callable[[config], int]`):
+            Features of a token in a layer (summaries), where the configuration calls something else its `hidden_size`.
         special_tokens (`Callable[[Mapping], tuple[Tensor | None, int]]`, *optional*):
             From the encoder's arguments by name, further tokens that never merge (`(B, N)` bool) and the most that a
             sample can have.
@@ -95,6 +97,7 @@ class Architecture:
     num_suffix_tokens: Callable[[Any], int] | None = None
     num_tokens: Callable[[Any], int] | None = None
     any_length: bool = False
+    width: Callable[[Any], int] = lambda config: config.hidden_size
     special_tokens: Callable[[Mapping[str, Any]], tuple[torch.Tensor | None, int]] | None = None
     read_arguments: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
     reads: tuple[int, ...] = ()

@@ -50,7 +50,7 @@ SAYS = {
     "deberta-v2": "'deberta-v2' adds a bias for each pair of positions .* near it, bert",
     "t5": "'t5' adds a bias for each pair of positions",
     "wavlm": "'wavlm' adds a bias for each pair of positions .* merged tokens\\. Supported",
-    "qwen2_vl": "'qwen2_vl_vision' packs the patches of all images .* near it, llava",
+    "qwen2_5_omni_vision_encoder": "packs the patches of all images .* not supported yet; near it, qwen2_vl",
     "gpt2": "'gpt2' is a causal decoder",
     "llama": "'llama' is a causal decoder",
     "resnet": "'resnet' has no attention",
