@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The vision towers of Qwen2-VL, Qwen2.5-VL, Qwen3-VL, Qwen3.5 and GLM-4V: the patches of all images in one sequence.
+"""The vision towers of Qwen2-VL, Qwen2.5-VL, Qwen3-VL and Qwen3.5: the patches of all images in one sequence.
 
 What follows a layer (the merger of 2 x 2 neighbours, DeepStack's features) gets every patch back. In Qwen2.5-VL, where
 most layers attend in windows, patches merge with those of their window; layers that attend to whole images still do.
@@ -21,7 +21,6 @@ Keys are compared after the rotation. A merged patch keeps the place of the one 
 
 from __future__ import annotations
 
-from transformers.models.glm4v import modeling_glm4v
 from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl
 from transformers.models.qwen2_vl import modeling_qwen2_vl
 from transformers.models.qwen3_5 import modeling_qwen3_5
@@ -94,14 +93,6 @@ class Qwen3_5VisionBlock(QwenVisionStyleBlock, modeling_qwen3_5.Qwen3_5VisionBlo
     pass
 
 
-class Glm4vVisionAttention(QwenVisionStyleAttention, modeling_glm4v.Glm4vVisionAttention):
-    pass
-
-
-class Glm4vVisionBlock(QwenVisionStyleBlock, modeling_glm4v.Glm4vVisionBlock):
-    pass
-
-
 def run_in_windows(encoder, hidden_states, grid_thw, **kwargs):
     """Tells the layers where the windows begin, those that attend to whole images, too."""
     index, begins = get_vision_window_index(
@@ -111,7 +102,7 @@ def run_in_windows(encoder, hidden_states, grid_thw, **kwargs):
     return type(encoder).forward(encoder, hidden_states, grid_thw, **windows, **kwargs)
 
 
-#: Images have the size that they have. Operations are counted for one of 448 x 448 pixels (GLM-4V: of the configured).
+#: Images have the size that they have. Operations are counted for one of so many pixels in each direction.
 _SIDE = 448
 
 for encoder_class, layer_class, attention_class, models, settings in (
@@ -132,7 +123,6 @@ for encoder_class, layer_class, attention_class, models, settings in (
     (modeling_qwen3_vl.Qwen3VLVisionModel, Qwen3VLVisionBlock, Qwen3VLVisionAttention, "Qwen3VL", {}),
     (modeling_qwen3_vl_moe.Qwen3VLMoeVisionModel, Qwen3VLMoeVisionBlock, Qwen3VLMoeVisionAttention, "Qwen3VLMoe", {}),
     (modeling_qwen3_5.Qwen3_5VisionModel, Qwen3_5VisionBlock, Qwen3_5VisionAttention, "Qwen3_5", {}),
-    (modeling_glm4v.Glm4vVisionModel, Glm4vVisionBlock, Glm4vVisionAttention, "Glm4v", {}),
 ):
     register_architecture(
         encoder_class,

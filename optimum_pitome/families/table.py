@@ -39,7 +39,7 @@ _FOLDERS = {
     "siglip2": "siglip2",
     "idefics": "idefics2 idefics3 smolvlm",
     "internvl": "internvl",
-    "qwen_vision": "qwen2_vl qwen2_5_vl qwen3_vl qwen3_vl_moe qwen3_5 glm4v",
+    "qwen_vision": "qwen2_vl qwen2_5_vl qwen3_vl qwen3_vl_moe qwen3_5",
     "llava": "llava vipllava llava_next llava_next_video llava_onevision",
     "blip": "blip",
     "blip2": "blip_2 instructblip",

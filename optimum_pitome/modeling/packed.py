@@ -49,7 +49,7 @@ class Packing:
     Attributes:
         lengths (`list[int]`): of the pieces.
         places (`torch.LongTensor` of shape `(B, N)`, *optional*):
-            Where in the sequence each item is; for padding, some item of the same piece. `None`: all lengths are equal.
+            Where in the sequence each item is; for padding, some item of the same piece. `None`: all have one length.
         rows (`torch.LongTensor` of shape `(T,)`, *optional*): where in the flattened batch each item is.
         real (`torch.BoolTensor` of shape `(B, N)`, *optional*): what is no padding.
     """
@@ -165,7 +165,7 @@ class PackedAttention(MergingAttention):
 
 @dataclass(frozen=True)
 class Grouping:
-    """The cells of a sample as one sequence: `cells` says how many each of the samples has, which all have `n` tokens."""
+    """The cells of a sample as one sequence: `cells` says how many each sample has; all have `num_tokens` tokens."""
 
     cells: Packing
     num_tokens: int

@@ -17,7 +17,7 @@
 import importlib
 
 import torch
-from transformers import Glm4vConfig, Qwen2_5_VLConfig, Qwen2VLConfig, Qwen3_5Config, Qwen3VLConfig, Qwen3VLMoeConfig
+from transformers import Qwen2_5_VLConfig, Qwen2VLConfig, Qwen3_5Config, Qwen3VLConfig, Qwen3VLMoeConfig
 
 from zoo import Case
 
@@ -30,7 +30,7 @@ _GATED = {**_SIZES, "intermediate_size": 64, "out_hidden_size": 32}
 _ROTARY = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}
 _TEXT = {
     "hidden_size": 32,
-    "num_hidden_layers": 2,
+    "num_hidden_layers": 1,
     "num_attention_heads": 2,
     "num_key_value_heads": 1,
     "head_dim": 16,
@@ -51,12 +51,7 @@ _PARTS = {
     "Qwen2_5_VL": (Qwen2_5_VLConfig, {**_GATED, "window_size": 16, "fullatt_block_indexes": [1]}, {}),
     "Qwen3VL": (Qwen3VLConfig, {**_GATED, **_GRID_OF_POSITIONS}, {}),
     "Qwen3VLMoe": (Qwen3VLMoeConfig, {**_GATED, **_GRID_OF_POSITIONS}, _EXPERTS),
-    "Qwen3_5": (Qwen3_5Config, {**_GATED, "num_position_embeddings": 64}, {"layer_types": ["full_attention"] * 2}),
-    "Glm4v": (
-        Glm4vConfig,
-        {**_GATED, "image_size": 32},
-        {"rope_parameters": {**_ROTARY, "partial_rotary_factor": 1.0}},
-    ),
+    "Qwen3_5": (Qwen3_5Config, {**_GATED, "num_position_embeddings": 64}, {"layer_types": ["full_attention"]}),
 }
 _TOWERS = {
     "Qwen2VL": "Qwen2VisionTransformerPretrainedModel",
