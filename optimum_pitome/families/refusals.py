@@ -106,7 +106,7 @@ REASONS = (
     Reason(
         "lets query tokens join the patches halfway through its layers, and multiplies them with the grid of patches",
         _IMAGES,
-        "eomt eomt_dinov3 videomt",
+        "videomt",
     ),
     Reason(
         "averages patches by their places in the grid after its layers, which is not worked out for merged patches",

@@ -31,6 +31,7 @@ _FOLDERS = {
     "dense_prediction": "yolos dpt vitpose_backbone",
     "dinov2": "dinov2 dinov2_with_registers",
     "dinov3": "dinov3_vit",
+    "eomt": "eomt eomt_dinov3",
     "clip": "clip",
     "clip_like": "metaclip_2 chinese_clip altclip",
     "clip_dense": "clipseg owlvit owlv2",

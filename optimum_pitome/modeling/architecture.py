@@ -38,6 +38,8 @@ class Architecture:
             A subclass with a `forward` of its own must do so, too.
         layer_class (`type`): Subclass of [`MergingLayer`] and of the layer's own class, with the same name.
         layers (`str`): Where the encoder keeps its layers.
+        num_layers (`Callable[[config], int]`, *optional*):
+            How many of them, from the first, are the encoder's, where later ones get tokens of another kind, too.
         attention (`str`): Where a layer keeps the module that calls the attention interface.
         attention_class (`type`, *optional*):
             Where that module must be replaced: subclass of [`MergingAttention`] and of its own class, with the same
@@ -89,6 +91,7 @@ class Architecture:
     encoder_class: type[nn.Module]
     layer_class: type[MergingLayer]
     layers: str = "layers"
+    num_layers: Callable[[Any], int] | None = None
     attention: str = "attention"
     attention_class: type[MergingAttention] | None = None
     attention_interface: bool = True
@@ -148,7 +151,8 @@ class Architecture:
         return 0 if self.num_suffix_tokens is None else self.num_suffix_tokens(config)
 
     def find_layers(self, encoder: nn.Module) -> nn.ModuleList:
-        return _find(encoder, self.layers, "layers")
+        layers = _find(encoder, self.layers, "layers")
+        return layers if self.num_layers is None else layers[: self.num_layers(encoder.config)]
 
     def find_attention(self, layer: nn.Module) -> nn.Module:
         return _find(layer, self.attention, "attention")

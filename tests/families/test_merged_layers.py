@@ -148,8 +148,7 @@ def test_merged_layers_are_dense_layers_on_copies(case, layers):
     calls_of_merging, found = calls_of(model, architecture.find_layers(encoder), inputs)
 
     hidden_states = calls[0][0][0] if calls[0][0] else calls[0][1]["hidden_states"]
-    is_packed = architecture.layer_class.returns_every_token
-    layout = (Packed if is_packed else Padded)(calls_of_merging[0])
+    layout = (Packed if case.packed else Padded)(calls_of_merging[0])
     real = layout.side_by_side(torch.ones(hidden_states.shape[:-1], dtype=torch.bool))
     hidden_states = layout.side_by_side(hidden_states)
     batch, length, _ = hidden_states.shape
@@ -177,7 +176,8 @@ def test_merged_layers_are_dense_layers_on_copies(case, layers):
                 same = ((groups[sample, :, None] == groups[sample]) & real[sample]).float()
                 means.append(same @ hidden_states[sample] / same.sum(dim=1, keepdim=True).clamp(min=1))
             hidden_states = torch.where(real.unsqueeze(-1), torch.stack(means), hidden_states)
-        copies = layout.side_by_side(found[index]) if is_packed else found[index][rows, groups]
+        copies = layout.side_by_side(found[index])
+        copies = copies if architecture.layer_class.returns_every_token else copies[rows, groups]
         torch.testing.assert_close(copies[real], hidden_states[real], atol=1e-4, rtol=1e-4)
         alone = special_tokens(records, encoder, batch, length)
         same = (groups[:, :, None] == groups[:, None, :]) & real[:, None, :]
