@@ -44,12 +44,14 @@ MOST = 100
 KNOWN = (
     "vit deit dinov2 dinov3_vit clip_vision_model siglip_vision_model vit_mae dpt depth_anything yolos "
     "whisper wav2vec2 hubert bert roberta modernbert distilbert mpnet xlm-roberta nomic_bert electra "
-    "videomae vivit vjepa2 clip siglip siglip2 llava llava_next llava_onevision blip-2 paligemma gemma3 colpali"
+    "videomae vivit vjepa2 clip siglip siglip2 llava qwen2_5_vl qwen3_vl llava_next llava_onevision blip-2 paligemma "
+    "gemma3 colpali"
 ).split()
 #: The argument of a model → what it reads.
 _READS = {
     "pixel_values": "image",
     "pixel_values_images": "image",
+    "grid_thw": "image",
     "pixel_values_videos": "video",
     "input_values": "audio",
     "input_features": "audio",

@@ -12,7 +12,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Copies of CLIP's vision tower: MetaCLIP 2, Chinese-CLIP and AltCLIP."""
+"""Copies of CLIP: MetaCLIP 2, Chinese-CLIP and AltCLIP. The text towers of the last two are BERT and RoBERTa, and pool
+at CLS."""
 
 from __future__ import annotations
 
@@ -21,7 +22,9 @@ from transformers.models.chinese_clip import modeling_chinese_clip
 from transformers.models.metaclip_2 import modeling_metaclip_2
 
 from ..modeling.registry import refuse_architecture, register_architecture
+from .bert import BERT_SETTINGS, BertStyleLayer
 from .clip import CLIPStyleLayer
+from .roberta import num_tokens
 from .vit import num_patches
 
 
@@ -37,6 +40,21 @@ class AltCLIPEncoderLayer(CLIPStyleLayer, modeling_altclip.AltCLIPEncoderLayer):
     pass
 
 
+class PlainBertLayer(BertStyleLayer):
+    """BERT's layer with an attention that returns a tensor, not a tuple."""
+
+    def attention_half(self, hidden_states, attention_mask=None, **kwargs):
+        return self.attention(hidden_states, attention_mask, **kwargs)
+
+
+class ChineseCLIPTextLayer(PlainBertLayer, modeling_chinese_clip.ChineseCLIPTextLayer):
+    pass
+
+
+class AltRobertaLayer(PlainBertLayer, modeling_altclip.AltRobertaLayer):
+    pass
+
+
 _SETTINGS = {
     "layers": "encoder.layers",
     "attention": "self_attn",
@@ -47,6 +65,12 @@ _SETTINGS = {
 register_architecture(modeling_metaclip_2.MetaClip2VisionModel, MetaClip2EncoderLayer, **_SETTINGS)
 register_architecture(modeling_chinese_clip.ChineseCLIPVisionModel, ChineseCLIPVisionLayer, **_SETTINGS)
 register_architecture(modeling_altclip.AltCLIPVisionModel, AltCLIPEncoderLayer, **_SETTINGS)
+register_architecture(modeling_chinese_clip.ChineseCLIPTextModel, ChineseCLIPTextLayer, **BERT_SETTINGS)
+register_architecture(
+    modeling_altclip.AltRobertaModel,
+    AltRobertaLayer,
+    **{**BERT_SETTINGS, "layers": "encoder.layers", "num_tokens": num_tokens},
+)
 refuse_architecture(
     modeling_metaclip_2.MetaClip2TextModel,
     part="text",

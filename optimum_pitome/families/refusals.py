@@ -32,6 +32,7 @@ from .table import SUPPORTED_MODEL_TYPES
 _IMAGES = ("vit", "dinov2", "siglip")
 _TEXTS = ("bert", "roberta", "distilbert", "mpnet")
 _CHATS = ("llava", "llava_onevision")
+_PACKED = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 
 
 @dataclass(frozen=True)
@@ -85,12 +86,12 @@ REASONS = (
         "big_bird bigbird_pegasus led longformer reformer",
     ),
     Reason(
-        "packs the patches of all images into one sequence and puts neighbours together after its layers, so every "
-        "patch must stay where it is",
-        _CHATS,
+        "packs the patches of all images into one sequence, in another form than those that can merge there, and is "
+        "not supported yet",
+        _PACKED,
         "ernie4_5_vl_moe_vision glm4v_moe_vision glm4v_vision glm_ocr_vision hunyuan_vl_vision kimi_k25_vision "
-        "paddleocr_vl_vision pixtral qwen2_5_omni_vision_encoder qwen2_5_vl_vision qwen2_vl_vision qwen3_5_moe_vision "
-        "qwen3_5_vision qwen3_omni_moe_vision_encoder qwen3_vl_moe_vision qwen3_vl_vision video_llama_3_vision",
+        "paddleocr_vl_vision pixtral qwen2_5_omni_vision_encoder qwen3_5_moe_vision qwen3_omni_moe_vision_encoder "
+        "video_llama_3_vision",
     ),
     Reason(
         "has no attention among tokens, which is where tokens are compared and merge",
@@ -105,7 +106,12 @@ REASONS = (
     Reason(
         "lets query tokens join the patches halfway through its layers, and multiplies them with the grid of patches",
         _IMAGES,
-        "eomt eomt_dinov3 videomt",
+        "videomt",
+    ),
+    Reason(
+        "averages patches by their places in the grid after its layers, which is not worked out for merged patches",
+        _CHATS,
+        "gemma4_vision",
     ),
     Reason("attends over space and over time in turn, so its tokens stand in rows of fixed length", (), "timesformer"),
     Reason(
@@ -126,7 +132,7 @@ _BY_MODEL_TYPE = {model_type: reason for reason in REASONS for model_type in rea
 def explain(config: PreTrainedConfig) -> str:
     """Sentences that say why a model of `config` cannot merge, each with a space before it; "" if nothing is known."""
     found = {model_type: _reason(model_type) for model_type in _model_types(config)}
-    if found.get(config.model_type) is not None:
+    if found.get(config.model_type) not in (None, _CAUSAL):  # a decoder may have towers, with reasons of their own
         found = {config.model_type: found[config.model_type]}
     sentences: dict[Reason, str] = {}
     for model_type, reason in found.items():

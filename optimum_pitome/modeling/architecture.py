@@ -38,6 +38,8 @@ class Architecture:
             A subclass with a `forward` of its own must do so, too.
         layer_class (`type`): Subclass of [`MergingLayer`] and of the layer's own class, with the same name.
         layers (`str`): Where the encoder keeps its layers.
+        num_layers (`Callable[[config], int]`, *optional*):
+            How many of them, from the first, are the encoder's, where later ones get tokens of another kind, too.
         attention (`str`): Where a layer keeps the module that calls the attention interface.
         attention_class (`type`, *optional*):
             Where that module must be replaced: subclass of [`MergingAttention`] and of its own class, with the same
@@ -57,6 +59,8 @@ class Architecture:
         num_tokens (`Callable[[config], int]`, *optional*): Sequence length for the configured input size (summaries).
         any_length (`bool`):
             Whether inputs have the length that they have, as texts do, so that `num_tokens` is that of usual ones.
+        width (`Callable[[config], int]`):
+            Features of a token in a layer (summaries), where the configuration calls something else its `hidden_size`.
         special_tokens (`Callable[[Mapping], tuple[Tensor | None, int]]`, *optional*):
             From the encoder's arguments by name, further tokens that never merge (`(B, N)` bool) and the most that a
             sample can have.
@@ -99,6 +103,7 @@ class Architecture:
     encoder_class: type[nn.Module]
     layer_class: type[MergingLayer]
     layers: str = "layers"
+    num_layers: Callable[[Any], int] | None = None
     attention: str = "attention"
     attention_class: type[MergingAttention] | None = None
     attention_interface: bool = True
@@ -108,6 +113,7 @@ class Architecture:
     num_suffix_tokens: Callable[[Any], int] | None = None
     num_tokens: Callable[[Any], int] | None = None
     any_length: bool = False
+    width: Callable[[Any], int] = lambda config: config.hidden_size
     special_tokens: Callable[[Mapping[str, Any]], tuple[torch.Tensor | None, int]] | None = None
     read_arguments: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
     reads: tuple[int, ...] = ()
@@ -180,7 +186,8 @@ class Architecture:
         return 0 if self.num_suffix_tokens is None else self.num_suffix_tokens(config)
 
     def find_layers(self, encoder: nn.Module) -> nn.ModuleList:
-        return find_submodule(encoder, self.layers, "layers", "register_architecture")
+        layers = find_submodule(encoder, self.layers, "layers", "register_architecture")
+        return layers if self.num_layers is None else layers[: self.num_layers(self.config_of(encoder))]
 
     def find_attention(self, layer: nn.Module) -> nn.Module:
         return find_submodule(layer, self.attention, "attention", "register_architecture")

@@ -110,6 +110,8 @@ def _merging(method: str, forward: Callable) -> Callable:
         if not state.arrive() and not _drops_layers(self, rewrite):
             # It was lost on the way, or some layers have become dense meanwhile.
             raise RuntimeError(_lost_state(self, rewrite))
+        if rewrite.architecture.layer_class.returns_every_token:
+            return output.to_tuple() if as_tuple else output
         if rewrite.unmerge:
             captured[num_captured:] = state.hidden_states(tuple(captured[num_captured:]), True)
         output = output if rewrite.architecture.methods else _finish(rewrite, state, output)
@@ -141,6 +143,8 @@ def _check_forward(encoder: nn.Module, rewrite: EncoderRewrite, arguments: Mappi
     check_mask(arguments.get("attention_mask"))
     check_implementation(rewrite.architecture.implementation_of(encoder), type(encoder).__name__)
     packed = [name for name in _PACKED if arguments.get(name) is not None]
+    if encoder.pitome.architecture.layer_class.returns_every_token:
+        packed = []  # it is what its layers are made for
     if packed:
         raise ValueError(
             f"{', '.join(packed)} was passed to {type(encoder).__name__}, which merges tokens: a row of its input "

@@ -38,6 +38,8 @@ class MergingLayer:
     #: Whether the layer's own `forward` passes its keyword arguments on to its attention. Where it does not, the two
     #: halves run in its place as soon as sizes count.
     passes_kwargs: bool = True
+    #: Whether it returns every original token, whatever has merged, so that nothing has to come back after it.
+    returns_every_token: bool = False
     #: Where in the layer tokens merge, where the settings have no choice.
     merges_after: str | None = None
     #: Position in the encoder. Set when the model is rewritten.

@@ -68,7 +68,7 @@ class Widths:
         # `attention.self` is the module that attends; its output projection lies beside it, under `attention`.
         attention = linear_weights(layer.get_submodule(architecture.attention.split(".")[0]), adapters)
         mlp = linear_weights(layer, adapters) - attention
-        return cls(attention, mlp, config.hidden_size, config.num_attention_heads)
+        return cls(attention, mlp, architecture.width(config), config.num_attention_heads)
 
     def operations(self, through_attention: int, through_mlp: int) -> int:
         # QK^T and the weighted sum of the values: N² per feature each.

@@ -83,7 +83,39 @@ def required(layer):
     return {parameter.name for parameter in parameters if parameter.default is parameter.empty}
 
 
-def for_copies(call, places, architecture, layer_arguments):
+class Padded:
+    """Samples side by side."""
+
+    def __init__(self, call):
+        pass
+
+    def side_by_side(self, values):
+        return values
+
+    def as_called(self, values):
+        return values
+
+
+class Packed:
+    """Samples one after the other, or pieces of them that merge by themselves, as a merging layer is called with."""
+
+    def __init__(self, call):
+        _, kwargs = call
+        self.lengths = kwargs.get("pitome_cells", kwargs["cu_seqlens"]).diff().tolist()
+
+    def side_by_side(self, values):
+        """`(T, ...)` to `(B, N, ...)`."""
+        if isinstance(values, tuple):
+            return tuple(map(self.side_by_side, values))
+        return torch.nn.utils.rnn.pad_sequence(values.split(self.lengths), batch_first=True)
+
+    def as_called(self, values):
+        if isinstance(values, tuple):
+            return tuple(map(self.as_called, values))
+        return torch.cat([row[:length] for row, length in zip(values, self.lengths)])
+
+
+def for_copies(call, places, architecture, layer_arguments, layout):
     """The arguments of a dense layer for tokens that stand at `places` `(B, N)`."""
     (_, *args), kwargs = call
     named = {**dict(zip(layer_arguments.names, args)), **kwargs}
@@ -95,7 +127,8 @@ def for_copies(call, places, architecture, layer_arguments):
     for name, cut in architecture.token_arguments.items():
         if cut is not None and (name in named or name in layer_arguments.names):
             value = named.get(name)
-            named[name] = cut(value, tokens) if value is not None or name == "position_mask" else value
+            if value is not None or name == "position_mask":
+                named[name] = layout.as_called(cut(layout.side_by_side(value), tokens))
             if isinstance(named[name], tuple) and isinstance(value, torch.Tensor):
                 # timm's Eva: of all tokens for our attention, of those after the prefix for the dense one
                 prefix = places.shape[1] - value.shape[-2]
@@ -117,21 +150,23 @@ def test_merged_layers_are_dense_layers_on_copies(case, layers):
     path = next(name for name, module in model.named_modules() if module is encoder)
     dense_layers = architecture.find_layers(dense.get_submodule(path))
     calls, _ = calls_of(dense, dense_layers, inputs)
-    _, found = calls_of(model, architecture.find_layers(encoder), inputs)
+    calls_of_merging, found = calls_of(model, architecture.find_layers(encoder), inputs)
 
     hidden_states = calls[0][0][0] if calls[0][0] else calls[0][1]["hidden_states"]
+    layout = (Packed if case.packed else Padded)(calls_of_merging[0])
+    real = layout.side_by_side(torch.ones(hidden_states.shape[:-1], dtype=torch.bool))
+    hidden_states = layout.side_by_side(hidden_states)
     batch, length, _ = hidden_states.shape
     rows = torch.arange(batch)[:, None]
     groups = places = torch.arange(length).expand(batch, -1)  # of each original token: its group, and its place
     kept = places  # of each group: its place
-    real = torch.ones(batch, length, dtype=torch.bool)
     merged = False
     for index, layer in enumerate(dense_layers):
-        named = for_copies(calls[index], places, architecture, rewrite.layer_arguments)
+        named = for_copies(calls[index], places, architecture, rewrite.layer_arguments, layout)
         named = {name: value for name, value in named.items() if value is not None or name in required(layer)}
         with torch.no_grad():
-            output = layer(hidden_states, **named)
-        hidden_states = output[0] if isinstance(output, tuple) else output
+            output = layer(layout.as_called(hidden_states), **named)
+        hidden_states = layout.side_by_side(output[0] if isinstance(output, tuple) else output)
         record = records.get(index)
         if record is not None and record.plan is not None:
             merged = True
@@ -146,7 +181,8 @@ def test_merged_layers_are_dense_layers_on_copies(case, layers):
                 same = ((groups[sample, :, None] == groups[sample]) & real[sample]).float()
                 means.append(same @ hidden_states[sample] / same.sum(dim=1, keepdim=True).clamp(min=1))
             hidden_states = torch.where(real.unsqueeze(-1), torch.stack(means), hidden_states)
-        copies = found[index][rows, groups]
+        copies = layout.side_by_side(found[index])
+        copies = copies if architecture.layer_class.returns_every_token else copies[rows, groups]
         torch.testing.assert_close(copies[real], hidden_states[real], atol=1e-4, rtol=1e-4)
         alone = special_tokens(records, encoder, batch, length)
         same = (groups[:, :, None] == groups[:, None, :]) & real[:, None, :]

@@ -51,7 +51,9 @@ SAYS = {
     "deberta-v2": "'deberta-v2' adds a bias for each pair of positions .* near it, bert",
     "t5": "'t5' adds a bias for each pair of positions",
     "wavlm": "'wavlm' adds a bias for each pair of positions .* merged tokens\\. Supported",
-    "qwen2_vl": "'qwen2_vl_vision' packs the patches of all images .* near it, llava",
+    "wav2vec2-bert": "'wav2vec2-bert' adds a bias for each pair of positions",
+    "florence2": "'florence2' attends inside the windows of a grid .* near it, llava",
+    "glm4v": "'glm4v_vision' packs the patches of all images .* not supported yet; near it, qwen2_vl",
     "gpt2": "'gpt2' is a causal decoder",
     "llama": "'llama' is a causal decoder",
     "resnet": "'resnet' has no attention",
@@ -83,7 +85,8 @@ def test_a_part_that_is_missing_is_explained():
 
 
 def test_what_auto_model_does_not_know_is_explained_too():
-    assert "'eomt' lets query tokens join the patches halfway" in explain(AutoConfig.for_model("eomt"))
+    assert "'videomt' lets query tokens join the patches halfway" in explain(AutoConfig.for_model("videomt"))
+    assert "'gemma4_vision' averages patches by their places" in explain(AutoConfig.for_model("gemma4_vision"))
 
 
 def test_other_models_of_timm_are_explained():

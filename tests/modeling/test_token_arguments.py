@@ -139,7 +139,17 @@ def test_keys_are_turned_back(shape, prefix):
     torch.testing.assert_close(turn_back(rotated, (angles.cos(), angles.sin())), keys)
 
 
-ROTARY = ("DINOv3ViTModel", "ModernBertModel", "GteModel", "NomicBertModel", "JinaEmbeddingsV3Model", "EuroBertModel")
+ROTARY = (
+    "DINOv3ViTModel",
+    "ModernBertModel",
+    "GteModel",
+    "NomicBertModel",
+    "JinaEmbeddingsV3Model",
+    "EuroBertModel",
+    "Qwen2VLModel",
+    "Qwen2_5_VLModel",
+    "Qwen3VLModel",
+)
 
 
 @pytest.mark.parametrize("name", ROTARY)

@@ -53,6 +53,8 @@ def part_of(case):
 
 CASES = {part: [] for part in ("vision", "text", "audio")}  # test_sounds.py draws those of sound
 for one in one_per_encoder():
+    if one.packed:  # their patches lie in an order of their own, which nobody draws yet
+        continue
     CASES[part_of(one)].append(pytest.param(one, id=one.id))
 
 

@@ -44,6 +44,7 @@ class Case:
         of_batch: outputs that say something of the whole batch (losses).
         variant: what tells it from another case of the same class.
         flat: outputs that hold the samples one after the other: in a tuple, or without a dimension for them.
+        packed: inputs that hold the samples one after the other, as many rows for each.
         encoder_config: the sub-configuration whose model has the attention implementations, if the others have not.
         shortens: its sequences lose the merged tokens, whatever it is asked for.
         prepare: changes the fresh model (optional), for weights that would hide an error at their initial value.
@@ -59,6 +60,7 @@ class Case:
     across_samples: tuple[str, ...] = ()
     flat: tuple[str, ...] = ()
     of_batch: tuple[str, ...] = ()
+    packed: tuple[str, ...] = ()
     variant: str = ""
     shortens: bool = False
     reads_every_token: bool = False
@@ -76,6 +78,14 @@ class Case:
     @property
     def id(self) -> str:
         return self.model_class.__name__ + self.variant
+
+    def one_of(self, inputs: dict[str, torch.Tensor], index: int) -> dict[str, torch.Tensor]:
+        """One sample of a batch, alone."""
+        batch_size = next(len(value) for name, value in inputs.items() if name not in self.packed)
+        return {
+            name: value.chunk(batch_size)[index] if name in self.packed else value[index : index + 1]
+            for name, value in inputs.items()
+        }
 
     def build(self, attn_implementation: str = "sdpa", dtype: torch.dtype = torch.float32) -> nn.Module:
         """A fresh model with seeded weights, in eval mode."""

@@ -20,8 +20,10 @@ from transformers import (
     Aimv2Config,
     Aimv2VisionConfig,
     AltCLIPConfig,
+    AltCLIPTextConfig,
     AltCLIPVisionConfig,
     ChineseCLIPConfig,
+    ChineseCLIPTextConfig,
     ChineseCLIPVisionConfig,
     MetaClip2Config,
     MetaClip2VisionConfig,
@@ -30,6 +32,8 @@ from transformers import (
 )
 
 from zoo import Case
+from zoo.text import SIZES as TEXT_SIZES
+from zoo.text import text_inputs
 from zoo.vision_language import TEXT, image_and_text, input_ids
 from zoo.vit import SIZES, pixel_values
 
@@ -72,6 +76,10 @@ def padded_patches_and_text(batch_size: int) -> dict[str, torch.Tensor]:
     return {**padded_patches(batch_size), **input_ids(batch_size)}
 
 
+def of_text(config_class, **settings):
+    return lambda: config_class(**{**TEXT_SIZES, **settings})
+
+
 _ALT = {"text": {"project_dim": 16, "type_vocab_size": 1}}
 _CONFIGS = {
     "MetaClip2Model": (of_two(MetaClip2Config), image_and_text),
@@ -80,8 +88,10 @@ _CONFIGS = {
     "MetaClip2ForImageClassification": (of_two(MetaClip2Config, num_labels=3), pixel_values),
     "ChineseCLIPModel": (of_two(ChineseCLIPConfig), image_and_text),
     "ChineseCLIPVisionModel": (of_vision(ChineseCLIPVisionConfig), pixel_values),
+    "ChineseCLIPTextModel": (of_text(ChineseCLIPTextConfig), text_inputs),
     "AltCLIPModel": (of_two(AltCLIPConfig, **_ALT), image_and_text),
     "AltCLIPVisionModel": (of_vision(AltCLIPVisionConfig), pixel_values),
+    "AltCLIPTextModel": (of_text(AltCLIPTextConfig, project_dim=16, type_vocab_size=1), text_inputs),
     "Aimv2Model": (of_two(Aimv2Config), image_and_text),
     "Aimv2VisionModel": (of_vision(Aimv2VisionConfig), pixel_values),
     "Siglip2Model": (naflex_config, padded_patches_and_text),

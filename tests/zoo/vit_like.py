@@ -86,6 +86,12 @@ def with_noise(batch_size: int) -> dict[str, torch.Tensor]:
     return {**pixel_values(batch_size), "noise": noise}
 
 
+def equal_norms(model):
+    """Dense, too, `from_pretrained` takes one of a PixioBackbone's two last norms for the other."""
+    model.layernorm.load_state_dict(model.pixio.layernorm.state_dict())
+
+
+_PREPARE = {"DPTForDepthEstimation": positive_depth, "PixioBackbone": equal_norms}
 _CONFIGS = {
     "IJepaModel": (ijepa_config, pixel_values),
     "IJepaForImageClassification": (ijepa_config, pixel_values),
@@ -109,7 +115,7 @@ CASES = [
         getattr(transformers, name),
         config,
         inputs,
-        prepare=positive_depth if name == "DPTForDepthEstimation" else None,
+        prepare=_PREPARE.get(name),
         reads_every_token=name.endswith(_EVERY_TOKEN) or name.startswith("Yolos"),
         encoder_config="backbone_config" if name == "VitPoseForPoseEstimation" else "",
         of_batch=("loss",) if name == "ViTMAEForPreTraining" else (),
