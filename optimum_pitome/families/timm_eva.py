@@ -70,7 +70,7 @@ class EvaAttention(MergingAttention, eva.EvaAttention):
 class EvaBlock(MergingLayer, eva.EvaBlock):
     passes_kwargs = False
 
-    def compared_keys(self, keys, x, rope=None, **kwargs):
+    def compared_keys(self, keys, rope=None, **kwargs):
         return self.attn._rotated(keys, turned_back(rope), keys)
 
     def attention_half(self, x, rope=None, **kwargs):

@@ -113,7 +113,7 @@ class PackedLayer(MergingLayer):
         hidden_states = super().forward(
             _compress(tokens, packing, hidden_states),
             cu_seqlens,
-            tuple(packing.unpack(values) for values in position_embeddings),
+            position_embeddings=tuple(packing.unpack(values) for values in position_embeddings),
             **kwargs,
         )
         return packing.pack(state.slots[index + 1].unmerge(hidden_states))

@@ -79,6 +79,23 @@ def timm_vit(**arguments):
     return model.eval()
 
 
+@pytest.mark.parametrize("variant", ["Eva02", "Dinov3", "MixedRope"])
+@torch.no_grad()
+def test_rotary_models_compare_keys_before_the_rotation(variant):
+    """In the first layer, and in one after a merge."""
+    (case,) = (case for case in CASES if case.variant == variant)
+    model = apply_pitome(case.build(), {"ratio": 0.7, "layers": [0, 1]})
+    projected, compared = [], []
+    for name, module in model.named_modules():
+        if name.endswith("k_norm"):
+            module.register_forward_hook(lambda module, inputs, output: projected.append(output))
+    with layers_watched(model, compared.append):
+        model(**case.inputs(2))
+    assert len(compared) >= 2 and compared[1].tokens.rows is not None
+    for record, keys in zip(compared[:2], projected):
+        torch.testing.assert_close(record.features, keys.mean(dim=1))
+
+
 @each_case
 def test_merged_layers_and_their_special_tokens(case):
     """Registers, the class token and both kinds of pooling: the slow reference, and no special token in a group."""

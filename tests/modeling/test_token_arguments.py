@@ -146,29 +146,29 @@ ROTARY = (
     "NomicBertModel",
     "JinaEmbeddingsV3Model",
     "EuroBertModel",
-    "Qwen2VLModel",
-    "Qwen2_5_VLModel",
-    "Qwen3VLModel",
+    "Qwen2VisionTransformerPretrainedModel",
+    "Qwen2_5_VisionTransformerPretrainedModel",
+    "Qwen3VLVisionModel",
 )
 
 
 @pytest.mark.parametrize("name", ROTARY)
 @torch.no_grad()
 def test_rotary_families_compare_keys_before_the_rotation(name):
-    """In the first layer, and in one after a merge: what is compared is what the layer's own `k_proj` gives."""
+    """In the first layer, and in one after a merge: what is compared is what the layer's own projection gives."""
     if name not in CASES:
         pytest.skip(f"{name} needs a newer transformers")
     case = CASES[name]
-    model = apply_pitome(case.build(), {"ratio": 0.7, "metric": "keys", "layers": [0, 1], "unmerge": False})
+    model = apply_pitome(case.build(), {"ratio": 0.7, "metric": "keys", "layers": [0, 1]})
     projected, compared = [], []
     for module_name, module in model.named_modules():
-        if module_name.endswith(("k_proj", "Wqkv")):
+        if module_name.endswith("k_proj"):
             module.register_forward_hook(lambda module, inputs, output: projected.append(output))
+        elif module_name.endswith(("Wqkv", ".qkv")):
+            module.register_forward_hook(lambda module, inputs, output: projected.append(output.chunk(3, dim=-1)[1]))
     with layers_watched(model, compared.append):
         model(**case.inputs(2))
     assert len(compared) >= 2 and compared[1].tokens.rows is not None
     for record, keys in zip(compared[:2], projected):
-        if keys.shape[-1] == 3 * model.config.hidden_size:
-            keys = keys.chunk(3, dim=-1)[1]
         expected = keys.unflatten(-1, (-1, record.features.shape[-1])).mean(dim=2)
         torch.testing.assert_close(record.features, expected)
