@@ -120,7 +120,7 @@ def export_pitome(
     check_request(format, quantize, opset, part)
     writer = WRITERS[format]
     config = transformers_model(model).config
-    _check_fit(model, format)
+    check_fit(model, format)
     check_output(output)
     tokenizer = model.tokenizer if is_sentence_transformer(model) else processor
     training = model.training
@@ -177,8 +177,13 @@ class PreparedExport(NamedTuple):
     outputs: dict[str, torch.Tensor]
 
 
-def prepare_export(model: nn.Module, part: str | None = None, tokenizer: Any = None) -> PreparedExport:
+def prepare_export(
+    model: nn.Module, part: str | None = None, tokenizer: Any = None, like: Mapping[str, torch.Tensor] | None = None
+) -> PreparedExport:
     """See [`export_pitome`] for the arguments. The model is in eval mode afterwards.
+
+    Args:
+        like (`Mapping`, *optional*): a batch whose pictures say the size of the file's. Else the configuration does.
 
     Raises:
         ValueError: for what cannot be exported.
@@ -186,7 +191,8 @@ def prepare_export(model: nn.Module, part: str | None = None, tokenizer: Any = N
     config = transformers_model(model).config
     module = exported_module(model, part, getattr(tokenizer, "pad_token_id", None))
     names = text_inputs(model, config, tokenizer) if module.kind == "text" else ("pixel_values",)
-    samples = samples_for(config, module.kind, names, tokenizer)
+    size = None if like is None or module.kind == "text" else tuple(like["pixel_values"].shape[1:])
+    samples = samples_for(config, module.kind, names, tokenizer, size)
     example = to_device(samples.example(), model)
     return PreparedExport(module, samples, example, _name_outputs(module, example))
 
@@ -240,8 +246,12 @@ def _read(inputs: Iterable[Mapping[str, torch.Tensor]], names: tuple[str, ...]) 
     return [{name: batch[name] for name in names} for batch in batches]
 
 
-def _check_fit(model: nn.Module, format: str) -> None:
-    """Refuses what the runtime of a format cannot compute, before anything is traced."""
+def check_fit(model: nn.Module, format: str) -> None:
+    """Refuses what the runtime of a format cannot compute, before anything is traced.
+
+    Raises:
+        ValueError: with what to do.
+    """
     if format != "torch" and any(weight.dtype == torch.bfloat16 for weight in model.parameters()):
         raise ValueError(
             f"The model has weights in bfloat16, which format={format!r} cannot be compared in. Load it with "

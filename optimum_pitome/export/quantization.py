@@ -17,11 +17,14 @@ matched by stays in the model's dtype."""
 
 from __future__ import annotations
 
+import copy
+import importlib.util
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 
 def quantize_onnx(path: Path, calibration: list[Mapping[str, torch.Tensor]]) -> None:
@@ -71,6 +74,29 @@ def _is_constant(value: Any) -> bool:
     while node.get_type_name() in ("Convert", "Transpose", "Reshape"):
         node = node.input_value(0).get_node()
     return node.get_type_name() == "Constant"
+
+
+def check_torchao() -> None:
+    """
+    Raises:
+        ImportError: if torchao is not installed.
+    """
+    if importlib.util.find_spec("torchao") is None:
+        raise ImportError("int8 in PyTorch needs torchao: pip install optimum_pitome[int8]")
+
+
+def quantized(model: nn.Module) -> nn.Module:
+    """A copy with int8 weights in its linear layers, and activations that become int8 while it runs (torchao).
+
+    Raises:
+        ImportError: if torchao is not installed.
+    """
+    check_torchao()
+    from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
+
+    model = copy.deepcopy(model)
+    quantize_(model, Int8DynamicActivationInt8WeightConfig())
+    return model
 
 
 QUANTIZERS = {"onnx": quantize_onnx, "openvino": quantize_openvino}

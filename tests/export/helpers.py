@@ -15,6 +15,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -46,7 +47,7 @@ def quick_format(change: Callable = lambda value: value, error: Exception | None
     modules = []
 
     def write(module, example, opset, path):
-        modules.append(module)
+        modules.append(copy.deepcopy(module))  # a file knows nothing of what becomes of the model
         print("how far it is")  # as exporters do
         path.write_bytes(b"")
         if error is not None:
