@@ -61,8 +61,8 @@ def _evaluate(args: argparse.Namespace) -> tuple[PreTrainedConfig, Evaluations, 
     if elsewhere and args.model_card is not None:
         raise ValueError("--model-card: a card is about the model in PyTorch. Leave --runtime and --quantize out.")
     for name in args.runtime:
-        for how in quantize if name != PYTORCH else ():
-            check_request(name, how)
+        for how in quantize:
+            check_request("torch" if name == PYTORCH else name, how)
     if exported:
         _check_exported(args)
     config = AutoConfig.from_pretrained(args.model, revision=args.revision)

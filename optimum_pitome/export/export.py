@@ -36,12 +36,12 @@ from .comparison import Comparison, check, compare
 from .files import check_output, save_beside, whole_folder
 from .formats import WRITERS
 from .modules import ExportedModule, exported_module, is_sentence_transformer, transformers_model
-from .quantization import QUANTIZERS
+from .quantization import QUANTIZERS, quantized
 from .requirements import check_request
 from .samples import Samples, samples_for, text_inputs, to_device
 
 
-_VERSIONS = ("optimum_pitome", "transformers", "torch", "onnx", "onnxruntime", "openvino", "nncf")
+_VERSIONS = ("optimum_pitome", "transformers", "torch", "onnx", "onnxruntime", "openvino", "nncf", "torchao")
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def export_pitome(
         part (`str`, *optional*):
             `"vision"` or `"text"`, of models with both: CLIP, SigLIP, dual encoders. `image_embeds` or `text_embeds`
             are what `get_image_features` or `get_text_features` says.
-        quantize (`str`, *optional*): `"int8"`, of ONNX and OpenVINO.
+        quantize (`str`, *optional*): `"int8"`.
         opset (`int`, *optional*, defaults to 18): of ONNX.
         processor (*optional*): tokenizer or image processor to write beside it.
         inputs (`Iterable[Mapping[str, torch.Tensor]]`, *optional*):
@@ -134,8 +134,9 @@ def export_pitome(
         bar = stack.enter_context(logging.tqdm(total=3 + bool(given), unit=" steps", leave=False, disable=None))
         bar.set_description("tracing and writing")
         with _explaining(f"{type(module.model).__name__} could not be traced and written as format={format!r}"):
-            writer.write(module, example, opset, file)
-        if quantize is not None:
+            before = quantize is not None and format not in QUANTIZERS
+            writer.write(quantized(module) if before else module, example, opset, file)
+        if quantize is not None and not before:
             QUANTIZERS[format](file, given)
         bar.update()
         bar.set_description("loading in its runtime")

@@ -31,7 +31,7 @@ from torch import nn
 
 from .export import check_fit, prepare_export
 from .formats import WRITERS, Run
-from .quantization import QUANTIZERS, check_torchao, quantized
+from .quantization import QUANTIZERS, quantized
 from .requirements import check_request
 
 
@@ -179,7 +179,7 @@ def runtimes(
         for how in quantize:
             if name == PYTORCH and how is None:
                 continue
-            check_torchao() if name == PYTORCH else check_request(name, how)
+            check_request("torch" if name == PYTORCH else name, how)
             if (name, how) == ("openvino", "int8") and not calibration:
                 raise ValueError(
                     "int8 in OpenVINO is calibrated on inputs, and there are none: pass calibration=batches, of "

@@ -323,7 +323,6 @@ def test_other_runtimes(evaluate, workplace, monkeypatch, tmp_path):
     found = json.loads(evaluate(*options, "none", "--json"))["evaluations"]
     assert [one["name"] for one in found] == ["0.6", "dense, openvino", "0.6, openvino"] and not calibrated
     assert found[1]["agreement"]["agreement"] == 1 and found[2]["agreement"] == found[0]["agreement"]
-    monkeypatch.setattr(runtimes, "check_torchao", lambda: None)
     monkeypatch.setattr(runtimes, "quantized", lambda model: model)
     error = evaluate(*options, "int8", code=2)
     assert "calibrated on samples that are not evaluated, and there are none. Name their split" in error
