@@ -29,6 +29,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..apply import remove_pitome
+from ..modeling.rewrite import rewritten_encoders
 from .export import check_fit, prepare_export
 from .formats import WRITERS, Run
 from .quantization import QUANTIZERS, quantized
@@ -149,7 +151,9 @@ class Runtime:
             ValueError, ImportError: as of [`ExportedFiles.load`].
         """
         if self.runtime == PYTORCH:
-            return quantized(model)
+            merges = all(encoder.pitome.enabled for encoder in rewritten_encoders(model))
+            found = quantized(model)
+            return found if merges else remove_pitome(found)  # a copy merges, whatever was disabled
         device = next(model.parameters()).device
         if device.type != "cpu":
             raise ValueError(f"Exported files run on the CPU, and the model is on {device}: move it there.")

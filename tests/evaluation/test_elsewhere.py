@@ -13,6 +13,7 @@
 # limitations under the License.
 """`evaluate` with other runtimes beside PyTorch."""
 
+import copy
 import importlib.util
 
 import pytest
@@ -20,7 +21,7 @@ import torch
 from export.helpers import merged, quick_format
 from PIL import Image
 
-from optimum_pitome import evaluate
+from optimum_pitome import apply_pitome, evaluate, remove_pitome
 from optimum_pitome.evaluation.judges import ClassJudge, EmbeddingJudge
 from optimum_pitome.export import runtimes as module
 from optimum_pitome.export.runtimes import completed, runtimes
@@ -72,6 +73,20 @@ def test_each_runtime_has_a_row_of_the_dense_model_and_of_the_settings(model, ba
     assert list(found.table().index)[3] == "dense, onnx" and found.to_dict()["evaluations"][4]["runtime"] == "onnx"
     found.plot(tmp_path / "found.png")
     assert Image.open(tmp_path / "found.png").width > 500
+
+
+def test_what_is_dense_elsewhere_merges_nothing_there(model, batches, files_are, monkeypatch):
+    """By vectors, which tell more than classes; with a copy in place of int8 in PyTorch."""
+    files_are()
+    monkeypatch.setattr(module, "quantized", copy.deepcopy)
+    encoder = apply_pitome(remove_pitome(model).vit, 0.6)
+    judge, data = EmbeddingJudge(encoder, neighbours=1), [{"pixel_values": one["pixel_values"]} for one in batches]
+    one, *others = evaluate(encoder, data, judge, runtimes=runtimes(["pytorch", "onnx"], ["int8"]))
+    assert [row.name.partition(",")[0] for row in others] == ["dense", "0.6", "dense", "0.6"]
+    assert one.kept["centred_cosine"] < 0.9999
+    for dense, merged_one in zip(others[::2], others[1::2]):
+        assert dense.kept["centred_cosine"] == pytest.approx(1, abs=1e-6)
+        assert merged_one.kept["centred_cosine"] == pytest.approx(one.kept["centred_cosine"], abs=1e-6)
 
 
 def test_the_file_is_what_answers(model, batches, files_are):
