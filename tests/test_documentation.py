@@ -29,6 +29,7 @@ from torch.utils.data import Dataset
 from transformers import BertModel, TrainingArguments, ViTConfig, ViTForImageClassification, ViTImageProcessorPil
 from zoo.text import bert_config
 
+import optimum_pitome
 from optimum_pitome import apply_pitome
 
 
@@ -274,7 +275,7 @@ def test_the_page_on_export_runs(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "vit-torch" / "model.pt2").is_file() and "pixel_values -> " in capsys.readouterr().out
 
 
-def test_the_page_on_performance_runs(tmp_path, monkeypatch):
+def test_the_pages_on_performance_and_runtimes_run(tmp_path, monkeypatch):
     """On any file of OpenVINO with an open batch, which is then fixed."""
     import openvino
 
@@ -286,9 +287,11 @@ def test_the_page_on_performance_runs(tmp_path, monkeypatch):
     (tmp_path / "vit-openvino").mkdir()
     written = openvino.convert_model(Mean(), example_input={"pixel_values": torch.zeros(2, 3, 8, 8)})
     openvino.save_model(written, "vit-openvino/openvino_model.xml")
-    found = run("docs/performance.md", {})
+    monkeypatch.setattr(optimum_pitome, "evaluate", lambda model, batches, ratios, runtimes: runtimes)
+    found = run("docs/runtimes.md", {"model": None, "batches": []})
+    assert [one.name for one in found["found"]] == ["onnx", "onnx int8"]
     assert list(found["compiled"].input("pixel_values").shape) == [1, 3, 224, 224]
-    assert found["make"](None)(torch.ones(1, 3, 2, 2)).shape == (1, 3, 2, 2)
+    assert run("docs/performance.md", {})["make"](None)(torch.ones(1, 3, 2, 2)).shape == (1, 3, 2, 2)
 
 
 @pytest.mark.real

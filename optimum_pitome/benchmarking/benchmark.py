@@ -29,13 +29,15 @@ from torch import nn
 from ..analysis import pitome_summary
 from ..analysis.timing import AlternatingTimer, DenseMergedTimer
 from ..apply import apply_pitome, pitome_disabled
+from ..export.quantization import quantized
+from ..export.runtimes import ExportedFiles
 from ..modeling.rewrite import rewritten_encoders
 from . import costs
 from .combinations import PYTORCH, Combination
 from .inputs import example_inputs
 from .machine import device_of, synchronize
 from .row import Row
-from .runtimes import ExportedFiles, pytorch_run, quantized
+from .runtimes import exported_runs, pytorch_run
 
 
 #: Rounds that a row has, however slow it is.
@@ -115,10 +117,8 @@ class Benchmark:
             )
             runs = (lambda: run(**inputs),)
         else:
-            if "input_ids" in inputs:
-                inputs.setdefault("token_type_ids", torch.zeros_like(inputs["input_ids"]))
             self._progress("exporting")
-            files = self._files.runs(model, combination, inputs)
+            files = exported_runs(self._files, model, combination, inputs)
             timer = AlternatingTimer(
                 [contextlib.nullcontext] * 2, self._warmup, device=self._device, clock=self._clock
             )

@@ -12,28 +12,19 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What runs in a row: a model in PyTorch (eager, compiled, int8), or files that were exported from it."""
+"""What runs in a row: a model in PyTorch, eager or compiled, or files that were exported from it."""
 
 from __future__ import annotations
 
-import contextlib
-import copy
-import shutil
-import sys
-import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from ..apply import pitome_disabled
-from ..export.export import prepare_export
-from ..export.formats import WRITERS, Run
-from ..export.quantization import QUANTIZERS
-from ..export.requirements import check_request
+from ..export.formats import Run
+from ..export.runtimes import ExportedFiles
 from .combinations import CUDA_GRAPHS, Combination
 
 
@@ -77,66 +68,16 @@ def pytorch_run(model: nn.Module, combination: Combination) -> Callable[..., Any
     return fresh
 
 
-def quantized(model: nn.Module) -> nn.Module:
-    """A copy with int8 weights in its linear layers, and activations that become int8 while it runs (torchao).
+def exported_runs(
+    files: ExportedFiles, model: nn.Module, combination: Combination, inputs: Mapping[str, torch.Tensor]
+) -> tuple[Run, Run]:
+    """Dense and merged, exported and loaded.
 
-    Raises:
-        ImportError: if torchao is not installed.
+    Args:
+        model (`torch.nn.Module`): merges as the combination says, in float32 on the CPU.
+        inputs (`Mapping`): a batch, for int8 in OpenVINO; its shapes are those that the runtime plans for.
     """
-    try:
-        from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
-    except ImportError:
-        raise ImportError("int8 in PyTorch needs torchao: pip install torchao") from None
-    model = copy.deepcopy(model)
-    quantize_(model, Int8DynamicActivationInt8WeightConfig())
-    return model
-
-
-class ExportedFiles:
-    """Files that were exported from one model, each written once, in a folder that goes with the object."""
-
-    def __init__(self) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="pitome-benchmark-")
-        self._files: dict[tuple[Any, ...], Path] = {}
-
-    def clear(self) -> None:
-        self._files.clear()
-        self._folder.cleanup()
-        self._folder = tempfile.TemporaryDirectory(prefix="pitome-benchmark-")
-
-    def runs(
-        self, model: nn.Module, combination: Combination, calibration: Mapping[str, torch.Tensor]
-    ) -> tuple[Run, Run]:
-        """Dense and merged, loaded.
-
-        Args:
-            model (`torch.nn.Module`): merges as the combination says, in float32 on the CPU.
-            calibration (`Mapping`): a batch, for int8 in OpenVINO; its shapes are those that the runtime plans for.
-        """
-        check_request(combination.runtime, combination.quantize)
-        load = WRITERS[combination.runtime].load
-        with contextlib.redirect_stdout(sys.stderr):  # exporters print how far they are; stdout is for results
-            with pitome_disabled(model):
-                dense = self._file(model, combination, None, calibration)
-            merged = self._file(model, combination, combination.settings or "configured", calibration)
-        shapes = {name: tuple(value.shape) for name, value in calibration.items()}
-        return load(dense, shapes), load(merged, shapes)
-
-    def _file(self, model: nn.Module, combination: Combination, settings: str | None, calibration: Any) -> Path:
-        runtime, quantize = combination.runtime, combination.quantize
-        key = (runtime, quantize, settings)
-        if key in self._files:
-            return self._files[key]
-        floats = None
-        if quantize is not None:
-            floats = self._file(model, replace(combination, quantize=None), settings, calibration)
-        file = Path(self._folder.name) / str(len(self._files)) / WRITERS[runtime].file
-        if floats is None:
-            file.parent.mkdir(parents=True)
-            prepared = prepare_export(model)
-            WRITERS[runtime].write(prepared.module, prepared.example, None, file)
-        else:
-            shutil.copytree(floats.parent, file.parent)
-            QUANTIZERS[runtime](file, [calibration])
-        self._files[key] = file
-        return file
+    how = combination.runtime, combination.quantize, [inputs], True
+    with pitome_disabled(model):
+        dense = files.load(model, "dense", *how)
+    return dense, files.load(model, combination.settings or "configured", *how)

@@ -26,10 +26,16 @@ from transformers import AutoConfig, PreTrainedConfig
 from ..configuration.config import PiToMeConfig
 from ..evaluation.evaluation import evaluate
 from ..evaluation.results import Evaluations
+from ..export.requirements import check_request
+from ..export.runtimes import PYTORCH, runtimes
 from ..hub.model_cards import write_card, write_recipe_card
 from .arguments import pitome_keyword, several_settings
 from .results import Results
-from .tasks import TASKS, check_task, load_task, read_data, source_of
+from .tasks import TASKS, check_task, load_more, load_task, read_data, read_other_data, source_of
+
+
+#: What int8 is calibrated on, where nobody says how many samples there should be.
+_CALIBRATION = 64
 
 
 def run(args: argparse.Namespace, results: Results) -> None:
@@ -49,6 +55,16 @@ def _evaluate(args: argparse.Namespace) -> tuple[PreTrainedConfig, Evaluations, 
     for name in args.base_model or ():
         validate_repo_id(name)
     check_task(args)
+    quantize = [None if name == "none" else name for name in args.quantize]
+    elsewhere = (args.runtime, quantize) != ([PYTORCH], [None])
+    exported = any(name != PYTORCH for name in args.runtime)
+    if elsewhere and args.model_card is not None:
+        raise ValueError("--model-card: a card is about the model in PyTorch. Leave --runtime and --quantize out.")
+    for name in args.runtime:
+        for how in quantize:
+            check_request("torch" if name == PYTORCH else name, how)
+    if exported:
+        _check_exported(args)
     config = AutoConfig.from_pretrained(args.model, revision=args.revision)
     keyword, several = pitome_keyword(args, config), several_settings(args)
     if len(several) > 1 and args.model_card is not None:
@@ -59,7 +75,28 @@ def _evaluate(args: argparse.Namespace) -> tuple[PreTrainedConfig, Evaluations, 
     dataset, split = read_data(args)
     model, judge, data = load_task(args, config, keyword, dataset)
     source = source_of(args, args.task, split)
-    return config, evaluate(model, data, judge, ratios=several or None, total=len(data), source=source), model
+    found = []
+    if elsewhere:
+        calibrated = "openvino" in args.runtime and "int8" in quantize
+        others = load_more(args, model, read_other_data(args, split, _CALIBRATION)) if calibrated else ()
+        found = runtimes(args.runtime, quantize, others)
+    options = {"ratios": several or None, "runtimes": found, "total": len(data), "source": source}
+    return config, evaluate(model, data, judge, **options), model
+
+
+def _check_exported(args: argparse.Namespace) -> None:
+    """Exported files hold float32, and run on the CPU.
+
+    Raises:
+        ValueError: if something else is asked for.
+    """
+    for option, value, usual in (("device", args.device, "cpu"), ("dtype", args.dtype, "float32")):
+        if value not in (usual, "auto"):
+            raise ValueError(
+                f"--{option} {value}: exported files are evaluated with {usual} alone, and so is PyTorch beside them. "
+                f"Leave --{option} out."
+            )
+    args.dtype = "float32"
 
 
 def _write_card(args: argparse.Namespace, config: PreTrainedConfig, evaluations: Evaluations, model: Any) -> Path:

@@ -23,14 +23,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..benchmarking.combinations import DTYPES, MEASURES, MODES, RUNTIMES
+from ..benchmarking.combinations import DTYPES, MEASURES, MODES
 from ..configuration.checks import Setting
 from ..configuration.fields import COUNTS, FIELDS, fields_of
 from ..export.requirements import FORMATS, OPSETS, PARTS, QUANTIZATIONS
 from .imports import add_imports
 from .parsing import add_output, explain_errors
 from .serve_options import add_server
-from .task_options import add_data, add_model, add_running, add_task
+from .task_options import add_data, add_model, add_other_runtimes, add_running, add_runtimes, add_task
 
 
 def add_options(parser: argparse.ArgumentParser, command: str) -> None:
@@ -185,6 +185,7 @@ def _add_comparison(parser: argparse.ArgumentParser) -> None:
 def _add_evaluation(parser: argparse.ArgumentParser) -> None:
     add_task(parser)
     _add_several(parser)
+    add_other_runtimes(parser)
     parser.add_argument("--plot", metavar="PATH", help="Draw the results against operations (needs matplotlib).")
     parser.add_argument(
         "--model-card",
@@ -217,9 +218,7 @@ def _add_benchmark(parser: argparse.ArgumentParser) -> None:
     text = "eager (default), or what torch.compile is told; the last two capture CUDA graphs."
     add("--mode", nargs="+", choices=MODES, default=["eager"], help=text)
     add("--compile", dest="mode", action="store_const", const=["compile"], help="The same as --mode compile.")
-    add("--runtime", nargs="+", choices=RUNTIMES, default=["pytorch"], help="pytorch (default); onnx, openvino: CPU.")
-    text = "none (default), int8, or both: by torchao, onnxruntime.quantization, or nncf."
-    add("--quantize", nargs="+", choices=("none", *QUANTIZATIONS), default=["none"], help=text)
+    add_runtimes(add)
     text = "forward (default), first-token (of models that generate), training (forward, backward, AdamW)."
     add("--measure", nargs="+", choices=MEASURES, default=["forward"], help=text)
     add("--training", dest="measure", action="store_const", const=["training"], help="The same as --measure training.")

@@ -17,6 +17,11 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from typing import Any
+
+from ..benchmarking.combinations import RUNTIMES
+from ..export.requirements import QUANTIZATIONS
 
 
 #: Of `evaluate`; what they do is in `tasks.py`, which imports torch.
@@ -64,6 +69,19 @@ def add_running(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     running.add_argument("--device", default="cpu", help="Such as cpu (default) or cuda.")
     running.add_argument("--dtype", default="auto", help="Such as bfloat16. Default: that of the checkpoint.")
     return running
+
+
+def add_runtimes(add: Callable[..., Any]) -> None:
+    add("--runtime", nargs="+", choices=RUNTIMES, default=["pytorch"], help="pytorch (default); onnx, openvino: CPU.")
+    text = "none (default), int8, or both: by torchao, onnxruntime.quantization, or nncf."
+    add("--quantize", nargs="+", choices=("none", *QUANTIZATIONS), default=["none"], help=text)
+
+
+def add_other_runtimes(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("other runtimes", "The dense model and all settings run there, too.")
+    add_runtimes(group.add_argument)
+    text = "What int8 in OpenVINO is calibrated on. Default: samples that --max-samples leaves out."
+    group.add_argument("--calibration-split", metavar="SPLIT", help=text)
 
 
 def add_task(parser: argparse.ArgumentParser) -> None:

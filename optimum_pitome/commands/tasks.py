@@ -53,6 +53,7 @@ from ..evaluation.data import (
     class_indices,
     find_columns,
     group_captions,
+    left_out,
     load_labelled,
     take,
 )
@@ -189,6 +190,26 @@ def read_data(args: argparse.Namespace) -> tuple[Dataset, str]:
     return take(dataset, args.max_samples), split
 
 
+def read_other_data(args: argparse.Namespace, evaluated: str, number: int) -> Dataset:
+    """At most `number` samples that are not evaluated: of `--calibration-split`, or what `--max-samples` leaves out.
+
+    Args:
+        evaluated (`str`): the split that [`read_data`] read.
+
+    Raises:
+        ValueError: if there are none.
+    """
+    split = evaluated if args.calibration_split is None else args.calibration_split
+    dataset, _ = load_labelled(args.dataset, args.dataset_config, split or None, args.dataset_revision)
+    found = left_out(dataset, args.max_samples, number) if split == evaluated else take(dataset, number)
+    if not len(found):
+        raise ValueError(
+            "int8 in OpenVINO is calibrated on samples that are not evaluated, and there are none. Name their split "
+            "(--calibration-split train), or leave some out (--max-samples)."
+        )
+    return found
+
+
 def load_task(
     args: argparse.Namespace, config: PreTrainedConfig, keyword: dict[str, Any], dataset: Dataset
 ) -> tuple[nn.Module, Judge, Iterable[dict[str, Any]]]:
@@ -213,6 +234,15 @@ def load_task(
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"--device {args.device}: {error}") from None
     return model, *task.prepare(model, dataset, columns, args)
+
+
+def load_more(args: argparse.Namespace, model: nn.Module, dataset: Dataset) -> Iterator[dict[str, Any]]:
+    """The inputs of other samples than a task was loaded with, as batches without what the judge knows."""
+    task = TASKS[args.task]
+    columns = find_columns(dataset, task.kind, args.input_columns, args.label_column)
+    judge, batches = task.prepare(model, dataset, columns, args)
+    for batch in batches:
+        yield {name: value for name, value in batch.items() if name != judge.references}
 
 
 def _class_of(args: argparse.Namespace, config: PreTrainedConfig) -> type[nn.Module] | None:

@@ -113,6 +113,13 @@ def take(dataset: Dataset, max_samples: int | None) -> Dataset:
     return dataset.shuffle(seed=SEED).select(range(max_samples))
 
 
+def left_out(dataset: Dataset, max_samples: int | None, number: int) -> Dataset:
+    """At most `number` of those that [`take`] leaves out; none where it takes all."""
+    first = len(dataset) if max_samples is None else min(max_samples, len(dataset))
+    last = min(first + number, len(dataset))
+    return dataset.shuffle(seed=SEED).select(list(range(first, last)))
+
+
 def find_columns(
     dataset: Dataset, kind: str, inputs: list[str] | None = None, label: str | None = None, labelled: bool = True
 ) -> list[str]:

@@ -16,20 +16,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import functools
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 from transformers.utils import logging
 
-from ..analysis.timing import DenseMergedTimer, Timing
+from ..analysis.timing import AlternatingTimer, Timing
 from ..apply import apply_pitome, pitome_disabled, settings_kept
 from ..configuration.checks import BUDGETS
 from ..configuration.config import PiToMeConfig
 from ..modeling.rewrite import rewritten_encoders
+from .elsewhere import Elsewhere, Way, answered_by, check_elsewhere
 from .judges import Judge
 from .metrics import paired_difference, share
 from .passes import of_all_processes, operations, read_answers
@@ -42,6 +46,7 @@ def evaluate(
     judge: Judge | None = None,
     *,
     ratios: Any = None,
+    runtimes: Sequence[Elsewhere] = (),
     total: int | None = None,
     warmup: int = 1,
     source: Mapping[str, str] | None = None,
@@ -72,35 +77,47 @@ def evaluate(
         ratios (*optional*):
             What `pitome=` takes (a ratio, `dict` or [`PiToMeConfig`]), a list of it, or a mapping of it from the names
             that tables are to show. Defaults to the settings that the model has.
+        runtimes (`Sequence`, *optional*):
+            What [`~optimum_pitome.export.runtimes.runtimes`] returns: the dense model and all settings also run there,
+            in other runtimes or with int8 weights. All are compared with the dense model in PyTorch.
         total (`int`, *optional*): number of batches, for the progress bar.
         warmup (`int`, *optional*, defaults to 1): rounds on the first batch that are not timed.
         source (`dict[str, str]`, *optional*): kept in the result: `task`, `dataset`, `config`, `split`, `command`.
         progress (`bool`, *optional*, defaults to `True`): whether to show a progress bar.
 
     Returns:
-        [`Evaluations`], a sequence with one [`Evaluation`] for each of the settings.
+        [`Evaluations`], a sequence with one [`Evaluation`] for each of the settings; then, for each of `runtimes`, of
+        the dense model and of each of the settings there.
 
     Raises:
-        ValueError: if there are no batches, the settings do not fit the model, or it is dense and there are none.
+        ValueError: if there are no batches, the settings do not fit the model, or it is dense and there are none; or
+            if it cannot run in one of `runtimes`.
     """
     settings = _named(ratios)
     was_training = model.training
     try:
         with settings_kept(model.eval()):
-            return _Run(model, settings, warmup).over(data, judge, total, progress, dict(source or {}))
+            return _Run(model, settings, runtimes, warmup).over(data, judge, total, progress, dict(source or {}))
     finally:
         model.train(was_training)
 
 
 class _Run:
-    def __init__(self, model: nn.Module, settings: dict[str, PiToMeConfig | None], warmup: int):
-        self.model, self.settings = model, list(settings.values())
-        self.timer = DenseMergedTimer(model, warmup, settings=self.settings)
+    def __init__(
+        self, model: nn.Module, settings: dict[str, PiToMeConfig | None], runtimes: Sequence[Elsewhere], warmup: int
+    ):
+        self.model = model
         self.layers: dict[nn.Module, nn.Module] = {}
-        for config in self.settings:  # what does not fit is refused before anything is read
+        for config in settings.values():  # what does not fit is refused before anything is read
             for encoder in self.apply(config):
                 self.layers[encoder] = encoder.pitome.architecture.find_layers(encoder)[0]
-        self.names = [name or _name(self.own_settings(), {}) for name in settings]
+        named = {name or _name(self.own_settings(), {}): config for name, config in settings.items()}
+        self.ways = [Way("dense", None, merges=False), *(Way(name, config) for name, config in named.items())]
+        if runtimes:
+            check_elsewhere(model)
+        self.ways += [dataclasses.replace(way, elsewhere=one) for one in runtimes for way in list(self.ways)]
+        contexts = [functools.partial(self._asking, way) for way in self.ways]
+        self.timer = AlternatingTimer(contexts, warmup, device=next(model.parameters()).device)
 
     def apply(self, config: PiToMeConfig | None) -> list[nn.Module]:
         """Gives the model the settings. Returns the rewritten encoders."""
@@ -114,39 +131,71 @@ class _Run:
             )
         return encoders
 
+    @contextlib.contextmanager
+    def _set_to(self, way: Way) -> Iterator[None]:
+        if way.merges:
+            self.apply(way.config)
+        with contextlib.nullcontext() if way.merges else pitome_disabled(self.model):
+            yield
+
+    @contextlib.contextmanager
+    def _asking(self, way: Way) -> Iterator[None]:
+        with self._set_to(way), answered_by(self.model, way.forward):
+            yield
+
+    def _load(self, batch: Mapping[str, Any]) -> None:
+        for way in self.ways:
+            with self._set_to(way):
+                way.load(self.model, batch)
+
     def own_settings(self) -> dict[str, Any]:
         entry = getattr(getattr(self.model, "config", None), "pitome", None)
         return dict(entry or rewritten_encoders(self.model)[0].pitome.config.to_pitome_dict())
 
     def over(self, data, judge: Judge | None, total: int | None, progress: bool, source: dict) -> Evaluations:
         data = logging.tqdm(data, total=total, desc="Evaluating dense and merged", disable=not progress)
-        read = read_answers(self.model, data, judge, self.layers.values(), self.timer.run)
+        read = read_answers(self.model, data, judge, self.layers.values(), self.timer.run, self._load)
         judge, references, lengths = read.judge, read.references, read.lengths
-        dense_seconds, *merged_seconds = map(of_all_processes, self.timer.seconds)
+        dense_seconds, *other_seconds = map(of_all_processes, self.timer.seconds)
         about = {"num_samples": len(lengths), "batch_size": read.batch_size, "agreement_title": judge.agreement}
         about |= {"hardware": hardware_of(self.model), "source": source}
         with pitome_disabled(self.model):
             dense = judge.decide(read.answers[0], references)
         dense_scores = judge.scores(dense, references) if references else {}
         found = []
-        for name, config, of_merged, seconds in zip(self.names, self.settings, read.answers[1:], merged_seconds):
-            encoders = self.apply(config)
-            merged = judge.decide(of_merged, references)
+        for way, of_way, seconds in zip(self.ways[1:], read.answers[1:], other_seconds):
+            with self._set_to(way):
+                merged = judge.decide(of_way, references)
             scores = judge.scores(merged, references) if references else {}
+            where = way.elsewhere
             evaluation = Evaluation(
-                name=name,
-                settings=self.own_settings() if config is None else config.to_pitome_dict(),
+                name=way.name,
+                settings=self._settings_of(way),
                 dense=_all(share(metric, values) for metric, values in dense_scores.items()),
                 merged=_all(share(metric, values) for metric, values in scores.items()),
                 difference=_all(paired_difference(key, dense_scores[key], values) for key, values in scores.items()),
                 agreement=share("agreement", list(map(judge.agree, merged, dense))),
                 kept=_all(share(metric, values) for metric, values in judge.kept(merged, dense).items()),
                 timing=Timing.of(dense_seconds, seconds),
-                **operations(self.model, Counter(map(self._picker(encoders), lengths))),
+                **self._operations(way, lengths),
+                **({} if where is None else {"runtime": where.runtime, "quantize": where.quantize}),
                 **about,
             )
             found.append(evaluation)
         return Evaluations(tuple(found))
+
+    def _settings_of(self, way: Way) -> dict[str, Any]:
+        if not way.merges:
+            return {}
+        return self.own_settings() if way.config is None else way.config.to_pitome_dict()
+
+    def _operations(self, way: Way, lengths: list[tuple[int, ...]]) -> dict[str, Any]:
+        """Of the dense model those without merging, of the encoders that the first settings are about."""
+        encoders = self.apply(way.config if way.merges else self.ways[1].config)
+        found = operations(self.model, Counter(map(self._picker(encoders), lengths)))
+        if not way.merges:
+            found |= {"gflops_merged": found["gflops_dense"], "tokens_left": found["num_tokens"]}
+        return found
 
     def _picker(self, encoders: list[nn.Module]) -> Callable[[tuple[int, ...]], tuple[int, ...]]:
         """From the lengths of all encoders to those that merge at the settings at hand."""

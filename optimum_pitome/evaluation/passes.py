@@ -65,6 +65,7 @@ def read_answers(
     judge: Judge | None,
     layers: Iterable[nn.Module],
     run: Callable[[Callable[[], list]], list[list]],
+    prepare: Callable[[Mapping[str, Any]], None] = lambda inputs: None,
 ) -> Answers:
     """Asks `model` about every batch.
 
@@ -72,6 +73,7 @@ def read_answers(
         model (`torch.nn.Module`), data, judge: as [`evaluate`] takes them.
         layers: those whose inputs' lengths are read.
         run (`Callable`): calls what it gets, once or several times, and returns what that returned each time.
+        prepare (`Callable`, *optional*): gets the inputs of the first batch, before anything runs.
 
     Raises:
         ValueError: if there are no batches, or for what is no batch.
@@ -91,6 +93,8 @@ def read_answers(
             for name, value in batch.items()
             if name != judge.references
         }
+        if not lengths:
+            prepare(inputs)
         with _SequenceLengths(layers) as seen:
             outputs = run(lambda: judge.answer(inputs))
         answers = answers or [[] for _ in outputs]

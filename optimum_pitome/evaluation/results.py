@@ -33,11 +33,12 @@ GFLOPS_TITLE = "encoder GFLOPs per sample"
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A model dense and merged at one of the settings, on the same samples.
+    """A model dense and merged at one of the settings, on the same samples. What is called merged may run in another
+    runtime, or with int8 weights, and may then merge nothing; what is called dense is the model in PyTorch.
 
     Attributes:
         name (`str`): what tables call the settings.
-        settings (`dict`): as `pitome=` takes them.
+        settings (`dict`): as `pitome=` takes them; empty where nothing merges.
         dense, merged (`dict[str, float]`):
             metrics, and the ends of their 95 % intervals under `_low` and `_high`, as shares: `accuracy` of a
             classifier; `vqa_accuracy` of answers; `image_to_text_recall@1`, `text_to_image_recall@1`, 5 and 10.
@@ -55,6 +56,8 @@ class Evaluation:
         num_tokens, tokens_left (`list[int]`):
             the median sequence length of each rewritten encoder, and what is left of it after the last layer.
         hardware (`str`): device, dtype and threads of the timing.
+        runtime (`str`): where the merged model ran: `"pytorch"`, `"onnx"` or `"openvino"`.
+        quantize (`str`, *optional*): `"int8"`, or nothing for the model's own dtype.
         source (`dict[str, str]`): what the caller tells about it: `task`, `dataset`, `config`, `split`, `command`.
     """
 
@@ -74,6 +77,8 @@ class Evaluation:
     batch_size: int
     hardware: str
     kept: dict[str, float] = field(default_factory=dict)
+    runtime: str = "pytorch"
+    quantize: str | None = None
     source: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -124,20 +129,32 @@ class Evaluations(Plain, Sequence):
             ValueError: if the file's name ends in no format of pictures.
         """
         with plotted(path, dpi=150) as axes:
-            merged = [(one.gflops_merged, one) for one in self]
-            for name in self[0].metrics:
-                curve = [(self[0].gflops_dense, self[0].dense), *((gflops, one.merged) for gflops, one in merged)]
-                line = _draw(axes, curve, name, metric_title(name))
-                axes.axhline(100 * self[0].dense[name], color=line.get_color(), linestyle=":", linewidth=1)
-            _draw(axes, [(gflops, one.agreement) for gflops, one in merged], "agreement", self[0].agreement_title)
-            dense = [(self[0].gflops_dense, "dense")] if self[0].metrics else []
-            for gflops, name in [*dense, *((gflops, one.name) for gflops, one in merged)]:
+            dense = (self[0].gflops_dense, self[0].dense)
+            for where, there in self._by_runtime().items():
+                for name in self[0].metrics:
+                    curve = [(one.gflops_merged, one.merged) for one in there]
+                    curve = curve if where else [dense, *curve]
+                    line = _draw(axes, curve, name, f"{metric_title(name)}{where}")
+                    if not where:
+                        axes.axhline(100 * dense[1][name], color=line.get_color(), linestyle=":", linewidth=1)
+                points = [(one.gflops_merged, one.agreement) for one in there]
+                _draw(axes, points, "agreement", f"{self[0].agreement_title}{where}")
+            marks = [(self[0].gflops_dense, "dense")] if self[0].metrics or len(self._by_runtime()) > 1 else []
+            for gflops, name in [*marks, *((one.gflops_merged, one.name) for one in self._by_runtime()[""])]:
                 where = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "ha": "center"}
                 axes.annotate(name, (gflops, 0), (0, 4), **where)
             axes.set(xlabel=f"{GFLOPS_TITLE}, merge step included", ylabel="% (bars: 95 % interval)")
             axes.set_title(title or "")
             axes.margins(y=0.15)
             axes.legend()
+
+    def _by_runtime(self) -> dict[str, list[Evaluation]]:
+        """The evaluations by what tables call their runtime: nothing for PyTorch, which comes first."""
+        found: dict[str, list[Evaluation]] = {}
+        for one in self:
+            where = "" if (one.runtime, one.quantize) == ("pytorch", None) else f", {one.runtime}"
+            found.setdefault(f"{where} {one.quantize}" if one.quantize else where, []).append(one)
+        return found
 
 
 def _draw(axes: Any, points: list[tuple[float, Mapping[str, float]]], name: str, label: str) -> Any:

@@ -37,12 +37,12 @@ from .comparison import Comparison, check, compare
 from .files import check_output, save_beside, whole_folder
 from .formats import WRITERS
 from .modules import ExportedModule, exported_module, is_sentence_transformer, transformers_model
-from .quantization import QUANTIZERS
+from .quantization import QUANTIZERS, quantized
 from .requirements import check_request
 from .samples import Samples, samples_for, text_inputs, to_device
 
 
-_VERSIONS = ("optimum_pitome", "transformers", "torch", "onnx", "onnxruntime", "openvino", "nncf")
+_VERSIONS = ("optimum_pitome", "transformers", "torch", "onnx", "onnxruntime", "openvino", "nncf", "torchao")
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def export_pitome(
         part (`str`, *optional*):
             `"vision"` or `"text"`, of models with both: CLIP, SigLIP, dual encoders. `image_embeds` or `text_embeds`
             are what `get_image_features` or `get_text_features` says.
-        quantize (`str`, *optional*): `"int8"`, of ONNX and OpenVINO.
+        quantize (`str`, *optional*): `"int8"`.
         opset (`int`, *optional*, defaults to 18): of ONNX.
         processor (*optional*): tokenizer or image processor to write beside it.
         inputs (`Iterable[Mapping[str, torch.Tensor]]`, *optional*):
@@ -121,7 +121,7 @@ def export_pitome(
     check_request(format, quantize, opset, part)
     writer = WRITERS[format]
     config = transformers_model(model).config
-    _check_fit(model, format)
+    check_fit(model, format)
     check_output(output)
     tokenizer = model.tokenizer if is_sentence_transformer(model) else processor
     training = model.training
@@ -135,8 +135,9 @@ def export_pitome(
         bar = stack.enter_context(logging.tqdm(total=3 + bool(given), unit=" steps", leave=False, disable=None))
         bar.set_description("tracing and writing")
         with _explaining(f"{type(module.model).__name__} could not be traced and written as format={format!r}"):
-            writer.write(module, example, opset, file)
-        if quantize is not None:
+            before = quantize is not None and format not in QUANTIZERS
+            writer.write(quantized(module) if before else module, example, opset, file)
+        if quantize is not None and not before:
             QUANTIZERS[format](file, given)
         bar.update()
         bar.set_description("loading in its runtime")
@@ -178,8 +179,13 @@ class PreparedExport(NamedTuple):
     outputs: dict[str, torch.Tensor]
 
 
-def prepare_export(model: nn.Module, part: str | None = None, tokenizer: Any = None) -> PreparedExport:
+def prepare_export(
+    model: nn.Module, part: str | None = None, tokenizer: Any = None, like: Mapping[str, torch.Tensor] | None = None
+) -> PreparedExport:
     """See [`export_pitome`] for the arguments. The model is in eval mode afterwards.
+
+    Args:
+        like (`Mapping`, *optional*): a batch whose pictures say the size of the file's. Else the configuration does.
 
     Raises:
         ValueError: for what cannot be exported.
@@ -190,7 +196,8 @@ def prepare_export(model: nn.Module, part: str | None = None, tokenizer: Any = N
     if module.kind == "image":
         configs = [getattr(config, "vision_config", config), *encoder_configs(model)]
         config = next((one for one in configs if getattr(one, "image_size", None) is not None), config)
-    samples = samples_for(config, module.kind, names, tokenizer)
+    size = None if like is None or module.kind == "text" else tuple(like["pixel_values"].shape[1:])
+    samples = samples_for(config, module.kind, names, tokenizer, size)
     example = to_device(samples.example(), model)
     return PreparedExport(module, samples, example, _name_outputs(module, example))
 
@@ -244,8 +251,12 @@ def _read(inputs: Iterable[Mapping[str, torch.Tensor]], names: tuple[str, ...]) 
     return [{name: batch[name] for name in names} for batch in batches]
 
 
-def _check_fit(model: nn.Module, format: str) -> None:
-    """Refuses what the runtime of a format cannot compute, before anything is traced."""
+def check_fit(model: nn.Module, format: str) -> None:
+    """Refuses what the runtime of a format cannot compute, before anything is traced.
+
+    Raises:
+        ValueError: with what to do.
+    """
     if format != "torch" and any(weight.dtype == torch.bfloat16 for weight in model.parameters()):
         raise ValueError(
             f"The model has weights in bfloat16, which format={format!r} cannot be compared in. Load it with "

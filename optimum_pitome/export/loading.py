@@ -109,6 +109,7 @@ def load_exported(
             f"{name} was not exported{as_format} ({there}). Write it first: optimum-cli pitome export MODEL -o FOLDER."
         )
     path, manifest = found[format or next(iter(found))]
-    check_request(manifest["format"])
+    # What torchao quantised is loaded by its operators; the other runtimes have theirs.
+    check_request(manifest["format"], manifest["quantize"] if manifest["format"] == "torch" else None)
     names = (tuple(manifest[key]) for key in ("inputs", "outputs"))
     return LoadedExport(path, manifest["format"], *names, manifest, WRITERS[manifest["format"]].load(path))

@@ -17,11 +17,15 @@ matched by stays in the model's dtype."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
+
+from .requirements import check_request
 
 
 def quantize_onnx(path: Path, calibration: list[Mapping[str, torch.Tensor]]) -> None:
@@ -73,4 +77,19 @@ def _is_constant(value: Any) -> bool:
     return node.get_type_name() == "Constant"
 
 
+def quantized(model: nn.Module) -> nn.Module:
+    """A copy with int8 weights in its linear layers, and activations that become int8 while it runs (torchao).
+
+    Raises:
+        ImportError: if torchao is not installed; the message names the extra.
+    """
+    check_request("torch", "int8")
+    from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
+
+    model = copy.deepcopy(model)
+    quantize_(model, Int8DynamicActivationInt8WeightConfig())
+    return model
+
+
+#: What quantises the files of each format. For `torch` the model is quantised before it is traced.
 QUANTIZERS = {"onnx": quantize_onnx, "openvino": quantize_openvino}

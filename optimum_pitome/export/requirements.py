@@ -34,6 +34,7 @@ _PACKAGES = {
     ("openvino", None): (("openvino", "onnx", "onnxscript"), "openvino"),
     ("openvino", "int8"): (("openvino", "nncf", "onnx", "onnxscript"), "openvino"),
     ("torch", None): ((), ""),
+    ("torch", "int8"): (("torchao",), "int8"),
 }
 
 
@@ -41,7 +42,7 @@ def check_request(format: str, quantize: str | None = None, opset: int | None = 
     """Refuses what no export can do, before a model is read.
 
     Raises:
-        ValueError: for an unknown format, quantisation or part, an opset out of range, or what does not go together.
+        ValueError: for an unknown format, quantisation or part, or an opset out of range.
         ImportError: if a package is missing; the message names the extra that brings it.
     """
     for name, value, accepted in (("format", format, FORMATS), ("part", part, (None, *PARTS))):
@@ -56,12 +57,6 @@ def check_request(format: str, quantize: str | None = None, opset: int | None = 
         raise ValueError(f"opset={opset} is for format='onnx'; format={format!r} has no opsets. Leave it out.")
     if opset is not None and opset not in OPSETS:
         raise ValueError(f"opset={opset} is out of range. Accepted: {OPSETS.start} to {OPSETS.stop - 1}.")
-    if (format, quantize) not in _PACKAGES:
-        raise ValueError(
-            f"quantize={quantize!r} is not available with format={format!r}: PyTorch runs int8 fast only when it is "
-            "compiled, not from an exported file. Use format='onnx' or 'openvino', or quantise the model in Python: "
-            "torchao's quantize_(model, ...) after apply_pitome(model, ...)."
-        )
     packages, extra = _PACKAGES[format, quantize]
     missing = [package for package in packages if importlib.util.find_spec(package) is None]
     if missing:

@@ -89,17 +89,26 @@ class Samples:
         return {name: made.get(name, torch.zeros_like(ids)) for name in self.names}
 
 
-def samples_for(config: Any, kind: str, names: tuple[str, ...], processor: Any = None) -> Samples:
+def samples_for(
+    config: Any,
+    kind: str,
+    names: tuple[str, ...],
+    processor: Any = None,
+    size: tuple[int, int, int] | None = None,
+) -> Samples:
     """Inputs of the sizes and token ids that the configuration and the tokenizer say.
 
     Args:
         config: of the model, or of the part that is exported.
         kind (`str`): `"image"` or `"text"`.
         processor (*optional*): tokenizer.
+        size (`tuple[int, int, int]`, *optional*): of pictures, where the configuration is not asked.
 
     Raises:
         ValueError: if the configuration does not say the size of its inputs.
     """
+    if kind == "image" and size is not None:
+        return Samples(size=size)
     if kind == "image":
         config = getattr(config, "vision_config", config)
         size = getattr(config, "image_size", None)

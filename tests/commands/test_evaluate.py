@@ -20,6 +20,7 @@ import json
 import pytest
 from datasets import ClassLabel, Dataset, Features, Sequence, Value, load_from_disk
 from datasets import Image as ImageFeature
+from export.helpers import quick_format
 from families.llava_helpers import build
 from huggingface_hub import ModelCard
 from PIL import Image
@@ -39,6 +40,7 @@ from zoo import vision_language, vit_like
 from zoo.llava import make_processor, picture
 
 from optimum_pitome import PiToMeConfig, apply_pitome
+from optimum_pitome.commands import evaluate as command
 from optimum_pitome.commands.task_options import TASK_NAMES
 from optimum_pitome.commands.tasks import TASKS
 from optimum_pitome.evaluation.data import (
@@ -50,6 +52,7 @@ from optimum_pitome.evaluation.data import (
 )
 from optimum_pitome.evaluation.questions import rgb
 from optimum_pitome.evaluation.results import Evaluations
+from optimum_pitome.export import runtimes
 
 
 @pytest.fixture
@@ -347,3 +350,32 @@ def test_embeddings_of_one_of_two_towers(evaluate, multimodal, workplace):
     (workplace / "notes.txt").write_text("\n".join(["a cat", "red frog in the picture", "how many", "the sign"]))
     error = evaluate(*command, "--dataset", "notes.txt", code=2)
     assert "column 'text' is for the text tower of this CLIPModel, which stays dense" in error
+
+
+def test_other_runtimes(evaluate, workplace, monkeypatch, tmp_path):
+    """With a format that is quick to write. int8 is calibrated on what is not evaluated."""
+    calibrated = []
+    monkeypatch.setitem(runtimes.WRITERS, "openvino", quick_format())
+    monkeypatch.setitem(runtimes.QUANTIZERS, "openvino", lambda path, batches: calibrated.append(batches))
+    for module in (command, runtimes):
+        monkeypatch.setattr(module, "check_request", lambda *args: None)
+    options = ["bert", "--task", "text-classification", "--dataset", "reviews.csv", "--ratio", 0.6]
+    options += ["--runtime", "pytorch", "openvino", "--quantize"]
+    found = json.loads(evaluate(*options, "none", "--json"))["evaluations"]
+    assert [one["name"] for one in found] == ["0.6", "dense, openvino", "0.6, openvino"] and not calibrated
+    assert found[1]["agreement"]["agreement"] == 1 and found[2]["agreement"] == found[0]["agreement"]
+    monkeypatch.setattr(runtimes, "quantized", lambda model: model)
+    error = evaluate(*options, "int8", code=2)
+    assert "calibrated on samples that are not evaluated, and there are none. Name their split" in error
+    options = [name for name in options if name != "pytorch"]
+    found = json.loads(evaluate(*options, "int8", "--max-samples", 8, "--json"))["evaluations"]
+    assert [one["quantize"] for one in found] == [None, "int8", "int8"] and found[1]["runtime"] == "openvino"
+    ids = [batch["input_ids"] for batch in calibrated[0]]
+    assert len(calibrated) == 2 and sum(map(len, ids)) == 4 and "labels" not in calibrated[0][0]
+    for given, message in (
+        (["--model-card", tmp_path], "--model-card: a card is about the model in PyTorch"),
+        (["--device", "cuda"], "--device cuda: exported files are evaluated with cpu alone"),
+        (["--dtype", "bfloat16"], "--dtype bfloat16: exported files are evaluated with float32 alone"),
+        (["--max-samples", 8, "--calibration-split", "nope"], "split 'nope': expected one of train"),
+    ):
+        assert message in evaluate(*options, "int8", *given, code=2)

@@ -114,6 +114,22 @@ def check_int8(model, format, folder):
             assert 0 < difference.mean() < 0.3, (output, difference)
 
 
+def test_int8_of_torch(tmp_path):
+    """Quantised before it is traced, for every batch size; the model stays as it is."""
+    pytest.importorskip("torchao", reason="int8 in PyTorch is an extra of its own")
+    model, inputs = merged("ViTForImageClassification"), pixel_values(3)
+    with torch.no_grad():
+        expected = model(**inputs).logits
+    exported(model, "torch", tmp_path, quantize="int8")
+    run = load_exported(tmp_path / "out")
+    with torch.no_grad():
+        assert torch.equal(model(**inputs).logits, expected)
+        difference = (run(**inputs)["logits"] - expected).norm() / expected.norm()
+    assert 0 < difference < 0.3 and run.manifest["quantize"] == "int8"
+    program = torch.export.load(tmp_path / "out" / FILES["torch"])
+    assert any("_int_mm" in str(node.target) for node in program.graph.nodes)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "format", "lengths"),

@@ -56,7 +56,6 @@ def fake_format(monkeypatch):
         ({"opset": 11}, "opset=11 is out of range. Accepted: 18 to"),
         ({"format": "torch", "opset": 20}, "opset=20 is for format='onnx'"),
         ({"part": "audio"}, "part='audio' is not known. Accepted: 'vision', 'text'"),
-        ({"format": "torch", "quantize": "int8"}, "Use format='onnx' or 'openvino', or quantise the model in Python"),
         ({"format": "torch", "part": "vision"}, "ViTForImageClassification has no get_image_features"),
     ],
 )
@@ -72,6 +71,7 @@ def test_requests(vit, tmp_path, settings, message):
         ("onnx", None, "onnxscript", "onnx"),
         ("openvino", None, "openvino", "openvino"),
         ("openvino", "int8", "nncf", "openvino"),
+        ("torch", "int8", "torchao", "int8"),
     ],
 )
 def test_a_runtime_that_is_not_installed(monkeypatch, format, quantize, package, extra):
