@@ -40,7 +40,8 @@ from transformers import (
 from transformers.utils import logging
 
 from optimum_pitome import PiToMeCallback, PiToMeConfig, evaluate
-from optimum_pitome.evaluation.data import Batches, class_indices, find_columns, take
+from optimum_pitome.evaluation.columns import class_indices, find_columns
+from optimum_pitome.evaluation.data import Batches, take
 from optimum_pitome.evaluation.results import Evaluations
 
 

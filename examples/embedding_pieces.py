@@ -32,7 +32,8 @@ from datasets import Dataset, Image
 
 from optimum_pitome.commands.tasks import load_task, prepare_images, prepare_texts
 from optimum_pitome.commands.unlabelled import one_setting
-from optimum_pitome.evaluation.data import find_columns, load_labelled, take
+from optimum_pitome.evaluation.columns import find_columns
+from optimum_pitome.evaluation.data import load_labelled, take
 
 
 class Source:

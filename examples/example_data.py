@@ -24,7 +24,8 @@ from typing import Any
 from datasets import ClassLabel, Dataset
 from transformers import AutoImageProcessor, AutoTokenizer
 
-from optimum_pitome.evaluation.data import SEED, find_columns, load_labelled, take
+from optimum_pitome.evaluation.columns import find_columns
+from optimum_pitome.evaluation.data import SEED, load_labelled, take
 from optimum_pitome.evaluation.questions import rgb
 from optimum_pitome.evaluation.words import encode_words
 

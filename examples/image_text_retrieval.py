@@ -50,7 +50,8 @@ from transformers import (
 from transformers.utils import logging
 
 from optimum_pitome import evaluate
-from optimum_pitome.evaluation.data import Batches, find_columns, group_captions, take
+from optimum_pitome.evaluation.columns import find_columns, group_captions
+from optimum_pitome.evaluation.data import Batches, take
 from optimum_pitome.evaluation.judges import RetrievalJudge
 from optimum_pitome.evaluation.questions import encode_captions, rgb
 from optimum_pitome.modeling.marks import take_samples

@@ -56,7 +56,8 @@ from transformers import (
 )
 
 from optimum_pitome import evaluate
-from optimum_pitome.evaluation.data import Batches, accepted_answers, find_columns, load_labelled, take
+from optimum_pitome.evaluation.columns import accepted_answers, find_columns
+from optimum_pitome.evaluation.data import Batches, load_labelled, take
 from optimum_pitome.evaluation.judges import AnswerJudge
 from optimum_pitome.evaluation.questions import encode_questions
 from optimum_pitome.modeling.rewrite import rewritten_encoders

@@ -32,7 +32,7 @@ from transformers import (
     pipeline,
 )
 
-from optimum_pitome.evaluation.data import find_columns
+from optimum_pitome.evaluation.columns import find_columns
 
 
 pytestmark = pytest.mark.real

@@ -27,9 +27,9 @@ from transformers import AutoConfig
 from ..analysis.pictures import figure_class
 from ..apply import apply_pitome
 from ..configuration.checks import show, similar
+from ..evaluation.columns import find_columns
 from ..evaluation.comparison import ComparedTask, compare_tasks
 from ..evaluation.comparison_report import AGREEMENT, Comparison
-from ..evaluation.data import find_columns
 from ..evaluation.grid import Grid
 from ..evaluation.significance import scipy_stats
 from .arguments import check_model

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import functools
 import inspect
 import shlex
 import sys
@@ -27,43 +26,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from datasets import Dataset, Image
+from datasets import Dataset
 from torch import nn
 from transformers import (
     AutoConfig,
-    AutoImageProcessor,
     AutoModel,
     AutoModelForImageClassification,
     AutoModelForImageTextToText,
     AutoModelForSemanticSegmentation,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
-    AutoProcessor,
-    AutoTokenizer,
     PreTrainedConfig,
 )
 from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
 from ..configuration.config import PiToMeConfig
-from ..evaluation.data import (
-    Batches,
-    accepted_answers,
-    class_indices,
-    find_columns,
-    group_captions,
-    left_out,
-    load_labelled,
-    take,
-)
-from ..evaluation.judges import TOWERS, AnswerJudge, ClassJudge, EmbeddingJudge, Judge, RetrievalJudge
+from ..evaluation.columns import find_columns
+from ..evaluation.data import left_out, load_labelled, take
+from ..evaluation.judges import AnswerJudge, ClassJudge, EmbeddingJudge, Judge, RetrievalJudge
 from ..evaluation.pixels import PixelJudge
-from ..evaluation.questions import MAX_LENGTH, encode_captions, encode_questions, rgb
-from ..evaluation.words import classes_of_words, encode_words
-from ..export.modules import input_kind
 from ..hub.recipe_lookup import base_model_of
-from ..modeling.rewrite import rewritten_encoders
+from .preparing import answer, classify, embed, retrieve, segment, tag
 
 
 @dataclass(frozen=True)
@@ -82,75 +66,14 @@ class Task:
     prepare: Callable[..., tuple[Judge, Iterable[dict[str, Any]]]]
 
 
-def _classify(model: nn.Module, dataset: Dataset, columns: list[str], args: argparse.Namespace):
-    labels = class_indices(dataset, columns[-1], model.config)
-    prepare = prepare_images(args) if args.task == "image-classification" else prepare_texts(args)
-    return ClassJudge(model), Batches(dataset, columns[:-1], {"labels": labels}, args.batch_size, prepare)
-
-
-def _tag(model: nn.Module, dataset: Dataset, columns: list[str], args: argparse.Namespace):
-    words, tags = columns
-    classes = classes_of_words(dataset, words, tags, model.config)
-    tokenizer, length = _tokenizer(args)
-    rows = Dataset.from_dict({"words": list(dataset[words]), "classes": classes})
-    prepare = functools.partial(encode_words, tokenizer, length=length)
-    return ClassJudge(model), Batches(rows, ["words", "classes"], {}, args.batch_size, prepare)
-
-
-def _answer(model: nn.Module, dataset: Dataset, columns: list[str], args: argparse.Namespace):
-    processor = AutoProcessor.from_pretrained(args.model, revision=args.revision)
-    judge = AnswerJudge(model, processor, args.max_new_tokens)
-    processor.tokenizer.padding_side = "left"  # answers follow their questions
-    answers = accepted_answers(dataset, columns[-1])
-
-    def prepare(images, questions):
-        return encode_questions(processor, images, questions, args.instruction)
-
-    return judge, Batches(dataset, columns[:-1], {"answers": answers}, args.batch_size, prepare)
-
-
-def _retrieve(model: nn.Module, dataset: Dataset, columns: list[str], args: argparse.Namespace):
-    judge = RetrievalJudge(model)
-    processor = AutoProcessor.from_pretrained(args.model, revision=args.revision)
-    pictures, captions = group_captions(dataset, *columns)
-    encode = functools.partial(encode_captions, model, processor, max_length=args.max_length)
-    return judge, Batches(pictures, columns[:1], {"captions": captions}, args.batch_size, prepare_images(args), encode)
-
-
-def _embed(model: nn.Module, dataset: Dataset, columns: list[str], args: argparse.Namespace):
-    has_towers = all(hasattr(model, name) for name in TOWERS)
-    is_image = isinstance(dataset.features[columns[0]], Image) if has_towers else input_kind(model) != "text"
-    batches = Batches(dataset, columns, {}, args.batch_size, (prepare_images if is_image else prepare_texts)(args))
-    if not has_towers:
-        return EmbeddingJudge(model), batches
-    # The tower of a CLIP or a SigLIP that reads these inputs; what it returns is pooled and projected.
-    part, tower = ("vision", TOWERS[0]) if is_image else ("text", TOWERS[1])
-    merging = {encoder.pitome.architecture.part for encoder in rewritten_encoders(model)}
-    if merging and part not in merging:
-        raise ValueError(
-            f"column {columns[0]!r} is for the {part} tower of this {type(model).__name__}, which stays dense at "
-            f"these settings; what merges is {', '.join(sorted(merging))}. Name another column or --parts."
-        )
-    return EmbeddingJudge(getattr(model, tower), lambda output, _: getattr(output, "pooler_output", output)), batches
-
-
-def _segment(model: nn.Module, dataset: Dataset, columns: list[str], args: argparse.Namespace):
-    processor = AutoImageProcessor.from_pretrained(args.model, revision=args.revision)
-
-    def prepare(images, masks):
-        return processor(rgb(images), segmentation_maps=[np.asarray(mask) for mask in masks], return_tensors="pt")
-
-    return PixelJudge(model), Batches(dataset, columns, {}, args.batch_size, prepare)
-
-
 TASKS = {
-    "image-classification": Task(AutoModelForImageClassification, ClassJudge, "image", _classify),
-    "text-classification": Task(AutoModelForSequenceClassification, ClassJudge, "text", _classify),
-    "token-classification": Task(AutoModelForTokenClassification, ClassJudge, "words", _tag),
-    "semantic-segmentation": Task(AutoModelForSemanticSegmentation, PixelJudge, "mask", _segment),
-    "visual-question-answering": Task(AutoModelForImageTextToText, AnswerJudge, "question", _answer),
-    "image-text-retrieval": Task(AutoModel, RetrievalJudge, "caption", _retrieve),
-    "feature-extraction": Task(AutoModel, EmbeddingJudge, "unlabelled", _embed),
+    "image-classification": Task(AutoModelForImageClassification, ClassJudge, "image", classify),
+    "text-classification": Task(AutoModelForSequenceClassification, ClassJudge, "text", classify),
+    "token-classification": Task(AutoModelForTokenClassification, ClassJudge, "words", tag),
+    "semantic-segmentation": Task(AutoModelForSemanticSegmentation, PixelJudge, "mask", segment),
+    "visual-question-answering": Task(AutoModelForImageTextToText, AnswerJudge, "question", answer),
+    "image-text-retrieval": Task(AutoModel, RetrievalJudge, "caption", retrieve),
+    "feature-extraction": Task(AutoModel, EmbeddingJudge, "unlabelled", embed),
 }
 
 
@@ -286,21 +209,3 @@ def _class_known(args: argparse.Namespace, config: PreTrainedConfig) -> Iterator
             f"--task {args.task}: {TASKS[args.task].auto_class.__name__} knows no model of type "
             f"{config.model_type!r}. Name the task that {args.model} was made for."
         ) from None
-
-
-def prepare_images(args: argparse.Namespace) -> Callable:
-    """From a list of pictures to inputs, as the command's options say."""
-    processor = AutoImageProcessor.from_pretrained(args.model, revision=args.revision)
-    return lambda images: processor(rgb(images), return_tensors="pt")
-
-
-def prepare_texts(args: argparse.Namespace) -> Callable:
-    """From one or two lists of texts to padded inputs, as the command's options say."""
-    tokenizer, length = _tokenizer(args)
-    return lambda *texts: tokenizer(*texts, truncation=True, max_length=length, padding=True, return_tensors="pt")
-
-
-def _tokenizer(args: argparse.Namespace) -> tuple[Any, int]:
-    """The model's, and the longest text in tokens."""
-    tokenizer = AutoTokenizer.from_pretrained(args.model, revision=args.revision)
-    return tokenizer, args.max_length or min(tokenizer.model_max_length, MAX_LENGTH)

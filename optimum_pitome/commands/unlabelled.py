@@ -26,12 +26,14 @@ from transformers.utils import logging
 
 from ..configuration.checks import BUDGETS
 from ..configuration.config import PiToMeConfig
-from ..evaluation.data import Batches, find_columns, load_labelled, take
+from ..evaluation.columns import find_columns
+from ..evaluation.data import Batches, load_labelled, take
 from ..export.modules import input_kind
 from ..hub.entries import entries
 from ..hub.recipe_lookup import base_model_of
 from .arguments import pitome_keyword
-from .tasks import check_numbers, prepare_images, prepare_texts
+from .preparing import prepare_images, prepare_texts
+from .tasks import check_numbers
 
 
 def load_model(args: argparse.Namespace, settings: dict[str, Any]) -> tuple[torch.nn.Module, str, dict[str, Any]]:

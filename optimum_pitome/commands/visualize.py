@@ -40,8 +40,8 @@ from .media import (
     reader_of,
     takes_clips,
 )
+from .preparing import prepare_texts
 from .results import Results
-from .tasks import prepare_texts
 from .unlabelled import model_class, one_setting
 
 

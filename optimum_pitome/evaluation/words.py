@@ -22,12 +22,12 @@ from typing import Any
 
 from datasets import Dataset, Features
 
-from .data import class_indices
+from .columns import class_indices
 from .judges import IGNORED
 
 
 def classes_of_words(dataset: Dataset, words: str, column: str, config: Any) -> list[list[int]]:
-    """The classes of all words, as a model numbers them: see [`~evaluation.data.class_indices`].
+    """The classes of all words, as a model numbers them: see [`~evaluation.columns.class_indices`].
 
     Args:
         words (`str`): the column of words.

@@ -43,13 +43,7 @@ from optimum_pitome import PiToMeConfig, apply_pitome
 from optimum_pitome.commands import evaluate as command
 from optimum_pitome.commands.task_options import TASK_NAMES
 from optimum_pitome.commands.tasks import TASKS
-from optimum_pitome.evaluation.data import (
-    accepted_answers,
-    class_indices,
-    find_columns,
-    group_captions,
-    texts_of,
-)
+from optimum_pitome.evaluation.columns import accepted_answers, class_indices, find_columns, group_captions, texts_of
 from optimum_pitome.evaluation.questions import rgb
 from optimum_pitome.evaluation.results import Evaluations
 from optimum_pitome.export import runtimes

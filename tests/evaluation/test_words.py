@@ -19,7 +19,7 @@ from datasets import ClassLabel, Dataset, Features, Sequence, Value
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, PreTrainedTokenizerFast
 
-from optimum_pitome.evaluation.data import find_columns
+from optimum_pitome.evaluation.columns import find_columns
 from optimum_pitome.evaluation.judges import IGNORED
 from optimum_pitome.evaluation.words import classes_of_words, encode_words
 
