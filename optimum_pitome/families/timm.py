@@ -36,13 +36,13 @@ from .blip import eager_attention_forward
 from .vit import official_deit
 
 
-class Attention(MergingAttention, attention.Attention):
-    def forward(self, x, attn_mask=None, is_causal=False, **kwargs):
-        gate = None if self.gate is None else self.gate(x).sigmoid()
-        query, key, value = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+class TimmStyleAttention(MergingAttention):
+    """What follows the projections of timm's attentions, `(B, heads, n, head_dim)` each."""
+
+    def attended(self, x, query, key, value, attn_mask, kwargs):
         output, _ = self.attend(
-            self.q_norm(query),
-            self.k_norm(key),
+            query,
+            key,
             value,
             attn_mask,
             kwargs,
@@ -52,7 +52,13 @@ class Attention(MergingAttention, attention.Attention):
             dropout=self.attn_drop.p if self.training else 0.0,
         )
         output = self.norm(output.flatten(2))
-        return self.proj_drop(self.proj(output if gate is None else output * gate))
+        return self.proj_drop(self.proj(output if self.gate is None else output * self.gate(x).sigmoid()))
+
+
+class Attention(TimmStyleAttention, attention.Attention):
+    def forward(self, x, attn_mask=None, is_causal=False, **kwargs):
+        query, key, value = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        return self.attended(x, self.q_norm(query), self.k_norm(key), value, attn_mask, kwargs)
 
 
 class Block(MergingLayer, vision_transformer.Block):

@@ -24,16 +24,13 @@ import torch
 from timm.layers.pos_embed_sincos import apply_rot_embed_cat
 from timm.models import eva
 
-from ..modeling.attention import MergingAttention
 from ..modeling.layer import MergingLayer
 from ..modeling.registry import register_architecture
-from .blip import eager_attention_forward
-from .timm import SETTINGS, refuses_others
+from .timm import SETTINGS, TimmStyleAttention, refuses_others
 
 
-class EvaAttention(MergingAttention, eva.EvaAttention):
+class EvaAttention(TimmStyleAttention, eva.EvaAttention):
     def forward(self, x, rope=None, attn_mask=None, is_causal=False, **kwargs):
-        gate = None if self.gate is None else self.gate(x).sigmoid()
         if self.qkv is None:
             projected = self.q_proj(x), self.k_proj(x), self.v_proj(x)
         else:
@@ -43,19 +40,7 @@ class EvaAttention(MergingAttention, eva.EvaAttention):
             projected = packed.chunk(3, dim=-1)
         query, key, value = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in projected)
         query, key = (self._rotated(part, rope, value) for part in (self.q_norm(query), self.k_norm(key)))
-        output, _ = self.attend(
-            query,
-            key,
-            value,
-            attn_mask,
-            kwargs,
-            implementation="sdpa" if self.fused_attn else "eager",
-            eager=eager_attention_forward,
-            scaling=self.scale,
-            dropout=self.attn_drop.p if self.training else 0.0,
-        )
-        output = self.norm(output.flatten(2))
-        return self.proj_drop(self.proj(output if gate is None else output * gate))
+        return self.attended(x, query, key, value, attn_mask, kwargs)
 
     def _rotated(self, tokens, rope, value):
         if rope is None:
