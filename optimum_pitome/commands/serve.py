@@ -27,14 +27,14 @@ from typing import Any
 
 import torch
 import typer
-from transformers import AutoModel, PreTrainedConfig
+from transformers import AutoModel, AutoProcessor, PreTrainedConfig
 from transformers.cli.serve import Serve
 from transformers.cli.serving import model_manager
 from transformers.models.auto import modeling_auto
 
 from ..apply import apply_pitome, pitome_disabled
 from ..families.llava.counts import SHORT_PROMPTS, num_image_tokens
-from ..families.llava.processor import write_short_prompts
+from ..families.llava.processor import picture_size, tokens_of_a_picture, write_short_prompts
 from .results import Results
 from .unlabelled import one_setting
 
@@ -102,9 +102,11 @@ def _check(config: PreTrainedConfig, keyword: dict[str, Any], name: str, results
     with torch.device("meta"):
         model = AutoModel.from_config(copy.deepcopy(config), **keyword)
     if config.model_type in SHORT_PROMPTS:
+        processor = AutoProcessor.from_pretrained(name)
+        merged = tokens_of_a_picture(processor, model)
         with pitome_disabled(model):
-            dense = num_image_tokens(model)
-        results.note(f"{name}: a picture takes {num_image_tokens(model)} tokens of the prompt, {dense} unmerged.")
+            dense = num_image_tokens(model, picture_size(processor))
+        results.note(f"{name}: a picture takes {merged} tokens of the prompt, {dense} unmerged.")
 
 
 @contextlib.contextmanager

@@ -17,10 +17,11 @@
 import pytest
 import torch
 from families.llava_helpers import build
-from zoo.llava import NUM_PATCHES, make_processor, picture, vipllava_config
+from zoo.llava import IMAGE_SIZE, NUM_PATCHES, llava_config, make_processor, picture, vipllava_config
 
 from optimum_pitome import apply_pitome, num_image_tokens, pitome_disabled
-from optimum_pitome.families.llava.processor import write_short_prompts
+from optimum_pitome.families.llava import processor as module
+from optimum_pitome.families.llava.processor import picture_size, tokens_of_a_picture, write_short_prompts
 
 
 def encode(processor, *pictures):
@@ -56,3 +57,21 @@ def test_what_is_saved_is_the_ordinary_processor(tmp_path):
     files = sorted(path.name for path in (tmp_path / "long").iterdir())
     assert files == sorted(path.name for path in (tmp_path / "short").iterdir())
     assert all((tmp_path / "short" / name).read_bytes() == (tmp_path / "long" / name).read_bytes() for name in files)
+
+
+def test_the_size_of_pictures_is_the_processors(monkeypatch):
+    """The configuration may name another one, which a budget is counted for."""
+    said, processor = [], make_processor()
+    monkeypatch.setattr(module.logger, "warning_once", said.append)
+    assert picture_size(processor) == (IMAGE_SIZE, IMAGE_SIZE)
+    config = llava_config()
+    config.pitome = {"flops_ratio": 1.5}
+    assert tokens_of_a_picture(processor, config) == num_image_tokens(config) and not said
+    config.vision_config.image_size = 2 * IMAGE_SIZE
+    assert tokens_of_a_picture(processor, config) == num_image_tokens(config, IMAGE_SIZE) < num_image_tokens(config)
+    (message,) = said
+    assert (
+        f"pictures of {IMAGE_SIZE} x {IMAGE_SIZE} pixels" in message and f"configured for {2 * IMAGE_SIZE}" in message
+    )
+    config.pitome = {"ratio": 0.8}
+    assert tokens_of_a_picture(processor, config) == num_image_tokens(config, IMAGE_SIZE) and len(said) == 1

@@ -98,7 +98,8 @@ def test_what_merges(config, backend, expected, warnings, caplog):
         assert decision.decide(model_config(config, backend), parallel()) == expected
     assert config.pitome == {"ratio": 0.8} and not warnings
     (said,) = caplog.messages
-    tokens = ": a picture takes 34 tokens of the prompt" if config.model_type == "llava" else ""
+    # In the backend, the processor says how large pictures are.
+    tokens = ": a picture takes 34 tokens of the prompt" if expected == "llava" else ""
     assert said.startswith(f"{config.model_type} merges tokens in its vision tower{tokens}")
 
 
@@ -159,6 +160,19 @@ def test_placeholders_are_as_many_as_features(tower, value):
     assert placeholders.count_image_tokens(config, owner) == number
     # vLLM has one processor for all.
     assert processor._get_num_multimodal_tokens(image_sizes=[(40, 40)])["num_image_tokens"] == [NUM_PATCHES]
+
+
+@needs_dinov2
+def test_placeholders_follow_the_size_that_the_processor_makes(warnings):
+    """DINOv2's towers are configured for larger pictures than most processors make."""
+    config, processor = with_pitome(llava_config("dinov2"), {"flops_ratio": 1.5}), make_processor()
+    processor.num_additional_image_tokens = 1
+    config.vision_config.image_size *= 2
+    short = placeholders.shorten_processor(processor, config, SimpleNamespace())
+    inputs = short(images=[picture()], text="w10 <image> w11", return_tensors="pt")
+    number = int((inputs["input_ids"] == config.image_token_id).sum())
+    assert number == num_image_tokens(config, inputs["pixel_values"].shape[-2:]) < NUM_PATCHES
+    assert vision.LlavaTower(config)(inputs["pixel_values"]).shape[:2] == (1, number)
 
 
 @pytest.mark.parametrize("config", [llava_config(), with_pitome(llava_config(), None), with_pitome(BertConfig())])

@@ -18,10 +18,42 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+from PIL import Image
 from torch import nn
+from transformers import PreTrainedConfig
+from transformers.utils import logging
 
+from ...configuration.config import PiToMeConfig
+from ...modeling.notes import warn_once
 from ...modeling.wrap import wrap
 from .counts import num_image_tokens
+
+
+logger = logging.get_logger(__name__)
+
+
+def picture_size(processor: Any) -> tuple[int, int]:
+    """Height and width of the pictures that a processor makes, which need not be those in the configuration of the
+    vision tower."""
+    blank = Image.new("RGB", (64, 64))
+    return tuple(np.shape(processor.image_processor(images=[blank], return_tensors="np")["pixel_values"])[-2:])
+
+
+def tokens_of_a_picture(processor: Any, model: Any) -> int:
+    """Tokens that a picture takes in the prompt, of the size that `processor` makes: see [`num_image_tokens`]. Warns
+    where a budget was counted for another size."""
+    config = model if isinstance(model, PreTrainedConfig) else model.config
+    size, configured = picture_size(processor), config.vision_config.image_size
+    settings = PiToMeConfig.from_value(getattr(config, "pitome", None))
+    if size != (configured, configured) and settings is not None and "ratio" not in settings.to_pitome_dict():
+        warn_once(
+            logger,
+            f"The processor makes pictures of {size[0]} x {size[1]} pixels, and the vision tower is configured for "
+            f"{configured}: the budget was counted for {configured}. Give the ratios that optimum-cli pitome summary "
+            f"MODEL --image-size {size[0]} finds for it, or take a processor that makes {configured}.",
+        )
+    return num_image_tokens(model, size)
 
 
 def write_short_prompts(processor: Any, model: nn.Module) -> None:

@@ -31,7 +31,7 @@ from .vision import vision_half
 
 logger = logging.get_logger(__name__)
 #: Below vLLM's own logger, which shows what is worth knowing of a server.
-_told = stdlib_logging.getLogger("vllm.optimum_pitome")
+told = stdlib_logging.getLogger("vllm.optimum_pitome")
 
 #: Models whose class in vLLM can take a tower of ours.
 NATIVE = ("llava", "clip", "siglip")
@@ -85,10 +85,10 @@ def decide(model_config: Any, parallel_config: Any) -> str | None:
         half = vision_half(config)  # refuses settings that do not fit
     short = (
         f": a picture takes {num_image_tokens(half)} tokens of the prompt"
-        if config.model_type in SHORT_PROMPTS
+        if config.model_type in SHORT_PROMPTS and not backend  # there the processor decides, which is not known yet
         else ""
     )
-    _told.info("%s merges tokens in its vision tower%s.", config.model_type, short)
+    told.info("%s merges tokens in its vision tower%s.", config.model_type, short)
     return BACKEND if backend else config.model_type
 
 

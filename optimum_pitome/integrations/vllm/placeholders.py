@@ -17,37 +17,47 @@
 from __future__ import annotations
 
 import copy
+import functools
+from collections.abc import Callable
 from typing import Any
 
 from ...families.llava.counts import SHORT_PROMPTS, num_image_tokens
-from .decision import merges
+from ...families.llava.processor import picture_size, tokens_of_a_picture
+from .decision import merges, told
 
 
-def count_image_tokens(config: Any, owner: Any) -> int | None:
+def count_image_tokens(config: Any, owner: Any, count: Callable[[Any], int] = num_image_tokens) -> int | None:
     """Tokens of an image in the prompt of a LLaVA that merges; `None` for any other model.
 
     Args:
         config (`PreTrainedConfig`): the model's.
         owner: an object of vLLM that keeps the number, which takes milliseconds to find.
+        count (`Callable`, *optional*): from the configuration to the number, at the configured size unless it is said.
     """
     if config.model_type not in SHORT_PROMPTS or not merges(config):
         return None
     found = vars(owner).get("_pitome_image_tokens")
     if found is None:
-        found = owner._pitome_image_tokens = num_image_tokens(config)
+        found = owner._pitome_image_tokens = count(config)
     return found
 
 
 def shorten_processor(processor: Any, config: Any, owner: Any) -> Any:
     """A copy of a LLaVA's processor that writes the short number; of any other model, the processor itself.
 
-    vLLM gives one processor to all that ask for the same model, so that one stays as it is.
+    vLLM gives one processor to all that ask for the same model, so that one stays as it is. Pictures have the size
+    that it makes, which need not be the one in the configuration.
     """
-    short = count_image_tokens(config, owner)
+    short = count_image_tokens(config, owner, functools.partial(tokens_of_a_picture, processor))
     if short is None:
         return processor
-    size = config.vision_config.image_size
-    full = processor._get_num_multimodal_tokens(image_sizes=[(size, size)])["num_image_tokens"][0]
+    _tell(config.model_type, short)
+    full = processor._get_num_multimodal_tokens(image_sizes=[picture_size(processor)])["num_image_tokens"][0]
     processor = copy.copy(processor)
     processor.num_additional_image_tokens += short - full
     return processor
+
+
+@functools.cache  # once in every process
+def _tell(model_type: str, number: int) -> None:
+    told.info("%s: a picture takes %s tokens of the prompt.", model_type, number)
