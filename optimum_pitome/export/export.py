@@ -39,7 +39,7 @@ from .formats import WRITERS
 from .modules import ExportedModule, exported_module, is_sentence_transformer, transformers_model
 from .quantization import QUANTIZERS, quantized
 from .requirements import check_request
-from .samples import Samples, samples_for, text_inputs, to_device
+from .samples import Samples, samples_for, shape_of, text_inputs, to_device
 
 
 _VERSIONS = ("optimum_pitome", "transformers", "torch", "onnx", "onnxruntime", "openvino", "nncf", "torchao")
@@ -83,8 +83,8 @@ def export_pitome(
     """Writes a model as it merges into a folder, loads the file in its runtime, and compares it with PyTorch on other
     inputs than were traced: other batch sizes, and of texts other lengths, padded and not.
 
-    The size of the batch is open, and the length of texts; the size of pictures is that of the configuration. Nothing
-    is left behind if anything fails.
+    The size of the batch is open, and the length of texts; the size of pictures is that of `inputs`, of what
+    `processor` makes, or of the configuration. Nothing is left behind if anything fails.
 
     Args:
         model (`torch.nn.Module`):
@@ -127,7 +127,8 @@ def export_pitome(
     training = model.training
     with contextlib.ExitStack() as stack:
         stack.callback(model.train, training)
-        module, samples, example, outputs = prepare_export(model, part, tokenizer)
+        inputs = [dict(batch) for batch in inputs]
+        module, samples, example, outputs = prepare_export(model, part, tokenizer, shape_of(inputs, processor))
         given = _read(inputs, samples.names)  # before there is a folder: what fails in it is no failure to write
         folder = stack.enter_context(whole_folder(output))
         file = folder / writer.file
@@ -180,12 +181,12 @@ class PreparedExport(NamedTuple):
 
 
 def prepare_export(
-    model: nn.Module, part: str | None = None, tokenizer: Any = None, like: Mapping[str, torch.Tensor] | None = None
+    model: nn.Module, part: str | None = None, tokenizer: Any = None, shape: tuple[int, int, int] | None = None
 ) -> PreparedExport:
     """See [`export_pitome`] for the arguments. The model is in eval mode afterwards.
 
     Args:
-        like (`Mapping`, *optional*): a batch whose pictures say the size of the file's. Else the configuration does.
+        shape (`tuple[int, int, int]`, *optional*): of pictures, `(channels, height, width)`. Else the configuration's.
 
     Raises:
         ValueError: for what cannot be exported.
@@ -196,8 +197,7 @@ def prepare_export(
     if module.kind == "image":
         configs = [getattr(config, "vision_config", config), *encoder_configs(model)]
         config = next((one for one in configs if getattr(one, "image_size", None) is not None), config)
-    size = None if like is None or module.kind == "text" else tuple(like["pixel_values"].shape[1:])
-    samples = samples_for(config, module.kind, names, tokenizer, size)
+    samples = samples_for(config, module.kind, names, tokenizer, shape)
     example = to_device(samples.example(), model)
     return PreparedExport(module, samples, example, _name_outputs(module, example))
 
@@ -234,13 +234,12 @@ def _name_outputs(module: ExportedModule, example: dict[str, torch.Tensor]) -> d
     return outputs
 
 
-def _read(inputs: Iterable[Mapping[str, torch.Tensor]], names: tuple[str, ...]) -> list[dict[str, torch.Tensor]]:
+def _read(batches: list[dict[str, torch.Tensor]], names: tuple[str, ...]) -> list[dict[str, torch.Tensor]]:
     """What the model takes of each batch.
 
     Raises:
         ValueError: if a batch lacks something.
     """
-    batches = [dict(batch) for batch in inputs]
     for index, batch in enumerate(batches):
         missing = [name for name in names if name not in batch]
         if missing:

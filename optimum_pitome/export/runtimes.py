@@ -35,6 +35,7 @@ from .export import check_fit, prepare_export
 from .formats import WRITERS, Run
 from .quantization import QUANTIZERS, quantized
 from .requirements import check_request
+from .samples import shape_of
 
 
 PYTORCH = "pytorch"
@@ -97,7 +98,7 @@ class ExportedFiles:
         path = Path(self._folder.name) / str(len(self._files)) / WRITERS[runtime].file
         if floats is None:
             path.parent.mkdir(parents=True)
-            prepared = prepare_export(model, like=batches[0])
+            prepared = prepare_export(model, shape=shape_of(batches))
             WRITERS[runtime].write(prepared.module, prepared.example, None, path)
             found = _File(path, tuple(prepared.example))
         else:

@@ -16,11 +16,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+
+from ..modeling.pictures import picture_shape
 
 
 #: Longest text that is made up, in tokens.
@@ -87,6 +89,17 @@ class Samples:
         mask = (position < ends).long()
         made = {"input_ids": ids.masked_fill(mask == 0, self.pad_token_id), "attention_mask": mask}
         return {name: made.get(name, torch.zeros_like(ids)) for name in self.names}
+
+
+def shape_of(inputs: Sequence[Mapping[str, Any]], processor: Any = None) -> tuple[int, int, int] | None:
+    """The shape of the pictures that will come, where `inputs` or an image processor tell it."""
+    if inputs and "pixel_values" in inputs[0]:
+        shape = tuple(inputs[0]["pixel_values"].shape[1:])
+    elif "pixel_values" in getattr(processor, "model_input_names", ()) and not hasattr(processor, "tokenizer"):
+        shape = picture_shape(processor)
+    else:
+        return None
+    return shape if len(shape) == 3 else None
 
 
 def samples_for(

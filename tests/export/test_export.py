@@ -17,12 +17,13 @@ import json
 
 import pytest
 import torch
-from export.helpers import CASES, merged
+from export.helpers import CASES, merged, quick_format
 from tiny_processors import image_processor, tokenizer
 from zoo.text import text_inputs
 from zoo.vit import pixel_values
 
 from optimum_pitome import export_pitome, load_exported, pitome_disabled
+from optimum_pitome.export.formats import WRITERS
 from optimum_pitome.export.quantization import QUANTIZERS
 
 
@@ -62,6 +63,21 @@ def exported(model, format, tmp_path, **settings):
     result = export_pitome(model, tmp_path / "out", format, **settings)
     assert result.path == tmp_path / "out" / FILES[format] and result.path.is_file()
     return result
+
+
+@pytest.mark.parametrize("said_by", ["processor", "inputs"])
+def test_pictures_have_the_size_that_will_come(said_by, tmp_path, monkeypatch):
+    """DINOv2's checkpoints are configured for larger pictures than their processors make."""
+    if "Dinov2Model" not in CASES:
+        pytest.skip("Dinov2Model can be rewritten since a later transformers")
+    monkeypatch.setitem(WRITERS, "torch", quick_format())
+    model = merged("Dinov2Model")
+    seen = []
+    model.register_forward_pre_hook(lambda module, args, kwargs: seen.append(kwargs["pixel_values"]), with_kwargs=True)
+    model.config.image_size *= 2
+    small = {"inputs": [pixel_values(2)]} if said_by == "inputs" else {"processor": image_processor()}
+    export_pitome(model, tmp_path / "out", "torch", **small)
+    assert len(seen) > 1 and {pictures.shape[1:] for pictures in seen} == {pixel_values(1)["pixel_values"].shape[1:]}
 
 
 def manifest(tmp_path):

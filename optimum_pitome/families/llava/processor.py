@@ -18,14 +18,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-from PIL import Image
 from torch import nn
 from transformers import PreTrainedConfig
 from transformers.utils import logging
 
 from ...configuration.config import PiToMeConfig
 from ...modeling.notes import warn_once
+from ...modeling.pictures import picture_shape
 from ...modeling.wrap import wrap
 from .counts import num_image_tokens
 
@@ -36,8 +35,7 @@ logger = logging.get_logger(__name__)
 def picture_size(processor: Any) -> tuple[int, int]:
     """Height and width of the pictures that a processor makes, which need not be those in the configuration of the
     vision tower."""
-    blank = Image.new("RGB", (64, 64))
-    return tuple(np.shape(processor.image_processor(images=[blank], return_tensors="np")["pixel_values"])[-2:])
+    return picture_shape(processor.image_processor)[-2:]
 
 
 def tokens_of_a_picture(processor: Any, model: Any) -> int:
