@@ -119,7 +119,18 @@ class Evaluations(Plain, Sequence):
             f"GFLOPs: {GFLOPS_TITLE}, merge step included. Times: medians of {first.timing.rounds} batches, dense and "
             f"merged alternating, and quartiles of the ratios; {first.hardware}."
         )
-        return f"{text}\n\n{wrapped([about], indent='')}"
+        return f"{text}\n\n{wrapped([about + self._budgets()], indent='')}"
+
+    def _budgets(self) -> str:
+        """What budgets are worth at the lengths of these samples, where that is another number."""
+        asked = {one.settings["flops_ratio"]: one.flops_ratio for one in self if "flops_ratio" in one.settings}
+        other = [f"{budget:g} is {found:.2f}" for budget, found in asked.items() if abs(found / budget - 1) > 0.02]
+        if not other:
+            return ""
+        return (
+            " A budget is counted at the configured image size, or at the longest text that the model reads. "
+            f"At the lengths of these samples, flops_ratio={', '.join(other)}."
+        )
 
     def plot(self, path: str | os.PathLike, title: str | None = None) -> None:
         """Draws every metric, and the agreement with the dense model, against operations, into a picture file.

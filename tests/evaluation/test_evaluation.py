@@ -71,6 +71,18 @@ def test_operations_are_counted_at_the_lengths_that_were_run(model, batches):
     assert evaluation.gflops_dense == pytest.approx(pitome_summary(model, num_tokens=257).gflops_dense)
 
 
+def test_budgets_that_mean_something_else_at_these_lengths(model, batches):
+    """A budget is counted at the configured size: the table's footer says what it is here."""
+    budgets = [{"flops_ratio": 1.1}, {"flops_ratio": 1.3}]
+    assert "At the lengths of these samples" not in " ".join(str(evaluate(model, batches, ratios=budgets)).split())
+    larger = torch.nn.functional.interpolate(batches[0]["pixel_values"], size=(64, 64))
+    batch = {"pixel_values": larger, "labels": batches[0]["labels"], "interpolate_pos_encoding": torch.tensor(True)}
+    found = evaluate(model, [batch], ratios=budgets)
+    text = " ".join(str(found).split())
+    assert f"At the lengths of these samples, flops_ratio=1.1 is {found[0].flops_ratio:.2f}" in text
+    assert found[0].flops_ratio < 1.07
+
+
 SETTINGS = [0.9, {"ratio": 0.6, "energy": "paper"}, PiToMeConfig(ratio=0.7)]
 
 
