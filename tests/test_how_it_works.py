@@ -102,7 +102,7 @@ def test_the_page_on_families_runs(tmp_path):
     """docs/adding_a_family.md, one block after the other, with the folder of the examples on Python's path."""
     page = (ROOT / "docs" / "adding_a_family.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
-    assert len(blocks) == 5 and all(len(block.splitlines()) < 40 for block in blocks)
+    assert len(blocks) == 6 and all(len(block.splitlines()) < 40 for block in blocks)
     paths = [str(ROOT), str(ROOT / "examples"), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
     command = [sys.executable, "-c", "\n".join(blocks)]

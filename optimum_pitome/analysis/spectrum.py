@@ -67,8 +67,11 @@ def token_graph(features: torch.Tensor, graph: str = "distance") -> torch.Tensor
 
 
 def group_sizes(assignment: torch.Tensor, num_groups: int | None = None) -> torch.Tensor:
-    """Tokens in each group: `(..., N)` int64 to `(..., n)` float64. `n` is `num_groups`, by default the largest
-    number in `assignment` plus one."""
+    """Counts the tokens of each group.
+
+    `assignment` is `(..., N)` int64, and what is returned `(..., n)` float64. `n` is `num_groups`, by default the
+    largest number in `assignment` plus one.
+    """
     return _members(assignment, num_groups).sum(dim=-2)
 
 

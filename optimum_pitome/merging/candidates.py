@@ -40,7 +40,9 @@ LAST = torch.iinfo(torch.int64).min // 2
 
 @dataclass(frozen=True)
 class Candidates:
-    """What every algorithm starts from: `B` samples, `M` tokens after the prefix. Indices here count from there.
+    """The tokens that every algorithm starts from, without the prefix.
+
+    There are `B` samples of `M` tokens each. Indices here count from the end of the prefix.
 
     Attributes:
         features (`torch.Tensor` of shape `(B, M, dim)`): what is compared.

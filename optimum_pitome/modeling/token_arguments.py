@@ -41,7 +41,10 @@ Cut = Callable[[Any, Tokens], Any]
 
 
 def cut_pairs(bias: torch.Tensor, tokens: Tokens) -> torch.Tensor:
-    """A bias on the scores: `(B or 1, heads, N, N)` to `(B, heads, n, n)`."""
+    """Cuts a bias on the scores to the tokens that are left.
+
+    `bias` is `(B or 1, heads, N, N)`, and what is returned `(B, heads, n, n)`, with the dtype of `bias`.
+    """
     return take_pairs(bias, tokens.positions)
 
 
