@@ -34,9 +34,10 @@ from .forward import wrap_forward
 from .layer import MergingLayer
 from .requirements import supported
 from .signatures import parameters
-from .whole_layer import whole_layer
+from .whole_layer import WholeLayer, whole_layer
 
 
+_POSITIONAL_ONLY, _POSITIONAL_OR_KEYWORD = inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
 _VAR_POSITIONAL, _VAR_KEYWORD = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
 
 
@@ -52,10 +53,25 @@ def check_signatures(architecture: Architecture) -> None:
     """
     layer_class, attention_class = architecture.layer_class, architecture.attention_class
     own_forward = inspect.unwrap(layer_class.forward) is not MergingLayer.forward  # transformers wraps those of layers
-    _check_signature(architecture.dense_layer_class, layer_class, "forward" if own_forward else "attention_half")
+    if issubclass(layer_class, WholeLayer):
+        _check_whole(architecture.dense_layer_class)
+    else:
+        _check_signature(architecture.dense_layer_class, layer_class, "forward" if own_forward else "attention_half")
     if attention_class is not None:
         # Replaced as a whole: an argument that ours does not know would be lost.
         _check_signature(architecture.dense_attention_class, attention_class, "forward", exact=True)
+
+
+def _check_whole(dense_class: type[nn.Module]) -> None:
+    """Of a layer that runs as a whole, whatever its parameters are called: that the first can be the tokens."""
+    found = parameters(dense_class.forward)
+    takes_tokens = bool(found) and found[0].kind in (_POSITIONAL_ONLY, _POSITIONAL_OR_KEYWORD)
+    if not (takes_tokens and found[-1].kind is _VAR_KEYWORD):
+        raise UnsupportedArchitectureError(
+            f"{dense_class.__name__}.forward takes ({', '.join(map(_name, found))}), and to merge after the whole "
+            f"layer, {dense_class.__name__}.forward has to take the tokens as its first parameter, and **kwargs, "
+            "which it passes on to its attention. Let it take them, or write a MergingLayer."
+        )
 
 
 def _check_signature(dense_class: type[nn.Module], our_class: type, method: str, exact: bool = False) -> None:
@@ -166,8 +182,8 @@ def register_architecture(
     ```
 
     Without the two halves it works, too: with the layer's own class in place of a [`MergingLayer`], tokens merge after
-    the whole layer, whose MLP then runs on all of them. The layer has to return a tensor, and to pass its keyword
-    arguments on to its attention.
+    the whole layer, whose MLP then runs on all of them. The layer has to take the tokens first, under any name, to
+    return a tensor, and to pass its keyword arguments on to its attention.
 
     ```python
     register_architecture(modeling_my.MyEncoder, modeling_my.MyLayer, layers="layers", num_prefix_tokens=1)
