@@ -37,7 +37,6 @@ from .signatures import parameters
 from .whole_layer import WholeLayer, whole_layer
 
 
-_POSITIONAL_ONLY, _POSITIONAL_OR_KEYWORD = inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
 _VAR_POSITIONAL, _VAR_KEYWORD = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
 
 
@@ -65,8 +64,7 @@ def check_signatures(architecture: Architecture) -> None:
 def _check_whole(dense_class: type[nn.Module]) -> None:
     """Of a layer that runs as a whole, whatever its parameters are called: that the first can be the tokens."""
     found = parameters(dense_class.forward)
-    takes_tokens = bool(found) and found[0].kind in (_POSITIONAL_ONLY, _POSITIONAL_OR_KEYWORD)
-    if not (takes_tokens and found[-1].kind is _VAR_KEYWORD):
+    if not (found and found[0].kind < _VAR_POSITIONAL and found[-1].kind is _VAR_KEYWORD):  # kinds are in their order
         raise UnsupportedArchitectureError(
             f"{dense_class.__name__}.forward takes ({', '.join(map(_name, found))}), and to merge after the whole "
             f"layer, {dense_class.__name__}.forward has to take the tokens as its first parameter, and **kwargs, "
@@ -199,11 +197,8 @@ def register_architecture(
     Raises:
         ValueError: if the class is registered already, or a setting is not what the rewriting needs.
     """
-    if (
-        isinstance(layer_class, type)
-        and issubclass(layer_class, nn.Module)
-        and not issubclass(layer_class, MergingLayer)
-    ):
+    bases = layer_class.__mro__ if isinstance(layer_class, type) else ()
+    if nn.Module in bases and MergingLayer not in bases:
         layer_class = whole_layer(layer_class)
     architecture = Architecture(encoder_class, layer_class, num_prefix_tokens=num_prefix_tokens, **settings)
     import_family(encoder_class)
