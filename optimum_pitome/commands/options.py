@@ -85,7 +85,11 @@ def _add_tuning(parser: argparse.ArgumentParser) -> None:
         type=float,
         help="So many times as fast as dense, measured here with the inputs: the budget that takes is found first.",
     )
-    group.add_argument("--min-agreement", type=float, help="Share of the inputs that keep their class, such as 0.99.")
+    group.add_argument(
+        "--min-agreement",
+        type=float,
+        help="Share of the inputs that keep their class, such as 0.99: the lower end of its 95 %% interval.",
+    )
     group.add_argument("--max-loss", type=float, help="Largest mean loss (1 - cosine of features), such as 0.01.")
     group.add_argument("--max-settings", type=int, default=100, help="Settings tried, each on all inputs (100).")
     group.add_argument("--seed", type=int, default=0, help="Of the search (0).")

@@ -40,6 +40,10 @@ from .arguments import FAILED, INTERRUPTED, REFUSED, check_model, fail
 #: What is wrong with a path that was named; libraries that find no model on the Hub give no number.
 _WRONG_PATHS = (None, errno.ENOENT, errno.EACCES, errno.EISDIR, errno.ENOTDIR, errno.EEXIST)
 
+#: What transformers says of a model type that it does not know, and what it cannot know of here.
+_UNKNOWN_MODEL = "does not recognize this architecture"
+_OWN_MODEL = "\n\nIf the model type is your own, name the module that registers it: --import MODULE, or its .py file."
+
 
 class Results:
     """Where a command puts what it finds. Nothing else writes to stdout.
@@ -97,7 +101,8 @@ def run_command(name: str, args: argparse.Namespace, parser: argparse.ArgumentPa
         offline, model = _is_offline(error), getattr(args, "model", None)
         unnamed = offline and not isinstance(error, ConnectionError) and model is not None and model not in str(error)
         about = f"{model}: " if unnamed else ""
-        fail(parser, f"{about}{error}", FAILED if offline or _has_begun(error) else REFUSED)
+        after = _OWN_MODEL if _UNKNOWN_MODEL in str(error) else ""
+        fail(parser, f"{about}{error}{after}", FAILED if offline or _has_begun(error) else REFUSED)
 
 
 def _is_offline(error: BaseException | None) -> bool:

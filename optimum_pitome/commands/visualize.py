@@ -26,6 +26,7 @@ from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel
 from transformers.utils import logging
 
+from ..evaluation.data import is_saved_dataset
 from ..modeling.rewrite import rewritten_encoders
 from ..modeling.signatures import names
 from ..visualization.saving import save_picture, save_texts
@@ -58,6 +59,11 @@ def run(args: argparse.Namespace, results: Results) -> None:
     for path in map(Path, args.images):
         if not path.exists():
             raise ValueError(f"{path}: there is no such file or folder.")
+        if is_saved_dataset(path):
+            raise ValueError(
+                f"{path}: this is a data set that save_to_disk wrote, which evaluate and tune read. Name files of "
+                "pictures, clips or sounds here, or folders of them."
+            )
     name = args.model
     config, keyword = one_setting(args)
     model = model_class(config).from_pretrained(args.model, revision=args.revision, dtype=args.dtype, **keyword)

@@ -34,6 +34,11 @@ SEED = 0
 _FORMATS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet", ".txt": "text"}
 
 
+def is_saved_dataset(folder: Path) -> bool:
+    """Whether `save_to_disk` wrote a folder."""
+    return (folder / "dataset_info.json").exists() or (folder / "dataset_dict.json").exists()
+
+
 def load_labelled(
     name: str,
     config: str | None = None,
@@ -60,7 +65,7 @@ def load_labelled(
         ConnectionError: if the Hub cannot be asked.
     """
     path = Path(name)
-    if (path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists():
+    if is_saved_dataset(path):
         found = load_from_disk(name)
     elif path.is_file():
         if path.suffix not in _FORMATS:

@@ -33,6 +33,7 @@ from ..apply import apply_pitome, pitome_disabled, settings_kept
 from ..configuration.checks import BUDGETS
 from ..configuration.config import PiToMeConfig
 from ..modeling.rewrite import rewritten_encoders
+from ..modeling.sentences import transformers_model
 from .elsewhere import Elsewhere, Way, answered_by, check_elsewhere
 from .judges import Judge
 from .metrics import paired_difference, share
@@ -67,7 +68,9 @@ def evaluate(
     In several processes (`accelerate launch`) each passes batches of its own, and gets the results of all.
 
     Args:
-        model (`torch.nn.Module`): a transformers model, dense or rewritten.
+        model (`torch.nn.Module`):
+            a transformers model, dense or rewritten. Of one of sentence-transformers, the transformers model in it is
+            evaluated: pass batches of its tokenizer.
         data:
             batches, read once: the model's inputs, which are moved to its device, and what the judge knows the right
             answers by, such as `labels`. Without labels, agreement with the dense model is measured.
@@ -93,7 +96,7 @@ def evaluate(
         ValueError: if there are no batches, the settings do not fit the model, or it is dense and there are none; or
             if it cannot run in one of `runtimes`.
     """
-    settings = _named(ratios)
+    settings, model = _named(ratios), transformers_model(model)
     was_training = model.training
     try:
         with settings_kept(model.eval()):

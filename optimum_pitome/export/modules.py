@@ -22,6 +22,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..modeling.sentences import is_sentence_transformer, transformers_model
+
 
 #: Texts are padded to so many tokens in the file: a layer's plan has room for the special tokens of a pair.
 _SHORTEST = 4
@@ -110,29 +112,6 @@ def input_kind(model: nn.Module) -> str:
         f"{type(model).__name__} reads {what}, and only models that read pictures or texts alone are taken here: of "
         "one that reads more, take an encoder. In Python, evaluate, tune_ratios and find_budget take batches of any "
         "inputs."
-    )
-
-
-def is_sentence_transformer(model: Any) -> bool:
-    """Whether `model` is one of sentence-transformers, which need not be installed."""
-    return any(base.__module__.startswith("sentence_transformers.") for base in type(model).__mro__)
-
-
-def transformers_model(model: nn.Module) -> nn.Module:
-    """The model of transformers in one of sentence-transformers; any other is one.
-
-    Raises:
-        ValueError: if there is none in it.
-    """
-    if not is_sentence_transformer(model):
-        return model
-    for module in model.modules():
-        if hasattr(module, "config") and hasattr(module, "name_or_path"):
-            return module
-    names = ", ".join(type(module).__name__ for module in model.children())
-    raise ValueError(
-        f"{type(model).__name__} has no model of transformers in it (its modules: {names}), so it has no tokens to "
-        "merge. Export one that embeds texts with a transformer."
     )
 
 

@@ -16,9 +16,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -84,8 +82,7 @@ class ExportedFiles:
         """
         check_request(runtime, quantize)
         check_fit(model, runtime)
-        with contextlib.redirect_stdout(sys.stderr):  # exporters print how far they are; stdout is for results
-            file = self._file(model, key, runtime, quantize, batches)
+        file = self._file(model, key, runtime, quantize, batches)
         first = completed(batches[0], file.inputs)
         run = WRITERS[runtime].load(file.path, {name: one.shape for name, one in first.items()} if fixed else None)
         return lambda inputs: run(completed(inputs, file.inputs))

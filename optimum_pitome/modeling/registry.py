@@ -34,7 +34,7 @@ from .forward import wrap_forward
 from .layer import MergingLayer
 from .requirements import supported
 from .signatures import parameters
-from .whole_layer import whole_layer
+from .whole_layer import WholeLayer, whole_layer
 
 
 _VAR_POSITIONAL, _VAR_KEYWORD = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
@@ -52,10 +52,24 @@ def check_signatures(architecture: Architecture) -> None:
     """
     layer_class, attention_class = architecture.layer_class, architecture.attention_class
     own_forward = inspect.unwrap(layer_class.forward) is not MergingLayer.forward  # transformers wraps those of layers
-    _check_signature(architecture.dense_layer_class, layer_class, "forward" if own_forward else "attention_half")
+    if issubclass(layer_class, WholeLayer):
+        _check_whole(architecture.dense_layer_class)
+    else:
+        _check_signature(architecture.dense_layer_class, layer_class, "forward" if own_forward else "attention_half")
     if attention_class is not None:
         # Replaced as a whole: an argument that ours does not know would be lost.
         _check_signature(architecture.dense_attention_class, attention_class, "forward", exact=True)
+
+
+def _check_whole(dense_class: type[nn.Module]) -> None:
+    """Of a layer that runs as a whole, whatever its parameters are called: that the first can be the tokens."""
+    found = parameters(dense_class.forward)
+    if not (found and found[0].kind < _VAR_POSITIONAL and found[-1].kind is _VAR_KEYWORD):  # kinds are in their order
+        raise UnsupportedArchitectureError(
+            f"{dense_class.__name__}.forward takes ({', '.join(map(_name, found))}), and to merge after the whole "
+            f"layer, {dense_class.__name__}.forward has to take the tokens as its first parameter, and **kwargs, "
+            "which it passes on to its attention. Let it take them, or write a MergingLayer."
+        )
 
 
 def _check_signature(dense_class: type[nn.Module], our_class: type, method: str, exact: bool = False) -> None:
@@ -166,8 +180,8 @@ def register_architecture(
     ```
 
     Without the two halves it works, too: with the layer's own class in place of a [`MergingLayer`], tokens merge after
-    the whole layer, whose MLP then runs on all of them. The layer has to return a tensor, and to pass its keyword
-    arguments on to its attention.
+    the whole layer, whose MLP then runs on all of them. The layer has to take the tokens first, under any name, to
+    return a tensor, and to pass its keyword arguments on to its attention.
 
     ```python
     register_architecture(modeling_my.MyEncoder, modeling_my.MyLayer, layers="layers", num_prefix_tokens=1)
@@ -183,11 +197,8 @@ def register_architecture(
     Raises:
         ValueError: if the class is registered already, or a setting is not what the rewriting needs.
     """
-    if (
-        isinstance(layer_class, type)
-        and issubclass(layer_class, nn.Module)
-        and not issubclass(layer_class, MergingLayer)
-    ):
+    bases = layer_class.__mro__ if isinstance(layer_class, type) else ()
+    if nn.Module in bases and MergingLayer not in bases:
         layer_class = whole_layer(layer_class)
     architecture = Architecture(encoder_class, layer_class, num_prefix_tokens=num_prefix_tokens, **settings)
     import_family(encoder_class)

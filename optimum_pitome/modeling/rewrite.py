@@ -35,7 +35,7 @@ from .layer import MergingLayer
 from .notes import warn_once
 from .operations import EncoderShape
 from .record import LayerRecord
-from .registry import UnsupportedArchitectureError, check_signatures, supported_message
+from .registry import UnsupportedArchitectureError, check_signatures
 from .resolve import resolve_protected_ids, resolve_specs, resolve_unmerge
 from .signatures import parameters
 from .token_arguments import LayerArguments
@@ -136,7 +136,10 @@ def plan_rewrite(
         uses_interface = architecture.attention_class is not None or is_routed(attention)
         if architecture.attention_interface and not (hasattr(attention, "config") and uses_interface):
             raise UnsupportedArchitectureError(
-                f"{type(attention).__name__} does not use transformers' attention interface. {supported_message()}"
+                f"{type(attention).__name__} does not use transformers' attention interface. Let it call "
+                "ALL_ATTENTION_FUNCTIONS.get_interface(...), as models of transformers do, or give "
+                "register_architecture an attention_class, a subclass of MergingAttention: see "
+                "docs/adding_a_family.md."
             )
     settings = architecture.config_of(encoder)
     own_masks = sorted(set(getattr(settings, "layer_types", None) or ()) - {"full_attention"})
@@ -183,8 +186,15 @@ def _warn_of_few_tokens(ratio: float, specs: tuple[MergeSpec, ...], num_tokens: 
 
 
 def _check_subclass(encoder_class: type[nn.Module], architecture: Architecture) -> None:
-    """Refuses a `forward` of a subclass that the state of a forward could not pass through, or that would not run."""
+    """Refuses a `forward` that the state of a forward could not pass through, and one that would not run."""
     known_class = architecture.encoder_class
+    if encoder_class.forward is known_class.forward and architecture.runs.get("forward", known_class) is None:
+        if not _takes_kwargs(known_class):
+            raise UnsupportedArchitectureError(
+                f"{known_class.__name__}.forward takes no **kwargs, so what merging needs cannot reach the layers. "
+                "Let it take **kwargs and pass them on to each layer, or give register_architecture a forward= that "
+                "does so and runs in its place where tokens merge."
+            )
     for base in encoder_class.__mro__[: encoder_class.__mro__.index(known_class)]:
         replaced = [name for name, run in architecture.runs.items() if run is not None and name in vars(base)]
         if replaced:
@@ -195,12 +205,16 @@ def _check_subclass(encoder_class: type[nn.Module], architecture: Architecture) 
             )
         if "forward" not in vars(base):
             continue
-        if not any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters(base.forward)):
+        if not _takes_kwargs(base):
             raise UnsupportedArchitectureError(
                 f"{base.__name__} is a {known_class.__name__} with a forward of its own that takes no **kwargs, so "
                 "what merging needs cannot reach the layers. Let it take **kwargs and pass them on (to "
                 "super().forward, or to each layer)."
             )
+
+
+def _takes_kwargs(module_class: type[nn.Module]) -> bool:
+    return any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters(module_class.forward))
 
 
 def install_rewrite(encoder: nn.Module, rewrite: EncoderRewrite) -> None:

@@ -22,12 +22,20 @@ import torch
 from torch import nn
 
 from .layer import MergingLayer
+from .signatures import names
 
 
 class WholeLayer(MergingLayer):
     """Runs the layer's own `forward`, then merges."""
 
     merges_after = "layer"
+    #: What the layer's own `forward` calls its tokens.
+    tokens_name: str
+
+    def forward(self, *args, **kwargs) -> torch.Tensor:
+        if not args:
+            args = (kwargs.pop(self.tokens_name),)
+        return super().forward(*args, **kwargs)
 
     def _whole(self, hidden_states: torch.Tensor, *args, **kwargs) -> torch.Tensor:
         output = super()._whole(hidden_states, *args, **kwargs)
@@ -47,7 +55,12 @@ def whole_layer(dense_class: type[nn.Module]) -> type[WholeLayer]:
     """The class that rewrites `dense_class` without knowing its halves."""
     if dense_class not in _MADE:
         path = f"{dense_class.__module__}.{dense_class.__qualname__}".replace(".", "_")
-        made = type(dense_class.__name__, (WholeLayer, dense_class), {"__module__": __name__, "__qualname__": path})
+        about = {
+            "__module__": __name__,
+            "__qualname__": path,
+            "tokens_name": next(iter(names(dense_class.forward)), ""),
+        }
+        made = type(dense_class.__name__, (WholeLayer, dense_class), about)
         _MADE[dense_class] = globals()[path] = made  # where pickle looks for it
     return _MADE[dense_class]
 

@@ -346,7 +346,7 @@ def test_embeddings_of_one_of_two_towers(evaluate, multimodal, workplace):
     assert "column 'text' is for the text tower of this CLIPModel, which stays dense" in error
 
 
-def test_other_runtimes(evaluate, workplace, monkeypatch, tmp_path):
+def test_other_runtimes(evaluate, optimum_cli, workplace, monkeypatch, tmp_path):
     """With a format that is quick to write. int8 is calibrated on what is not evaluated."""
     calibrated = []
     monkeypatch.setitem(runtimes.WRITERS, "openvino", quick_format())
@@ -356,7 +356,9 @@ def test_other_runtimes(evaluate, workplace, monkeypatch, tmp_path):
     options = ["bert", "--task", "text-classification", "--dataset", "reviews.csv", "--ratio", 0.6]
     options += ["--runtime", "pytorch", "openvino", "--quantize"]
     found = json.loads(evaluate(*options, "none", "--json"))["evaluations"]
+    assert "how far it is" in optimum_cli.errors[-1]  # what exporters print
     assert [one["name"] for one in found] == ["0.6", "dense, openvino", "0.6, openvino"] and not calibrated
+    assert "dense, openvino" in evaluate(*options, "none", "--quiet") and optimum_cli.errors[-1] == ""
     assert found[1]["agreement"]["agreement"] == 1 and found[2]["agreement"] == found[0]["agreement"]
     monkeypatch.setattr(runtimes, "quantized", lambda model: model)
     error = evaluate(*options, "int8", code=2)

@@ -93,3 +93,17 @@ def test_a_model_of_ones_own(optimum_cli, tmp_path):
     )
     output = optimum_cli("pitome", "summary", tmp_path, "--ratio", "0.8", "--import", "albef")
     assert "vision_model: " in output and "65 -> 53" in output
+
+
+@pytest.mark.parametrize("command", ["summary", "evaluate", "tune", "visualize", "export"])
+def test_a_model_type_that_nobody_registered(optimum_cli, tmp_path, command):
+    (tmp_path / "config.json").write_text('{"model_type": "mine"}')
+    (tmp_path / "a.txt").write_text("a b c")
+    options = {
+        "evaluate": ["--task", "feature-extraction", "--dataset", tmp_path / "a.txt", "--ratio", 0.8],
+        "tune": ["--dataset", tmp_path / "a.txt", "--flops-ratio", 1.5],
+        "visualize": ["--text", "a b", "-o", tmp_path / "out"],
+        "export": ["-o", tmp_path / "out"],
+    }
+    error = optimum_cli("pitome", command, tmp_path, *options.get(command, []), code=2)
+    assert "model type `mine`" in error and error.rstrip().endswith("--import MODULE, or its .py file.")

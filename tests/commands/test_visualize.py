@@ -36,6 +36,7 @@ from transformers.utils import is_torchvision_available
 from zoo import all_cases
 from zoo.audio import whisper_config
 from zoo.vision_language import CASES
+from zoo.vit import vit_config
 
 from optimum_pitome import PiToMeConfig
 
@@ -240,3 +241,10 @@ def test_no_picture_is_left(visualize, tmp_path):
     error = visualize("vit", tmp_path, *MERGING, "-o", tmp_path / "out", code=2)
     assert "broken.png is left out, since it cannot be read" in error and "cut.png is left out" in error
     assert "None of the files could be read." in error and not (tmp_path / "out").exists()
+
+
+def test_a_data_set_on_disk_is_named_before_weights_are_read(visualize, tmp_path):
+    """`pairs` was written by `save_to_disk`; the model has a configuration and nothing more."""
+    vit_config().save_pretrained(tmp_path / "no weights")
+    error = visualize(tmp_path / "no weights", "pairs", *MERGING, "-o", tmp_path / "out", code=2)
+    assert "pairs: this is a data set that save_to_disk wrote" in error and "Name files of pictures" in error

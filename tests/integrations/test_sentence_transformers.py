@@ -17,10 +17,10 @@
 import pytest
 import torch
 from families.test_text_pipelines import TEXTS, tokenizer
-from sentence_transformers import CrossEncoder, SparseEncoder
+from sentence_transformers import CrossEncoder, SentenceTransformer, SparseEncoder
 from zoo import rotary_text, text
 
-from optimum_pitome import apply_pitome, pitome_disabled
+from optimum_pitome import apply_pitome, evaluate, pitome_disabled
 from optimum_pitome.modeling.rewrite import rewritten_encoders
 
 
@@ -91,3 +91,22 @@ def test_sparse_vectors(family, save, tmp_path):
         assert torch.equal(model.encode(TEXTS).to_dense(), dense)
     model.save_pretrained(str(tmp_path / "saved"))
     assert torch.equal(load(SparseEncoder, str(tmp_path / "saved")).encode(TEXTS).to_dense(), merged)
+
+
+@pytest.mark.parametrize("rewritten", [False, True])
+def test_evaluate_takes_a_model_of_sentences(rewritten, save):
+    """By the transformers model in it, which keeps its settings."""
+    model = load(SentenceTransformer, save("BertModel"), 0.9 if rewritten else None)
+    before = model.encode(TEXTS, convert_to_tensor=True)
+    batch = model.tokenizer(TEXTS, padding=True, return_tensors="pt")
+    (one,) = evaluate(model, [batch], ratios=0.7, progress=False)
+    (other,) = evaluate(model[0].auto_model, [batch], ratios=0.7, progress=False)
+    assert one.name == "0.7" and one.num_samples == 3 and one.kept == other.kept and one.flops_ratio > 1
+    assert torch.equal(model.encode(TEXTS, convert_to_tensor=True), before)
+    assert bool(rewritten_encoders(model)) == rewritten
+
+
+def test_evaluate_refuses_sentences_without_a_transformer():
+    model = SentenceTransformer(modules=[torch.nn.Identity()], device="cpu")
+    with pytest.raises(ValueError, match="SentenceTransformer has no model of transformers in it"):
+        evaluate(model, [], ratios=0.7)

@@ -191,6 +191,30 @@ def test_a_forward_that_keeps_the_state_from_its_layers_is_refused():
         run(apply_pitome(LosesArguments(build().config), 0.8))
 
 
+class Closed(UserEncoder):
+    """An encoder of somebody's whose `forward` takes what it needs itself, and no more."""
+
+    def forward(self, hidden_states):
+        return super().forward(hidden_states)
+
+
+def test_an_encoder_that_takes_no_keyword_arguments_is_refused(clean_registry):
+    settings = {"layers": "blocks", "attention": "attn", "num_prefix_tokens": 1}
+    encoder = Closed(ViTConfig(hidden_size=16, num_attention_heads=2, attn_implementation="sdpa")).eval()
+    before = snapshot(encoder)
+    register_architecture(Closed, merging_user_layer(), **settings)
+    with pytest.raises(UnsupportedArchitectureError, match="Closed.forward takes no \\*\\*kwargs, so what merging"):
+        apply_pitome(encoder, 0.8)
+    assert_same_state(encoder, before)
+
+    def forward(self, hidden_states, **kwargs):
+        return UserEncoder.forward(self, hidden_states, **kwargs)
+
+    register_architecture(Closed, merging_user_layer(), **settings, forward=forward, exist_ok=True)
+    short = apply_pitome(encoder, {"ratio": 0.8, "unmerge": False})(torch.randn(2, 21, 16)).last_hidden_state
+    assert short.shape == (2, 12, 16)
+
+
 # --- what is refused ------------------------------------------------------------------------------------------------
 
 
@@ -266,7 +290,7 @@ def test_attention_without_the_interface_is_refused(monkeypatch):
     model = build()
     model.layers[2].attention = Attention()
     before = snapshot(model)
-    with pytest.raises(UnsupportedArchitectureError, match="Attention does not use transformers' attention interface"):
+    with pytest.raises(UnsupportedArchitectureError, match="Attention does not use .* or give .* attention_class"):
         apply_pitome(model, 0.9)
     assert_same_state(model, before)
 

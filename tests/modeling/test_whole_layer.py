@@ -22,6 +22,7 @@ import torch
 from modeling.test_other_architectures import UserEncoder, UserLayer, clean_registry
 from torch import nn
 from transformers import ViTConfig
+from transformers.modeling_outputs import BaseModelOutput
 
 from optimum_pitome import apply_pitome, pitome_summary, register_architecture, remove_pitome
 from optimum_pitome.apply import layers_watched
@@ -58,6 +59,42 @@ class StrictEncoder(UserEncoder):
     def __init__(self, config):
         super().__init__(config)
         self.blocks = nn.ModuleList([StrictLayer(config) for _ in range(2)])
+
+
+class RenamedLayer(UserLayer):
+    def forward(self, x, **kwargs):
+        return super().forward(x, **kwargs)
+
+
+class RenamedEncoder(UserEncoder):
+    def __init__(self, config):
+        super().__init__(config)
+        self.blocks = nn.ModuleList([RenamedLayer(config) for _ in range(3)])
+
+    def forward(self, hidden_states, **kwargs):
+        for block in self.blocks:
+            hidden_states = block(hidden_states, **kwargs)
+        return BaseModelOutput(last_hidden_state=hidden_states)
+
+
+class KeywordEncoder(RenamedEncoder):
+    """Its layers are called with the tokens by name."""
+
+    def forward(self, hidden_states, **kwargs):
+        for block in self.blocks:
+            hidden_states = block(x=hidden_states, **kwargs)
+        return BaseModelOutput(last_hidden_state=hidden_states)
+
+
+class KeywordOnlyLayer(UserLayer):
+    def forward(self, *, x, **kwargs):
+        return super().forward(x, **kwargs)
+
+
+class KeywordOnlyEncoder(UserEncoder):
+    def __init__(self, config):
+        super().__init__(config)
+        self.blocks = nn.ModuleList([KeywordOnlyLayer(config) for _ in range(2)])
 
 
 def build(encoder_class=UserEncoder):
@@ -130,5 +167,24 @@ def test_a_layer_that_returns_no_tensor_is_named(tokens):
 
 def test_a_layer_that_keeps_its_keyword_arguments_is_named():
     register_architecture(StrictEncoder, StrictLayer, **SETTINGS)
-    with pytest.raises(ValueError, match="StrictLayer.forward has to take \\*\\*kwargs and pass them on"):
+    with pytest.raises(ValueError, match="StrictLayer.forward has to take the tokens .* and \\*\\*kwargs"):
         apply_pitome(build(StrictEncoder), 0.7)
+
+
+@pytest.mark.parametrize("encoder_class", [RenamedEncoder, KeywordEncoder])
+def test_the_tokens_may_have_any_name(tokens, encoder_class):
+    register_architecture(UserEncoder, UserLayer, **SETTINGS)
+    register_architecture(encoder_class, RenamedLayer, **SETTINGS)
+    expected = apply_pitome(build(), 0.7)
+    encoder = build(encoder_class)
+    encoder.load_state_dict(expected.state_dict())
+    dense = states_of(encoder, tokens)
+    found = states_of(apply_pitome(encoder, 0.7), tokens)
+    assert torch.equal(found, states_of(expected, tokens)) and not torch.equal(found, dense)
+    assert torch.equal(states_of(remove_pitome(encoder), tokens), dense)
+
+
+def test_tokens_that_come_by_keyword_alone_are_refused():
+    register_architecture(KeywordOnlyEncoder, KeywordOnlyLayer, **SETTINGS)
+    with pytest.raises(ValueError, match="KeywordOnlyLayer.forward has to take the tokens as its first parameter"):
+        apply_pitome(build(KeywordOnlyEncoder), 0.7)
