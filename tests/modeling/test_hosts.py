@@ -82,10 +82,10 @@ def test_a_host_adapts_the_encoders_in_one_of_its_parts(monkeypatch):
     model = nn.ModuleDict({"vision": nn.Sequential(inside), "text": outside})
     other = nn.Sequential(model)
     encoders = [(inside, "vision", 1), (outside, "text", 2)]
-    assert adapt_architectures(find_hosts(other.modules()), encoders) == encoders
+    assert adapt_architectures([], find_hosts(other.modules()), encoders) == encoders
     register_host(Host(nn.Sequential, None, None))  # one that adapts nothing
     register_host(Host(nn.ModuleDict, None, None, lambda model, entry, config: f"{entry} {config}", "vision"))
-    assert adapt_architectures(find_hosts(other.modules()), encoders) == [
+    assert adapt_architectures([], find_hosts(other.modules()), encoders) == [
         (inside, "vision 1", 1),
         (outside, "text", 2),
     ]
