@@ -70,6 +70,8 @@ def read_pictures(run: EncoderRun, processor: Any = None) -> list[tuple[np.ndarr
     """
     rewrite = run.encoder.pitome
     config = rewrite.architecture.config_of(run.encoder)
+    if "grid_thw" in run.inputs:
+        return _read_packed(run, config, processor)
     # Around the tower of a LLaVA both names stand for what the whole model was given.
     clips = run.inputs.get("pixel_values_videos") if hasattr(config, "tubelet_size") else None
     pixels = run.inputs.get("pixel_values") if clips is None else clips
@@ -108,6 +110,33 @@ def read_pictures(run: EncoderRun, processor: Any = None) -> list[tuple[np.ndarr
         title = "photo" if number == 1 else "frames"
         grid = PatchGrid(rows, columns * number, patch, cells, number, title)
         pictures.append((_coloured(picture, processor), grid))
+    return pictures
+
+
+def _read_packed(run: EncoderRun, config: Any, processor: Any) -> list[tuple[np.ndarray, PatchGrid]]:
+    """[`read_pictures`] of a tower that gets the patches of all images in one sequence, of every frame one. Patches
+    that are merged into one after the tower stand together: squares of `side` by `side`, row by row."""
+    side, patch = config.spatial_merge_size, config.patch_size
+    frames = [(rows, columns) for number, rows, columns in run.inputs["grid_thw"].tolist() for _ in range(number)]
+    if len(frames) != len(run.samples):
+        raise ValueError(
+            f"{type(run.encoder).__name__} merges inside windows, whose patches visualize cannot lay out. Take a tower "
+            "that merges in whole pictures, such as Qwen3-VL's."
+        )
+    patches = run.inputs["hidden_states"].float().cpu().split([rows * columns for rows, columns in frames])
+    pictures = []
+    for of_frame, (rows, columns), layers in zip(patches, frames, run.samples):
+        squares = np.arange(rows * columns).reshape(rows // side, side, columns // side, side)
+        place = squares.transpose(0, 2, 1, 3).reshape(-1)
+        cells = np.full(len(layers[0].groups), -1)
+        cells[: len(place)] = place
+        pixels = torch.empty(rows * columns, patch, patch, 3)
+        # Channels, frames that a patch goes through (the first is drawn), rows and columns.
+        pixels[torch.from_numpy(place)] = of_frame.reshape(len(place), 3, -1, patch, patch)[:, :, 0].permute(
+            0, 2, 3, 1
+        )
+        picture = _from_patches(pixels.flatten(1), [rows, columns], (patch, patch))
+        pictures.append((_coloured(picture, processor), PatchGrid(rows, columns, (patch, patch), cells)))
     return pictures
 
 

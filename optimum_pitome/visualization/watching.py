@@ -34,6 +34,8 @@ from .groups import LayerGroups, RunTrace
 
 #: Arguments that say what the tokens are, or where they lie.
 _INPUTS = ("pixel_values", "pixel_values_videos", "spatial_shapes", "input_ids", "input_values", "input_features")
+#: Of towers that get the patches of all images in one sequence: these, and how many frames, rows and columns each has.
+_PACKED = ("hidden_states", "grid_thw")
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def watch_forward(model: nn.Module, inputs: Mapping[str, Any]) -> list[EncoderRu
             for module in model.modules():
                 if isinstance(module, PreTrainedModel) or module is model:
                     known = names(type(module).forward)
-                    if any(name in known for name in _INPUTS):
+                    if any(name in known for name in (*_INPUTS, "grid_thw")):
                         note = functools.partial(_note_inputs, given, known)
                         stack.callback(module.register_forward_pre_hook(note, with_kwargs=True).remove)
             for encoder in rewritten_encoders(model):
@@ -88,7 +90,8 @@ def _note_inputs(
     given: dict[str, torch.Tensor], known: tuple[str, ...], module: nn.Module, args: tuple, kwargs: dict
 ) -> None:
     found = {**dict(zip(known, args)), **kwargs}
-    given.update({name: found[name] for name in _INPUTS if isinstance(found.get(name), torch.Tensor)})
+    wanted = (*_INPUTS, *_PACKED) if "grid_thw" in known else _INPUTS
+    given.update({name: found[name] for name in wanted if isinstance(found.get(name), torch.Tensor)})
 
 
 @contextlib.contextmanager
