@@ -120,8 +120,8 @@ def _read_packed(run: EncoderRun, config: Any, processor: Any) -> list[tuple[np.
     frames = [(rows, columns) for number, rows, columns in run.inputs["grid_thw"].tolist() for _ in range(number)]
     if len(frames) != len(run.samples):
         raise ValueError(
-            f"{type(run.encoder).__name__} merges inside windows, whose patches visualize cannot lay out. Take a tower "
-            "that merges in whole pictures, such as Qwen3-VL's."
+            f"{type(run.encoder).__name__} merges inside windows, whose patches visualize cannot lay out. Take a "
+            "tower that merges in whole pictures, such as Qwen3-VL's."
         )
     patches = run.inputs["hidden_states"].float().cpu().split([rows * columns for rows, columns in frames])
     pictures = []
