@@ -30,7 +30,8 @@ import pyarrow.parquet as pq
 import torch
 from datasets import Dataset, Image
 
-from optimum_pitome.commands.tasks import load_task, prepare_images, prepare_texts
+from optimum_pitome.commands.preparing import prepare_images, prepare_texts
+from optimum_pitome.commands.tasks import load_task
 from optimum_pitome.commands.unlabelled import one_setting
 from optimum_pitome.evaluation.columns import find_columns
 from optimum_pitome.evaluation.data import load_labelled, take
