@@ -18,7 +18,7 @@ import importlib.util
 
 import pytest
 import torch
-from export.helpers import merged, quick_format
+from export.helpers import CASES, merged, quick_format
 from PIL import Image
 
 from optimum_pitome import apply_pitome, evaluate, remove_pitome
@@ -97,6 +97,8 @@ def test_the_file_is_what_answers(model, batches, files_are):
 
 
 def test_pictures_have_the_size_of_the_batches(batches, files_are):
+    if "Dinov2ForImageClassification" not in CASES:
+        pytest.skip("Dinov2ForImageClassification can be rewritten since a later transformers")
     files_are()
     model = merged("Dinov2ForImageClassification")
     larger = [
