@@ -78,7 +78,7 @@ def run(args: argparse.Namespace, results: Results) -> None:
         raise ImportError(f"A server needs {', '.join(missing)}: pip install optimum_pitome[serve]")
     name = _with_revision(args)
     config, keyword = one_setting(args)
-    _check(config, keyword, name, results)
+    _check(args, config, keyword, results)
     app = typer.Typer(add_completion=False)
     app.command()(Serve)
     with _loading_with(functools.partial(MergingModelManager, _with_revision(args), keyword)):
@@ -90,8 +90,9 @@ def _with_revision(args: argparse.Namespace) -> str:
     return args.model if args.revision == "main" or os.path.exists(args.model) else f"{args.model}@{args.revision}"
 
 
-def _check(config: PreTrainedConfig, keyword: dict[str, Any], name: str, results: Results) -> None:
+def _check(args: argparse.Namespace, config: PreTrainedConfig, keyword: dict[str, Any], results: Results) -> None:
     """Refuses what does not fit before the weights are read, and says what a picture takes."""
+    name = _with_revision(args)
     answering = {name for table in _ANSWERING for name in getattr(modeling_auto, table, {}).values()}
     saved = config.architectures or ()
     if saved and not answering.intersection(saved):
@@ -102,7 +103,7 @@ def _check(config: PreTrainedConfig, keyword: dict[str, Any], name: str, results
     with torch.device("meta"):
         model = AutoModel.from_config(copy.deepcopy(config), **keyword)
     if config.model_type in SHORT_PROMPTS:
-        processor = AutoProcessor.from_pretrained(name)
+        processor = AutoProcessor.from_pretrained(args.model, revision=args.revision)
         merged = tokens_of_a_picture(processor, model)
         with pitome_disabled(model):
             dense = num_image_tokens(model, picture_size(processor))

@@ -161,9 +161,8 @@ def adapt_architectures(
 def _for_reader(models: list[nn.Module], encoder: nn.Module, architecture: Architecture) -> Architecture:
     """The entry with the defaults for models that label every token, if one of `models` around `encoder` does.
     Where masked tokens are predicted, these never merge, and what holds for embeddings was better."""
-    labelling = [
-        model for model in models if (_known_class(type(model)) or type(None)).__name__.endswith(_LABELS_TOKENS)
-    ]
+    known = [(model, _known_class(type(model))) for model in models]
+    labelling = [model for model, found in known if found is not None and found.__name__.endswith(_LABELS_TOKENS)]
     if all(encoder not in model.modules() for model in labelling):
         return architecture
     return replace(architecture, budget_defaults={**architecture.budget_defaults, **architecture.per_token_defaults})

@@ -44,7 +44,8 @@ def tokens_of_a_picture(processor: Any, model: Any) -> int:
     config = model if isinstance(model, PreTrainedConfig) else model.config
     size, configured = picture_size(processor), config.vision_config.image_size
     settings = PiToMeConfig.from_value(getattr(config, "pitome", None))
-    if size != (configured, configured) and settings is not None and "ratio" not in settings.to_pitome_dict():
+    settings = None if settings is None else settings.for_part("vision")
+    if size != (configured, configured) and settings is not None and settings.ratio is None:
         warn_once(
             logger,
             f"The processor makes pictures of {size[0]} x {size[1]} pixels, and the vision tower is configured for "
