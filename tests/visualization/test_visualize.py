@@ -119,6 +119,26 @@ def test_tokens_lie_where_their_pixels_are(case):
 
 
 @pytest.mark.parametrize(
+    "case", [case for case in one_per_encoder() if "Qwen2Vision" in case.id], ids=lambda case: case.id
+)
+def test_packed_patches_become_the_picture_again(case):
+    """They come in squares of 2 x 2, row by row."""
+    inputs = case.inputs(1)
+    _, rows, columns = inputs["grid_thw"][0].tolist()
+    side = round((inputs["hidden_states"].shape[1] / 3) ** 0.5)
+    picture = torch.rand(3, rows * side, columns * side, generator=torch.Generator().manual_seed(0))
+    patches = []
+    for row, column in ((row, column) for row in range(0, rows, 2) for column in range(0, columns, 2)):
+        for down, right in ((0, 0), (0, 1), (1, 0), (1, 1)):
+            top, left = (row + down) * side, (column + right) * side
+            patches.append(picture[:, top : top + side, left : left + side].flatten())
+    model = apply_pitome(case.build(), SETTINGS)
+    (sample,) = visualize(model, {**inputs, "hidden_states": torch.stack(patches)})
+    spread = (picture - picture.min()) / (picture.max() - picture.min())
+    assert np.abs(sample.pixels - spread.permute(1, 2, 0).numpy()).max() < 1e-5
+
+
+@pytest.mark.parametrize(
     "case", [case for case in one_per_encoder() if "Qwen2_5" in case.id], ids=lambda case: case.id
 )
 def test_towers_that_merge_inside_windows_are_refused(case):
