@@ -49,7 +49,7 @@ def check_plot(path: str | os.PathLike | None) -> None:
         return
     accepted = sorted(figure_class()().canvas.get_supported_filetypes())
     if Path(path).suffix.removeprefix(".").lower() not in accepted:
-        raise ValueError(f"{path}: a plot's file name ends in its format, one of {', '.join(accepted)}.")
+        raise ValueError(f"{path}: name a plot with its format at the end, one of {', '.join(accepted)}.")
 
 
 @contextlib.contextmanager

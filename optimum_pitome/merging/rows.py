@@ -48,7 +48,7 @@ def gather_tokens(tokens: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
 
 
 def take(tokens: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """`rows` `(B, n)` of the flattened `tokens` `(B, num_tokens, ...)`: `(B, n, ...)`."""
+    """Takes `rows` `(B, n)` of the flattened `tokens` `(B, num_tokens, ...)`, which gives `(B, n, ...)`."""
     return tokens.flatten(0, 1).index_select(0, rows.flatten()).view(*rows.shape, *tokens.shape[2:])
 
 
