@@ -259,7 +259,11 @@ _disabling = threading.Lock()
 @contextlib.contextmanager
 def pitome_disabled(model: nn.Module) -> Iterator[nn.Module]:
     """Inside the block, `model` computes what the dense model computes: in every thread, and until the last of several
-    blocks is left. A forward that had begun before goes on as it was."""
+    blocks is left. A forward that had begun before goes on as it was.
+
+    A copy of the model merges, also one that is made inside the block, since nothing would end the block for it. A
+    dense copy is `remove_pitome(copy.deepcopy(model))`.
+    """
     rewrites = [encoder.pitome for encoder in rewritten_encoders(model)]
     _count_blocks(rewrites, 1)
     try:

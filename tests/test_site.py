@@ -49,7 +49,7 @@ def find(name):
 
 def reference_line(name):
     """The name with the first sentence of its docstring."""
-    sentence = re.split(r"(?<=[.:]) (?=[A-Z`\[])|(?<=[.:])$", inspect.getdoc(find(name)).split("\n\n")[0])[0]
+    sentence = re.split(r"(?<=\.)\s(?=[A-Z`\[])", inspect.getdoc(find(name)).split("\n\n")[0])[0]
     sentence = re.sub(r"\[`~?(?:\w+\.)*(\w+)`\]", r"`\1`", " ".join(sentence.split()))
     line = f"- `{name}`: {sentence}"
     return textwrap.fill(line, 130, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
@@ -89,6 +89,8 @@ def test_every_public_name_is_in_the_reference():
 
 def test_the_reference_says_what_the_docstrings_say():
     assert written_anew() == REFERENCE.read_text(encoding="utf-8"), "run: python tests/test_site.py"
+    cut = [name for name in build_site.documented_names() if not reference_line(name).endswith(".")]
+    assert not cut, f"the docstring begins with no whole sentence: {cut}"
 
 
 def test_links_lead_to_the_site_or_to_the_repository():

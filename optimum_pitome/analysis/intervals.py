@@ -26,7 +26,11 @@ Z_95 = statistics.NormalDist().inv_cdf(0.975)
 
 
 def half_width(values: torch.Tensor) -> torch.Tensor:
-    """Half of the 95 % interval of the mean over the last dimension, of `(..., n)`: infinite for a single value."""
-    if values.shape[-1] < 2:
+    """Half of Student's 95 % interval of the mean over the last dimension, of `(..., n)`: infinite for a single
+    value."""
+    from scipy import stats  # takes a second
+
+    number = values.shape[-1]
+    if number < 2:
         return torch.full(values.shape[:-1], torch.inf)
-    return Z_95 * values.std(dim=-1) / values.shape[-1] ** 0.5
+    return stats.t.ppf(0.975, number - 1) * values.std(dim=-1) / number**0.5

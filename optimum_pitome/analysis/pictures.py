@@ -36,6 +36,22 @@ def figure_class() -> type:
     return Figure
 
 
+def check_plot(path: str | os.PathLike | None) -> None:
+    """
+    Args:
+        path (*optional*): of a plot that is to be drawn later; `None` for none.
+
+    Raises:
+        ImportError: if matplotlib is not installed.
+        ValueError: if the file's name ends in no format of pictures.
+    """
+    if path is None:
+        return
+    accepted = sorted(figure_class()().canvas.get_supported_filetypes())
+    if Path(path).suffix.removeprefix(".").lower() not in accepted:
+        raise ValueError(f"{path}: name a plot with its format at the end, one of {', '.join(accepted)}.")
+
+
 @contextlib.contextmanager
 def plotted(
     path: str | os.PathLike, dpi: int, size: tuple[float, float] = (6.4, 4.2), panels: int | None = None
@@ -51,6 +67,7 @@ def plotted(
         ImportError: if matplotlib is not installed.
         ValueError: if the file's name ends in no format of pictures.
     """
+    check_plot(path)
     figure = figure_class()(figsize=size, layout="constrained")
     yield figure.subplots() if panels is None else list(figure.subplots(panels, squeeze=False)[:, 0])
     Path(path).parent.mkdir(parents=True, exist_ok=True)

@@ -16,6 +16,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 import textwrap
 from dataclasses import dataclass, field
 from typing import Any
@@ -232,6 +234,13 @@ class PiToMeSummary(Plain):
             lines.append(f"tower and language model: {dense:.4g} -> {merged:.4g} GFLOPs ({dense / merged:.2f}x fewer)")
         lines.extend(f"Note: {note}" for note in self.notes)
         return wrapped(lines)
+
+
+def whole_table(table: Any, **options: Any) -> str:
+    """A `pandas.DataFrame` as text: in a terminal its columns go on below where the line ends. Anywhere else, in a
+    file say, a row is a line and nothing is cut."""
+    width = shutil.get_terminal_size((LINE_WIDTH, 0)).columns if sys.stdout.isatty() else None
+    return table.to_string(line_width=width, **options)
 
 
 def wrapped(lines: list[str], indent: str = "  ") -> str:

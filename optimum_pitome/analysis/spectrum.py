@@ -121,7 +121,8 @@ def normalised_laplacian(weights: torch.Tensor, sizes: torch.Tensor | None = Non
 
 
 def spectrum(weights: torch.Tensor, sizes: torch.Tensor | None = None) -> torch.Tensor:
-    """Eigenvalues of the normalised Laplacian, ascending, in [0, 2]: `(..., N, N)` to `(..., N)`, float64.
+    """Computes the eigenvalues of the normalised Laplacian, ascending, in [0, 2], from `(..., N, N)` to `(..., N)`,
+    float64.
 
     Args:
         weights, sizes: as [`normalised_laplacian`] takes them.

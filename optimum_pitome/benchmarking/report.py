@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from ..analysis.pictures import plotted
+from ..analysis.report import whole_table
 from .row import Row
 
 
@@ -82,7 +83,7 @@ class Report:
         return frame.loc[:, (frame != "").any()]
 
     def __str__(self) -> str:
-        lines = [self.about, self.table().to_string(index=False, max_colwidth=60)]
+        lines = [self.about, whole_table(self.table(), index=False)]
         lines += [f"Cannot run ({reason}): {rows}" for reason, rows in self._failed().items()]
         return "\n".join([*lines, EXPLANATION])
 
@@ -140,7 +141,11 @@ class Report:
             axes.legend(fontsize=6, loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
     def save(self, folder: str | os.PathLike) -> None:
-        """Writes `benchmark.json`, `benchmark.md` and, where matplotlib is installed, `benchmark.png`."""
+        """Writes `benchmark.json`, `benchmark.md` and `benchmark.png`.
+
+        Raises:
+            ImportError: if matplotlib is not installed.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "benchmark.json").write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")

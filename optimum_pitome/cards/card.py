@@ -23,7 +23,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -41,11 +41,14 @@ from .tables import PIPELINE_TAGS, is_ours, tables
 logger = logging.get_logger(__name__)
 
 TAG = "pitome"
+#: In a repository with something else, exports lie in a folder of this name, each in one that its format names.
+EXPORTS = "exported"
 
-_START = "<!-- pitome:start"
+_START, _END = "<!-- pitome:start", "<!-- pitome:end -->"
 #: Without another start inside: where somebody deleted an end, nothing of theirs is taken for the section.
-_SECTION = re.compile(rf"{_START}(?:(?!{_START}).)*?<!-- pitome:end -->", re.DOTALL)
+_SECTION = re.compile(rf"{_START}(?:(?!{_START}).)*?{_END}", re.DOTALL)
 _WITH_BLANK_LINE = re.compile(rf"\n?{_SECTION.pattern}\n?", re.DOTALL)
+_EXPORTS = re.compile(r"<!-- pitome:exports -->.*?<!-- pitome:exports end -->\n\n", re.DOTALL)
 _SETTINGS = re.compile(r"```json\s(.*?)```", re.DOTALL)
 
 
@@ -138,6 +141,27 @@ def write_recipe_section(
         recipe=True,
         recipe_of=base_model,
     )
+
+
+def with_exports(card: str, formats: Sequence[str], repository: str) -> str:
+    """A card whose section says which files were exported beside what it is about. Without a section, it stays.
+
+    Args:
+        card (`str`): the whole text.
+        formats (`Sequence[str]`): such as `"onnx"`; each lies in a folder of its own name below `exported`.
+        repository (`str`): Hub id or folder, for the example.
+    """
+    found = _SECTION.search(card)
+    if found is None:
+        return card
+    places = ", ".join(f"[`{EXPORTS}/{name}`]({EXPORTS}/{name})" for name in formats)
+    load = f"load_exported({json.dumps(repository)}, format={json.dumps(formats[0])})"
+    text = (
+        f"<!-- pitome:exports -->\nFiles for other runtimes lie in {places}; the card in each folder says how it "
+        f"merges. `optimum_pitome.{load}` loads one.\n<!-- pitome:exports end -->\n\n"
+    )
+    section = _EXPORTS.sub("", found.group()).replace(_END, f"{text}{_END}")
+    return f"{card[: found.start()]}{section}{card[found.end() :]}"
 
 
 def hub_id(name: str | None) -> str | None:

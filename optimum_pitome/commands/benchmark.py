@@ -25,6 +25,7 @@ import torch
 from transformers import AutoModel
 from transformers.utils import logging
 
+from ..analysis.pictures import figure_class
 from ..benchmarking.benchmark import Benchmark
 from ..benchmarking.combinations import Combination, as_key, combinations
 from ..benchmarking.machine import device_of, machine
@@ -39,6 +40,8 @@ from .unlabelled import model_class
 def run(args: argparse.Namespace, results: Results) -> None:
     if args.rounds < 1 or args.warmup < 0 or min(args.batch_size) < 1:
         raise ValueError("--rounds and --batch-size start at 1, --warmup at 0.")
+    if args.output_dir is not None:
+        figure_class()  # not after hours
     device = device_of(args.device)
     where = machine(device, args.clock)
     ordered = [one for model in args.models for one in _combinations(args, model)]

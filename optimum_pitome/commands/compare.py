@@ -31,7 +31,6 @@ from ..evaluation.columns import find_columns
 from ..evaluation.comparison import ComparedTask, compare_tasks
 from ..evaluation.comparison_report import AGREEMENT, Comparison
 from ..evaluation.grid import Grid
-from ..evaluation.significance import scipy_stats
 from .arguments import check_model
 from .results import Results
 from .task_options import add_entry
@@ -40,7 +39,7 @@ from .tasks import TASKS, check_task, empty_model, load_task, read_data
 
 def run(args: argparse.Namespace, results: Results) -> None:
     folder = Path(args.output)
-    scipy_stats(), figure_class()  # not after hours
+    figure_class()  # not after hours
     grid = Grid.read(args.grid, args.seeds)
     tasks = [_task(entry, args, f"{args.grid}: tasks, {entry['name']}") for entry in grid.tasks]
     for task in tasks:

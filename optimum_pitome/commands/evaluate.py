@@ -23,6 +23,7 @@ from typing import Any
 from huggingface_hub.utils import validate_repo_id
 from transformers import AutoConfig, PreTrainedConfig
 
+from ..analysis.pictures import check_plot
 from ..configuration.config import PiToMeConfig
 from ..evaluation.evaluation import evaluate
 from ..evaluation.results import Evaluations
@@ -54,7 +55,14 @@ def _evaluate(args: argparse.Namespace) -> tuple[PreTrainedConfig, Evaluations, 
             raise ValueError(f"--{option.replace('_', '-')} is for the card: name one with --model-card.")
     for name in args.base_model or ():
         validate_repo_id(name)
+    several = several_settings(args)
+    if len(several) > 1 and args.model_card is not None:
+        raise ValueError(
+            f"--model-card: a card is about one of the settings, and these are {len(several)}. Compare them without "
+            "--model-card first; then evaluate the one that the card is for, with it."
+        )
     check_task(args)
+    check_plot(args.plot)
     quantize = [None if name == "none" else name for name in args.quantize]
     elsewhere = (args.runtime, quantize) != ([PYTORCH], [None])
     exported = any(name != PYTORCH for name in args.runtime)
@@ -66,12 +74,7 @@ def _evaluate(args: argparse.Namespace) -> tuple[PreTrainedConfig, Evaluations, 
     if exported:
         _check_exported(args)
     config = AutoConfig.from_pretrained(args.model, revision=args.revision)
-    keyword, several = pitome_keyword(args, config), several_settings(args)
-    if len(several) > 1 and args.model_card is not None:
-        raise ValueError(
-            f"--model-card: a card is about one of the settings, and these are {len(several)}. Evaluate the one "
-            "that the card is for by itself."
-        )
+    keyword = pitome_keyword(args, config)
     dataset, split = read_data(args)
     model, judge, data = load_task(args, config, keyword, dataset)
     source = source_of(args, args.task, split)

@@ -23,8 +23,9 @@ from huggingface_hub import HfApi
 from huggingface_hub.utils import validate_repo_id
 from transformers import PreTrainedConfig
 
+from ..cards.card import EXPORTS, with_exports
 from ..configuration.checks import NotReachedError
-from ..export.files import EXPORTS, MANIFEST
+from ..export.files import MANIFEST
 from .results import Results
 
 
@@ -79,9 +80,26 @@ def push(args: argparse.Namespace, folder: str | Path, results: Results, message
         place = f"{EXPORTS}/{format}" if "config.json" in there and MANIFEST not in there else None
         about = {"path_in_repo": place, "commit_message": message, "ignore_patterns": ["search.jsonl"]}
         sent = api.upload_folder(repo_id=name, folder_path=folder, **about)
+        if place is not None and "README.md" in there:
+            _list_exports(api, name)
     except Exception as error:
         raise NotReachedError(
             f"{folder} is whole, but was not uploaded to {name}: {error}\nTo try again: hf upload {name} {folder}"
         ) from error
     where = name if place is None else f"{name}, into {place}"
     results.add(f"Uploaded to {where}: {sent.commit_url}", uploaded=sent.commit_url)
+
+
+def _list_exports(api: HfApi, name: str) -> None:
+    """Says in the card of a repository which exports lie beside what it holds."""
+    places = [Path(file) for file in api.list_repo_files(name)]
+    formats = [place.parts[1] for place in places if place.parts[:1] == (EXPORTS,) and place.name == MANIFEST]
+    old = Path(api.hf_hub_download(name, "README.md")).read_bytes()
+    new = with_exports(old.decode("utf-8", "surrogateescape"), sorted(formats), name)
+    if (content := new.encode("utf-8", "surrogateescape")) != old:
+        api.upload_file(
+            path_or_fileobj=content,
+            path_in_repo="README.md",
+            repo_id=name,
+            commit_message="The card lists the exports",
+        )

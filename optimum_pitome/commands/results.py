@@ -69,7 +69,11 @@ class Results:
         for name, value in found.items():
             before = self._found.get(name)
             self._found[name] = [*before, *value] if isinstance(before, list) else value
-        if not self._as_json and (text := str(text)):
+        if self._as_json:
+            return
+        with contextlib.redirect_stdout(self._stdout):  # tables fit the terminal that shows them
+            text = str(text)
+        if text:
             self._stdout.write(f"{text}\n")
             self._stdout.flush()
 

@@ -21,6 +21,7 @@ import contextlib
 import copy
 import functools
 import importlib.util
+import inspect
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -36,6 +37,7 @@ from ..apply import apply_pitome, pitome_disabled
 from ..families.llava.counts import SHORT_PROMPTS, num_image_tokens
 from ..families.llava.processor import picture_size, tokens_of_a_picture, write_short_prompts
 from .results import Results
+from .serve_options import check_address
 from .unlabelled import one_setting
 
 
@@ -76,6 +78,7 @@ def run(args: argparse.Namespace, results: Results) -> None:
     missing = [package for package in _PACKAGES if importlib.util.find_spec(package) is None]
     if missing:
         raise ImportError(f"A server needs {', '.join(missing)}: pip install optimum_pitome[serve]")
+    check_address(*_address(args.passed_on))
     name = _with_revision(args)
     config, keyword = one_setting(args)
     _check(args, config, keyword, results)
@@ -83,6 +86,14 @@ def run(args: argparse.Namespace, results: Results) -> None:
     app.command()(Serve)
     with _loading_with(functools.partial(MergingModelManager, _with_revision(args), keyword)):
         app(args=[name, *args.passed_on], prog_name="optimum-cli pitome serve")
+
+
+def _address(passed_on: list[str]) -> tuple[str, str]:
+    """Where `transformers serve` is to listen: the last that the command line says, else its defaults."""
+    default = inspect.signature(Serve.__init__).parameters
+    given = dict(zip(passed_on, passed_on[1:]))
+    host, port = (given.get(f"--{name}", str(default[name].default)) for name in ("host", "port"))
+    return host, port
 
 
 def _with_revision(args: argparse.Namespace) -> str:

@@ -19,10 +19,16 @@ seconds to import, so only when the command is called.
 from __future__ import annotations
 
 import argparse
+import errno
+import os
+import socket
 import typing
 from typing import Any
 
 from .task_options import add_model
+
+
+_LAST_PORT = 65535
 
 
 class _PassOn(argparse.Action):
@@ -44,6 +50,31 @@ def add_server(parser: argparse.ArgumentParser) -> None:
         return parse(args, namespace)
 
     parser.parse_known_args = parse_known_args
+
+
+def check_address(host: str, port: str) -> None:
+    """Refuses an address at which no server can listen, before anything is loaded for it.
+
+    Raises:
+        ValueError: if `port` is no number of a port, it is taken, it is not this user's to take, or `host` is no
+            address of this machine.
+    """
+    if not port.isdecimal() or int(port) > _LAST_PORT:
+        raise ValueError(f"--port {port}: expected a whole number from 1 to {_LAST_PORT}, or 0 for any free port.")
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as tried:
+            if os.name == "posix":  # as the server itself does: a port is free right after another server ended
+                tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            tried.bind(address)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            reason = "another program listens there. Stop it, or name another port; --port 0 takes any free one."
+        elif error.errno == errno.EACCES:
+            reason = "this user may not take that port. Name one from 1024 on, such as --port 8000."
+        else:
+            reason = f"no server can listen there ({error}). Name an address of this machine, such as 0.0.0.0."
+        raise ValueError(f"--host {host} --port {port}: {reason}") from None
 
 
 def _add_options_of_transformers(group: argparse._ArgumentGroup) -> None:

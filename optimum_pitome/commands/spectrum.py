@@ -20,6 +20,7 @@ import argparse
 from typing import Any
 
 from ..analysis.layer_spectra import all_algorithms, measure_spectra
+from ..analysis.pictures import check_plot
 from .arguments import settings_from, settings_name
 from .results import Results
 from .unlabelled import load_inputs, load_model
@@ -31,6 +32,7 @@ _RATIO = 0.75
 
 
 def run(args: argparse.Namespace, results: Results) -> None:
+    check_plot(args.plot)
     common = settings_from(args) or {}
     for name in ("flops_ratio", "num_tokens"):
         if name in common:

@@ -41,6 +41,7 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
+from ..benchmarking.machine import device_of
 from ..configuration.config import PiToMeConfig
 from ..evaluation.columns import find_columns
 from ..evaluation.data import left_out, load_labelled, take
@@ -150,12 +151,10 @@ def load_task(
     chosen = _class_of(args, config)
     if args.task == "feature-extraction" and chosen and "add_pooling_layer" in inspect.signature(chosen).parameters:
         keyword = {**keyword, "add_pooling_layer": False}  # few checkpoints have its weights; nothing here reads it
+    device = device_of(args.device)
     with _class_known(args, config):
         model = task.auto_class.from_pretrained(args.model, revision=args.revision, dtype=args.dtype, **keyword)
-    try:
-        model.to(args.device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"--device {args.device}: {error}") from None
+    model.to(device)
     return model, *task.prepare(model, dataset, columns, args)
 
 

@@ -23,15 +23,17 @@ import tempfile
 from pathlib import Path
 
 from torch import nn
+from transformers import AutoConfig
 
 from ..analysis import pitome_summary
 from ..cards.card import hub_id
 from ..configuration.config import PiToMeConfig
 from ..evaluation.evaluation import hardware_of
 from ..hub.model_cards import auto_class_of, search_results, write_recipe_card
-from ..tuning.choice import find_budget
-from ..tuning.search import Found, search_ratios
-from ..tuning.speed import tolerance_of
+from ..hub.recipe_lookup import base_model_of
+from ..tuning.choice import check_bound, check_number_of_inputs, find_budget
+from ..tuning.search import Found, import_cma, search_ratios
+from ..tuning.speed import check_speed_up, tolerance_of
 from .arguments import settings_from
 from .pushing import check_push, check_recipe_repository, push
 from .results import Results
@@ -59,17 +61,20 @@ def run(args: argparse.Namespace, results: Results) -> None:
         raise ValueError("--ratio says how much merges, which is what is searched. Leave it out.")
     if "profile" in settings and budget:
         raise ValueError("--profile: a search compares the profiles itself. Leave it out.")
+    if bounds:
+        check_bound(**bounds)
+        check_number_of_inputs(args.max_samples or _NUM_SAMPLES_OF_A_BOUND, args.min_agreement)
+    else:
+        import_cma()
+    if args.speed_up is not None:
+        check_speed_up(args.speed_up)
     if args.output is not None:
         _check_output(Path(args.output))
     check_push(args)
     if args.push_to_hub is not None:
         check_recipe_repository(args.push_to_hub)
+        _check_base_model(args)
     model, kind, _ = load_model(args, settings)
-    if args.push_to_hub is not None and hub_id(args.model) is None:
-        raise ValueError(
-            f"--push-to-hub {args.push_to_hub}: the recipe would name {args.model}, a folder of this machine. Upload "
-            "the model first (model.push_to_hub), and name it by its Hub id."
-        )
     inputs, lengths = load_inputs(args, kind, _NUM_SAMPLES_OF_A_BOUND if bounds else _NUM_SAMPLES, model.device)
     length = None if kind == "image" else round(sum(lengths) / len(lengths))
     if bounds:
@@ -119,6 +124,17 @@ def _search(
             "machine change. Try again while nothing else runs, or with more --max-samples."
         )
     return found
+
+
+def _check_base_model(args: argparse.Namespace) -> None:
+    """Refuses a recipe for others that names a model which they do not have."""
+    config = AutoConfig.from_pretrained(args.model, revision=args.revision)
+    name = base_model_of(config, args.model) if isinstance(config, PiToMeConfig) else args.model
+    if hub_id(name) is None:
+        raise ValueError(
+            f"--push-to-hub {args.push_to_hub}: the recipe would name {name}, a folder of this machine. Upload "
+            "the model first (model.push_to_hub), and name it by its Hub id."
+        )
 
 
 def _check_output(directory: Path) -> None:

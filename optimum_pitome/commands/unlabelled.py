@@ -24,6 +24,7 @@ import transformers
 from transformers import AutoConfig, AutoModel, PreTrainedConfig
 from transformers.utils import logging
 
+from ..benchmarking.machine import device_of
 from ..configuration.checks import BUDGETS
 from ..configuration.config import PiToMeConfig
 from ..evaluation.columns import find_columns
@@ -52,13 +53,9 @@ def load_model(args: argparse.Namespace, settings: dict[str, Any]) -> tuple[torc
     if recipe is not None or entries(config):
         settings = {**_others(recipe.to_pitome_dict() if recipe is not None else config.pitome), **settings}
     chosen = {"revision": args.revision, "dtype": args.dtype}
+    device = device_of(args.device)
     model = model_class(config).from_pretrained(args.model, **chosen, pitome=settings or {}).eval()
-    kind = input_kind(model)
-    try:
-        model.to(args.device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"--device {args.device}: {error}") from None
-    return model, kind, settings
+    return model.to(device), input_kind(model), settings
 
 
 def read_config(args: argparse.Namespace) -> tuple[PreTrainedConfig, PiToMeConfig | None]:

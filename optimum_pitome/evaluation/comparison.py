@@ -35,7 +35,6 @@ from .grid import DENSE, Grid, Variant
 from .judges import Judge
 from .passes import Answers, operations, read_answers
 from .rows import RowFile, key_of
-from .significance import scipy_stats
 
 
 #: Of a score in a row.
@@ -104,7 +103,6 @@ def compare(
 
     Raises:
         ValueError: if the grid is not understood, settings do not fit the model, or data can be read only once.
-        ImportError: if SciPy is not installed.
     """
     if iter(data) is data:
         raise ValueError("data can be read once only, and every setting reads it: pass a list of batches.")
@@ -116,7 +114,6 @@ def compare_tasks(
     tasks: Sequence[ComparedTask], grid: Grid, path: str | os.PathLike | None = None, progress: bool = True
 ) -> Comparison:
     """[`compare`] over several tasks. A task whose rows are all in the file is not loaded."""
-    scipy_stats()  # not after hours
     file, variants, rows = RowFile(path), [None, *grid.variants], {}
     keys = {
         task.name: [key_of(task.identity, variant and variant.config.to_pitome_dict()) for variant in variants]

@@ -24,7 +24,7 @@ from typing import Any
 
 from ..analysis.pictures import plotted
 from ..analysis.plain import Plain
-from ..analysis.report import LINE_WIDTH, wrapped
+from ..analysis.report import whole_table, wrapped
 from .grid import DENSE, REFERENCE, Grid
 from .metrics import paired_difference, share
 from .results import GFLOPS_TITLE, metric_title, percent
@@ -135,9 +135,7 @@ class Comparison(Plain):
         )
 
     def __str__(self) -> str:
-        tables = [
-            f"{title}\n{table.to_string(line_width=LINE_WIDTH, max_colwidth=60)}" for title, table in self.tables()
-        ]
+        tables = [f"{title}\n{whole_table(table)}" for title, table in self.tables()]
         return "\n\n".join([*tables, wrapped([self.explanation], indent="")])
 
     def to_markdown(self) -> str:

@@ -23,7 +23,7 @@ from typing import Any
 
 from ..analysis.pictures import plotted
 from ..analysis.plain import Plain
-from ..analysis.report import LINE_WIDTH, wrapped
+from ..analysis.report import whole_table, wrapped
 from ..analysis.timing import Timing
 
 
@@ -113,7 +113,7 @@ class Evaluations(Plain, Sequence):
 
     def __str__(self) -> str:
         first = self[0]
-        text = self.table().to_string(line_width=LINE_WIDTH, max_colwidth=60)
+        text = whole_table(self.table())
         about = (
             f"{first.num_samples} samples; 95 % intervals in brackets, of differences those of the paired samples. "
             f"GFLOPs: {GFLOPS_TITLE}, merge step included. Times: medians of {first.timing.rounds} batches, dense and "

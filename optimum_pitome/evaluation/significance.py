@@ -16,9 +16,7 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -32,20 +30,6 @@ _BATCH = 10**7
 
 MCNEMAR = "McNemar's exact test"
 PERMUTATION = "permutation test"
-
-
-def scipy_stats() -> Any:
-    """The module `scipy.stats`.
-
-    Raises:
-        ImportError: if SciPy is not installed.
-    """
-    try:
-        return importlib.import_module("scipy.stats")
-    except ImportError:
-        raise ImportError(
-            "Comparing settings needs SciPy, which is not installed: pip install optimum_pitome[compare]"
-        ) from None
 
 
 def paired_test(
@@ -67,11 +51,11 @@ def paired_test(
 
     Raises:
         ValueError: if there are not as many of both.
-        ImportError: if SciPy is not installed.
     """
+    from scipy import stats  # takes a second
+
     if len(first) != len(second):
         raise ValueError(f"{len(first)} and {len(second)} samples cannot be paired: expected the same samples.")
-    stats = scipy_stats()
     difference = np.asarray(second, dtype=float) - np.asarray(first, dtype=float)
     difference = difference[difference != 0]
     binary = {0.0, 1.0}.issuperset(first) and {0.0, 1.0}.issuperset(second)

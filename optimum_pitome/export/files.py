@@ -35,8 +35,6 @@ logger = logging.get_logger(__name__)
 
 #: What was exported and how it compares: tells an exported folder from a checkpoint.
 MANIFEST = "pitome_export.json"
-#: Where a repository with something else has its exports, each in a folder that its format names.
-EXPORTS = "exported"
 
 
 @contextlib.contextmanager

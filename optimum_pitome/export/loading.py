@@ -25,7 +25,8 @@ from typing import Any
 import torch
 from huggingface_hub import snapshot_download
 
-from .files import EXPORTS, MANIFEST
+from ..cards.card import EXPORTS
+from .files import MANIFEST
 from .formats import WRITERS, Run
 from .requirements import FORMATS, check_request
 

@@ -48,7 +48,7 @@ def gather_tokens(tokens: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
 
 
 def take(tokens: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """`rows` `(B, n)` of the flattened `tokens` `(B, num_tokens, ...)`: `(B, n, ...)`."""
+    """Takes `rows` `(B, n)` of the flattened `tokens` `(B, num_tokens, ...)`, which gives `(B, n, ...)`."""
     return tokens.flatten(0, 1).index_select(0, rows.flatten()).view(*rows.shape, *tokens.shape[2:])
 
 
@@ -71,9 +71,13 @@ def sum_rows(
         # The older ONNX exporter loses the addition of rows; this one takes ten times as long on a CPU.
         samples = torch.arange(batch_size, device=rows.device).unsqueeze(1)
         return scatter_tokens(tokens, rows - samples * num_kept, num_kept)
-    if zero is None or zero.dtype != tokens.dtype:
-        zero = tokens.new_zeros(1)
-    zeros = zero.view(*[1] * (1 + len(shape))).expand(batch_size * num_kept, *shape)
+    if is_traced():
+        # Inductor (torch 2.13) adds to a single zero that is expanded wrongly, or not at all.
+        zeros = tokens.new_zeros((batch_size * num_kept, *shape))
+    else:
+        if zero is None or zero.dtype != tokens.dtype:
+            zero = tokens.new_zeros(1)
+        zeros = zero.view(*[1] * (1 + len(shape))).expand(batch_size * num_kept, *shape)
     return zeros.index_add(0, rows.flatten(), tokens.flatten(0, 1)).view(batch_size, num_kept, *shape)
 
 

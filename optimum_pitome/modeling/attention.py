@@ -127,15 +127,33 @@ class MergingAttention:
 
         Returns:
             The output `(B, n, heads, head_dim)` and, with `eager`, the weights `(B, heads, n, n)`.
+
+        Raises:
+            ValueError: if the module is set to nothing, or to `eager` without a function for it.
         """
-        implementation = implementation or self.config._attn_implementation
+        implementation = implementation or self._implementation()
         eager = eager or _of_modeling_file(self, _EAGER)
+        if eager is None and implementation == "eager":
+            raise ValueError(
+                f"{type(self).__name__} is to attend with 'eager', and no {_EAGER} stands beside its class. Pass one "
+                "to attend (eager=...), or another implementation ('sdpa')."
+            )
         if CALL_KEY in kwargs:
             settings[CALL_KEY] = kwargs[CALL_KEY]
         # SDPA would take a module that does not say so for causal.
         settings.setdefault("is_causal", False)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager)
         return _attend(attend, implementation, eager, self, query, key, value, attention_mask, **settings)
+
+    def _implementation(self) -> str:
+        """What the module is set to."""
+        config = getattr(self, "config", None)
+        if config is None:
+            raise ValueError(
+                f"{type(self).__name__} has no config that says which attention it is set to. Give it one, or tell "
+                "attend (implementation='sdpa')."
+            )
+        return getattr(config, "_attn_implementation", None) or "eager"
 
 
 def wrap_attention(attention_class: type[MergingAttention], dense_class: type[nn.Module]) -> None:

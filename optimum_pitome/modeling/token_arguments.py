@@ -80,8 +80,8 @@ def turn_back(keys: torch.Tensor, embeddings: tuple[torch.Tensor, torch.Tensor])
 
 
 def cut_positions(positions: torch.Tensor | None, tokens: Tokens) -> torch.Tensor:
-    """The place of each token, which its layer makes rotary embeddings of: `(B or 1, N)` to `(B, n)`. `None`, for
-    tokens in their order, becomes the places of those that are left."""
+    """Cuts the place of each token, which its layer makes rotary embeddings of, from `(B or 1, N)` to `(B, n)`.
+    `None`, for tokens in their order, becomes the places of those that are left."""
     if positions is None:
         return tokens.positions
     return gather_tokens(positions.expand(len(tokens.positions), -1), tokens.positions)

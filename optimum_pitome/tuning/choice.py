@@ -43,6 +43,16 @@ SPEED_UP = "speed-up"
 
 
 @dataclass(frozen=True)
+class Tried:
+    """A budget that was tried: the fields are those of [`Choice`]."""
+
+    flops_ratio: float
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
 class Choice:
     """A budget that was found.
 
@@ -53,6 +63,9 @@ class Choice:
         value, low, high (`float`): what was measured, with its 95 % interval; of a speed-up, the quartiles.
         num_samples (`int`): on so many inputs.
         num_settings (`int`): so many settings were tried, each on all of them.
+        next ([`Tried`], *optional*):
+            The next larger budget, which does not keep the bound. `None` of a speed-up, and where there is no larger
+            one.
     """
 
     config: PiToMeConfig
@@ -63,13 +76,20 @@ class Choice:
     high: float
     num_samples: int
     num_settings: int
+    next: Tried | None = None
 
     def __str__(self) -> str:
         ends = "quartiles" if self.name == SPEED_UP else "95 % interval"
-        return (
+        text = (
             f"{self.flops_ratio:.2f}x fewer operations: {self.name} {self.value:.4g} "
             f"({ends} {self.low:.4g} to {self.high:.4g}, {self.num_samples} inputs, "
             f"{self.num_settings} settings tried)"
+        )
+        if self.next is None:
+            return text
+        return (
+            f"{text}\n{self.next.flops_ratio:.2f}x does not keep the bound: {self.name} {self.next.value:.4g} "
+            f"({ends} {self.next.low:.4g} to {self.next.high:.4g})"
         )
 
 
@@ -109,14 +129,7 @@ def find_budget(
         ValueError: if not exactly one bound is given, the model has no classes to agree on, there are too few inputs
             for the bound, no budget keeps it, or none is as fast.
     """
-    if sum(bound is not None for bound in (min_agreement, max_loss, speed_up)) != 1:
-        raise ValueError("Give min_agreement, max_loss or speed_up, one of them.")
-    if min_agreement is not None:
-        min_agreement = check_number("min_agreement", min_agreement, 0.0, 1.0, open_end=True)
-    elif speed_up is not None:
-        speed_up = check_speed_up(speed_up)
-    else:
-        max_loss = check_number("max_loss", max_loss, 1e-9, math.inf)
+    min_agreement, max_loss, speed_up = check_bound(min_agreement, max_loss, speed_up)
     with settings_kept(model):
         training = model.training
         model.eval()
@@ -131,20 +144,47 @@ def find_budget(
     return choice
 
 
+def check_bound(
+    min_agreement: float | None = None, max_loss: float | None = None, speed_up: float | None = None
+) -> tuple[float | None, float | None, float | None]:
+    """The bounds of [`find_budget`].
+
+    Raises:
+        ValueError: if not exactly one is given, or it is out of range.
+    """
+    if sum(bound is not None for bound in (min_agreement, max_loss, speed_up)) != 1:
+        raise ValueError("Give min_agreement, max_loss or speed_up, one of them.")
+    if min_agreement is not None:
+        min_agreement = check_number("min_agreement", min_agreement, 0.0, 1.0, open_end=True)
+    elif speed_up is not None:
+        speed_up = check_speed_up(speed_up)
+    else:
+        max_loss = check_number("max_loss", max_loss, 1e-9, math.inf)
+    return min_agreement, max_loss, speed_up
+
+
+def check_number_of_inputs(number: int, min_agreement: float | None) -> None:
+    """
+    Raises:
+        ValueError: if so few inputs cannot show the agreement.
+    """
+    needed = 0 if min_agreement is None else math.ceil(Z_95**2 * min_agreement / (1 - min_agreement))
+    if number < needed:
+        raise ValueError(
+            f"{number} inputs cannot show an agreement of {min_agreement:g}, even if all of them agree: the "
+            f"lower end of the 95 % interval must reach it, which takes at least {needed} inputs."
+        )
+
+
 def _find(model, batches, min_agreement, max_loss, distance, progress) -> Choice:
     space = SearchSpace(model, 1.0)
     samples = Samples(model, batches, distance)
-    needed = 0
     if min_agreement is not None:
         samples.check_classes()
-        needed = math.ceil(Z_95**2 * min_agreement / (1 - min_agreement))
-    if len(samples) < needed:
-        raise ValueError(
-            f"{len(samples)} inputs cannot show an agreement of {min_agreement:g}, even if all of them agree: the "
-            f"lower end of the 95 % interval must reach it, which takes at least {needed} inputs."
-        )
+    check_number_of_inputs(len(samples), min_agreement)
     most = min(space.most(), _MOST)
     low, high, tried, best = 0, int((most - 1) / _STEP) + 1, 0, None
+    failed = None
     if high < 2:
         raise NotReachedError(f"Merging saves next to nothing here: at most {most:.2f} times fewer operations.")
     bar = logging.tqdm(total=high.bit_length(), disable=not progress, unit=" budgets")
@@ -160,7 +200,7 @@ def _find(model, batches, min_agreement, max_loss, distance, progress) -> Choice
         if holds:
             low, best = middle, (config, budget, name, value, *interval, count)
         else:
-            high = middle
+            high, failed = middle, Tried(budget, value, *interval)
     bar.close()
     if best is None:
         bound = f"min_agreement={min_agreement}" if max_loss is None else f"max_loss={max_loss}"
@@ -169,7 +209,7 @@ def _find(model, batches, min_agreement, max_loss, distance, progress) -> Choice
             f"interval {interval[0]:.4g} to {interval[1]:.4g}, {count} inputs). The whole interval must keep it: give "
             "more inputs, or a bound that is easier to keep."
         )
-    return Choice(*best, tried)
+    return Choice(*best, tried, failed)
 
 
 def _find_speed(model, batches, speed_up, timing, progress) -> Choice:

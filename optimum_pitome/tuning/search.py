@@ -22,6 +22,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -141,6 +142,19 @@ class Found:
         return text if self.timing is None else f"{text}\nmeasured: {self.timing}"
 
 
+def import_cma() -> ModuleType:
+    """The package of the evolution strategy.
+
+    Raises:
+        ImportError: if it is not installed.
+    """
+    try:
+        import cma
+    except ImportError:
+        raise ImportError("Searching ratios needs the package cma: pip install optimum_pitome[tune]") from None
+    return cma
+
+
 def search_ratios(
     model: nn.Module,
     batches: Iterable[Mapping[str, Any]],
@@ -229,10 +243,7 @@ class _Search:
         return self.losses(ratios)[::2].mean().item()
 
     def run(self, seed: int) -> Found:
-        try:
-            import cma
-        except ImportError:
-            raise ImportError("Searching ratios needs the package cma: pip install optimum_pitome[tune]") from None
+        cma = import_cma()
         self.count = 0
         profiles = {name: self.space.profile(removed) for name, removed in STARTS.items()}
         best = start = min(profiles.values(), key=self.seen)

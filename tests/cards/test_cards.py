@@ -27,7 +27,7 @@ from zoo import vision_language
 from zoo.vit import pixel_values, vit_config
 
 from optimum_pitome import PiToMeConfig, apply_pitome, remove_pitome
-from optimum_pitome.cards.card import write_section
+from optimum_pitome.cards.card import with_exports, write_section
 from optimum_pitome.cards.tables import is_ours, tables
 from optimum_pitome.evaluation.evaluation import evaluate
 from optimum_pitome.hub.model_cards import write_card, write_recipe_card
@@ -262,3 +262,25 @@ def test_the_cards_of_this_repository(path, tmp_path):
     shutil.copy(path, tmp_path / "README.md")
     write_section(tmp_path, {})
     assert not read(tmp_path).text.strip() and read(tmp_path).data.base_model == card.data.base_model
+
+
+def test_exports_are_listed_in_the_section(model, tmp_path):
+    path = write_card(model, tmp_path)
+    path.write_text(path.read_text() + "\nSomebody's words.\n")
+    before = path.read_text()
+    one = with_exports(before, ["onnx"], "me/model")
+    assert one != before and "[`exported/onnx`](exported/onnx)" in inside(one)
+    assert '`optimum_pitome.load_exported("me/model", format="onnx")` loads one.' in one
+    # Again, with another: the list is written anew, and everything else stays.
+    two = with_exports(one, ["onnx", "torch"], "me/model")
+    assert "[`exported/onnx`](exported/onnx), [`exported/torch`](exported/torch);" in two
+    assert two.count("load_exported") == 1 and outside(two) == outside(before)
+    # The same settings leave the section as it is; a card without one stays.
+    path.write_text(two)
+    write_card(model, tmp_path)
+    assert path.read_text() == two and with_exports("By hand.", ["onnx"], "me/model") == "By hand."
+
+
+def inside(card):
+    """What stands in the section."""
+    return card.partition("<!-- pitome:start")[2].partition("<!-- pitome:end -->")[0]

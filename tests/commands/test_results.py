@@ -20,6 +20,7 @@ import re
 import warnings
 from pathlib import Path
 
+import pandas
 import pytest
 import yaml
 from export.helpers import quick_format
@@ -28,6 +29,7 @@ from transformers.utils import logging
 
 from optimum_pitome import __version__
 from optimum_pitome.analysis.plain import as_json
+from optimum_pitome.analysis.report import whole_table
 from optimum_pitome.commands import summary
 from optimum_pitome.commands.results import Results
 from optimum_pitome.configuration.checks import NotReachedError
@@ -157,3 +159,19 @@ def test_a_hub_that_cannot_be_asked(run, optimum_cli, monkeypatch, workplace):
     line = ("evaluate", "bert", "--task", "feature-extraction", "--ratio", 0.7)
     error = optimum_cli("pitome", *line, "--dataset", "nobody/has-this-data", code=1)
     assert "nobody/has-this-data: there is no such file or folder here; and on the Hub: " in error
+
+
+def test_a_table_is_whole_in_a_file_and_fits_a_terminal(run, monkeypatch):
+    rows = [line for line in run("evaluate").splitlines() if line.startswith(("dense ", "0.7 "))]
+    assert len(rows) == 2 and min(map(len, rows)) > 100
+    # In a terminal the columns go on below.
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = run("evaluate").splitlines()
+    table = lines[: lines.index("")] if "" in lines else lines
+    assert max(map(len, table)) <= 80 and sum(line.startswith("0.7 ") for line in lines) > 1
+
+
+def test_long_words_of_a_table_are_not_cut():
+    settings = "a name of settings that is longer than sixty characters, as some are, " + "x" * 40
+    assert settings in whole_table(pandas.DataFrame({"settings": [settings]}))

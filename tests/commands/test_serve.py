@@ -16,21 +16,25 @@
 
 import argparse
 import base64
+import errno
 import importlib.util
 import io
 import re
+import socket
 import time
 from pathlib import Path
 
 import pytest
 from families.llava_helpers import build
-from transformers import AutoModelForImageTextToText, Qwen2Config, ViTConfig, ViTModel
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, Qwen2Config, ViTConfig, ViTModel
 from transformers.cli.serve import Serve
+from transformers.cli.serving import model_manager
 from zoo.llava import IMAGE_TOKEN, NUM_PATCHES, make_processor, picture
 
 from optimum_pitome import PiToMeConfig
 from optimum_pitome.commands import serve as command
 from optimum_pitome.commands.options import add_options
+from optimum_pitome.commands.serve_options import check_address
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +179,10 @@ def test_missing_packages_are_named(optimum_cli, folders, monkeypatch):
     [
         (["--ratio", 0.3], "ratio=0.3 is out of range"),
         (["--layers", 9], "layers=[9]: the model has"),
-        (["--port", "http"], "Invalid value for '--port'"),
+        (["--port", "http"], "--port http: expected a whole number from 1 to 65535"),
+        (["--port", 65536], "--port 65536: expected a whole number from 1 to 65535, or 0 for any free port"),
+        (["--port", -1], "--port -1: expected a whole number"),
+        (["--host", "256.256.256.256"], "Name an address of this machine, such as 0.0.0.0"),
         (["--speed", "high"], "unrecognized argument --speed."),
     ],
 )
@@ -183,6 +190,65 @@ def test_bad_requests_end_before_weights_are_read(optimum_cli, folders, monkeypa
     monkeypatch.setattr(command, "_PACKAGES", ())
     monkeypatch.setattr("safetensors.safe_open", lambda *args, **kwargs: pytest.fail("weights were read"))
     assert message in optimum_cli("pitome", "serve", folders / "dense", *options, code=2)
+
+
+def test_a_port_that_is_taken(optimum_cli, folders, monkeypatch):
+    monkeypatch.setattr(command, "_PACKAGES", ())
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        error = optimum_cli("pitome", "serve", folders / "dense", "--host", "127.0.0.1", "--port", port, code=2)
+    assert f"--host 127.0.0.1 --port {port}: another program listens there" in error and "Traceback" not in error
+
+
+def test_a_port_of_the_administrator(monkeypatch):
+    def refused(self, address):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(socket, "socket", type("Refusing", (socket.socket,), {"bind": refused}))
+    with pytest.raises(ValueError, match="--host localhost --port 80: this user may not take that port"):
+        check_address("localhost", "80")
+
+
+def test_the_revision_reaches_weights_and_processor(optimum_cli, folders, monkeypatch):
+    """The configuration and the processor take it by itself, `transformers serve` as a part of the name."""
+    monkeypatch.setattr(command, "_PACKAGES", ())
+    seen = []
+
+    def local(auto_class):
+        load = auto_class.from_pretrained
+
+        def from_pretrained(name, *args, revision=None, **kwargs):
+            if name == "me/llava":  # else a part of what was asked for
+                seen.append((auto_class.__name__, name, revision))
+            return load(folders / "dense", *args, **kwargs)
+
+        return from_pretrained
+
+    for auto_class in (AutoConfig, AutoProcessor):
+        monkeypatch.setattr(auto_class, "from_pretrained", local(auto_class))
+    monkeypatch.setattr(command.typer, "Typer", lambda **kwargs: Server(seen))
+    optimum_cli("pitome", "serve", "me/llava", "--revision", "v1", "--ratio", 0.8, "--port", 0)
+    assert seen == [
+        ("AutoConfig", "me/llava", "v1"),
+        ("AutoProcessor", "me/llava", "v1"),
+        ("transformers serve", "me/llava@v1", None),
+        ("weights", "me/llava@v1", None),
+    ]
+
+
+class Server:
+    """In the place of the application that starts `transformers serve`: says what it is asked to load, and from where
+    its manager takes the weights."""
+
+    def __init__(self, seen):
+        self.seen = seen
+
+    def command(self):
+        return lambda serve: None
+
+    def __call__(self, args, prog_name):
+        self.seen.append(("transformers serve", args[0], None))
+        self.seen.append(("weights", model_manager.ModelManager.args[0], None))
 
 
 def test_models_that_cannot_merge_are_refused(optimum_cli, tmp_path, monkeypatch):

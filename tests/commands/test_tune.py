@@ -55,6 +55,7 @@ def test_a_bound(tune):
     text = tune(*TEXTS, "--min-agreement", 0.3)
     assert "x fewer operations: agreement" in text and "12 inputs" in text
     assert json.loads(text[text.index("{") :])["flops_ratio"] > 1
+    assert json.loads(tune(*TEXTS, "--min-agreement", 0.3, "--json"))["next"] is None  # 1.05 is all that it can save
     assert "12 inputs cannot show an agreement of 0.99" in tune(*TEXTS, "--min-agreement", 0.99, code=2)
     assert "No budget keeps max_loss=1e-08" in tune(*TEXTS, "--max-loss", 1e-8, code=1)
     assert "loss" in tune(*TEXTS, "--max-loss", 5.0)

@@ -15,7 +15,9 @@
 import math
 import types
 
+import numpy as np
 import pytest
+import scipy.stats
 
 from optimum_pitome.evaluation.judges import RetrievalJudge
 from optimum_pitome.evaluation.metrics import normalize_answer, paired_difference, share, vqa_score, wilson_interval
@@ -43,6 +45,23 @@ def test_an_impossible_proportion_is_refused(successes, total):
 def test_share():
     found = share("accuracy", [1.0, 0.0, 1.0, 1.0])
     assert found["accuracy"] == 0.75 and (found["accuracy_low"], found["accuracy_high"]) == wilson_interval(3, 4)
+    # A single sample does not say how scores vary.
+    assert tuple(share("kept", [0.5]).values()) == (0.5, *wilson_interval(0.5, 1))
+
+
+def test_scores_between_right_and_wrong_have_students_interval():
+    """Neighbours kept out of ten: 95 % intervals hold the truth in about 95 of 100 draws, and are those of SciPy."""
+    generator, truth, draws = np.random.default_rng(0), 0.9, 1000
+    held = 0
+    for _ in range(draws):
+        scores = generator.binomial(10, truth, 100) / 10
+        found = share("kept", scores.tolist())
+        low, high = scipy.stats.ttest_1samp(scores, truth).confidence_interval(0.95)
+        assert (found["kept_low"], found["kept_high"]) == pytest.approx((low, min(1.0, high)))
+        held += low <= truth <= high
+    assert 0.93 < held / draws < 0.97
+    ends = share("kept", [1.0] * 9 + [0.5])
+    assert ends["kept_high"] == 1.0 and ends["kept_low"] == pytest.approx(0.95 - 0.11311, abs=1e-5)
 
 
 def test_paired_difference_against_agresti_and_min():

@@ -58,6 +58,10 @@ def test_an_export_beside_a_recipe_leaves_the_recipe(found, hub):
     files = hub.files("me/tuned")
     assert json.loads(files["config.json"])["model_type"] == "pitome"
     assert {"exported/torch/model.pt2", "exported/torch/pitome_export.json"} <= files.keys()
+    card = ModelCard(files["README.md"].decode())
+    assert "lie in [`exported/torch`](exported/torch); the card in each folder says how it merges" in card.text
+    assert '`optimum_pitome.load_exported("me/tuned", format="torch")` loads one' in card.text
+    assert card.text.count("pitome:exports -->") == 1 and "| Mean loss against the dense model |" in card.text
 
 
 @pytest.mark.parametrize(

@@ -90,3 +90,12 @@ def test_the_order_of_comparison_ends_with_its_block():
     energy = torch.rand(2, 9)
     traced = export(Rank(), energy, torch.ones(2, 9, dtype=torch.bool))
     assert any("topk" in str(node.target) for node in traced.graph.nodes)
+
+
+def test_an_exported_program_can_be_compiled():
+    """Inductor computes an addition to one expanded zero wrongly: none may be left in what was exported."""
+    generator = torch.Generator().manual_seed(0)
+    features, valid = torch.randn(2, 12, 8, generator=generator), torch.ones(2, 12, dtype=torch.bool)
+    merge = Merge("pitome")
+    program = torch.export.export(merge, (features, valid)).module()
+    torch.testing.assert_close(torch.compile(program)(features, valid), merge(features, valid))

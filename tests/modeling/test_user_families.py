@@ -20,6 +20,7 @@ import sys
 import pytest
 import torch
 from modeling.test_other_architectures import UserAttention, UserEncoder, UserLayer, clean_registry, merging_user_layer
+from torch import nn
 from transformers import ViTConfig, ViTModel
 
 import optimum_pitome
@@ -241,3 +242,16 @@ def test_what_is_built_in_stays():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "ViTModel is already registered. It is built in" in done.stderr
+
+
+def test_attention_that_is_set_to_nothing_is_told_what_to_say():
+    class Attention(MergingAttention, nn.Module):
+        pass
+
+    attention, heads = Attention(), torch.randn(3, 1, 2, 5, 4)
+    with pytest.raises(ValueError, match=r"Attention has no config.*tell attend \(implementation='sdpa'\)"):
+        attention.attend(*heads, None, {})
+    for attention.config in (ViTConfig(attn_implementation="eager"), ViTConfig()):
+        with pytest.raises(ValueError, match=r"no eager_attention_forward stands beside its class.*\(eager=...\), or"):
+            attention.attend(*heads, None, {})
+    assert attention.attend(*heads, None, {}, "sdpa")[0].shape == (1, 5, 2, 4)

@@ -41,6 +41,16 @@ def test_the_largest_budget_that_keeps_the_loss():
     assert choice.config.flops_ratio == choice.flops_ratio and choice.num_samples == 16
     assert choice.low <= choice.value <= choice.high <= 0.2
     assert f"{choice.flops_ratio:.2f}x fewer operations: loss 0.1" in str(choice)
+    # The next budget, and how far it is from the bound.
+    assert choice.next.flops_ratio == pytest.approx(choice.flops_ratio + 0.05)
+    assert choice.next.value == pytest.approx(removed(apply_next(model, choice.flops_ratio)), abs=1e-5)
+    assert choice.next.low <= choice.next.value <= choice.next.high and choice.next.high > 0.2
+    assert f"\n{choice.next.flops_ratio:.2f}x does not keep the bound: loss {choice.next.value:.4g}" in str(choice)
+
+
+def test_no_budget_is_beyond_the_largest():
+    choice = find_budget(lively(tiny_vit()), [{"pixel_values": Pictures(8).pixels}], max_loss=1e6, progress=False)
+    assert choice.next is None and "\n" not in str(choice)
 
 
 def apply_next(model, budget):
