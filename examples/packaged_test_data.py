@@ -31,12 +31,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="+", choices=BUILT_IN_DATA, help="stamps come with their captions")
     parser.add_argument("--max-test", type=int, help="at most so many samples (default: all)")
+    parser.add_argument("--halves", action="store_true", help="two parts: one to choose on, one to report on")
     parser.add_argument("--output-dir", type=Path, default=Path("outputs"))
     arguments = parser.parse_args()
     for name in arguments.names:
-        dataset, path = load("captioned_stamps" if name == "stamps" else name)[0], arguments.output_dir / name
-        take(dataset, arguments.max_test).save_to_disk(path)
-        print(path)
+        dataset = take(load("captioned_stamps" if name == "stamps" else name)[0], arguments.max_test)
+        parts = {name: dataset}
+        if arguments.halves:
+            parts = {f"{name}_{part}": dataset.select(range(part - 1, len(dataset), 2)) for part in (1, 2)}
+        for title, part in parts.items():
+            part.save_to_disk(arguments.output_dir / title)
+            print(arguments.output_dir / title)
 
 
 if __name__ == "__main__":

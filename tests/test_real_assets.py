@@ -215,3 +215,6 @@ def test_test_parts_for_the_command(monkeypatch, tmp_path):
     assert len(stamps) == len(snippets) == 7
     assert find_columns(stamps, "caption") == ["image", "caption"]
     assert find_columns(snippets, "text") == ["text", "label"]
+    run_here(monkeypatch, packaged_test_data, "stamps", "--max-test", "7", "--halves", "--output-dir", tmp_path)
+    halves = [list(load_from_disk(tmp_path / f"stamps_{part}")["caption"]) for part in (1, 2)]
+    assert halves == [list(stamps["caption"])[0::2], list(stamps["caption"])[1::2]]

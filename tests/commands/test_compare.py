@@ -172,7 +172,7 @@ def test_the_example_grids_are_understood(path, monkeypatch):
     grid = Grid.read(path)
     assert len(grid.variants) > 5
     for entry in grid.tasks:
-        assert command._task(entry, arguments, path.name).task == "feature-extraction"
+        assert command._task(entry, arguments, path.name).task == entry["task"]
 
 
 def test_the_grid_of_the_documentation_is_understood(tmp_path):
