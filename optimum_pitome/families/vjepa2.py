@@ -14,9 +14,9 @@
 
 """V-JEPA 2: rotary embeddings that every layer computes from the places of its tokens in time and space.
 
-Keys are compared as they are before those (docs/rotary.md). Nothing turns them back: V-JEPA 2 gives the two features of
-a pair angles of different frequencies, so what it does to them is no rotation. A merged token keeps the place of the one
-that survived.
+Keys are compared as they are before those (docs/rotary.md). Nothing could turn them back: V-JEPA 2 gives the two
+features of a pair angles of different frequencies, so what it does to them is no rotation. A merged token keeps the
+place of the one that survived.
 """
 
 from __future__ import annotations
