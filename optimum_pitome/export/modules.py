@@ -153,7 +153,7 @@ def _check_traceable(model: nn.Module) -> None:
         if architecture is not None and architecture.untraceable is not None:
             raise ValueError(
                 f"{type(model).__name__} cannot be exported, dense or merging: of {type(module).__name__}, "
-                f"{architecture.untraceable}. torch.compile runs it, in several graphs."
+                f"{architecture.untraceable}. Use torch.compile, which runs it in several graphs."
             )
 
 

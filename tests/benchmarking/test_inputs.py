@@ -23,9 +23,10 @@ from optimum_pitome.benchmarking import inputs
 from optimum_pitome.benchmarking.inputs import example_inputs
 
 
-#: Their tiny configurations say other sizes than those of the pictures that the tests give them.
-_SIZES = ("DepthProForDepthEstimation", "DPTForDepthEstimation")
-CASES = {case.id: case for case in (*one_per_encoder(), *all_cases()) if case.id not in _SIZES}
+#: Tiny configurations of two say other sizes than those of the pictures that the tests give them, and the third is
+#: refused before transformers 5.23.
+_LEFT_OUT = ("DepthProForDepthEstimation", "DPTForDepthEstimation", "VideoLlavaForConditionalGeneration")
+CASES = {case.id: case for case in (*one_per_encoder(), *all_cases()) if case.id not in _LEFT_OUT}
 #: One of each configuration, and further heads that take other inputs.
 NAMES = [case.id for case in one_per_encoder() if case.id in CASES]
 NAMES += ["ViTForImageClassification", "BertForSequenceClassification", "BlipForConditionalGeneration"]
