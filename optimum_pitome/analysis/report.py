@@ -159,7 +159,7 @@ class PiToMeSummary(Plain):
         encoders (`tuple[EncoderSummary, ...]`): every rewritten encoder. `gflops_dense`, `gflops_merged` and
             `flops_ratio` are of them, and of layers that run.
         count (`str`): `"exact"` or `"paper"`.
-        reader ([`ReaderSummary`], *optional*): the language model that reads the merged tokens, in a LLaVA.
+        reader ([`ReaderSummary`], *optional*): who reads merged tokens, where its prompt gets shorter.
     """
 
     encoders: tuple[EncoderSummary, ...]

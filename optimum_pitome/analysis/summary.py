@@ -133,7 +133,7 @@ def _summarize_reader(
         if summary is None:
             continue
         rewrite = reader.encoder.pitome
-        left = summary.tokens[0 if rewrite.unmerge else max(rewrite.architecture.reads)]
+        left = summary.tokens[0 if rewrite.unmerge else max(rewrite.architecture.reads, default=-1)]
         images = [tokens - reader.num_dropped for tokens in (summary.tokens[0], left)]
         projector = linear_weights(reader.projector)
         gflops = [

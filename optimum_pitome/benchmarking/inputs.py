@@ -17,6 +17,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ from torch import nn
 
 from ..apply import pitome_disabled
 from ..export.samples import Samples
-from ..modeling.registry import encoder_configs
+from ..modeling.registry import encoder_configs, find_architecture
 
 
 #: Tokens of text beside an image, unless a sequence length was said.
@@ -50,12 +51,16 @@ def example_inputs(model: nn.Module, batch_size: int, sequence_length: int | Non
     for name in ("pixel_values", "pixel_values_videos", "input_values", "input_features"):
         if name in names and not found and (value := _signal(name, model, batch_size)) is not None:
             found[name] = value.to(model.dtype)
-    text = getattr(config, "text_config", None) or config
+    found |= _squares_of_patches(names, model, batch_size)
+    whole = getattr(config, "vlm_config", config)
+    text = getattr(whole, "text_config", None) or whole
+    text = text if hasattr(text, "vocab_size") else getattr(text, "encoder", text)
+    hears = "input_values" in found or "input_features" in found
     if getattr(config, "is_encoder_decoder", False) or hasattr(config, "decoder"):
         decoder = getattr(config, "decoder", config)
         start = getattr(config, "decoder_start_token_id", None) or getattr(decoder, "bos_token_id", None) or 1
         found["decoder_input_ids"] = torch.full((batch_size, 1), start)
-    if "input_ids" in names and hasattr(text, "vocab_size") and (not found or "pixel_values" in found):
+    if "input_ids" in names and hasattr(text, "vocab_size") and not hears:
         found |= _text(model, text, batch_size, sequence_length, found)
     elif sequence_length is not None:
         raise ValueError("--sequence-length is for texts: an image's tokens follow from its size (--image-size).")
@@ -94,18 +99,36 @@ def _signal(name: str, model: nn.Module, batch_size: int) -> torch.Tensor | None
     return None
 
 
+def _squares_of_patches(names: Any, model: nn.Module, batch_size: int) -> dict[str, torch.Tensor]:
+    """Pictures that are cut into patches before the model, as many as its encoder counts with."""
+    if "grid_thw" not in names and "spatial_shapes" not in names:
+        return {}
+    encoder, architecture = next(
+        (module, entry) for module in model.modules() if (entry := find_architecture(module)) is not None
+    )
+    config = architecture.config_of(encoder)
+    side = math.isqrt(architecture.num_tokens(config))
+    width = getattr(config, "in_channels", 3) * getattr(config, "temporal_patch_size", 1) * config.patch_size**2
+    if "grid_thw" in names:
+        patches = torch.randn(batch_size * side**2, width).to(model.dtype)
+        return {"hidden_states": patches, "grid_thw": torch.tensor([[1, side, side]] * batch_size)}
+    return {
+        "pixel_values": torch.randn(batch_size, side**2, width).to(model.dtype),
+        "pixel_attention_mask": torch.ones(batch_size, side**2, dtype=torch.long),
+        "spatial_shapes": torch.tensor([[side, side]] * batch_size),
+    }
+
+
 def _text(
     model: nn.Module, text: Any, batch_size: int, length: int | None, others: dict[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
-    placeholder = _placeholder(model.config)
-    longest = getattr(text, "max_position_embeddings", None)
+    placeholder = _placeholder(getattr(model.config, "vlm_config", model.config))
+    longest = _longest(model, text)
     if placeholder is None:
         length = length or longest
         if length is None:
             raise ValueError(f"{type(model).__name__} does not say how long its texts are: use --sequence-length.")
-        # Positions of RoBERTa and its relatives start after the padding token's.
-        after_padding = getattr(text, "pad_token_id", None) == 1 and "oberta" in text.model_type
-        length = min(length, longest - 2) if after_padding and longest else length
+        length = min(length, longest or length)
     else:
         length = length or min(TEXT_TOKENS, (longest or TEXT_TOKENS) // 2)
     ids = torch.randint(5, text.vocab_size, (batch_size, length))
@@ -119,6 +142,18 @@ def _text(
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
+def _longest(model: nn.Module, text: Any) -> int | None:
+    """Tokens of the longest text: of an encoder that can merge, those that it counts with (RoBERTa's positions, say,
+    start after the padding token's)."""
+    found = ((module, find_architecture(module)) for module in model.modules())
+    known = [
+        entry.num_tokens(entry.config_of(module))
+        for module, entry in found
+        if entry is not None and entry.part == "text" and entry.num_tokens is not None
+    ]
+    return min(known, default=getattr(text, "max_position_embeddings", None))
+
+
 def _placeholder(config: Any) -> int | None:
     """The id of the token that stands for a feature of the image, in models that read images inside a prompt."""
     names = ("image_token_id", "image_token_index")
@@ -128,11 +163,19 @@ def _placeholder(config: Any) -> int | None:
 @torch.no_grad()
 def _image_tokens(model: nn.Module, inputs: dict[str, torch.Tensor]) -> int:
     """How many features the dense model makes of one image."""
-    if "pixel_values" not in inputs or not hasattr(model, "get_image_features"):
-        raise ValueError(f"{type(model).__name__} makes its image features in a way that is not known here.")
+    unknown = f"{type(model).__name__} makes its image features in a way that is not known here."
+    inner = next((module for module in model.modules() if hasattr(module, "get_image_features")), None)
+    if "pixel_values" not in inputs or inner is None:
+        raise ValueError(unknown)
     first, device = inputs["pixel_values"][:1], next(model.parameters()).device
-    with pitome_disabled(model):
-        features = model.get_image_features(pixel_values=first.to(device))
+    needed = inspect.signature(inner.get_image_features).parameters.values()
+    if sum(one.default is one.empty and one.kind is one.POSITIONAL_OR_KEYWORD for one in needed) > 1:
+        raise ValueError(unknown)  # tiles of several sizes
+    try:
+        with pitome_disabled(model):
+            features = inner.get_image_features(pixel_values=first.to(device))
+    except ValueError as error:  # lists of pictures
+        raise ValueError(unknown) from error
     features = getattr(features, "pooler_output", features)
     features = torch.cat(list(features)) if isinstance(features, (tuple, list)) else features
     return features.numel() // features.shape[-1]

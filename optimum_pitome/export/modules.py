@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..modeling.registry import find_architecture
 from ..modeling.sentences import is_sentence_transformer, transformers_model
 
 
@@ -142,17 +143,33 @@ def check_class(model_class: type[nn.Module], part: str | None) -> None:
         )
 
 
+def _check_traceable(model: nn.Module) -> None:
+    """
+    Raises:
+        ValueError: if an encoder in `model` is known to be one that cannot be traced.
+    """
+    for module in model.modules():
+        architecture = find_architecture(module)
+        if architecture is not None and architecture.untraceable is not None:
+            raise ValueError(
+                f"{type(model).__name__} cannot be exported, dense or merging: of {type(module).__name__}, "
+                f"{architecture.untraceable}. Use torch.compile, which runs it in several graphs."
+            )
+
+
 def exported_module(model: nn.Module, part: str | None, pad_token_id: int | None = None) -> ExportedModule:
     """What a file of `model` computes.
 
     Raises:
-        ValueError: see [`check_class`]; and for models that take more than pictures or texts.
+        ValueError: see [`check_class`]; for models that take more than pictures or texts; and for those that
+            cannot be traced.
     """
     if is_sentence_transformer(model):
         if part is not None:
             raise ValueError(f"part={part!r}: a model of sentence-transformers is exported whole. Leave it out.")
         kind, call, config = "text", _sentence, transformers_model(model).config
     else:
+        _check_traceable(model)
         check_class(type(model), part)
         config, call = model.config, _whole
         if part is None:

@@ -48,6 +48,7 @@ _SETTINGS = {
     "num_prefix_tokens": lambda config: 1 + config.num_register_tokens,
     "num_tokens": lambda config: 1 + config.num_register_tokens + num_patches(config),
     "forward": run_with_state,
+    "untraceable": "which of its masks its last layers apply is read from numbers among its weights",
     "read_whole": ("EomtForUniversalSegmentation", "EomtDinov3ForUniversalSegmentation"),
 }
 

@@ -133,6 +133,7 @@ for encoder_class, layer_class, attention_class, models, settings in (
         attention_class=attention_class,
         token_arguments={"position_embeddings": cut_rotary, "cu_seqlens": None},
         num_prefix_tokens=0,
+        untraceable="how its images lie in the sequence is read from numbers in its inputs, and decides shapes",
         num_tokens=lambda config: (_SIDE // config.patch_size) ** 2,
         any_length=True,
         read_whole=(encoder_class.__name__, f"{models}Model", f"{models}ForConditionalGeneration"),

@@ -42,7 +42,7 @@ _FOLDERS = {
     "idefics": "idefics2 idefics3 smolvlm",
     "internvl": "internvl",
     "qwen_vision": "qwen2_vl qwen2_5_vl qwen3_vl qwen3_vl_moe qwen3_5",
-    "llava": "llava vipllava llava_next llava_next_video llava_onevision",
+    "llava": "llava vipllava paligemma colpali deepseek_vl llava_next llava_next_video llava_onevision",
     "blip": "blip",
     "blip2": "blip_2 instructblip",
     "bert": "bert electra ernie",

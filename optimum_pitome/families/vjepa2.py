@@ -14,7 +14,9 @@
 
 """V-JEPA 2: rotary embeddings that every layer computes from the places of its tokens in time and space.
 
-Keys are compared as attention sees them, after the rotation. A merged token keeps the place of the one that survived.
+Keys are compared as they are before those (docs/rotary.md). Nothing could turn them back: V-JEPA 2 gives the two
+features of a pair angles of different frequencies, so what it does to them is no rotation. A merged token keeps the
+place of the one that survived.
 """
 
 from __future__ import annotations
@@ -37,12 +39,13 @@ class VJEPA2RopeAttention(MergingAttention, modeling_vjepa2.VJEPA2RopeAttention)
             for projection in (self.query, self.key, self.value)
         )
         places = self.get_position_ids(hidden_states, masks=position_mask)
+        compared = key
         query, key = (self.apply_rotary_embeddings(rotated, places) for rotated in (query, key))
         dropout = self.dropout_prob if self.training else 0.0
         # V-JEPA's own attention function for eager leaves masks unread, and log sizes come as one.
         eager = eager_attention_forward
         output, weights = self.attend(
-            query, key, value, None, kwargs, None, eager, scaling=self.scaling, dropout=dropout
+            query, key, value, None, kwargs, None, eager, compared, scaling=self.scaling, dropout=dropout
         )
         return self.proj(output.flatten(2)), weights
 

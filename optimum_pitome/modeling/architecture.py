@@ -97,6 +97,9 @@ class Architecture:
             Those of `budget_defaults` that differ where the model around the encoder labels every token of it.
         official (`Callable[[int, int], Mapping[str, Any]]`, *optional*):
             What the released code does in layer `i` of `L`: fields of [`~merging.MergeSpec`], and `merges` (`bool`).
+        untraceable (`str`, *optional*):
+            Why `torch.export` and compilation in one graph cannot follow the encoder, dense or merging: the end of a
+            sentence.
         marks_outputs (`bool`): Whether the hidden states that leave it say how to shorten them (`marks.py`).
     """
 
@@ -129,6 +132,7 @@ class Architecture:
     budget_defaults: Mapping[str, Any] = field(default_factory=dict)
     per_token_defaults: Mapping[str, Any] = field(default_factory=dict)
     official: Callable[[int, int], Mapping[str, Any]] | None = None
+    untraceable: str | None = None
     marks_outputs: bool = False
 
     @property

@@ -114,7 +114,9 @@ class MergingAttention:
     #: Whether `forward` takes the place of the original where nothing merges, too.
     replaces_dense: bool = False
 
-    def attend(self, query, key, value, attention_mask, kwargs, implementation=None, eager=None, **settings):
+    def attend(
+        self, query, key, value, attention_mask, kwargs, implementation=None, eager=None, compared=None, **settings
+    ):
         """Attention as the module is set to.
 
         Args:
@@ -123,6 +125,9 @@ class MergingAttention:
             kwargs (`dict`): the keyword arguments of `forward`; the layer's record is among them.
             implementation (`str`, *optional*): instead of what the module is set to.
             eager (`Callable`, *optional*): the function for `eager`; by default that of the class's own file.
+            compared (`torch.Tensor` of shape `(B, heads, n, head_dim)`, *optional*):
+                What tokens are compared by with `metric="keys"`, where a rotation that cannot be turned back made
+                `key` of it. By default `key`.
             settings: scaling, dropout, as the attention interface takes them.
 
         Returns:
@@ -143,7 +148,10 @@ class MergingAttention:
         # SDPA would take a module that does not say so for causal.
         settings.setdefault("is_causal", False)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager)
-        return _attend(attend, implementation, eager, self, query, key, value, attention_mask, **settings)
+        attended = _attend(attend, implementation, eager, self, query, key, value, attention_mask, **settings)
+        if compared is not None and CALL_KEY in kwargs:
+            kwargs[CALL_KEY].keys = compared
+        return attended
 
     def _implementation(self) -> str:
         """What the module is set to."""

@@ -19,7 +19,7 @@ import os
 
 import pytest
 import torch
-from export.helpers import merged, quick_format
+from export.helpers import CASES, merged, quick_format
 from zoo.vit import pixel_values
 
 from optimum_pitome import export_pitome, load_exported
@@ -95,6 +95,16 @@ def test_a_runtime_that_is_not_installed(monkeypatch, format, quantize, package,
 def test_models_without_a_single_forward(tmp_path, name, message):
     with pytest.raises(ValueError, match=message):
         export_pitome(merged(name), tmp_path / "out", "torch")
+    assert list(tmp_path.iterdir()) == []
+
+
+UNTRACEABLE = [name for name in CASES if name.startswith(("Qwen", "Eomt"))]
+
+
+@pytest.mark.parametrize("name", UNTRACEABLE)
+def test_models_that_cannot_be_traced(tmp_path, name):
+    with pytest.raises(ValueError, match=f"{name} cannot be exported, dense or merging.*Use torch.compile"):
+        export_pitome(CASES[name].build(), tmp_path / "out", "torch")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -41,9 +41,10 @@ def first_cases():
             model = case.build()
         for encoder in rewritten_encoders(apply_pitome(model, 0.8)):
             architecture = encoder.pitome.architecture
-            # After what is read no layer runs, and a layer that attends by itself is not seen as a whole.
+            # After what is read no layer runs, a short prompt is another model's input, and a layer that attends by
+            # itself is not seen as a whole.
             attends_by_itself = not architecture.attention_interface and architecture.attention_class is None
-            if not architecture.reads and not attends_by_itself:
+            if not architecture.reads and not case.shortens and not attends_by_itself:
                 found.setdefault(type(encoder), case)
     return list(found.values())
 

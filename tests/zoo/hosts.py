@@ -27,6 +27,7 @@ from transformers import (
     DeepseekVLConfig,
     DPRConfig,
     EncoderDecoderConfig,
+    Gemma2Config,
     Gemma3Config,
     Gemma3TextConfig,
     GemmaConfig,
@@ -78,6 +79,14 @@ def with_image(num_placeholders: int):
     return make
 
 
+def with_prefix(batch_size: int) -> dict[str, torch.Tensor]:
+    """Inputs of PaliGemma: all tokens of the prefix see one another, and the last two are what it is to write."""
+    inputs = with_image(NUM_PATCHES)(batch_size)
+    types = torch.zeros_like(inputs["input_ids"])
+    types[:, -2:] = 1
+    return {**inputs, "token_type_ids": types}
+
+
 def with_images(num_placeholders: int):
     """The same, in a list of one image for each sample."""
 
@@ -113,13 +122,19 @@ def with_image_and_decoder_ids(batch_size: int) -> dict[str, torch.Tensor]:
     return {**inputs, "decoder_input_ids": inputs["input_ids"][:, -3:]}
 
 
-def paligemma_config():
+def paligemma_config(text_config=GemmaConfig):
     return PaliGemmaConfig(
         vision_config=siglip().to_dict(),
-        text_config=GemmaConfig(**_LANGUAGE).to_dict(),
+        text_config=text_config(**_LANGUAGE).to_dict(),
         image_token_index=IMAGE_TOKEN,
         projection_dim=32,
     )
+
+
+def paligemma2_config():
+    """Half of the layers of Gemma 2 attend in a window, of the 16 nearest here."""
+    settings = {"sliding_window": 16, "query_pre_attn_scalar": 16, "final_logit_softcapping": None}
+    return paligemma_config(lambda **sizes: Gemma2Config(**sizes, **settings))
 
 
 def colpali_config():
@@ -211,7 +226,7 @@ def _grid(model_class):
 
 
 _CONFIGS = {
-    "PaliGemmaForConditionalGeneration": (paligemma_config, with_image(NUM_PATCHES)),
+    "PaliGemmaForConditionalGeneration": (paligemma_config, with_prefix),
     "ColPaliForRetrieval": (colpali_config, with_image(NUM_PATCHES)),
     "Gemma3ForConditionalGeneration": (gemma3_config, with_image(16)),
     "Gemma3ForSequenceClassification": (gemma3_config, with_image(16)),
@@ -243,14 +258,22 @@ _FLAT = {
 }
 
 
-def _case(name: str, config, inputs) -> Case:
+#: Those whose prompt gets shorter.
+_SHORT = ("PaliGemmaForConditionalGeneration", "ColPaliForRetrieval", "DeepseekVLForConditionalGeneration")
+
+
+def _case(name: str, config, inputs, **settings) -> Case:
     return Case(
         getattr(transformers, name),
         config,
         inputs,
         flat=next((outputs for start, outputs in _FLAT.items() if name.startswith(start)), ()),
-        reads_every_token=name not in ("DPRQuestionEncoder", "DPRContextEncoder"),
+        reads_every_token=name not in ("DPRQuestionEncoder", "DPRContextEncoder", *_SHORT),
+        shortens=name in _SHORT,
+        **settings,
     )
 
 
 CASES = [_case(name, config, inputs) for name, (config, inputs) in _CONFIGS.items()]
+_SECOND = {"variant": "2", "encoder_config": "vision_config"}  # Gemma 2 has no SDPA
+CASES.append(_case("PaliGemmaForConditionalGeneration", paligemma2_config, with_prefix, **_SECOND))

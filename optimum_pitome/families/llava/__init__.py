@@ -14,6 +14,8 @@
 
 """LLaVA and its relatives: tokens merged in the vision tower disappear from the prompt of the language model, too.
 
+PaliGemma (alone, and in ColPali) and DeepSeek-VL read every token of their tower's output, and pool no grid of them.
+
 `prompt.py` shortens the inputs of a forward, `generation.py` those of `generate`, `counts.py` says by how much.
 """
 
@@ -24,8 +26,6 @@ import inspect
 from dataclasses import replace
 
 from torch import nn
-from transformers.models.llava import modeling_llava
-from transformers.models.vipllava import modeling_vipllava
 
 from ...configuration.config import PiToMeConfig
 from ...modeling.architecture import Architecture
@@ -35,10 +35,14 @@ from ...modeling.signatures import by_name
 from ...modeling.wrap import wrap
 from .counts import (
     FEATURE_LAYER_NAMES,
+    PROJECTOR_NAMES,
+    TOWER_NAMES,
     active_tower,
+    base_of,
     drops_class_token,
     feature_layers,
     num_image_tokens,
+    part_of,
     tower_inside_llava,
 )
 from .generation import generate_with_short_prompt
@@ -61,8 +65,19 @@ def shorten_forward(model: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple,
     arguments = by_name(type(model).forward, args, kwargs)
     if arguments.get("pixel_values") is None and not arguments.get("mm_encoder_outputs"):
         return None  # text only, or a step of decoding
-    shortened = shorten_inputs(getattr(model, "model", model), arguments)
+    shortened = shorten_inputs(base_of(model), arguments)
     return None if shortened is None else ((), shortened)
+
+
+def with_short_prompt(forward):
+    """Wraps the `forward` of a model that needs its inputs as short as its language model reads them, also where
+    `forward` is called by itself, past the hooks."""
+
+    def forward_short(self, *args, **kwargs):
+        args, kwargs = shorten_forward(self, args, kwargs) or (args, kwargs)
+        return forward(self, *args, **kwargs)
+
+    return forward_short
 
 
 def install(model: nn.Module) -> None:
@@ -76,9 +91,9 @@ def uninstall(model: nn.Module) -> None:
 
 def find_reader(model: nn.Module) -> Reader | None:
     """The language model of a LLaVA whose tower is rewritten."""
-    for encoder in rewritten_encoders(model.vision_tower):
+    for encoder in rewritten_encoders(part_of(model, TOWER_NAMES)):
         dropped = drops_class_token(model.config)
-        return Reader(encoder, model.multi_modal_projector, model.language_model, int(dropped))
+        return Reader(encoder, part_of(model, PROJECTOR_NAMES), model.language_model, int(dropped))
     return None
 
 
@@ -86,21 +101,30 @@ def _nothing(model: nn.Module) -> None:
     pass
 
 
-def _register(module, base_name: str, head_name: str) -> None:
-    base, head = getattr(module, base_name), getattr(module, head_name)
-    wrap(head, "generate", generate_with_short_prompt)
-    register_host(Host(base, install, uninstall, adapt_tower, "vision_tower", find_reader))
-    register_host(Host(head, install, uninstall))
+def _class(folder: str, name: str) -> type[nn.Module]:
+    return getattr(importlib.import_module(f"transformers.models.{folder}.modeling_{folder}"), name)
 
 
-_register(modeling_llava, "LlavaModel", "LlavaForConditionalGeneration")
-_register(modeling_vipllava, "VipLlavaModel", "VipLlavaForConditionalGeneration")
+for _folder, _name, _tower in (
+    ("llava", "Llava", "vision_tower"),
+    ("vipllava", "VipLlava", "vision_tower"),
+    ("paligemma", "PaliGemma", "vision_tower"),
+    ("deepseek_vl", "DeepseekVL", "vision_model"),
+):
+    _head = _class(_folder, f"{_name}ForConditionalGeneration")
+    wrap(_head, "generate", generate_with_short_prompt)
+    register_host(Host(_class(_folder, f"{_name}Model"), install, uninstall, adapt_tower, _tower, find_reader))
+    register_host(Host(_head, install, uninstall))
 
-for _family, _name in (
+# It has no generate, and one embedding for each token, which the mask that it got must fit: a page takes fewer.
+_retriever = _class("colpali", "ColPaliForRetrieval")
+wrap(_retriever, "forward", with_short_prompt)
+register_host(Host(_retriever, _nothing, _nothing))
+
+for _folder, _name in (
     ("llava_next", "LlavaNextModel"),
     ("llava_next_video", "LlavaNextVideoModel"),
     ("llava_onevision", "LlavaOnevisionModel"),
 ):
-    _module = importlib.import_module(f"transformers.models.{_family}.modeling_{_family}")
-    _class = getattr(_module, _name)
-    register_host(Host(_class, _nothing, _nothing, adapt_grid_tower, "vision_tower", reads_short=False))
+    _host = Host(_class(_folder, _name), _nothing, _nothing, adapt_grid_tower, "vision_tower", reads_short=False)
+    register_host(_host)

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""How many tokens an image takes in the prompt of a LLaVA, before and after merging."""
+"""How many tokens an image takes in the prompt of a LLaVA or another short prompt, before and after merging."""
 
 from __future__ import annotations
 
@@ -39,10 +39,29 @@ from ...modeling.rewrite import EncoderRewrite, rewritten_encoders
 #: Names of the argument and of the configuration's field; VipLLaVA had the plural before transformers 5.23.
 FEATURE_LAYER_NAMES = ("vision_feature_layer", "vision_feature_layers")
 #: Types of models whose prompts get shorter.
-SHORT_PROMPTS = ("llava", "vipllava")
+SHORT_PROMPTS = ("llava", "vipllava", "paligemma", "colpali", "deepseek_vl")
+#: Where such a model keeps its vision tower, and what each feature of it passes before the language model.
+TOWER_NAMES, PROJECTOR_NAMES = ("vision_tower", "vision_model"), ("multi_modal_projector", "aligner")
 
 #: Layers of the released code's CLIP tower that match as ToMe does; later ones match as PiToMe does.
 _TOME_LAYERS = 13
+
+
+def base_of(model: nn.Module) -> nn.Module:
+    """The model that puts the features of images into the prompt, inside one with a head."""
+    for name in ("vlm", "model"):
+        model = getattr(model, name, model)
+    return model
+
+
+def part_of(model: nn.Module, names: tuple[str, ...]) -> nn.Module:
+    """The sub-module of `model` that has one of `names`."""
+    return next(getattr(model, name) for name in names if hasattr(model, name))
+
+
+def reads_output(config: PreTrainedConfig) -> bool:
+    """Whether every token that leaves the tower is read, in place of hidden states of layers that can be chosen."""
+    return not any(hasattr(config, name) for name in FEATURE_LAYER_NAMES)
 
 
 def feature_layers(config: PreTrainedConfig, given: int | Sequence[int] | None = None) -> tuple[int, ...]:
@@ -56,7 +75,7 @@ def feature_layers(config: PreTrainedConfig, given: int | Sequence[int] | None =
         ValueError: if the tower has no such hidden state.
     """
     if given is None:
-        given = next(getattr(config, name) for name in FEATURE_LAYER_NAMES if hasattr(config, name))
+        given = next((getattr(config, name) for name in FEATURE_LAYER_NAMES if hasattr(config, name)), -1)
     count = config.vision_config.num_hidden_layers + 1
     layers = [given] if isinstance(given, int) else list(given)
     for layer in layers:
@@ -83,10 +102,11 @@ def official_llava(index: int, num_layers: int) -> dict:
 
 def tower_inside_llava(config: PreTrainedConfig, architecture: Architecture) -> Architecture:
     """A tower's entry inside the LLaVA of `config`: what leaves it is the short sequence."""
-    settings: dict[str, Any] = {
-        "defaults": {**architecture.defaults, "unmerge": False},
-        "reads": feature_layers(config),
-    }
+    settings: dict[str, Any] = {"defaults": {**architecture.defaults, "unmerge": False}}
+    if reads_output(config):
+        settings["full_length_at"] = None  # nobody reads what a pooling head of the tower makes of its tokens
+        return replace(architecture, **settings)
+    settings["reads"] = feature_layers(config)
     if architecture.encoder_class is modeling_clip.CLIPVisionModel:
         settings["official"] = official_llava
     return replace(architecture, **settings)
@@ -94,7 +114,7 @@ def tower_inside_llava(config: PreTrainedConfig, architecture: Architecture) -> 
 
 def active_tower(model: nn.Module) -> EncoderRewrite | None:
     """The rewrite of the vision tower of `model`, where the next forward merges."""
-    for encoder in rewritten_encoders(model.vision_tower):
+    for encoder in rewritten_encoders(part_of(model, TOWER_NAMES)):
         if encoder.pitome.merges:
             return encoder.pitome
     return None
@@ -102,6 +122,8 @@ def active_tower(model: nn.Module) -> EncoderRewrite | None:
 
 def drops_class_token(config: PreTrainedConfig, strategy: str | None = None) -> bool:
     """Whether the tower's first token is not read."""
+    if reads_output(config):
+        return False
     # VipLLaVA knows no strategy: it always drops it.
     return (strategy or getattr(config, "vision_feature_select_strategy", "default")) == "default"
 
@@ -128,33 +150,36 @@ def count_features(
 
 
 def num_image_tokens(model: Any, image_size: int | Sequence[int] | None = None) -> int:
-    """Tokens that one image takes in the prompt of a LLaVA or VipLLaVA: as many `<image>` placeholders are enough.
+    """Tokens that one image takes in a prompt that gets shorter: as many `<image>` placeholders are enough.
 
     Serving engines that reserve prompt space up front, and processors that write the short prompt themselves, need it.
 
     Args:
         model (`PreTrainedModel` or `PreTrainedConfig`):
-            The model, rewritten or dense, or its configuration, whose `pitome` entry then counts.
+            A LLaVA, VipLLaVA, PaliGemma, ColPali or DeepSeek-VL, rewritten or dense, or its configuration, whose
+            `pitome` entry then counts.
         image_size (`int` or `(height, width)`, *optional*): in pixels; defaults to the configured size.
 
     Raises:
         UnsupportedArchitectureError: if the vision tower cannot be rewritten, so that nothing is known about it.
-        ValueError: if `model` is not a LLaVA.
+        ValueError: if `model` is none of those.
     """
     config = model if isinstance(model, PreTrainedConfig) else getattr(model, "config", None)
     if getattr(config, "model_type", None) not in SHORT_PROMPTS:
         raise ValueError(
-            f"num_image_tokens needs a LLaVA or VipLLaVA model or configuration, not {type(model).__name__} "
+            "num_image_tokens needs a model whose prompt gets shorter, or its configuration: a LLaVA, VipLLaVA, "
+            f"PaliGemma, ColPali or DeepSeek-VL, not {type(model).__name__} "
             f"(model_type={getattr(config, 'model_type', None)!r})."
         )
     if isinstance(model, nn.Module):
-        model = getattr(model, "model", model)
-        architecture, rewrite = tower_architecture(model.vision_tower), active_tower(model)
+        model = base_of(model)
+        architecture, rewrite = tower_architecture(part_of(model, TOWER_NAMES)), active_tower(model)
         specs = () if rewrite is None or rewrite.unmerge else rewrite.specs
-        return count_features(config, architecture, specs, image_size)
+        return count_features(model.config, architecture, specs, image_size)
+    settings = PiToMeConfig.from_value(getattr(config, "pitome", None))
+    config = getattr(config, "vlm_config", config)
     tower = _empty_tower(config.vision_config)
     architecture = tower_architecture(tower)
-    settings = PiToMeConfig.from_value(getattr(config, "pitome", None))
     settings = None if settings is None else settings.for_part(architecture.part)
     if settings is None or settings.unmerge:
         return count_features(config, architecture, (), image_size)

@@ -22,6 +22,7 @@ import torch
 from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from ...modeling.signatures import by_name
+from .counts import base_of
 from .prompt import apply_plan, plan_inputs
 
 
@@ -85,7 +86,7 @@ def generate_with_short_prompt(generate):
         arguments = by_name(generate, args, kwargs)
         if arguments.get("inputs") is not None and arguments.get("input_ids") is None:
             arguments["input_ids"] = arguments.pop("inputs")
-        plan = None if arguments.get("cache_implementation") == "paged" else plan_inputs(self.model, arguments)
+        plan = None if arguments.get("cache_implementation") == "paged" else plan_inputs(base_of(self), arguments)
         if plan is None:
             return generate(self, *args, **kwargs)
         if plan.padding is not None and arguments.get("attention_mask") is None:

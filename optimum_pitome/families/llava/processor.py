@@ -59,8 +59,11 @@ def write_short_prompts(processor: Any, model: nn.Module) -> None:
     """From now on `processor` writes as many image tokens for a picture as `model` reads, at its settings then.
 
     Args:
-        processor (`LlavaProcessor`): changed in place, for this process: what it saves is as before.
-        model (`torch.nn.Module`): a LLaVA or VipLLaVA, rewritten or dense.
+        processor (`ProcessorMixin`):
+            Changed in place, for this process: what it saves is as before. Where it does not write images by its
+            `replace_image_token` (PaliGemma's in early releases 5 of transformers), it writes what it wrote, and the
+            model shortens that.
+        model (`torch.nn.Module`): one whose prompt gets shorter, rewritten or dense.
     """
 
     def make(original):

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Shortening the inputs of a LLaVA to the image tokens that are left after merging.
+"""Shortening the inputs of a model to the image tokens that are left after merging.
 
 Each image keeps the first of its placeholders, as many as it has features: the text around it, the order of the
 features and contiguous positions stay. Pure functions of the inputs.
@@ -31,7 +31,8 @@ from ...modeling.masks import read_cache
 from .counts import FEATURE_LAYER_NAMES, active_tower, count_features
 
 
-#: Inputs with one entry per token, and what stands at padding.
+#: Inputs with one entry per token, and what stands at padding. (PaliGemma's prefix, whose tokens all see one another,
+#: is where `token_type_ids` are 0; its masks are made of the short ones.)
 _PER_TOKEN = {"token_type_ids": 0, "mm_token_type_ids": 0}
 IGNORED_LABEL = -100
 
@@ -130,7 +131,7 @@ def shorten_inputs(model: nn.Module, arguments: dict[str, Any]) -> dict[str, Any
     """The arguments of a forward or of `generate`, with prompts as short as the image features are.
 
     Args:
-        model: the LLaVA without its head.
+        model: without its head.
         arguments: by name. Tensors in it are not modified.
 
     Returns:

@@ -23,7 +23,7 @@ import torch
 from transformers.utils import logging
 
 from ...configuration.config import configurations
-from ...families.llava.counts import SHORT_PROMPTS, num_image_tokens
+from ...families.llava.counts import num_image_tokens
 from ...hub import UNSET
 from ...hub.entries import check_values, entries
 from .vision import vision_half
@@ -35,6 +35,8 @@ told = stdlib_logging.getLogger("vllm.optimum_pitome")
 
 #: Models whose class in vLLM can take a tower of ours.
 NATIVE = ("llava", "clip", "siglip")
+#: Models whose prompts get shorter in vLLM. Those of transformers' `SHORT_PROMPTS` that are missing are served dense.
+SHORT_PROMPTS = ("llava", "vipllava")
 #: Stands for vLLM's class around any model of transformers.
 BACKEND = "transformers"
 _DENSE = "--hf-overrides '{\"pitome\": null}' serves the dense model."

@@ -21,9 +21,9 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from ...families.llava.counts import SHORT_PROMPTS, num_image_tokens
+from ...families.llava.counts import num_image_tokens
 from ...families.llava.processor import picture_size, tokens_of_a_picture
-from .decision import merges, told
+from .decision import SHORT_PROMPTS, merges, told
 
 
 def count_image_tokens(config: Any, owner: Any, count: Callable[[Any], int] = num_image_tokens) -> int | None:
