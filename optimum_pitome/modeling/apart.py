@@ -15,8 +15,7 @@
 """A layer that is compiled by itself: `layer.compile()`, accelerate's `compile_regions`.
 
 What makes one layer of a merged model another than the next (its place, its ratio, the state of the forward) stays
-outside of what is compiled, so one graph serves all layers that do the same, whatever their lengths. Only a compiler
-at work imports this module, which imports it.
+outside of what is compiled, so one graph serves all layers that do the same, whatever their lengths.
 """
 
 from __future__ import annotations

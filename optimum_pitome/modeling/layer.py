@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 from ..merging import Constants, MergeSpec, is_opaque, is_traced, length_of, match_tokens, over_heads
+from .apart import run_apart
 from .call import CALL_KEY, AttentionCall
 from .record import LayerRecord
 from .state import STATE_KEY, MergeState, Tokens
@@ -80,8 +81,6 @@ class MergingLayer:
         if state is None:
             return super().forward(hidden_states, *args, **kwargs)
         if torch.compiler.is_dynamo_compiling() and not state.is_traced:
-            from .apart import run_apart  # imports the compiler, which is at work here
-
             return run_apart(self, state, hidden_states, args, kwargs)
         run, *arguments = self.begin(state, hidden_states, args, kwargs, is_traced())
         hidden_states, tokens = run(self, hidden_states, *arguments)

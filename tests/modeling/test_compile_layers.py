@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Layers compiled one by one, as `layer.compile()` and accelerate's `compile_regions` do: how many graphs there are."""
+"""Layers compiled one by one (`layer.compile()`, accelerate's `compile_regions`): how many graphs there are."""
 
 import copy
 
@@ -173,3 +173,15 @@ def test_the_whole_model_has_one_graph_for_all_batch_sizes_and_ratios():
         for each in (compiled, model):
             apply_pitome(each, {"ratio": [0.9, 0.7, 0.95, 0.8]})
         assert_alike(compiled, model, pixels())
+
+
+def test_the_prompt_of_a_llava_takes_one_graph_more():
+    case = next(case for case in all_cases() if case.id == "LlavaForConditionalGeneration")
+    model, inputs, graphs = case.build(), case.inputs(2), []
+    for ratio in (1.0, 0.8):
+        apply_pitome(model, ratio)
+        torch._dynamo.reset()
+        counter = CompileCounterWithBackend("eager")
+        assert_alike(torch.compile(model, backend=counter), model, inputs)
+        graphs.append(counter.frame_count)
+    assert graphs[1] <= graphs[0] + 1
