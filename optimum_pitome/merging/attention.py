@@ -48,7 +48,9 @@ def class_attention(
     return attention_over_heads(query, key, bias, valid, scaling)
 
 
-@operator("class_attention", fake=lambda query, key, *_: key.new_empty((len(key), key.shape[2]), dtype=torch.float32))
+@operator(
+    "class_attention", fake=lambda query, key, *_: key.new_empty((key.shape[0], key.shape[2]), dtype=torch.float32)
+)
 def attention_over_heads(
     query: torch.Tensor, key: torch.Tensor, bias: torch.Tensor | None, valid: torch.Tensor | None, scaling: float
 ) -> torch.Tensor:

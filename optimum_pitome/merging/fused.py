@@ -25,6 +25,7 @@ import contextlib
 import torch
 
 from ..kernels import choice
+from ..methods import ENERGIES
 from .energy import MANY_TOKENS
 from .masks import TokenMasks
 from .plan import MergePlan, _merge_gradient
@@ -59,7 +60,7 @@ def match_fused(features: torch.Tensor, spec: MergeSpec, masks: TokenMasks) -> F
     if features.dtype not in _DTYPES or features.shape[-1] > _MAX_DIM or not features.shape[0] <= _MAX_SAMPLES:
         return None
     batch_size, num_tokens, prefix = features.shape[0], features.shape[2], masks.num_prefix_tokens
-    weighted = spec.importance > 0.0 and masks.attention is not None
+    weighted = spec.reads_attention and masks.attention is not None
     given = tuple(mask is not None for mask in (masks.valid, masks.special, masks.protected))
     variant = _name(features.dtype), int(features.shape[3]), spec.energy, weighted, *given
     if not choice.is_chosen("match", features.device, *variant):
@@ -73,10 +74,17 @@ def match_fused(features: torch.Tensor, spec: MergeSpec, masks: TokenMasks) -> F
     attention = masks.attention.float() if weighted else None
     attention = attention.unsqueeze(1) if weighted and attention.dim() == 2 else attention
     arguments = (features, attention, masks.valid, masks.special, masks.protected, prefix, num_pairs, num_kept)
+    # Layers share a graph where they differ in whole numbers alone. Compilers take other numbers for constants, so
+    # only those that count are among the arguments.
+    ratio, margin, alpha = spec.ratio, 0.0, 1.0
+    if ENERGIES[spec.energy].has_margin:
+        margin, alpha = spec.margin, spec.alpha
+    removed = ratio.removed_numerator, ratio.removed_denominator, ratio.min_tokens
+    arguments += (*removed, spec.energy, margin, alpha, spec.importance / 2 if weighted else 0.0)
     if torch.compiler.is_compiling():
-        found = _match(*arguments, spec.text)
+        found = _match(*arguments)
     else:
-        found = _or_give_up("match", launch_match, *arguments, spec.text)
+        found = _or_give_up("match", launch_match, *arguments)
         if found is None:
             return None
     rows, kept, source, target, source_mask, kept_valid = found
@@ -177,29 +185,27 @@ def _or_give_up(name: str, launch, tokens: torch.Tensor, *others):
         return None
 
 
-def launch_match(features, attention, valid, special, protected, prefix, num_pairs, num_kept, text):
+def launch_match(features, *others):
     from ..kernels.launch import match  # imports Triton
 
-    spec = MergeSpec.from_text(text)
-    ratio = spec.ratio
-    removed = ratio.removed_numerator, ratio.removed_denominator, ratio.min_tokens
-    energy = spec.energy, spec.margin, spec.alpha, spec.importance / 2
+    *others, numerator, denominator, min_tokens, energy, margin, alpha, exponent = others
     with _current(features.device):
-        return match(features, attention, valid, special, protected, prefix, num_pairs, num_kept, removed, *energy)
+        return match(features, *others, (numerator, denominator, min_tokens), energy, margin, alpha, exponent)
 
 
 @torch.library.custom_op(
     "optimum_pitome::match_fused",
     mutates_args=(),
     schema="(Tensor features, Tensor? attention, Tensor? valid, Tensor? special, Tensor? protected, int prefix, "
-    "SymInt num_pairs, SymInt num_kept, str text) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    "SymInt num_pairs, SymInt num_kept, SymInt removed_numerator, SymInt removed_denominator, SymInt min_tokens, "
+    "str energy, float margin, float alpha, float exponent) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
 def _match(features, *others):
     return launch_match(features, *others)
 
 
 @_match.register_fake
-def _(features, attention, valid, special, protected, prefix, num_pairs, num_kept, text):
+def _(features, attention, valid, special, protected, prefix, num_pairs, num_kept, *_):
     batch_size, num_tokens = features.shape[0], features.shape[2]
     lengths = [num_tokens, num_kept, num_pairs, num_pairs, num_pairs, num_kept]
     dtypes = [torch.int64] * 4 + [torch.bool] * 2

@@ -70,8 +70,9 @@ def compare_match(device, dtype, dim, energy, weighted, valid, special, protecte
         mean = None if paid is None else paid.mean(dim=1)
         expected = match_pitome(features.mean(dim=1), spec, TokenMasks(1, **masks, max_special=limit, attention=mean))
         kept, pairs = expected.num_kept, expected.source.shape[1]
+        numbers = *vars(spec.ratio).values(), spec.energy, spec.margin, spec.alpha, spec.importance / 2
         rows, kept, *_, source_mask, kept_valid = launch_match(
-            features, paid, *masks.values(), 1, pairs, kept, spec.text
+            features, paid, *masks.values(), 1, pairs, kept, *numbers
         )
         same = (rows == expected.rows).float().mean().item()
         require(same >= share, f"{same:.1%} of the tokens go where they should")

@@ -16,6 +16,8 @@
 
 from __future__ import annotations
 
+import json
+
 import torch
 
 from ..methods import ALGORITHMS
@@ -45,7 +47,7 @@ def match_tokens(features: torch.Tensor, spec: MergeSpec, masks: TokenMasks | No
     Returns:
         [`MergePlan`] or [`ResamplePlan`], or `None` where nothing is to be merged (ratio 1, or too few tokens).
     """
-    if spec.ratio.is_dense:
+    if spec.is_dense:
         return None
     masks = masks or TokenMasks()
     plan = match_fused(features, spec, masks)
@@ -55,8 +57,8 @@ def match_tokens(features: torch.Tensor, spec: MergeSpec, masks: TokenMasks | No
     if not is_opaque(features):
         return ALGORITHMS[spec.algorithm].match(features, spec, masks)
     of_masks = masks.num_prefix_tokens, masks.valid, masks.special, masks.max_special, masks.attention, masks.protected
-    kind, masked = _kind(spec), masks.mergeable() is not None
-    return kind(**dict(zip(_tensors(kind, spec, masked), _match(features, spec.text, *of_masks))))
+    names = _tensors(spec.combine, masks.mergeable() is not None)
+    return _kind(spec.combine)(**dict(zip(names, _match(features, spec.kind, spec.numbers, *of_masks))))
 
 
 def over_heads(features: torch.Tensor) -> torch.Tensor:
@@ -65,23 +67,23 @@ def over_heads(features: torch.Tensor) -> torch.Tensor:
     return features.mean(dim=1) if features.dim() == 4 else features
 
 
-def _kind(spec: MergeSpec) -> type[Plan]:
-    return ResamplePlan if spec.combine == "resample" else PLANS.get(spec.combine, MergePlan)
+def _kind(combine: str) -> type[Plan]:
+    return ResamplePlan if combine == "resample" else PLANS.get(combine, MergePlan)
 
 
-def _tensors(kind: type[Plan], spec: MergeSpec, masked: bool) -> list[str]:
+def _tensors(combine: str, masked: bool) -> list[str]:
     """The fields of a plan that are tensors, with masks and without: the others are `None`."""
-    if kind is ResamplePlan:
+    if combine == "resample":
         return ["kept", "assignment", "place", "cell", *(["valid"] if masked else [])]
     names = ["kept", "source", "rows"]
-    names += ["source_mask", "counted"] if masked or spec.combine == "prune_half" else []
+    names += ["source_mask", "counted"] if masked or combine == "prune_half" else []
     return names + (["valid"] if masked else [])
 
 
-def _shapes_of_plan(features, text, num_prefix_tokens, valid, special, max_special, attention, protected):
+def _shapes_of_plan(features, settings, numbers, num_prefix_tokens, valid, special, max_special, attention, protected):
     batch_size, num_tokens = features.shape[:2]
-    spec, masked = MergeSpec.from_text(text), not (valid is None and special is None and protected is None)
-    names, num_kept = _tensors(_kind(spec), spec, masked), new_length(features, 2)
+    combine, masked = json.loads(settings)["combine"], not (valid is None and special is None and protected is None)
+    names, num_kept = _tensors(combine, masked), new_length(features, 2)
     # A length that no tensor has would be an error.
     num_pairs = new_length(features, 0) if "source" in names else 0
     shared = batch_size if masked else 1
@@ -103,7 +105,8 @@ def _shapes_of_plan(features, text, num_prefix_tokens, valid, special, max_speci
 @operator("match", fake=_shapes_of_plan)
 def _match(
     features: torch.Tensor,
-    text: str,
+    settings: str,
+    numbers: torch.Tensor,
     num_prefix_tokens: int,
     valid: torch.Tensor | None,
     special: torch.Tensor | None,
@@ -111,15 +114,15 @@ def _match(
     attention: torch.Tensor | None,
     protected: torch.Tensor | None,
 ) -> list[torch.Tensor]:
-    """[`match_tokens`] on `MergeSpec.text` and the fields of [`TokenMasks`].
+    """[`match_tokens`] on `MergeSpec.kind` and `numbers`, and the fields of [`TokenMasks`].
 
     Returns:
         The fields of the plan that [`_tensors`] names. Where nothing is to be merged, those of the plan that keeps
         every token.
     """
     masks = TokenMasks(num_prefix_tokens, valid, special, max_special, attention, protected)
-    spec = MergeSpec.from_text(text)
-    kind, masked = _kind(spec), masks.mergeable() is not None
+    spec = MergeSpec.from_parts(settings, numbers)
+    kind, masked = _kind(spec.combine), masks.mergeable() is not None
     plan = match_tokens(features, spec, masks) or _plan_of_all(kind, features, valid, masked)
     if type(plan) is not kind:
         raise RuntimeError(
@@ -133,7 +136,7 @@ def _match(
             "case of its own. Keep more of them: min_tokens=2, or a higher ratio."
         )
     found = []
-    for name in _tensors(kind, spec, masked):
+    for name in _tensors(spec.combine, masked):
         tensor = getattr(plan, name)
         if tensor is None:
             like = {"valid": plan.kept, "source_mask": plan.source, "counted": features[..., 0]}[name]

@@ -34,7 +34,9 @@ def scatter_tokens(tokens: torch.Tensor, index: torch.Tensor, num_tokens: int) -
     save=lambda tokens, index: (index, tokens.shape[1]),
     gradient=operator(
         "gather_tokens_backward",
-        fake=lambda gradient, index, num_tokens: gradient.new_empty((len(index), num_tokens, *gradient.shape[2:])),
+        fake=lambda gradient, index, num_tokens: gradient.new_empty(
+            (gradient.shape[0], num_tokens, *gradient.shape[2:])
+        ),
     )(scatter_tokens),
 )
 def gather_tokens(tokens: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
@@ -87,7 +89,9 @@ take_rows = operator(
     save=lambda tokens, rows: (rows, tokens.shape[1]),
     gradient=operator(
         "take_rows_backward",
-        fake=lambda gradient, rows, num_tokens: gradient.new_empty((len(rows), num_tokens, *gradient.shape[2:])),
+        fake=lambda gradient, rows, num_tokens: gradient.new_empty(
+            (gradient.shape[0], num_tokens, *gradient.shape[2:])
+        ),
         schema="(Tensor gradient, Tensor rows, SymInt num_tokens) -> Tensor",
     )(sum_rows),
 )(take)

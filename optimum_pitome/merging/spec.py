@@ -21,6 +21,8 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from ..methods import ALGORITHMS
 from .counts import KeepRatio
 
@@ -59,22 +61,48 @@ class MergeSpec:
     combine: str | None = None
     #: All of it, as an argument of an operator: compilers take a string for a constant, and may not take a number so.
     text: str = field(init=False, repr=False, compare=False)
+    #: The same in two parts, for graphs that layers and settings share: what decides which graph it is, and on the
+    #: CPU, in float64, the numbers that a graph only hands on.
+    kind: str = field(init=False, repr=False, compare=False)
+    numbers: torch.Tensor = field(init=False, repr=False, compare=False)
+    #: Whether nothing is ever removed (ratio 1), and whether the layer needs the class token's attention.
+    is_dense: bool = field(init=False, repr=False, compare=False)
+    reads_attention: bool = field(init=False, repr=False, compare=False)
 
     def __post_init__(self):
         if self.combine is None:
             object.__setattr__(self, "combine", ALGORITHMS[self.algorithm].combine_in(0, 1))
-        object.__setattr__(self, "text", _as_text(*vars(self).items()))
-
-    @property
-    def reads_attention(self) -> bool:
-        """Whether the layer needs the class token's attention."""
-        return self.importance > 0.0 or ALGORITHMS[self.algorithm].reads_attention
+        settings = vars(self).copy()
+        object.__setattr__(self, "text", _as_text(*settings.items()))
+        object.__setattr__(self, "is_dense", self.ratio.is_dense)
+        reads_attention = self.importance > 0.0 or ALGORITHMS[self.algorithm].reads_attention
+        object.__setattr__(self, "reads_attention", reads_attention)
+        ratio, *numbers = (settings.pop(name) for name in _NUMBERS)
+        object.__setattr__(self, "kind", _as_text(*settings.items()))
+        numbers = torch.tensor([*vars(ratio).values(), *numbers], dtype=torch.float64, device="cpu")
+        object.__setattr__(self, "numbers", numbers)
 
     @staticmethod
     @functools.lru_cache(maxsize=4096)  # every layer of every forward asks
     def from_text(text: str) -> MergeSpec:
         fields = json.loads(text)
         return MergeSpec(**{**fields, "ratio": KeepRatio(**fields["ratio"])})
+
+    @staticmethod
+    def from_parts(kind: str, numbers: torch.Tensor) -> MergeSpec:
+        """What has these `kind` and `numbers`."""
+        return _from_parts(kind, *numbers.tolist())
+
+
+#: Settings that are numbers. No shape depends on them but the lengths, which graphs with that operator do not know.
+_NUMBERS = ("ratio", "margin", "alpha", "importance", "random_seed")
+
+
+@functools.lru_cache(maxsize=4096)
+def _from_parts(kind: str, *numbers: float) -> MergeSpec:
+    *ratio, margin, alpha, importance, seed = numbers
+    settings = {"margin": margin, "alpha": alpha, "importance": importance, "random_seed": int(seed)}
+    return MergeSpec(KeepRatio(*map(int, ratio)), **settings, **json.loads(kind))
 
 
 @functools.lru_cache(maxsize=4096)

@@ -16,14 +16,17 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
+from typing import Any
 
 import torch
 
-from ..merging import Constants, MergeSpec, is_traced, length_of, match_tokens, over_heads
+from ..merging import Constants, MergeSpec, is_opaque, is_traced, length_of, match_tokens, over_heads
+from .apart import run_apart
 from .call import CALL_KEY, AttentionCall
 from .record import LayerRecord
-from .state import STATE_KEY, MergeState
+from .state import STATE_KEY, MergeState, Tokens
 from .token_arguments import turn_back
 
 
@@ -77,29 +80,59 @@ class MergingLayer:
         state: MergeState | None = kwargs.pop(STATE_KEY, None)
         if state is None:
             return super().forward(hidden_states, *args, **kwargs)
+        if torch.compiler.is_dynamo_compiling() and not state.is_traced:
+            return run_apart(self, state, hidden_states, args, kwargs)
+        run, *arguments = self.begin(state, hidden_states, args, kwargs, is_traced())
+        hidden_states, tokens = run(self, hidden_states, *arguments)
+        return self.end(state, hidden_states, tokens)
+
+    def begin(
+        self, state: MergeState, hidden_states: torch.Tensor, args: tuple, kwargs: dict[str, Any], traced: bool
+    ) -> tuple[Any, ...]:
+        """What this layer does in a forward: a function of the layer and its hidden states that returns hidden states
+        and their [`Tokens`], and its further arguments.
+
+        A layer knows its place, and the `state`, here and in [`~MergingLayer.end`] alone. So layers that are compiled
+        one by one share what those functions are compiled to.
+        """
         index = self.pitome_index
         spec, tokens = state.specs[index], state.entering(index).to(hidden_states.device)
         if not state.runs(index):
-            state.slots[index + 1] = tokens
-            return hidden_states
+            return _pass_on, tokens
         if tokens.sizes is not None and state.layer_arguments is not None:
             args, kwargs = state.layer_arguments.cut(args, kwargs, tokens)
-        if not state.merges(index, length_of(hidden_states)):
-            state.slots[index + 1] = tokens
-            if tokens.sizes is not None or state.merges_later(index, length_of(hidden_states)):
-                kwargs[CALL_KEY] = AttentionCall(tokens, spec.proportional_attention, window=self.pitome_window)
-                return self._whole(hidden_states, *args, **kwargs)
-            return super().forward(hidden_states, *args, **kwargs)
+        about = length_of(hidden_states), is_opaque(hidden_states)
+        if not state.merges(index, *about):
+            if tokens.sizes is not None or state.merges_later(index, *about):
+                return MergingLayer._attend, tokens, spec.proportional_attention, args, kwargs
+            return MergingLayer._run_dense, tokens, args, kwargs
         if tokens.sizes is None:
             tokens = state.read_tokens()
-            if not is_traced():
+            if not traced:
                 tokens = replace(tokens, constants=Constants.of(hidden_states))
+        watch = None if state.watch is None else functools.partial(_tell, state.watch, index)
+        return MergingLayer._merge, tokens, spec, watch, args, kwargs
+
+    def end(self, state: MergeState, hidden_states: torch.Tensor, tokens: Tokens) -> torch.Tensor:
+        """Hands the `tokens` on to the next layer, and returns what this one does."""
+        state.slots[self.pitome_index + 1] = tokens
+        return hidden_states
+
+    def _run_dense(self, hidden_states, tokens, args, kwargs):
+        """The layer as it was, before anything merges."""
+        return super().forward(hidden_states, *args, **kwargs), tokens
+
+    def _attend(self, hidden_states, tokens, proportional, args, kwargs):
+        """The layer without a merge, with attention to `tokens` that may have merged."""
+        kwargs = {**kwargs, CALL_KEY: AttentionCall(tokens, proportional, window=self.pitome_window)}
+        return self._whole(hidden_states, *args, **kwargs), tokens
+
+    def _merge(self, hidden_states, tokens, spec, watch, args, kwargs):
+        """The layer with a merge by `spec`."""
         call = AttentionCall(tokens, spec.proportional_attention, spec.reads_attention, self.pitome_window)
-        kwargs[CALL_KEY] = call
-        if spec.after == "layer":
-            hidden_states = self._whole(hidden_states, *args, **kwargs)
-        else:
-            hidden_states = self.attention_half(hidden_states, *args, **kwargs)
+        kwargs = {**kwargs, CALL_KEY: call}
+        run = self._whole if spec.after == "layer" else self.attention_half
+        hidden_states = run(hidden_states, *args, **kwargs)
         if call.keys is None:
             # Sizes would be ignored without a word.
             raise RuntimeError(
@@ -111,12 +144,11 @@ class MergingLayer:
         features = self.compared_keys(call.keys, *args, **kwargs) if by_keys else hidden_states
         masks = tokens.masks(call.attention)
         plan = match_tokens(features, spec, masks)
-        if state.watch is not None:
-            state.watch(LayerRecord(index, spec, over_heads(features), tokens, masks.over_heads(), plan))
+        if watch is not None:
+            watch(spec, features, tokens, masks, plan)
         if plan is not None:
             hidden_states, tokens = tokens.merge(plan, hidden_states, spec.size_weighted)
-        state.slots[index + 1] = tokens
-        return hidden_states if spec.after == "layer" else self.mlp_half(hidden_states)
+        return (hidden_states if spec.after == "layer" else self.mlp_half(hidden_states)), tokens
 
     def _whole(self, hidden_states: torch.Tensor, *args, **kwargs) -> torch.Tensor:
         """The layer without a merge, whose attention gets the [`AttentionCall`] among `kwargs`."""
@@ -133,6 +165,15 @@ class MergingLayer:
             return "no merging"
         # Without its ratio, which the encoder tells: PyTorch prints layers that say the same once.
         return f"algorithm={spec.algorithm}, energy={spec.energy}, metric={spec.metric}"
+
+
+def _pass_on(layer, hidden_states, tokens):
+    """Of a layer whose results nobody reads."""
+    return hidden_states, tokens
+
+
+def _tell(watch, index, spec, features, tokens, masks, plan):
+    watch(LayerRecord(index, spec, over_heads(features), tokens, masks.over_heads(), plan))
 
 
 class RotaryLayer(MergingLayer):

@@ -117,7 +117,7 @@ def plan_rewrite(
     """All checks for one encoder; changes nothing of it."""
     check_signatures(architecture)
     _check_subclass(type(encoder), architecture)
-    layers = architecture.find_layers(encoder)
+    layers = _themselves(architecture.find_layers(encoder))
     for layer in layers:
         # FSDP2 gives layers a class of its own. Over ours the settings can still change.
         if not (isinstance(layer, architecture.layer_class) or _is_own(layer, architecture.dense_layer_class)):
@@ -161,6 +161,11 @@ def plan_rewrite(
     classes = type(encoder), type(architecture.find_attention(layers[0]))
     suffix = architecture.count_suffix(settings)
     return EncoderRewrite(config, architecture, specs, unmerge, num_prefix_tokens, protected, *classes, suffix)
+
+
+def _themselves(layers: Iterable[nn.Module]) -> list[nn.Module]:
+    """`layers`, without what `torch.compile` (or accelerate's `compile_regions`) put around each."""
+    return [getattr(layer, "_orig_mod", layer) for layer in layers]
 
 
 def _is_own(module: nn.Module, dense_class: type[nn.Module]) -> bool:
@@ -220,7 +225,7 @@ def _takes_kwargs(module_class: type[nn.Module]) -> bool:
 def install_rewrite(encoder: nn.Module, rewrite: EncoderRewrite) -> None:
     """Rewrites an encoder. Its settings come last: without them, all else computes what the dense encoder does."""
     architecture = rewrite.architecture
-    for index, layer in enumerate(architecture.find_layers(encoder)):
+    for index, layer in enumerate(_themselves(architecture.find_layers(encoder))):
         if not isinstance(layer, architecture.layer_class):
             _set_class(layer, architecture.layer_class)
         # Not by setattr, which looks for parameters and modules first, whenever a schedule moves a ratio.

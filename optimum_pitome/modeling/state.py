@@ -33,7 +33,6 @@ from ..merging import (
     ResamplePlan,
     TokenMasks,
     gather_tokens,
-    is_opaque,
     is_open,
     merge_tokens,
     take_rows,
@@ -222,6 +221,7 @@ class MergeState:
         reads (`tuple[int, ...]`): hidden states that are read together, so that they need the same tokens.
         num_run (`int`, *optional*): layers that run; nothing reads what those after them compute. `None`: all.
         watch (`Callable`, *optional*): called with a `LayerRecord` by every layer that can merge.
+        is_traced (`bool`): whether a compiler reads the whole forward, and not single layers.
         slots (`list[Tokens | None]`):
             `slots[i]` is what layer `i` receives, `slots[-1]` what leaves the encoder; `None` until it is known.
         filled (`tuple[int, ...]`): the slots that the layers filled, once all have run (or were dropped out).
@@ -234,10 +234,12 @@ class MergeState:
     reads: tuple[int, ...] = ()
     num_run: int | None = None
     watch: Callable[[Any], None] | None = None
+    is_traced: bool = field(init=False)
     slots: list[Tokens | None] = field(init=False)
     filled: tuple[int, ...] = field(init=False, default=())
 
     def __post_init__(self):
+        self.is_traced = torch.compiler.is_dynamo_compiling()
         self.slots = [UNTOUCHED] + [None] * len(self.specs)
 
     def entering(self, index: int) -> Tokens:
@@ -250,24 +252,19 @@ class MergeState:
         self.slots = [self.entering(index) for index in range(len(self.slots))]
         return len(self.filled) == len(self.slots)
 
-    def merges(self, index: int, num_tokens: int) -> bool:
-        """Whether layer `index` can merge anything in a sequence of `num_tokens`, whatever the sample."""
-        if self.specs[index].ratio.is_dense:
-            return False
-        sizes = self.entering(index).sizes
-        if sizes is not None and is_opaque(sizes):
-            return True  # the length is not known before the model runs; the operator may find nothing to merge
-        return self._removes(index, num_tokens)
+    def merges(self, index: int, num_tokens: int, opaque: bool = False) -> bool:
+        """Whether layer `index` can merge anything in a sequence of `num_tokens`, whatever the sample.
 
-    def merges_later(self, index: int, num_tokens: int) -> bool:
+        Where merging is `opaque` to a compiler, so is the length of most layers: one graph is for all of them, and an
+        operator may find nothing to merge."""
+        spec = self.specs[index]
+        if spec.is_dense or opaque or is_open(num_tokens):
+            return not spec.is_dense
+        return spec.ratio.num_removed(num_tokens - self.num_prefix_tokens) > 0
+
+    def merges_later(self, index: int, num_tokens: int, opaque: bool = False) -> bool:
         """Whether a layer after `index` can merge anything in a sequence of `num_tokens`, if none merges before it."""
-        return any(self._removes(later, num_tokens) for later in range(index + 1, len(self.specs)))
-
-    def _removes(self, index: int, num_tokens: int) -> bool:
-        ratio = self.specs[index].ratio
-        if ratio.is_dense or is_open(num_tokens):
-            return not ratio.is_dense
-        return ratio.num_removed(num_tokens - self.num_prefix_tokens) > 0
+        return any(self.merges(later, num_tokens, opaque) for later in range(index + 1, len(self.specs)))
 
     def runs(self, index: int) -> bool:
         """Whether anything that layer `index` computes is read."""

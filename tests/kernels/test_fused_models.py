@@ -19,6 +19,7 @@ import torch
 from modeling.counting import operations_of_layers
 from modeling.helpers import CASES
 from modeling.test_launches import layers_of
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from optimum_pitome import PiToMeConfig, apply_pitome, pitome_disabled, use_kernels
 from optimum_pitome.merging import KeepRatio, MergeSpec, TokenMasks, match_tokens
@@ -131,9 +132,9 @@ def test_operators_hold_what_they_promise():
     keys, hidden_states = torch.randn(2, 2, 20, 8), torch.randn(2, 20, 5, requires_grad=True)
     spec, valid = MergeSpec(KeepRatio.from_float(0.7), importance=0.5), torch.arange(20) < torch.tensor([[20], [14]])
     paid, sizes = torch.rand(2, 4, 20), torch.ones(2, 20)
-    operators = torch.ops.optimum_pitome
-    torch.library.opcheck(operators.match_fused.default, (keys, paid, valid, valid & False, None, 1, 5, 15, spec.text))
-    torch.library.opcheck(operators.match_fused.default, (keys, None, None, None, None, 1, 5, 15, spec.text))
+    operators, numbers = torch.ops.optimum_pitome, (3, 10, 0, "nearest", 0.9, 1.0, 0.25)
+    torch.library.opcheck(operators.match_fused.default, (keys, paid, valid, valid & False, None, 1, 5, 15, *numbers))
+    torch.library.opcheck(operators.match_fused.default, (keys, None, None, None, None, 1, 5, 15, *numbers))
     torch.library.opcheck(operators.class_attention_fused.default, (keys, keys, None, valid, 0.3))
     plan = match_tokens(keys, spec, TokenMasks(1, valid, attention=paid))
     pairs = plan.kept, plan.source, plan.target, plan.source_mask, plan.valid
@@ -143,11 +144,25 @@ def test_operators_hold_what_they_promise():
 
 
 def test_operators_export():
+    numbers = 3, 10, 0, "nearest", 0.9, 1.0, 0.0
+
     class Matching(torch.nn.Module):
         def forward(self, keys):
-            return torch.ops.optimum_pitome.match_fused(keys, None, None, None, None, 1, 5, 15, spec.text)[0]
+            return torch.ops.optimum_pitome.match_fused(keys, None, None, None, None, 1, 5, 15, *numbers)[0]
 
     spec, keys = MergeSpec(KeepRatio.from_float(0.7)), torch.randn(2, 2, 20, 8)
     exported = torch.export.export(Matching(), (keys,), dynamic_shapes=({0: torch.export.Dim("batch")},))
     keys = torch.randn(3, 2, 20, 8)
     assert torch.equal(exported.module()(keys), match_tokens(keys, spec, TokenMasks(1)).rows)
+
+
+def test_layers_that_are_compiled_one_by_one_share_graphs():
+    model, inputs = build("ViTModel")
+    apply_pitome(model, {"ratio": [0.8, 0.7, 0.85, 0.6]})
+    counter = CompileCounterWithBackend("eager")
+    with torch.no_grad():
+        expected = model(**inputs).last_hidden_state
+        for layer in model.layers:
+            layer.compile(backend=counter, dynamic=True)
+        torch.testing.assert_close(model(**inputs).last_hidden_state, expected, atol=1e-5, rtol=1e-5)
+    assert counter.frame_count == 2

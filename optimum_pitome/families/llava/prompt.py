@@ -144,6 +144,7 @@ def shorten_inputs(model: nn.Module, arguments: dict[str, Any]) -> dict[str, Any
     return None if plan is None else apply_plan(plan, arguments)
 
 
+@torch.compiler.disable(reason="Where the images of a prompt are depends on its tokens.")
 def plan_inputs(model: nn.Module, arguments: dict[str, Any]) -> ShortPrompt | None:
     """See [`shorten_inputs`]."""
     rewrite = active_tower(model)
