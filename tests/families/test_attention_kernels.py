@@ -17,6 +17,7 @@
 import pytest
 import torch
 from plain_flash import flash, real_outputs, use  # noqa: F401
+from torch.nn.attention import flex_attention
 from zoo import one_per_encoder
 
 from optimum_pitome import apply_pitome
