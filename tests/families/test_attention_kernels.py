@@ -23,25 +23,21 @@ from zoo import one_per_encoder
 from optimum_pitome import apply_pitome
 
 
-#: Without padding, with it, with windows, in a tower, with a mask that the model makes for its tower, and packed.
-ON_FLEX = (
-    "ViTModel BertModel ModernBertModel NomicBertModel CLIPVisionModel LlavaForConditionalGeneration "
-    "Idefics2VisionTransformer Qwen3VLMoeVisionModel"
-).split()
+#: Without padding, with it, with windows, with a mask that the model makes for its tower, and packed.
+ON_FLEX = "ViTModel BertModel ModernBertModel Idefics2VisionTransformer Qwen3VLMoeVisionModel".split()
 
 
 def supporting(attribute):
-    """One case of each encoder whose class runs on such kernels, as transformers says."""
-    cases = []
+    """One case of each modeling file whose encoder runs on such kernels, as transformers says."""
+    found = {}
     for case in one_per_encoder():
-        supports = getattr(case.model_class, attribute, False)
-        if supports and not case.eager_only and not case.encoder_config:
-            cases.append(case)
-    return cases
+        if getattr(case.model_class, attribute, False) and not case.eager_only and not case.encoder_config:
+            found.setdefault(case.model_class.__module__, case)
+    return list(found.values())
 
 
-def each(attribute):
-    return pytest.mark.parametrize("case", supporting(attribute), ids=lambda case: case.id)
+def each(cases):
+    return pytest.mark.parametrize("case", cases, ids=lambda case: case.id)
 
 
 def check_equal(found, expected, tolerance=1e-4):
@@ -50,38 +46,31 @@ def check_equal(found, expected, tolerance=1e-4):
         torch.testing.assert_close(found[name], expected[name], atol=tolerance, rtol=tolerance)
 
 
-def named(*names):
-    cases = [case for case in supporting("_supports_flex_attn") if case.id in names]
-    return pytest.mark.parametrize("case", cases, ids=lambda case: case.id)
-
-
-@each("_supports_flash_attn")
+@each(supporting("_supports_flash_attn"))
 def test_flash_attention_is_what_sdpa_computes(case, flash):  # noqa: F811
-    inputs = case.inputs(2)
-    dense_sdpa, dense = real_outputs(case.build(), inputs), real_outputs(use(case.build()), inputs)
-    widths = set(flash.widths)
+    model, inputs = case.build(), case.inputs(2)
+    with_sdpa, dense = real_outputs(model, inputs), real_outputs(use(model), inputs)
+    check_equal(real_outputs(apply_pitome(model, 1.0), inputs), dense, 0.0)
     # Some decoders of transformers leave the mask of what they attend to out.
-    same = [name for name in dense if (dense[name] - dense_sdpa[name]).abs().max() < 1e-4]
-    model = apply_pitome(case.build(), 0.8)
-    expected = real_outputs(model, inputs)
-    check_equal(real_outputs(use(apply_pitome(case.build(), 1.0)), inputs), dense, 0.0)
+    same = [name for name in dense if (dense[name] - with_sdpa[name]).abs().max() < 1e-4]
+    widths = set(flash.widths)
     del flash.widths[:], flash.lengths[:]
-    found = real_outputs(use(model), inputs)
-    check_equal({name: found[name] for name in same}, {name: expected[name] for name in same})
+    found = real_outputs(apply_pitome(model, 0.8), inputs)
     assert same and len(set(flash.lengths)) > 1
     channels = set(flash.widths) - widths
     assert channels and all(width % 8 == 0 for width in channels)
+    expected = real_outputs(use(model, "sdpa"), inputs)
+    check_equal({name: found[name] for name in same}, {name: expected[name] for name in same})
 
 
 @pytest.mark.filterwarnings("ignore:_compile flag on create_block_mask:DeprecationWarning")
-@named(*ON_FLEX)
+@each([case for case in one_per_encoder() if case.id in ON_FLEX])
 def test_flex_attention_is_what_sdpa_computes(case, monkeypatch):
     # FlexAttention as it is defined: compiling it takes seconds for each length.
     monkeypatch.setattr(flex_attention, "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", True)
-    inputs = case.inputs(2)
-    model = apply_pitome(case.build(), 0.8)
-    expected = real_outputs(model, inputs)
+    model, inputs = use(case.build(), "flex_attention"), case.inputs(2)
     with torch.compiler.set_stance("force_eager"):
-        dense = real_outputs(use(case.build(), "flex_attention"), inputs)
-        check_equal(real_outputs(use(apply_pitome(case.build(), 1.0), "flex_attention"), inputs), dense, 0.0)
-        check_equal(real_outputs(use(model, "flex_attention"), inputs), expected)
+        dense = real_outputs(model, inputs)
+        check_equal(real_outputs(apply_pitome(model, 1.0), inputs), dense, 0.0)
+        found = real_outputs(apply_pitome(model, 0.8), inputs)
+    check_equal(found, real_outputs(use(model, "sdpa"), inputs))
