@@ -177,7 +177,7 @@ class Settings:
         "Add the log size of the merged keys to the attention scores.", check_bool, usual=True
     )
     unmerge: bool | None = declare(
-        "Return outputs at the original length, each token with its group's vector. `False`: the short sequence.",
+        "Outputs have the original length, each token its group's vector. `False`: they are short.",
         check_bool,
         usual=True,
     )
@@ -206,9 +206,8 @@ class Settings:
     )
     protect_token_ids: list[int] | None = declare(
         "Ids of tokens of a text that never merge, beside the special tokens, which need no naming. They may be any "
-        "number: as many others merge in their place, as long as more of those are there than a layer removes. A "
-        "model that predicts masked tokens adds its mask token by itself, where its tokenizer is found beside the "
-        "weights.",
+        "number: as many others merge in their place, as long as more of those are there than a layer removes. A model "
+        "that predicts masked tokens adds its mask token by itself, if its tokenizer lies beside the weights.",
         check_integers("token", _TOKEN_IDS, 0, MAX_COUNT, may_be_empty=True),
     )
     flops_ratio: float | None = declare(
@@ -231,6 +230,12 @@ class Settings:
         + ". Layers that are left out of `layers` stay dense.",
         choices=PROFILES,
         usual="balanced",
+    )
+    multiple_of: int | None = declare(
+        "What a layer keeps, special tokens included, is a multiple of this: it removes so many fewer. With 8, GPUs get "
+        "aligned masks and fewer shapes. By default any number will do.",
+        functools.partial(check_count, low=1),
+        usual=1,
     )
 
 
@@ -255,11 +260,8 @@ def fields_of(settings: Mapping[Any, Any], may_name_parts: bool = True) -> dict[
     """
     if len(settings) > _MAX_KEYS:
         raise ValueError(f"pitome={show(settings)} has {len(settings)} keys. {_FIELDS_MESSAGE}")
-    given = {
-        key: value
-        for key, value in settings.items()
-        if key not in TRANSFORMERS_KEYS and not (key in LOADING_KEYS and value is None)
-    }
+    dropped = TRANSFORMERS_KEYS | {key for key in LOADING_KEYS if settings.get(key) is None}
+    given = {key: value for key, value in settings.items() if key not in dropped}
     unknown = [key for key in given if key not in FIELDS]
     if unknown and may_name_parts and len(unknown) == len(given) and _are_parts(given):
         return {"parts": given}

@@ -28,10 +28,13 @@ NEVER = tl.constexpr(-1e6)
 
 
 @triton.jit
-def count_removed(count, numerator, denominator, min_tokens):
+def count_removed(count, special, numerator, denominator, min_tokens, multiple_of):
     """`KeepRatio.num_removed`, in 64 bits: tokens times a numerator of up to 10**9."""
     removed = (count.to(tl.int64) * numerator) // denominator
-    return tl.minimum(removed, tl.maximum(count - min_tokens, 0)).to(tl.int32)
+    removed = tl.minimum(removed, tl.maximum(count - min_tokens, 0)).to(tl.int32)
+    over = (count - removed + special) % multiple_of
+    spared = tl.where(over > 0, multiple_of - over, 0)
+    return tl.maximum(removed - spared, 0)
 
 
 @triton.jit
@@ -43,6 +46,7 @@ def read_masks(
     numerator,
     denominator,
     min_tokens,
+    multiple_of,
     valid,
     valid_stride,
     special,
@@ -61,7 +65,9 @@ def read_masks(
     may = real & (tokens >= prefix)
     if SPECIAL:
         may = may & (tl.load(special + sample * special_stride + tokens, mask=inside, other=1) == 0)
-    pairs = count_removed(tl.sum(may.to(tl.int32)), numerator, denominator, min_tokens)
+    count = tl.sum(may.to(tl.int32))
+    special = tl.sum(real.to(tl.int32)) - count
+    pairs = count_removed(count, special, numerator, denominator, min_tokens, multiple_of)
     if PROTECTED:
         free = may & (tl.load(protected + sample * protected_stride + tokens, mask=inside, other=1) == 0)
         enough = tl.sum(free.to(tl.int32)) > pairs
@@ -79,6 +85,7 @@ def read_masks(
         "numerator",
         "denominator",
         "min_tokens",
+        "multiple_of",
     ]
 )
 def factors_kernel(
@@ -98,6 +105,7 @@ def factors_kernel(
     numerator,
     denominator,
     min_tokens,
+    multiple_of,
     valid,
     valid_stride,
     special,
@@ -140,6 +148,7 @@ def factors_kernel(
         numerator,
         denominator,
         min_tokens,
+        multiple_of,
         valid,
         valid_stride,
         special,

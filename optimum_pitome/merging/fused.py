@@ -64,12 +64,13 @@ def match_fused(features: torch.Tensor, spec: MergeSpec, masks: TokenMasks) -> F
     variant = _name(features.dtype), int(features.shape[3]), spec.energy, weighted, *given
     if not choice.is_chosen("match", features.device, *variant):
         return None
-    num_pairs = spec.ratio.num_removed(num_tokens - prefix)
+    ratio, same = spec.ratio, masks.valid is None and masks.special is None
+    num_pairs = ratio.num_removed(num_tokens - prefix, prefix) if same else ratio.most_removed(num_tokens - prefix)
     if num_tokens > MANY_TOKENS or num_pairs <= 0 or 2 * num_pairs > num_tokens - prefix:
         return None
     masks.check(features[:, 0])
     never = prefix + masks.max_special
-    num_kept = num_tokens if num_tokens < never else never + spec.ratio.num_kept(num_tokens - never)
+    num_kept = num_tokens if num_tokens < never else never + ratio.num_kept(num_tokens - never, never)
     attention = masks.attention.float() if weighted else None
     attention = attention.unsqueeze(1) if weighted and attention.dim() == 2 else attention
     arguments = (features, attention, masks.valid, masks.special, masks.protected, prefix, num_pairs, num_kept)
@@ -182,7 +183,7 @@ def launch_match(features, attention, valid, special, protected, prefix, num_pai
 
     spec = MergeSpec.from_text(text)
     ratio = spec.ratio
-    removed = ratio.removed_numerator, ratio.removed_denominator, ratio.min_tokens
+    removed = ratio.removed_numerator, ratio.removed_denominator, ratio.min_tokens, ratio.multiple_of
     energy = spec.energy, spec.margin, spec.alpha, spec.importance / 2
     with _current(features.device):
         return match(features, attention, valid, special, protected, prefix, num_pairs, num_kept, removed, *energy)

@@ -267,7 +267,7 @@ class MergeState:
         ratio = self.specs[index].ratio
         if ratio.is_dense or is_open(num_tokens):
             return not ratio.is_dense
-        return ratio.num_removed(num_tokens - self.num_prefix_tokens) > 0
+        return ratio.most_removed(num_tokens - self.num_prefix_tokens) > 0
 
     def runs(self, index: int) -> bool:
         """Whether anything that layer `index` computes is read."""
