@@ -54,8 +54,7 @@ MIN_RATIO = 0.5
 #: More than any encoder can save.
 MAX_FLOPS_RATIO = 100.0
 
-#: More keys than any dict of settings has, and more letters than any part's name.
-_MAX_KEYS = _MAX_PART_NAME = 100
+_MAX_KEYS = _MAX_PART_NAME = 100  # more keys than any dict of settings has, and letters than a part's name
 _TOKEN_IDS = "token ids, whole numbers of at least 0, such as [tokenizer.mask_token_id]"
 _PART_SETTINGS = "Expected a ratio, or a dict such as {'ratio': 0.9}."
 
@@ -205,9 +204,9 @@ class Settings:
         scope="file",
     )
     protect_token_ids: list[int] | None = declare(
-        "Ids of tokens of a text that never merge, beside the special tokens, which need no naming. They may be any "
-        "number: as many others merge in their place, as long as more of those are there than a layer removes. A model "
-        "that predicts masked tokens adds its mask token by itself, if its tokenizer lies beside the weights.",
+        "Ids of tokens of a text that never merge, beside the special tokens. They may be any number: as many others "
+        "merge in their place, as long as more of those are there than a layer removes. A model that predicts masked "
+        "tokens adds its mask token by itself, where its tokenizer is found beside the weights.",
         check_integers("token", _TOKEN_IDS, 0, MAX_COUNT, may_be_empty=True),
     )
     flops_ratio: float | None = declare(
@@ -232,8 +231,7 @@ class Settings:
         usual="balanced",
     )
     multiple_of: int | None = declare(
-        "What a layer keeps, special tokens included, is a multiple of this: it removes so many fewer. With 8, GPUs get "
-        "aligned masks and fewer shapes. By default any number will do.",
+        "Layers keep a multiple of this, special tokens included: they remove fewer. 8 aligns masks for GPUs.",
         functools.partial(check_count, low=1),
         usual=1,
     )

@@ -23,8 +23,7 @@ import triton
 import triton.language as tl
 
 
-#: `NEVER` of `merging/energy.py`.
-NEVER = tl.constexpr(-1e6)
+NEVER = tl.constexpr(-1e6)  #: that of `merging/energy.py`
 
 
 @triton.jit
@@ -32,9 +31,7 @@ def count_removed(count, special, numerator, denominator, min_tokens, multiple_o
     """`KeepRatio.num_removed`, in 64 bits: tokens times a numerator of up to 10**9."""
     removed = (count.to(tl.int64) * numerator) // denominator
     removed = tl.minimum(removed, tl.maximum(count - min_tokens, 0)).to(tl.int32)
-    over = (count - removed + special) % multiple_of
-    spared = tl.where(over > 0, multiple_of - over, 0)
-    return tl.maximum(removed - spared, 0)
+    return tl.maximum(removed - (multiple_of - 1 - (count - removed + special + multiple_of - 1) % multiple_of), 0)
 
 
 @triton.jit
@@ -65,9 +62,8 @@ def read_masks(
     may = real & (tokens >= prefix)
     if SPECIAL:
         may = may & (tl.load(special + sample * special_stride + tokens, mask=inside, other=1) == 0)
-    count = tl.sum(may.to(tl.int32))
-    special = tl.sum(real.to(tl.int32)) - count
-    pairs = count_removed(count, special, numerator, denominator, min_tokens, multiple_of)
+    count, others = tl.sum(may.to(tl.int32)), tl.sum((real & (may == 0)).to(tl.int32))
+    pairs = count_removed(count, others, numerator, denominator, min_tokens, multiple_of)
     if PROTECTED:
         free = may & (tl.load(protected + sample * protected_stride + tokens, mask=inside, other=1) == 0)
         enough = tl.sum(free.to(tl.int32)) > pairs

@@ -38,7 +38,7 @@ class KeepRatio:
         removed_numerator (`int`): numerator of `1 - ratio`.
         removed_denominator (`int`): denominator of `1 - ratio`, at most 10**9.
         min_tokens (`int`): so many mergeable tokens stay in any case.
-        multiple_of (`int`): what stays, special tokens included, is a multiple of this wherever enough tokens are there.
+        multiple_of (`int`): what stays, special tokens included, is a multiple of this where there are enough tokens.
     """
 
     removed_numerator: int
@@ -68,12 +68,12 @@ class KeepRatio:
         """`k = floor(M * (1 - ratio))` (paper, section 3.2), at most `M - min_tokens`, and as many fewer as make
         `M - k + S` a multiple of `multiple_of`.
 
-        `M - k` never falls when `M` grows, nor does `M - k + S` when a token is special instead, so what is left of the
+        `M - k + S` never falls when `M` or `S` grows, nor when a token is special that was not, so what is left of the
         longest sample of a batch holds what is left of any other.
 
         Args:
             num_mergeable (`int`, `torch.SymInt` or integer `torch.Tensor`): M, the mergeable tokens.
-            num_special (the same, *optional*, defaults to 0): S, those that never merge. Read with `multiple_of` alone.
+            num_special (the same, *optional*, defaults to 0): S, those that never merge; for `multiple_of`.
 
         Returns:
             The same type as `num_mergeable`.
