@@ -33,7 +33,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, flash_atten
 MASK, CHANNELS, SCORE = "mask", "channels", "score"
 
 #: The environment variable that says which form is tried first: one of `PREFERENCES`.
-VARIABLE = "PITOME_ATTENTION"
+FORM_VARIABLE = "PITOME_ATTENTION"
 PREFERENCES = ("auto", MASK, CHANNELS)
 
 #: Kinds of attention functions. What is none of them is replaced by SDPA.
@@ -54,11 +54,11 @@ _CHANGES = ("sliding_window", "softcap", "s_aux", "position_bias")
 
 def _checked(preference: str, name: str) -> str:
     if preference not in PREFERENCES:
-        raise ValueError(f"{name}={preference!r}: expected one of {', '.join(map(repr, PREFERENCES))}.")
+        raise ValueError(f"{name}={preference!r} is no form of attention. Expected 'auto', 'mask' or 'channels'.")
     return preference
 
 
-_preference = _checked(os.environ.get(VARIABLE, "auto").strip().lower() or "auto", VARIABLE)
+_preference = _checked(os.environ.get(FORM_VARIABLE, "auto").strip().lower() or "auto", FORM_VARIABLE)
 
 
 def use_attention_form(form: str) -> str:
