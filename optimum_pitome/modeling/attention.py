@@ -124,10 +124,10 @@ def merging_attention(
             plain=is_plain(kind, kwargs),
         )
     if form == CHANNELS:
-        call.record(query, key, None, kwargs.get("scaling"))
+        call.record(query, key, call.bias_to_record(key), kwargs.get("scaling"))
         return _with_channels(call, kind, implementation, module, query, key, value, kwargs)
     if form == SCORE:
-        call.record(query, key, None, kwargs.get("scaling"))
+        call.record(query, key, call.bias_to_record(key), kwargs.get("scaling"))
         bias = call.attention_mask(None, torch.float32)
         return _with_scores(module, query, key, value, bias, kwargs)
     if kind in (FLASH, FLEX):
@@ -145,7 +145,7 @@ def merging_attention(
 
 def _before_merging(call, kind, implementation, module, query, key, value, attention_mask, kwargs):
     """What the model computes without merging, with a function that takes no mask of four dimensions."""
-    call.record(query, key, None, kwargs.get("scaling"))
+    call.record(query, key, call.bias_to_record(key), kwargs.get("scaling"))
     attention_mask = call.attention_mask(attention_mask, query.dtype)
     if isinstance(attention_mask, torch.Tensor) and attention_mask.dim() == 4:
         if kind == FLEX:

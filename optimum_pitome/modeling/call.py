@@ -83,8 +83,7 @@ class AttentionCall:
         Args:
             query, key (`torch.Tensor` of shape `(B, heads, n, head_dim)`).
             bias (`torch.Tensor`, *optional*):
-                What is added to the scores, or a boolean mask; broadcasts to `(B, heads, n, n)`. By default what
-                follows from the tokens.
+                What is added to the scores, or a boolean mask; broadcasts to `(B, heads, n, n)`.
             scaling (`float`, *optional*): of the scores; by default that of the head's width.
         """
         self.keys = key
@@ -92,20 +91,24 @@ class AttentionCall:
             # With padding, the class token is the first real one. After a merge the real ones come first.
             untouched = self.tokens.num_prefix_tokens == 0 and self.tokens.rows is None
             valid = self.tokens.valid if untouched else None
-            bias = self.bias(key.dtype) if bias is None else bias
             self.attention = class_attention(query, key, bias, valid, scaling or key.shape[-1] ** -0.5)
 
     def attention_mask(self, attention_mask: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
         """The mask to use: the caller's as long as nothing merged, ours from then on."""
         return self.bias(dtype) if self.merged else attention_mask
 
-    def bias(self, dtype: torch.dtype) -> torch.Tensor | None:
-        """What the tokens add to the scores: `(B, 1, 1, n)`, or more where it differs between queries or heads."""
+    def bias_to_record(self, key: torch.Tensor) -> torch.Tensor | None:
+        """What [`~AttentionCall.record`] gets of `key` where the attention function has no such mask."""
+        return self.bias(key.dtype, key) if self.importance else None
+
+    def bias(self, dtype: torch.dtype, key: torch.Tensor | None = None) -> torch.Tensor | None:
+        """What the tokens add to the scores: `(B, 1, 1, n)`, or more where it differs between queries or heads. Where
+        nothing has merged, places in a window are those in `key`."""
         bias = self.tokens.attention_bias(dtype, self.proportional)
         if self.window is None:
             return bias
         places = self.tokens.positions
         if places is None:
-            places = torch.arange(self.keys.shape[2], device=self.keys.device).unsqueeze(0)
+            places = torch.arange(key.shape[2], device=key.device).unsqueeze(0)
         near = ((places[:, :, None] - places[:, None, :]).abs() <= self.window).unsqueeze(1)
         return torch.where(near, 0.0 if bias is None else bias, torch.finfo(dtype).min).to(dtype)

@@ -229,6 +229,9 @@ class GroupedCall:
         lowest = False if mask.dtype == torch.bool else torch.finfo(dtype).min
         return mask.masked_fill(~real.repeat_interleave(self.grouping.num_tokens, 1)[:, None, None, :], lowest)
 
+    def bias_to_record(self, key: torch.Tensor) -> None:
+        """See [`AttentionCall`]."""
+
     def record(self, query: torch.Tensor, key: torch.Tensor, *args) -> None:
         """See [`AttentionCall`]. What tokens are compared by is the keys: there is no class token in a cell."""
         self.call.record(self.grouping.separate(query, -2), self.grouping.separate(key, -2), *args)
