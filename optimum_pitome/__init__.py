@@ -51,6 +51,7 @@ _EXPORTS = {
     "register_algorithm": ".methods",
     "register_energy": ".methods",
     "use_kernels": ".kernels.choice",
+    "use_attention_form": ".modeling.attention_forms",
     "check_algorithm": ".merging.checks",
     "check_energy": ".merging.checks",
     "PiToMeCallback": ".training.callback",
@@ -123,6 +124,7 @@ if TYPE_CHECKING:
     from .methods import register_algorithm, register_energy
     from .modeling.architecture import Architecture
     from .modeling.attention import MergingAttention
+    from .modeling.attention_forms import use_attention_form
     from .modeling.layer import MergingLayer
     from .modeling.marks import take_samples
     from .modeling.registry import UnsupportedArchitectureError

@@ -118,6 +118,8 @@ def _resolved_settings(rewrite: EncoderRewrite) -> dict[str, Any]:
         settings["margin"] = of_each([round(spec.margin, 6) for spec in specs])
         settings["alpha"] = of_each([spec.alpha for spec in specs])
     settings["min_tokens"] = of_each([spec.ratio.min_tokens for spec in specs])
+    if any(spec.ratio.multiple_of > 1 for spec in specs):
+        settings["multiple_of"] = of_each([spec.ratio.multiple_of for spec in specs])
     settings["proportional_attention"] = of_each([spec.proportional_attention for spec in specs])
     for name in ("size_weighted", "after"):  # no fields of the configuration: presets alone change them
         if any(getattr(spec, name) != getattr(MergeSpec, name) for spec in specs):

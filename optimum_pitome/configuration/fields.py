@@ -54,8 +54,7 @@ MIN_RATIO = 0.5
 #: More than any encoder can save.
 MAX_FLOPS_RATIO = 100.0
 
-#: More keys than any dict of settings has, and more letters than any part's name.
-_MAX_KEYS = _MAX_PART_NAME = 100
+_MAX_KEYS = _MAX_PART_NAME = 100  # more keys than any dict of settings has, and letters than a part's name
 _TOKEN_IDS = "token ids, whole numbers of at least 0, such as [tokenizer.mask_token_id]"
 _PART_SETTINGS = "Expected a ratio, or a dict such as {'ratio': 0.9}."
 
@@ -177,7 +176,7 @@ class Settings:
         "Add the log size of the merged keys to the attention scores.", check_bool, usual=True
     )
     unmerge: bool | None = declare(
-        "Return outputs at the original length, each token with its group's vector. `False`: the short sequence.",
+        "Outputs have the original length, each token its group's vector. `False`: they are short.",
         check_bool,
         usual=True,
     )
@@ -205,10 +204,9 @@ class Settings:
         scope="file",
     )
     protect_token_ids: list[int] | None = declare(
-        "Ids of tokens of a text that never merge, beside the special tokens, which need no naming. They may be any "
-        "number: as many others merge in their place, as long as more of those are there than a layer removes. A "
-        "model that predicts masked tokens adds its mask token by itself, where its tokenizer is found beside the "
-        "weights.",
+        "Ids of tokens of a text that never merge, beside the special tokens. They may be any number: as many others "
+        "merge in their place, as long as more of those are there than a layer removes. A model that predicts masked "
+        "tokens adds its mask token by itself, where its tokenizer is found beside the weights.",
         check_integers("token", _TOKEN_IDS, 0, MAX_COUNT, may_be_empty=True),
     )
     flops_ratio: float | None = declare(
@@ -231,6 +229,11 @@ class Settings:
         + ". Layers that are left out of `layers` stay dense.",
         choices=PROFILES,
         usual="balanced",
+    )
+    multiple_of: int | None = declare(
+        "Layers keep a multiple of this, special tokens included: they remove fewer. 8 aligns masks for GPUs.",
+        functools.partial(check_count, low=1),
+        usual=1,
     )
 
 
@@ -255,11 +258,8 @@ def fields_of(settings: Mapping[Any, Any], may_name_parts: bool = True) -> dict[
     """
     if len(settings) > _MAX_KEYS:
         raise ValueError(f"pitome={show(settings)} has {len(settings)} keys. {_FIELDS_MESSAGE}")
-    given = {
-        key: value
-        for key, value in settings.items()
-        if key not in TRANSFORMERS_KEYS and not (key in LOADING_KEYS and value is None)
-    }
+    dropped = TRANSFORMERS_KEYS | {key for key in LOADING_KEYS if settings.get(key) is None}
+    given = {key: value for key, value in settings.items() if key not in dropped}
     unknown = [key for key in given if key not in FIELDS]
     if unknown and may_name_parts and len(unknown) == len(given) and _are_parts(given):
         return {"parts": given}

@@ -31,7 +31,7 @@ def match(
     prefix: int,
     num_pairs: int,
     num_kept: int,
-    removed: tuple[int, int, int],
+    removed: tuple[int, int, int, int],
     energy: str,
     margin: float,
     alpha: float,
@@ -45,7 +45,8 @@ def match(
         valid, special, protected (`torch.BoolTensor` of shape `(B or 1, N)`, *optional*): as `TokenMasks` has them.
         prefix (`int`): tokens at the front that never merge.
         num_pairs, num_kept (`int`): k and n, of the whole batch.
-        removed (`tuple[int, int, int]`): numerator, denominator and `min_tokens` of `KeepRatio`.
+        removed (`tuple[int, int, int, int]`):
+            Numerator, denominator, `min_tokens` and `multiple_of` of `KeepRatio`.
         energy (`str`), margin, alpha (`float`): of `ENERGIES`.
         exponent (`float`): of what a token weighs.
 

@@ -23,15 +23,15 @@ import triton
 import triton.language as tl
 
 
-#: `NEVER` of `merging/energy.py`.
-NEVER = tl.constexpr(-1e6)
+NEVER = tl.constexpr(-1e6)  #: that of `merging/energy.py`
 
 
 @triton.jit
-def count_removed(count, numerator, denominator, min_tokens):
+def count_removed(count, special, numerator, denominator, min_tokens, multiple_of):
     """`KeepRatio.num_removed`, in 64 bits: tokens times a numerator of up to 10**9."""
     removed = (count.to(tl.int64) * numerator) // denominator
-    return tl.minimum(removed, tl.maximum(count - min_tokens, 0)).to(tl.int32)
+    removed = tl.minimum(removed, tl.maximum(count - min_tokens, 0)).to(tl.int32)
+    return tl.maximum(removed - (multiple_of - 1 - (count - removed + special + multiple_of - 1) % multiple_of), 0)
 
 
 @triton.jit
@@ -43,6 +43,7 @@ def read_masks(
     numerator,
     denominator,
     min_tokens,
+    multiple_of,
     valid,
     valid_stride,
     special,
@@ -61,7 +62,8 @@ def read_masks(
     may = real & (tokens >= prefix)
     if SPECIAL:
         may = may & (tl.load(special + sample * special_stride + tokens, mask=inside, other=1) == 0)
-    pairs = count_removed(tl.sum(may.to(tl.int32)), numerator, denominator, min_tokens)
+    count, others = tl.sum(may.to(tl.int32)), tl.sum((real & (may == 0)).to(tl.int32))
+    pairs = count_removed(count, others, numerator, denominator, min_tokens, multiple_of)
     if PROTECTED:
         free = may & (tl.load(protected + sample * protected_stride + tokens, mask=inside, other=1) == 0)
         enough = tl.sum(free.to(tl.int32)) > pairs
@@ -79,6 +81,7 @@ def read_masks(
         "numerator",
         "denominator",
         "min_tokens",
+        "multiple_of",
     ]
 )
 def factors_kernel(
@@ -98,6 +101,7 @@ def factors_kernel(
     numerator,
     denominator,
     min_tokens,
+    multiple_of,
     valid,
     valid_stride,
     special,
@@ -140,6 +144,7 @@ def factors_kernel(
         numerator,
         denominator,
         min_tokens,
+        multiple_of,
         valid,
         valid_stride,
         special,

@@ -68,7 +68,9 @@ class Candidates:
     def read(cls, features: torch.Tensor, spec: MergeSpec, masks: TokenMasks) -> Candidates | None:
         """`None` where the ratio leaves nothing to merge."""
         prefix = masks.num_prefix_tokens
-        num_pairs = spec.ratio.num_removed(length_of(features) - prefix)
+        ratio, length = spec.ratio, length_of(features)
+        same = masks.valid is None and masks.special is None  # all samples remove as many
+        num_pairs = ratio.num_removed(length - prefix, prefix) if same else ratio.most_removed(length - prefix)
         if is_open(num_pairs):
             num_pairs = torch.sym_max(num_pairs, 2)  # `pair_mask` leaves out those that there are not
         elif num_pairs <= 0:
@@ -82,7 +84,7 @@ class Candidates:
         if masks.protected is not None:
             counted = mergeable.sum(dim=1, keepdim=True)
             unprotected = mergeable & ~masks.protected[:, prefix:]
-            enough = unprotected.sum(dim=1, keepdim=True) > spec.ratio.num_removed(counted)
+            enough = unprotected.sum(dim=1, keepdim=True) > masks.num_removed(ratio, counted, length)
             mergeable = torch.where(enough, unprotected, mergeable)
         weights = None
         if spec.importance > 0.0 and masks.attention is not None:
@@ -186,7 +188,9 @@ class Candidates:
 
     @functools.cached_property
     def _pairs_of_sample(self) -> torch.Tensor:
-        return self.spec.ratio.num_removed(self.count() if self.counted is None else self.counted)
+        counted = self.count() if self.counted is None else self.counted
+        length = self.masks.num_prefix_tokens + length_of(self.features)
+        return self.masks.num_removed(self.spec.ratio, counted, length)
 
     def room(self) -> torch.Tensor:
         """How many of the sample's tokens that may merge are left over as targets, `(B, 1)`: less than k only where
@@ -208,7 +212,7 @@ class Candidates:
         num_tokens = prefix + length_of(self.features)
         # Samples with fewer special tokens than `max_special` merge more: the length must fit the one with the most.
         never = prefix + masks.max_special
-        num_kept = num_tokens if num_tokens < never else never + self.spec.ratio.num_kept(num_tokens - never)
+        num_kept = num_tokens if num_tokens < never else never + self.spec.ratio.num_kept(num_tokens - never, never)
         valid = masks.valid
         if valid is None and self.mergeable is not None:
             valid = torch.ones(self.mergeable.shape[0], num_tokens, dtype=torch.bool, device=self.features.device)

@@ -65,12 +65,13 @@ def match_fused(features: torch.Tensor, spec: MergeSpec, masks: TokenMasks) -> F
     variant = _name(features.dtype), int(features.shape[3]), spec.energy, weighted, *given
     if not choice.is_chosen("match", features.device, *variant):
         return None
-    num_pairs = spec.ratio.num_removed(num_tokens - prefix)
+    ratio, same = spec.ratio, masks.valid is None and masks.special is None
+    num_pairs = ratio.num_removed(num_tokens - prefix, prefix) if same else ratio.most_removed(num_tokens - prefix)
     if num_tokens > MANY_TOKENS or num_pairs <= 0 or 2 * num_pairs > num_tokens - prefix:
         return None
     masks.check(features[:, 0])
     never = prefix + masks.max_special
-    num_kept = num_tokens if num_tokens < never else never + spec.ratio.num_kept(num_tokens - never)
+    num_kept = num_tokens if num_tokens < never else never + ratio.num_kept(num_tokens - never, never)
     attention = masks.attention.float() if weighted else None
     attention = attention.unsqueeze(1) if weighted and attention.dim() == 2 else attention
     arguments = (features, attention, masks.valid, masks.special, masks.protected, prefix, num_pairs, num_kept)
@@ -79,7 +80,7 @@ def match_fused(features: torch.Tensor, spec: MergeSpec, masks: TokenMasks) -> F
     ratio, margin, alpha = spec.ratio, 0.0, 1.0
     if ENERGIES[spec.energy].has_margin:
         margin, alpha = spec.margin, spec.alpha
-    removed = ratio.removed_numerator, ratio.removed_denominator, ratio.min_tokens
+    removed = ratio.removed_numerator, ratio.removed_denominator, ratio.min_tokens, ratio.multiple_of
     arguments += (*removed, spec.energy, margin, alpha, spec.importance / 2 if weighted else 0.0)
     if torch.compiler.is_compiling():
         found = _match(*arguments)
@@ -188,9 +189,10 @@ def _or_give_up(name: str, launch, tokens: torch.Tensor, *others):
 def launch_match(features, *others):
     from ..kernels.launch import match  # imports Triton
 
-    *others, numerator, denominator, min_tokens, energy, margin, alpha, exponent = others
+    *others, numerator, denominator, min_tokens, multiple_of, energy, margin, alpha, exponent = others
+    removed = numerator, denominator, min_tokens, multiple_of
     with _current(features.device):
-        return match(features, *others, (numerator, denominator, min_tokens), energy, margin, alpha, exponent)
+        return match(features, *others, removed, energy, margin, alpha, exponent)
 
 
 @torch.library.custom_op(
@@ -198,7 +200,7 @@ def launch_match(features, *others):
     mutates_args=(),
     schema="(Tensor features, Tensor? attention, Tensor? valid, Tensor? special, Tensor? protected, int prefix, "
     "SymInt num_pairs, SymInt num_kept, SymInt removed_numerator, SymInt removed_denominator, SymInt min_tokens, "
-    "str energy, float margin, float alpha, float exponent) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    "SymInt multiple_of, str energy, float margin, float alpha, float exponent) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
 def _match(features, *others):
     return launch_match(features, *others)

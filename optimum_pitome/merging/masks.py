@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from .constants import Constants
+from .counts import KeepRatio
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,13 @@ class TokenMasks:
                     f"samples of {num_tokens} tokens. Give one value for each token, special ones such as CLS "
                     "included: 1 for a real token, 0 for padding."
                 )
+
+    def num_removed(self, ratio: KeepRatio, counted: torch.Tensor, num_tokens: int) -> torch.Tensor:
+        """k of each sample, `(B, 1)`, of which `counted` `(B, 1)` of `num_tokens` tokens may merge."""
+        if ratio.multiple_of == 1:
+            return ratio.num_removed(counted)
+        real = num_tokens if self.valid is None else self.valid.sum(dim=1, keepdim=True)
+        return ratio.num_removed(counted, real - counted)
 
     def over_heads(self) -> TokenMasks:
         """The same with the mean of `attention` over the heads."""

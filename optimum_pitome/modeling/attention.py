@@ -15,9 +15,9 @@
 """The attention of a rewritten model.
 
 A rewritten layer hands its attention an [`AttentionCall`] as a keyword argument. Where the attention function of the
-model (`eager` or `sdpa`) is called, the keys (and the class token's attention) are noted in it, and log sizes and the
-shrunken mask take the place of the model's mask. Without such a call, the dense model's own function runs, whichever
-that is.
+model is called, the keys (and the class token's attention) are noted in it, and log sizes and the shrunken mask take
+the place of the model's mask, in the form that the function takes (`attention_forms.py`). Without such a call, and
+before anything has merged, the dense model's own function runs, whichever that is.
 
 transformers looks its attention functions up in an [`~transformers.AttentionInterface`], and says that a modeling file
 that wants others declares an instance of its own. [`MergingInterface`] is that instance for the files of the families
@@ -29,19 +29,34 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
 from transformers.utils import logging
 
+from .attention_forms import (
+    CHANNELS,
+    EAGER,
+    FLASH,
+    FLEX,
+    MASK,
+    OTHER,
+    SCORE,
+    SDPA,
+    add_channels,
+    choose_form,
+    is_plain,
+    kind_of,
+    score_function,
+)
 from .call import CALL_KEY, AttentionCall
 from .wrap import wrap
 
 
 logger = logging.get_logger(__name__)
 
-DELEGATES = ("eager", "sdpa")
 #: Where a modeling file of transformers keeps its attention functions, and the one for `eager`.
 _FUNCTIONS, _EAGER = "ALL_ATTENTION_FUNCTIONS", "eager_attention_forward"
 
@@ -90,20 +105,90 @@ def merging_attention(
     Returns:
         The output `(B, n, heads, head_dim)` and, with `eager`, the weights `(B, heads, n, n)`.
     """
-    implementation = implementation or "eager"
-    if implementation not in DELEGATES:
-        # Log sizes are a bias per key, which flash kernels do not take: SDPA computes the same attention.
-        implementation = "sdpa"
-        if attention_mask is not None and attention_mask.dim() == 2:
-            attention_mask = attention_mask.bool()[:, None, None, :]
+    implementation = implementation or EAGER
+    kind = kind_of(implementation)
+    if kind == OTHER:
+        implementation = kind = SDPA
+    if not call.merged and kind in (FLASH, FLEX):
+        return _before_merging(call, kind, implementation, module, query, key, value, attention_mask, kwargs)
+    form = MASK
+    if call.merged:
+        form = choose_form(
+            implementation,
+            query.device.type,
+            query.dtype,
+            query.shape[2],
+            query.shape[3],
+            padded=call.is_padded,
+            pairwise=call.is_pairwise,
+            plain=is_plain(kind, kwargs),
+        )
+    if form == CHANNELS:
+        call.record(query, key, call.bias_to_record(key), kwargs.get("scaling"))
+        return _with_channels(call, kind, implementation, module, query, key, value, kwargs)
+    if form == SCORE:
+        call.record(query, key, call.bias_to_record(key), kwargs.get("scaling"))
+        bias = call.attention_mask(None, torch.float32)
+        return _with_scores(module, query, key, value, bias, kwargs)
+    if kind in (FLASH, FLEX):
+        implementation = SDPA
+    if isinstance(attention_mask, torch.Tensor) and attention_mask.dim() == 2:
+        attention_mask = attention_mask.bool()[:, None, None, :]
     attention_mask = call.attention_mask(attention_mask, query.dtype)
     call.record(query, key, attention_mask, kwargs.get("scaling"))
-    if implementation == "eager" and attention_mask is not None and attention_mask.dtype == torch.bool:
+    if implementation == EAGER and attention_mask is not None and attention_mask.dtype == torch.bool:
         # Eager adds the mask to the scores, so a caller's boolean one would only shift them by one.
-        allowed, lowest = attention_mask, torch.finfo(query.dtype).min
-        attention_mask = torch.zeros_like(allowed, dtype=query.dtype).masked_fill(~allowed, lowest)
-    attend = eager if implementation == "eager" else ALL_ATTENTION_FUNCTIONS[implementation]
+        attention_mask = _additive(attention_mask, query.dtype)
+    attend = eager if implementation == EAGER else ALL_ATTENTION_FUNCTIONS[implementation]
     return attend(module, query, key, value, attention_mask, **kwargs)
+
+
+def _before_merging(call, kind, implementation, module, query, key, value, attention_mask, kwargs):
+    """What the model computes without merging, with a function that takes no mask of four dimensions."""
+    call.record(query, key, call.bias_to_record(key), kwargs.get("scaling"))
+    attention_mask = call.attention_mask(attention_mask, query.dtype)
+    if isinstance(attention_mask, torch.Tensor) and attention_mask.dim() == 4:
+        if kind == FLEX:
+            if attention_mask.dtype == torch.bool:
+                attention_mask = _additive(attention_mask, torch.float32)
+            return _with_scores(module, query, key, value, attention_mask, kwargs)
+        attention_mask = attention_mask[:, 0, 0]  # of our own making: the real tokens
+    return ALL_ATTENTION_FUNCTIONS[implementation](module, query, key, value, attention_mask, **kwargs)
+
+
+def _with_channels(call, kind, implementation, module, query, key, value, kwargs):
+    log_sizes, scaling, width = call.log_sizes(), kwargs.get("scaling"), value.shape[-1]
+    # Positions are those of the original tokens, in which flash functions look for the borders of sequences.
+    kwargs.pop("position_ids", None)
+    kwargs["scaling"] = query.shape[-1] ** -0.5 if scaling is None else scaling
+    kwargs["is_causal"] = False  # SDPA would take a module that does not say so for causal
+    if log_sizes is not None:
+        query, key, value = add_channels(query, key, value, log_sizes, kwargs["scaling"])
+    real = call.real_tokens() if kind == FLASH else None
+    output, weights = ALL_ATTENTION_FUNCTIONS[implementation](module, query, key, value, real, **kwargs)
+    return output[..., :width], weights
+
+
+def _with_scores(module, query, key, value, bias, kwargs):
+    """FlexAttention with `bias` added to the scores, as transformers calls it."""
+    from transformers.integrations.flex_attention import compile_friendly_flex_attention, repeat_kv
+
+    groups = query.shape[1] // key.shape[1]
+    output = compile_friendly_flex_attention(
+        query,
+        repeat_kv(key, groups),
+        repeat_kv(value, groups),
+        score_mod=None if bias is None else score_function(bias),
+        scale=kwargs.get("scaling"),
+        kernel_options=kwargs.get("kernel_options"),
+        training=module.training,
+    )
+    return output.transpose(1, 2).contiguous(), None
+
+
+def _additive(allowed: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """0 where a boolean mask allows a pair, and the lowest number elsewhere."""
+    return torch.zeros_like(allowed, dtype=dtype).masked_fill(~allowed, torch.finfo(dtype).min)
 
 
 class MergingAttention:
@@ -201,21 +286,22 @@ def _of_modeling_file(module: nn.Module, name: str):
     return None
 
 
-def check_implementation(implementation: str | None, name: str) -> None:
-    """Refuses what cannot work, and says once what is replaced.
+def check_implementation(implementation: str | None, name: str, attention_mask: Any = None) -> None:
+    """Says once what is replaced.
 
     Raises:
-        ValueError: for `flex_attention`, whose masks are programs and cannot shrink with the tokens.
+        ValueError: for a mask of more than two dimensions with a flash kernel, which takes none.
     """
-    if implementation in (*DELEGATES, None):
-        return
-    if "flex" in implementation:
+    kind = SDPA if implementation is None else kind_of(implementation)
+    if kind == FLASH and attention_mask is not None and attention_mask.dim() > 2:
         raise ValueError(
-            f"{name} is set to attn_implementation={implementation!r}, whose block masks cannot shrink with the "
-            "tokens. "
-            "Use model.set_attn_implementation('sdpa') (or 'eager') with merging."
+            f"attention_mask has the shape {tuple(attention_mask.shape)}, and {name} is set to "
+            f"attn_implementation={implementation!r}, which takes a mask of shape (batch, tokens) only: 1 for a real "
+            "token and 0 for padding. Pass such a mask, or use model.set_attn_implementation('sdpa')."
         )
-    logger.warning_once(
-        f"{name} is set to attn_implementation={implementation!r}, which cannot add token sizes to the attention "
-        "scores. The rewritten layers use 'sdpa' instead; set attn_implementation='sdpa' to silence this."
-    )
+    if kind == OTHER:
+        logger.warning_once(
+            f"{name} is set to attn_implementation={implementation!r}, and optimum_pitome does not know how token "
+            "sizes could be added to its scores. The rewritten layers use 'sdpa' instead; set "
+            "attn_implementation='sdpa' to silence this."
+        )

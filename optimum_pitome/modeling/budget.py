@@ -121,8 +121,8 @@ def fit_path(
         middle = (low + high) / 2
         low, high = (low, middle) if budget.is_kept(shape, at(middle), num_read) else (middle, high)
     found = at(high)
-    if budget.num_tokens is None:
-        return found
+    if budget.num_tokens is None or any(spec.ratio.multiple_of > 1 for spec in specs):
+        return found  # with a multiple there are no single tokens to spare
     return _spare(shape, found, merging, budget.num_tokens - tokens_left(shape, found, num_read))
 
 
@@ -132,7 +132,7 @@ def merging_layers(specs: Sequence[MergeSpec], num_read: int) -> list[int]:
 
 
 def _with_ratio(spec: MergeSpec, ratio: float) -> MergeSpec:
-    return replace(spec, ratio=KeepRatio.from_float(ratio, spec.ratio.min_tokens))
+    return replace(spec, ratio=KeepRatio.from_float(ratio, spec.ratio.min_tokens, spec.ratio.multiple_of))
 
 
 def _spare(

@@ -49,6 +49,32 @@ class AttentionCall:
     keys: torch.Tensor | None = None
     attention: torch.Tensor | None = None
 
+    @property
+    def merged(self) -> bool:
+        """Whether tokens have merged, so that sizes and masks are ours."""
+        return self.tokens.sizes is not None
+
+    @property
+    def is_padded(self) -> bool:
+        """Whether some of the tokens may be padding."""
+        return self.tokens.valid is not None
+
+    @property
+    def is_pairwise(self) -> bool:
+        """Whether what is added to the scores differs between queries."""
+        return self.window is not None or self.tokens.pairwise_mask is not None
+
+    def real_tokens(self) -> torch.Tensor | None:
+        """Which tokens are no padding: `(B, n)` bool, or `None` for all."""
+        return self.tokens.valid
+
+    def log_sizes(self) -> torch.Tensor | None:
+        """What is added to the scores: `(B, n)` float32, 0 for padding; `None` where sizes do not count."""
+        if not self.proportional or not self.merged:
+            return None
+        log_sizes, real = self.tokens.sizes.log(), self.tokens.valid
+        return log_sizes if real is None else log_sizes.masked_fill(~real, 0.0)
+
     def record(
         self, query: torch.Tensor, key: torch.Tensor, bias: torch.Tensor | None, scaling: float | None = None
     ) -> None:
@@ -56,8 +82,8 @@ class AttentionCall:
 
         Args:
             query, key (`torch.Tensor` of shape `(B, heads, n, head_dim)`).
-            bias (`torch.Tensor`, *optional*): what is added to the scores, or a boolean mask; broadcasts to
-                `(B, heads, n, n)`.
+            bias (`torch.Tensor`, *optional*):
+                What is added to the scores, or a boolean mask; broadcasts to `(B, heads, n, n)`.
             scaling (`float`, *optional*): of the scores; by default that of the head's width.
         """
         self.keys = key
@@ -69,11 +95,20 @@ class AttentionCall:
 
     def attention_mask(self, attention_mask: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
         """The mask to use: the caller's as long as nothing merged, ours from then on."""
-        if self.tokens.sizes is None:
-            return attention_mask
+        return self.bias(dtype) if self.merged else attention_mask
+
+    def bias_to_record(self, key: torch.Tensor) -> torch.Tensor | None:
+        """What [`~AttentionCall.record`] gets of `key` where the attention function has no such mask."""
+        return self.bias(key.dtype, key) if self.importance else None
+
+    def bias(self, dtype: torch.dtype, key: torch.Tensor | None = None) -> torch.Tensor | None:
+        """What the tokens add to the scores: `(B, 1, 1, n)`, or more where it differs between queries or heads. Where
+        nothing has merged, places in a window are those in `key`."""
         bias = self.tokens.attention_bias(dtype, self.proportional)
         if self.window is None:
             return bias
         places = self.tokens.positions
+        if places is None:
+            places = torch.arange(key.shape[2], device=key.device).unsqueeze(0)
         near = ((places[:, :, None] - places[:, None, :]).abs() <= self.window).unsqueeze(1)
         return torch.where(near, 0.0 if bias is None else bias, torch.finfo(dtype).min).to(dtype)

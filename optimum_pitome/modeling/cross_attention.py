@@ -32,6 +32,7 @@ from torch import nn
 
 from ..merging import gather_tokens
 from .architecture import Architecture, find_submodule
+from .attention_forms import EAGER, SDPA, kind_of
 from .hosts import Host, register_host, remove_hooks
 from .marks import mark, read_mark
 from .signatures import parameters
@@ -121,7 +122,7 @@ def _check(model: nn.Module, encoder: str, reader: str, drops_mask: str | None, 
 def read_merged_tokens(reader: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
     """Forward pre-hook of a reader: the short sequence, and log sizes as its mask."""
     hidden_states, mask = kwargs.get("encoder_hidden_states"), kwargs.get("encoder_attention_mask")
-    found = read_mark(hidden_states)
+    found = _read(hidden_states, reader)
     if found is None:
         return None
     member = found["member"]
@@ -139,7 +140,7 @@ def read_merged_tokens(reader: nn.Module, args: tuple, kwargs: dict) -> tuple[tu
 def shorten(reader: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
     """Forward pre-hook of a reader that takes no mask: the short sequence, unless weights are asked for."""
     hidden_states = kwargs.get("encoder_hidden_states")
-    found = read_mark(hidden_states)
+    found = _read(hidden_states, reader)
     shows_weights = kwargs.get("output_attentions", reader.config.output_attentions)
     if found is None or found["member"] is None or shows_weights:
         return None
@@ -151,10 +152,28 @@ def shorten(reader: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] 
 def weigh_tokens(attention: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
     """Forward pre-hook of a cross-attention module that gets a short sequence: log sizes as its mask."""
     hidden_states = kwargs.get("key_value_states")
-    found = read_mark(hidden_states)
+    found = _read(hidden_states, attention)
     if found is None or found["member"] is not None:
         return None
     return args, {**kwargs, "attention_mask": _log_sizes(found, hidden_states.dtype)}
+
+
+def _read(hidden_states: torch.Tensor | None, reader: nn.Module) -> dict[str, Any] | None:
+    """The mark of what `reader` gets; `None` where it reads the long sequence, as attention without masks must.
+
+    Raises:
+        ValueError: if there is no long sequence, and the sizes that count cannot be added.
+    """
+    found = read_mark(hidden_states)
+    implementation = getattr(getattr(reader, "config", None), "_attn_implementation", None)
+    if found is None or implementation is None or kind_of(implementation) in (EAGER, SDPA):
+        return found
+    if found["member"] is None and found["proportional"]:
+        raise ValueError(
+            f"{type(reader).__name__} is set to attn_implementation={implementation!r}, which takes no token sizes, "
+            "and reads a short sequence. Leave unmerge at True, or use model.set_attn_implementation('sdpa')."
+        )
+    return None
 
 
 def _log_sizes(found: dict[str, Any], dtype: torch.dtype) -> torch.Tensor:

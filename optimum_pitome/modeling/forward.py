@@ -138,10 +138,11 @@ def _check_forward(encoder: nn.Module, rewrite: EncoderRewrite, arguments: Mappi
     """Refuses what merging would get wrong.
 
     Raises:
-        ValueError: for an attention implementation that cannot merge, for what is no mask, and for packed sequences.
+        ValueError: for what is no mask, or none that the attention implementation takes, and for packed sequences.
     """
-    check_mask(arguments.get("attention_mask"))
-    check_implementation(rewrite.architecture.implementation_of(encoder), type(encoder).__name__)
+    mask = arguments.get("attention_mask")
+    check_mask(mask)
+    check_implementation(rewrite.architecture.implementation_of(encoder), type(encoder).__name__, mask)
     packed = [name for name in _PACKED if arguments.get(name) is not None]
     if encoder.pitome.architecture.layer_class.returns_every_token:
         packed = []  # it is what its layers are made for

@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch.nn.attention.flex_attention import BlockMask, create_mask
 
 
 #: A score that is lowered by this much weighs nothing in a softmax, in any dtype.
@@ -32,7 +33,7 @@ def check_mask(attention_mask: Any) -> None:
     Raises:
         ValueError: for anything but a tensor of 2 to 4 dimensions, or `None`.
     """
-    if attention_mask is None:
+    if attention_mask is None or isinstance(attention_mask, BlockMask):
         return
     if not isinstance(attention_mask, torch.Tensor) or not 2 <= attention_mask.dim() <= 4:
         is_tensor = isinstance(attention_mask, torch.Tensor)
@@ -48,7 +49,8 @@ def read_mask(attention_mask: torch.Tensor | None) -> tuple[torch.Tensor | None,
 
     Args:
         attention_mask (`torch.Tensor`, *optional*):
-            `(B, N)`, or `(B, [heads or 1,] N or 1, N)` boolean or additive. Never modified.
+            `(B, N)`, or `(B, [heads or 1,] N or 1, N)` boolean or additive, or a block mask of FlexAttention, which
+            an encoder gets where the model around it makes masks. Never modified.
 
     Raises:
         ValueError: for anything else.
@@ -56,6 +58,9 @@ def read_mask(attention_mask: torch.Tensor | None) -> tuple[torch.Tensor | None,
     check_mask(attention_mask)
     if attention_mask is None:
         return None, None
+    if isinstance(attention_mask, BlockMask):
+        device = attention_mask.kv_num_blocks.device
+        attention_mask = create_mask(attention_mask.mask_mod, *attention_mask.shape, device=device)
     if attention_mask.dim() == 2:
         return attention_mask.bool(), None
     if attention_mask.dim() == 3:

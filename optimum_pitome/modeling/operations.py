@@ -148,7 +148,7 @@ class EncoderShape:
         tokens, mergeable = self.num_tokens, max(self.num_tokens - self.num_special, 0)
         for index, (widths, spec) in enumerate(zip(self.widths, specs)):
             runs = index < self.num_layers_run
-            removed = spec.ratio.num_removed(mergeable) if runs else 0
+            removed = spec.ratio.num_removed(mergeable, self.num_special) if runs else 0
             step = merge_step(spec, tokens - self.num_prefix_tokens, removed, widths) if removed else 0
             dense = widths.operations(self.num_tokens, self.num_tokens)
             through_mlp = tokens if spec.after == "layer" else tokens - removed

@@ -188,6 +188,34 @@ class GroupedCall:
     call: AttentionCall
     grouping: Grouping
 
+    @property
+    def merged(self) -> bool:
+        """See [`AttentionCall`]."""
+        return self.call.merged
+
+    @property
+    def is_padded(self) -> bool:
+        """See [`AttentionCall`]."""
+        return self.call.is_padded or self.grouping.cells.real is not None
+
+    @property
+    def is_pairwise(self) -> bool:
+        """See [`AttentionCall`]."""
+        return self.call.is_pairwise
+
+    def log_sizes(self) -> torch.Tensor | None:
+        """See [`AttentionCall`]; `(samples, N · n)`."""
+        log_sizes = self.call.log_sizes()
+        return None if log_sizes is None else self.grouping.group(log_sizes, -1)
+
+    def real_tokens(self) -> torch.Tensor | None:
+        """See [`AttentionCall`]; `(samples, N · n)`."""
+        cells, number = self.grouping.cells.real, self.grouping.num_tokens
+        cells = None if cells is None else cells.repeat_interleave(number, 1)
+        real = self.call.real_tokens()
+        real = None if real is None else self.grouping.group(real, -1)
+        return cells if real is None else real if cells is None else real & cells
+
     def attention_mask(self, attention_mask: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
         """See [`AttentionCall`]; `(samples, 1, 1, N · n)`."""
         mask, real = self.call.attention_mask(attention_mask, dtype), self.grouping.cells.real
@@ -200,6 +228,9 @@ class GroupedCall:
             return mask
         lowest = False if mask.dtype == torch.bool else torch.finfo(dtype).min
         return mask.masked_fill(~real.repeat_interleave(self.grouping.num_tokens, 1)[:, None, None, :], lowest)
+
+    def bias_to_record(self, key: torch.Tensor) -> None:
+        """See [`AttentionCall`]."""
 
     def record(self, query: torch.Tensor, key: torch.Tensor, *args) -> None:
         """See [`AttentionCall`]. What tokens are compared by is the keys: there is no class token in a cell."""

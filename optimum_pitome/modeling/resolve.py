@@ -75,7 +75,7 @@ def resolve_specs(
     }
     chosen = {name: value for name in _OF_A_LAYER if (value := getattr(config, name)) is not None}
     official = architecture.official if config.preset == "official" else None
-    min_tokens = config.min_tokens or 0
+    min_tokens, multiple_of = config.min_tokens or 0, config.multiple_of or FIELDS["multiple_of"].usual
     specs = []
     for index in range(num_layers):
         settings = {**usual, "margin": architecture.defaults.get("margin", 0.9 - 0.9 * index / num_layers)}
@@ -97,7 +97,7 @@ def resolve_specs(
                 f"{architecture.encoder_class.__name__} has none. Choose another algorithm."
             )
         settings["combine"] = algorithm.combine_in(index, num_layers)
-        ratio = KeepRatio.from_float(ratios[index] if merges else 1.0, min_tokens)
+        ratio = KeepRatio.from_float(ratios[index] if merges else 1.0, min_tokens, multiple_of)
         specs.append(MergeSpec(ratio, **settings))
     _warn_of_unused(config, specs)
     return tuple(specs) if config.ratio is not None else _fit_budget(config, architecture, tuple(specs), shape_of())

@@ -155,7 +155,8 @@ def plan_rewrite(
     shape_of = functools.partial(EncoderShape.of, encoder, architecture, adapters=False)
     specs = resolve_specs(config, architecture, len(layers), architecture.has_class_token(settings), shape_of)
     if isinstance(config.ratio, float) and architecture.part != "text" and architecture.num_tokens is not None:
-        _warn_of_few_tokens(config.ratio, specs, architecture.num_tokens(settings) - num_prefix_tokens, encoder)
+        left = architecture.num_tokens(settings) - num_prefix_tokens
+        _warn_of_few_tokens(config.ratio, specs, left, num_prefix_tokens, encoder)
     unmerge = resolve_unmerge(config, architecture)
     protected = resolve_protected_ids(config, architecture, settings, mask_token)
     classes = type(encoder), type(architecture.find_attention(layers[0]))
@@ -177,11 +178,13 @@ def _is_own(module: nn.Module, dense_class: type[nn.Module]) -> bool:
     return found is dense_class
 
 
-def _warn_of_few_tokens(ratio: float, specs: tuple[MergeSpec, ...], num_tokens: int, encoder: nn.Module) -> None:
+def _warn_of_few_tokens(
+    ratio: float, specs: tuple[MergeSpec, ...], num_tokens: int, num_special: int, encoder: nn.Module
+) -> None:
     """Says where one ratio for all layers of a deep encoder leaves next to nothing."""
     left = num_tokens
     for spec in specs:
-        left -= spec.ratio.num_removed(left)
+        left -= spec.ratio.num_removed(left, num_special)
     if left < num_tokens / _FEW:
         warn_once(
             logger,

@@ -260,7 +260,7 @@ class MergeState:
         spec = self.specs[index]
         if spec.is_dense or opaque or is_open(num_tokens):
             return not spec.is_dense
-        return spec.ratio.num_removed(num_tokens - self.num_prefix_tokens) > 0
+        return spec.ratio.most_removed(num_tokens - self.num_prefix_tokens) > 0
 
     def merges_later(self, index: int, num_tokens: int, opaque: bool = False) -> bool:
         """Whether a layer after `index` can merge anything in a sequence of `num_tokens`, if none merges before it."""

@@ -97,7 +97,7 @@ def launch_all(dtype: torch.dtype, heads: int, num_tokens: int, dim: int, width:
         1,
         pairs,
         num_tokens - pairs,
-        (1, 10, 0),
+        (1, 10, 0, 1),
         energy,
         0.9,
         1.0,

@@ -33,13 +33,17 @@ from collections.abc import Callable
 
 import torch
 import triton
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention.flex_attention import flex_attention
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import ViTConfig, ViTModel
 
-from optimum_pitome import PiToMeConfig, apply_pitome, pitome_disabled, use_kernels
+from optimum_pitome import PiToMeConfig, apply_pitome, pitome_disabled, use_attention_form, use_kernels
 from optimum_pitome.kernels import choice
 from optimum_pitome.merging import KeepRatio, MergeSpec, TokenMasks, class_attention, match_tokens, merge_tokens
 from optimum_pitome.merging.algorithms import match_pitome
 from optimum_pitome.merging.fused import FusedPlan
+from optimum_pitome.modeling.attention_forms import add_channels, score_function
 
 
 BFLOAT16, FLOAT16, FLOAT32 = "bfloat16", "float16", "float32"
@@ -185,6 +189,8 @@ def main() -> int:
         device, dtype, rounds, ((1, 20),) if tiny else ((1, 197), (8, 197), (64, 197), (8, 577), (2, 1500))
     )
     time_model(device, dtype, rounds, tiny)
+    passed += compare_attention(device, dtype, tiny)
+    time_attention(device, dtype, rounds, tiny)
     say(f"\n{sum(passed)} of {len(passed)} comparisons passed; {len(choice._given_up)} devices were given up")
     return 0 if all(passed) and not choice._given_up else 1
 
@@ -218,6 +224,80 @@ def time_merge_step(device: torch.device, dtype: torch.dtype, rounds: int, shape
             replays.append(captured(fused, device))
             times += [milliseconds(run, device, rounds) for run in replays]
         say(f"{batch_size:>5} {num_tokens:>6}" + "".join(f"{t:>{w}.4f}" for t, w in zip(times, (10, 10, 18, 18))))
+
+
+def attention_forms(device: torch.device, dtype: torch.dtype, batch_size: int, num_tokens: int, dim: int):
+    """Queries, keys and values, log sizes, and attention in each form, as functions of the three."""
+    generator = torch.Generator().manual_seed(num_tokens)
+    shape = batch_size, num_tokens, 12, dim
+    inputs = [torch.randn(shape, generator=generator).to(device, dtype).transpose(1, 2) for _ in range(3)]
+    log_sizes = torch.randint(1, 300, (batch_size, num_tokens), generator=generator).float().log().to(device)
+    on_gpu = device.type == "cuda"
+    bias, scores = log_sizes.to(dtype)[:, None, None], score_function(log_sizes[:, None, None])
+    flex = torch.compile(flex_attention) if on_gpu else flex_attention
+
+    def by_channels(query, key, value):
+        wide = add_channels(query, key, value, log_sizes, dim**-0.5)
+        with sdpa_kernel([SDPBackend.FLASH_ATTENTION] if on_gpu else [SDPBackend.MATH]):  # fails where it cannot run
+            return scaled_dot_product_attention(*wide, scale=dim**-0.5)[..., :dim]
+
+    return (
+        inputs,
+        log_sizes,
+        {
+            "no sizes": scaled_dot_product_attention,
+            "mask": lambda *given: scaled_dot_product_attention(*given, attn_mask=bias),
+            "channels": by_channels,
+            "scores": lambda *given: flex(*given, score_mod=scores),
+        },
+    )
+
+
+def compare_attention(device: torch.device, dtype: torch.dtype, tiny: bool) -> list[bool]:
+    """Which forms are as near to float64 as the mask form, forward and backward."""
+    say("\nForms of attention with log sizes, against float64: mean squared errors")
+    passed = []
+    for batch_size, num_tokens, dim in ((2, 20, 16),) if tiny else ((2, 197, 64), (2, 600, 80), (1, 1024, 64)):
+        inputs, log_sizes, forms = attention_forms(device, dtype, batch_size, num_tokens, dim)
+        exact = [tensor.double().requires_grad_() for tensor in inputs]
+        expected = scaled_dot_product_attention(*exact, attn_mask=log_sizes.double()[:, None, None])
+        weights = torch.randn_like(expected)
+        wanted = [expected, *torch.autograd.grad((expected * weights).sum(), exact)]
+        errors = {}
+
+        def measure(name):
+            given = [tensor.detach().requires_grad_(not (tiny and name == "scores")) for tensor in inputs]
+            found = [forms[name](*given)]
+            if given[0].requires_grad:  # FlexAttention has no gradients on CPUs
+                found += torch.autograd.grad((found[0] * weights.to(dtype)).sum(), given)
+            errors[name] = [(one.double() - other).square().mean().item() for one, other in zip(found, wanted)]
+            limit = [1.25 * error + 1e-12 for error in errors["mask"]]
+            assert all(error <= most for error, most in zip(errors[name], limit)), (errors[name], errors["mask"])
+
+        for name in ("mask", "channels", "scores"):
+            label = f"{name}, {num_tokens} tokens, heads of {dim}"
+            passed.append(attempt(label, functools.partial(measure, name)))
+            say("        " + ", ".join(f"{error:.3g}" for error in errors.get(name, [])))
+    return passed
+
+
+def time_attention(device: torch.device, dtype: torch.dtype, rounds: int, tiny: bool) -> None:
+    names = ("no sizes", "mask", "channels", "scores")
+    say(f"\nAttention of one layer, {dtype}, 12 heads of 64: milliseconds")
+    say(f"{'batch':>5} {'tokens':>6}" + "".join(f"{name:>10}" for name in names))
+    for batch_size, num_tokens in ((1, 20),) if tiny else ((64, 128), (64, 197), (32, 400), (16, 577), (8, 1024)):
+        inputs, _, forms = attention_forms(device, dtype, batch_size, num_tokens, 64)
+        with torch.no_grad():
+            times = [milliseconds(functools.partial(forms[name], *inputs), device, rounds) for name in names]
+        say(f"{batch_size:>5} {num_tokens:>6}" + "".join(f"{time:>10.4f}" for time in times))
+    size = 64 if tiny else 448
+    small = {"num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64}
+    model = ViTModel(ViTConfig(image_size=size, **(small if tiny else {}))).to(device, dtype).eval()
+    model, pixels = apply_pitome(model, 0.95), torch.randn(2, 3, size, size, device=device, dtype=dtype)
+    with torch.no_grad():
+        for form in ("mask", "channels", "auto"):
+            use_attention_form(form)
+            say(f"a ViT at {size} pixels, {form}: {milliseconds(lambda: model(pixels), device, rounds):.3f} ms")
 
 
 def time_model(device: torch.device, dtype: torch.dtype, rounds: int, tiny: bool) -> None:

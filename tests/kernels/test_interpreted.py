@@ -63,7 +63,11 @@ def exact_problems(draw, num_tokens=st.integers(2, 40)):
     limit = 0 if special is None else int(special[:, prefix:].sum(dim=1).max()) + draw(st.integers(0, 1))
     attention = torch.full((batch_size, draw(st.sampled_from([1, 2, 8])), tokens), 0.25)
     spec = MergeSpec(
-        KeepRatio.from_float(draw(st.sampled_from([0.5, 0.55, 0.7, 0.8, 0.9])), draw(st.sampled_from([0, 0, 5]))),
+        KeepRatio.from_float(
+            draw(st.sampled_from([0.5, 0.55, 0.7, 0.8, 0.9])),
+            draw(st.sampled_from([0, 0, 5])),
+            draw(st.sampled_from([1, 1, 4])),
+        ),
         importance=draw(st.sampled_from([0.0, 0.5])),
     )
     features = torch.tensor(features).to(draw(st.sampled_from(DTYPES)))
@@ -173,7 +177,7 @@ def test_what_is_no_number_breaks_nothing(value):
     keys = torch.randn(2, 2, 50, 8)
     keys[:, :, ::3] = value
     rows, kept, source, target, *_ = match(
-        keys, None, None, None, None, 1, 12, 38, (1, 4, 0), "nearest", 0.9, 1.0, 0.25
+        keys, None, None, None, None, 1, 12, 38, (1, 4, 0, 1), "nearest", 0.9, 1.0, 0.25
     )
     for sample in range(2):
         assert sorted(kept[sample].tolist() + source[sample].tolist()) == list(range(50))

@@ -77,6 +77,39 @@ def test_what_is_left_never_falls_with_the_length(num_mergeable, min_tokens, tho
     assert num_mergeable - removed >= min(num_mergeable, min_tokens)
 
 
+@pytest.mark.parametrize(
+    ("num_mergeable", "num_special", "left"),
+    [(196, 1, 168), (199, 1, 176), (65, 0, 56), (9, 1, 10), (6, 0, 6), (7, 1, 8)],
+)
+def test_what_is_left_is_a_multiple_by_hand(num_mergeable, num_special, left):
+    keep = KeepRatio.from_float(0.85, multiple_of=8)
+    assert num_special + keep.num_kept(num_mergeable, num_special) == left
+    assert num_special + num_mergeable - keep.num_removed(num_mergeable, num_special) == left
+
+
+@given(
+    st.integers(0, 3000),
+    st.integers(0, 5),
+    st.integers(0, 300),
+    st.integers(500, 1000),
+    st.sampled_from([1, 2, 8, 64]),
+)
+def test_what_is_left_is_a_multiple(num_mergeable, num_special, min_tokens, thousandths, multiple):
+    keep = KeepRatio.from_float(thousandths / 1000, min_tokens, multiple)
+    exact = KeepRatio.from_float(thousandths / 1000, min_tokens)
+    removed = keep.num_removed(num_mergeable, num_special)
+    left = num_special + num_mergeable - removed
+    assert left % multiple == 0 or removed == 0  # nothing goes where there are too few
+    assert max(0, exact.num_removed(num_mergeable) - multiple) < removed + 1 <= exact.num_removed(num_mergeable) + 1
+    assert keep.num_kept(num_mergeable, num_special) == num_mergeable - removed
+    tensor = keep.num_removed(torch.tensor([num_mergeable]), torch.tensor([num_special]))
+    assert tensor.tolist() == [removed] and removed <= keep.most_removed(num_mergeable + 1)
+    # Room for every other sample of the batch: one with fewer tokens, or with fewer that are special.
+    for fewer, others in ((num_mergeable - 1, num_special), (num_mergeable + 1, num_special - 1)):
+        if fewer >= 0 and others >= 0:
+            assert others + keep.num_kept(fewer, others) <= left
+
+
 #: The column "tokens left at .9 (with CLS)" of the paper's table: patches, other tokens, layers, tokens left.
 TOKENS_LEFT = {
     "DeiT-S and DeiT-B/16-224": (196, 1, 12, 60),

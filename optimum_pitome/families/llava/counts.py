@@ -145,7 +145,7 @@ def count_features(
         height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
         tokens = prefix + (height // patch) * (width // patch)
     for spec in specs[: max(feature_layers(config, layers))]:
-        tokens -= spec.ratio.num_removed(tokens - prefix)
+        tokens -= spec.ratio.num_removed(tokens - prefix, prefix)
     return tokens - int(drops_class_token(config, strategy))
 
 
