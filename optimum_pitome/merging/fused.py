@@ -53,6 +53,8 @@ class FusedPlan(MergePlan):
 
 def match_fused(features: torch.Tensor, spec: MergeSpec, masks: TokenMasks) -> FusedPlan | None:
     """`match_tokens`, or `None` where the kernels do not run or nothing is to be merged."""
+    if not choice.may_run(features.device):
+        return None
     if spec.algorithm != "pitome" or spec.energy not in _ENERGIES or spec.combine != "mean":
         return None
     features = features.unsqueeze(1) if features.dim() == 3 else features
@@ -146,6 +148,8 @@ def class_attention_fused(
     query: torch.Tensor, key: torch.Tensor, bias: torch.Tensor | None, valid: torch.Tensor | None, scaling: float
 ) -> torch.Tensor | None:
     """`class_attention` by head, `(B, heads, N)`, or `None` where the kernel does not run."""
+    if not choice.may_run(query.device):
+        return None
     if query.dtype not in _DTYPES or key.dtype != query.dtype or query.shape[3] > _MAX_HEAD_DIM:
         return None
     kind = "none" if bias is None else "allowed" if bias.dtype == torch.bool else _name(bias.dtype)

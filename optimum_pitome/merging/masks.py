@@ -54,6 +54,11 @@ class TokenMasks:
     protected: torch.Tensor | None = None
     constants: Constants | None = None
 
+    @property
+    def exclude(self) -> bool:
+        """Whether there are masks: otherwise all tokens after the prefix may merge, in every sample."""
+        return self.valid is not None or self.special is not None or self.protected is not None
+
     def check(self, features: torch.Tensor) -> None:
         """Compares the masks with `features` `(B, N, dim)`.
 

@@ -134,6 +134,8 @@ class Tokens:
 
     def to(self, device: torch.device) -> Tokens:
         """On another device: with `device_map`, layers live on several."""
+        if self is UNTOUCHED or (self.sizes is not None and self.sizes.device == device):
+            return self
         moved = {
             name: value.to(device)
             for name, value in vars(self).items()
@@ -242,7 +244,9 @@ class MergeState:
 
     def entering(self, index: int) -> Tokens:
         """What layer `index` receives: what left the last layer before it that ran (layers may be dropped out)."""
-        return next(slot for slot in reversed(self.slots[: index + 1]) if slot is not None)
+        while self.slots[index] is None:
+            index -= 1
+        return self.slots[index]
 
     def arrive(self) -> bool:
         """Fills the slots after layers that were dropped out; whether there were none."""
@@ -252,22 +256,15 @@ class MergeState:
 
     def merges(self, index: int, num_tokens: int) -> bool:
         """Whether layer `index` can merge anything in a sequence of `num_tokens`, whatever the sample."""
-        if self.specs[index].ratio.is_dense:
-            return False
-        sizes = self.entering(index).sizes
-        if sizes is not None and is_opaque(sizes):
-            return True  # the length is not known before the model runs; the operator may find nothing to merge
-        return self._removes(index, num_tokens)
+        if torch.compiler.is_compiling() and not self.specs[index].ratio.is_dense:
+            sizes = self.entering(index).sizes
+            if is_open(num_tokens) or (sizes is not None and is_opaque(sizes)):
+                return True  # the length is not known before the model runs, which may find nothing to merge
+        return self.specs[index].ratio.num_removed(num_tokens - self.num_prefix_tokens) > 0
 
     def merges_later(self, index: int, num_tokens: int) -> bool:
         """Whether a layer after `index` can merge anything in a sequence of `num_tokens`, if none merges before it."""
-        return any(self._removes(later, num_tokens) for later in range(index + 1, len(self.specs)))
-
-    def _removes(self, index: int, num_tokens: int) -> bool:
-        ratio = self.specs[index].ratio
-        if ratio.is_dense or is_open(num_tokens):
-            return not ratio.is_dense
-        return ratio.num_removed(num_tokens - self.num_prefix_tokens) > 0
+        return any(self.merges(later, num_tokens) for later in range(index + 1, len(self.specs)))
 
     def runs(self, index: int) -> bool:
         """Whether anything that layer `index` computes is read."""
