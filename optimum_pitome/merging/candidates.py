@@ -132,7 +132,7 @@ class Candidates:
         if similarity is None:
             similarity = self.similarity(source, target)
         elif self.constants is None:
-            similarity = gather_tokens(similarity, source)
+            similarity = similarity.gather(1, source.unsqueeze(2).expand(-1, -1, similarity.shape[2]))
             similarity = similarity.gather(2, target.unsqueeze(1).expand(-1, source.shape[1], -1))
         else:
             samples = self.constants.samples(source.shape[0]).unsqueeze(2)

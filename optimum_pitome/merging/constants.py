@@ -43,6 +43,11 @@ def deciding(function: Callable) -> Callable:
     return run
 
 
+def make_signs(dim: int, device: torch.device) -> torch.Tensor:
+    """`(dim,)`, float32: 1, but for the last number but one, which is -1."""
+    return torch.where(torch.arange(dim, device=device) == dim - 2, -1.0, 1.0)
+
+
 class Constants:
     """For `B` samples of up to `N` tokens. Each is made when it is first read.
 
@@ -91,10 +96,9 @@ class Constants:
         return torch.full((1,), 0.2, device=self.device, dtype=torch.float32)
 
     def signs(self, dim: int) -> torch.Tensor:
-        """`(dim,)`: 1, but for the last number but one, which is -1."""
+        """As [`make_signs`]."""
         if dim not in self._signs:
-            self._signs[dim] = torch.ones(dim, device=self.device)
-            self._signs[dim][-2] = -1.0
+            self._signs[dim] = make_signs(dim, self.device)
         return self._signs[dim]
 
     def to(self, device: torch.device) -> Constants:

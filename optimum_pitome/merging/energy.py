@@ -26,7 +26,7 @@ from collections.abc import Iterator
 import torch
 
 from ..methods import ENERGIES
-from .constants import Constants, is_traced
+from .constants import Constants, is_traced, make_signs
 
 
 #: Below any similarity: a weighted one goes down to `1 - N` among `N` tokens.
@@ -71,11 +71,10 @@ def factors(
     # Two more dimensions make it one matrix product, without another pass over all pairs.
     weights = weights.unsqueeze(-1)
     scaled = features * (weights / norm)
-    if constants is None:
-        one = weights.new_ones(1).expand_as(weights)
-        return torch.cat([scaled, -weights, one], dim=-1), torch.cat([scaled, weights, one], dim=-1)
-    right = torch.cat([scaled, weights, constants.one.expand_as(weights)], dim=-1)
-    return right * constants.signs(right.shape[-1]), right
+    one = weights.new_ones(1) if constants is None else constants.one
+    right = torch.cat([scaled, weights, one.expand_as(weights)], dim=-1)
+    dim = right.shape[-1]
+    return right * (make_signs(dim, right.device) if constants is None else constants.signs(dim)), right
 
 
 def product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
