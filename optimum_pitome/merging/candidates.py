@@ -83,9 +83,7 @@ class Candidates:
             unprotected = mergeable & ~masks.protected[:, prefix:]
             enough = unprotected.sum(dim=1, keepdim=True) > spec.ratio.num_removed(counted)
             mergeable = torch.where(enough, unprotected, mergeable)
-        constants = masks.constants
-        if constants is None and not is_traced():
-            constants = Constants.of(features)
+        constants = masks.constants or (None if is_traced() else Constants.of(features))
         weights = None
         if spec.importance > 0.0 and masks.attention is not None:
             floor = None if constants is None else constants.floor
@@ -251,11 +249,9 @@ def importance_weights(
     """
     mean = _mean(attention, mergeable)
     # The floor keeps distances between tokens that nobody looks at from vanishing.
-    if floor is None:
-        share = (attention / mean.clamp(min=torch.finfo(attention.dtype).tiny)).clamp(min=0.2)
-    else:
-        share = torch.fmax(attention / mean, floor)  # and it replaces 0 / 0
-    return share.pow(exponent / 2)
+    if floor is not None:
+        return torch.fmax(attention / mean, floor).pow(exponent / 2)  # which replaces 0 / 0, too
+    return (attention / mean.clamp(min=torch.finfo(attention.dtype).tiny)).clamp(min=0.2).pow(exponent / 2)
 
 
 def _mean(values: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
