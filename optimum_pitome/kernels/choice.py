@@ -72,6 +72,12 @@ def has_kernels(device: torch.device) -> bool:
     return torch.cuda.get_device_capability(device) >= (8, 0)
 
 
+@torch.compiler.assume_constant_result
+def may_run(device: torch.device) -> bool:
+    """Whether [`is_chosen`] is worth asking."""
+    return has_kernels(device) and device not in _given_up
+
+
 def is_chosen(name: str, device: torch.device, *variant: str | int | bool | torch.dtype) -> bool:
     """Whether the kernels of an operation run on `device`. The first time that it is asked of a variant, its kernels
     run there on a small input, beside PyTorch.
@@ -88,7 +94,7 @@ def is_chosen(name: str, device: torch.device, *variant: str | int | bool | torc
 @torch.compiler.assume_constant_result  # a compiler asks once, while it traces
 def is_equal(name: str, device: torch.device, *variant) -> bool:
     """[`is_chosen`], but for the switch."""
-    if device in _given_up or not has_kernels(device):
+    if not may_run(device):
         return False
     if (name, device, variant) in _compared:
         return True

@@ -18,11 +18,12 @@ from __future__ import annotations
 
 import torch
 
+from .constants import deciding
 from .fused import class_attention_fused
 from .opaque import operator
 
 
-@torch.no_grad()
+@deciding
 def class_attention(
     query: torch.Tensor, key: torch.Tensor, bias: torch.Tensor | None, valid: torch.Tensor | None, scaling: float
 ) -> torch.Tensor:
@@ -57,7 +58,6 @@ def attention_over_heads(
     """[`class_attention`] in PyTorch, its mean over the heads, with as many heads of keys as of queries: `(B, n)`."""
     if valid is None:
         query = query[:, :, :1]
-        bias = bias if bias is None or bias.shape[2] == 1 else bias[:, :, :1]
     else:
         valid = valid.expand(query.shape[0], -1)
         first = ((valid.long().cumsum(dim=1) == 1) & valid).long().argmax(dim=1)
@@ -66,13 +66,12 @@ def attention_over_heads(
         if bias is not None and bias.shape[2] > 1:
             bias = bias.expand(query.shape[0], -1, -1, -1)
             bias = bias.gather(2, first.expand(-1, bias.shape[1], 1, bias.shape[3]))
-    with torch.autocast(device_type=query.device.type, enabled=False):
-        # Not a matrix product: for one query it would first copy the keys of all heads, which lie apart.
-        scores = (key.transpose(1, 2).float() * query.transpose(1, 2).float()).sum(dim=-1)
-        scores = scores.transpose(1, 2).unsqueeze(2)
-        if bias is None or bias.dtype == torch.bool:
-            scores = scores * scaling
-            scores = scores if bias is None else scores.masked_fill(~bias, torch.finfo(scores.dtype).min)
-        else:
-            scores = torch.add(bias.float(), scores, alpha=scaling)
-        return scores.softmax(dim=-1).mean(dim=1).squeeze(1)
+    # Not a matrix product: for one query it would first copy the keys of all heads, which lie apart.
+    scores = (key.float() * query.float()).sum(dim=-1)
+    bias = None if bias is None else bias[:, :, 0]
+    if bias is None or bias.dtype == torch.bool:
+        scores = scores * scaling
+        scores = scores if bias is None else scores.masked_fill(~bias, torch.finfo(scores.dtype).min)
+    else:
+        scores = torch.add(bias.float(), scores, alpha=scaling)
+    return scores.softmax(dim=-1).mean(dim=1)

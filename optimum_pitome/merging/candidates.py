@@ -68,28 +68,26 @@ class Candidates:
     def read(cls, features: torch.Tensor, spec: MergeSpec, masks: TokenMasks) -> Candidates | None:
         """`None` where the ratio leaves nothing to merge."""
         prefix = masks.num_prefix_tokens
-        ratio, length = spec.ratio, length_of(features)
-        same = masks.valid is None and masks.special is None  # all samples remove as many
-        num_pairs = ratio.num_removed(length - prefix, prefix) if same else ratio.most_removed(length - prefix)
+        num_pairs = masks.most_removed(spec.ratio, length_of(features))
         if is_open(num_pairs):
             num_pairs = torch.sym_max(num_pairs, 2)  # `pair_mask` leaves out those that there are not
         elif num_pairs <= 0:
             return None
-        masks.check(features)
-        mergeable = masks.mergeable_after_prefix()
-        if mergeable is not None:
+        mergeable = counted = None
+        if masks.exclude:
+            masks.check(features)
             # One mask may stand for the whole batch.
-            mergeable = mergeable.expand(features.shape[0], -1)
-        counted = None
+            mergeable = masks.mergeable_after_prefix().expand(features.shape[0], -1)
         if masks.protected is not None:
             counted = mergeable.sum(dim=1, keepdim=True)
             unprotected = mergeable & ~masks.protected[:, prefix:]
-            enough = unprotected.sum(dim=1, keepdim=True) > masks.num_removed(ratio, counted, length)
+            enough = unprotected.sum(dim=1, keepdim=True) > masks.num_removed(spec.ratio, counted, length_of(features))
             mergeable = torch.where(enough, unprotected, mergeable)
+        constants = masks.constants or (None if is_traced() else Constants.of(features))
         weights = None
         if spec.importance > 0.0 and masks.attention is not None:
-            weights = importance_weights(masks.attention[:, prefix:], mergeable, spec.importance)
-        constants = None if is_traced() else masks.constants or Constants.of(features)
+            floor = None if constants is None else constants.floor
+            weights = importance_weights(masks.attention[:, prefix:], mergeable, spec.importance, floor)
         return cls(features[:, prefix:], mergeable, counted, num_pairs, weights, spec, masks, constants)
 
     def energy(self, spec: MergeSpec) -> tuple[torch.Tensor, torch.Tensor]:
@@ -103,14 +101,14 @@ class Candidates:
     def scores(self, spec: MergeSpec) -> tuple[torch.Tensor, torch.Tensor | None]:
         """[`~Candidates.energy`], with `None` for the similarities where all pairs at once would take too much memory:
         many tokens of which only the nearest counts."""
-        if spec.energy == "nearest" and self.are_many:
+        if self.are_many and spec.energy == "nearest":
             return nearest_in_blocks(*self.factors(), self.mergeable), None
         return self.energy(spec)
 
     @property
     def are_many(self) -> bool:
         """Whether tokens are compared a few rows at a time. A graph compares all at once."""
-        return not is_traced() and self.features.shape[1] > MANY_TOKENS
+        return self.constants is not None and self.features.shape[1] > MANY_TOKENS
 
     def best(
         self,
@@ -132,10 +130,10 @@ class Candidates:
         if similarity is None:
             similarity = self.similarity(source, target)
         elif self.constants is None:
-            similarity = gather_tokens(similarity, source)
+            similarity = similarity.gather(1, source.unsqueeze(2).expand(-1, -1, similarity.shape[2]))
             similarity = similarity.gather(2, target.unsqueeze(1).expand(-1, source.shape[1], -1))
         else:
-            samples = self.constants.samples(len(source)).unsqueeze(2)
+            samples = self.constants.samples(source.shape[0]).unsqueeze(2)
             similarity = similarity[samples, source.unsqueeze(2), target.unsqueeze(1)]
         if refused is not None:
             similarity = similarity.masked_fill(refused.unsqueeze(1), NEVER)
@@ -149,7 +147,7 @@ class Candidates:
     def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Two float32 matrices `(B, M, d)`: the product of the first with the second, transposed, is the similarity
         of all pairs."""
-        return factors(self.features, self.weights, None if self.constants is None else self.constants.one)
+        return factors(self.features, self.weights, self.constants)
 
     def rank(self) -> torch.Tensor:
         """Position of each token among the sample's mergeable tokens, `(B, M)`."""
@@ -234,7 +232,9 @@ class Candidates:
         )
 
 
-def importance_weights(attention: torch.Tensor, mergeable: torch.Tensor | None, exponent: float) -> torch.Tensor:
+def importance_weights(
+    attention: torch.Tensor, mergeable: torch.Tensor | None, exponent: float, floor: torch.Tensor | None = None
+) -> torch.Tensor:
     """What a token weighs in its distances, so that a pair weighs the geometric mean of the class token's attention to
     the two, relative to the mean over all, to the power of `exponent`.
 
@@ -244,13 +244,16 @@ def importance_weights(attention: torch.Tensor, mergeable: torch.Tensor | None, 
         attention (`torch.FloatTensor` of shape `(B, M)`).
         mergeable (`torch.BoolTensor` of shape `(B, M)`, *optional*): the tokens that the mean is over. `None`: all.
         exponent (`float`): 0.5 measured best (docs/settings.md).
+        floor (`torch.FloatTensor` of shape `(1,)`, *optional*): 0.2, where it lies on the device; `None` in a graph.
 
     Returns:
         `torch.FloatTensor` of shape `(B, M)`.
     """
-    mean = _mean(attention, mergeable).clamp(min=torch.finfo(attention.dtype).tiny)
+    mean = _mean(attention, mergeable)
     # The floor keeps distances between tokens that nobody looks at from vanishing.
-    return (attention / mean).clamp(min=0.2) ** (exponent / 2)
+    if floor is not None:
+        return torch.fmax(attention / mean, floor).pow(exponent / 2)  # which replaces 0 / 0, too
+    return (attention / mean.clamp(min=torch.finfo(attention.dtype).tiny)).clamp(min=0.2).pow(exponent / 2)
 
 
 def _mean(values: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
@@ -276,7 +279,7 @@ def rank_by_energy(
     """
     energy = energy.float()  # which that of a user's algorithm need not be
     # In steps of 2**-22, and then in the order of the tokens: ties cannot depend on the sort, the batch or the device.
-    if not is_traced() and level is None:
+    if level is None and not is_traced():
         if energy.device.type in ("cpu", "cuda"):  # the same numbers in one launch; other devices lack it
             steps = torch.fake_quantize_per_tensor_affine(energy, 2.0**-22, 0, -(2**62), 2**62)
         else:

@@ -17,6 +17,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import torch
 
@@ -27,6 +28,26 @@ def is_traced() -> bool:
     return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
+def deciding(function: Callable) -> Callable:
+    """Runs a function, whose first argument is a tensor, without gradients and outside autocast: what it computes
+    decides where tokens go. Modes that are off already are not entered, which takes longer than a small operation."""
+
+    @functools.wraps(function)
+    def run(tokens: torch.Tensor, *args, **kwargs):
+        kind = tokens.device.type
+        if torch.compiler.is_compiling() or torch.is_grad_enabled() or torch.is_autocast_enabled(kind):
+            with torch.no_grad(), torch.autocast(device_type=kind, enabled=False):
+                return function(tokens, *args, **kwargs)
+        return function(tokens, *args, **kwargs)
+
+    return run
+
+
+def make_signs(dim: int, device: torch.device) -> torch.Tensor:
+    """`(dim,)`, float32: 1, but for the last number but one, which is -1."""
+    return torch.where(torch.arange(dim, device=device) == dim - 2, -1.0, 1.0)
+
+
 class Constants:
     """For `B` samples of up to `N` tokens. Each is made when it is first read.
 
@@ -34,7 +55,7 @@ class Constants:
         steps (`torch.LongTensor` of shape `(B * N,)`, never empty): 0, 1, 2, ….
         advance (`torch.LongTensor` of the same shape): 0, 1, 1, …, whose running sum is `steps`.
         minus_one (`torch.LongTensor` of shape `(1,)`).
-        zero, one (`torch.FloatTensor` of shape `(1,)`).
+        zero, one, floor (`torch.FloatTensor` of shape `(1,)`): the last is 0.2.
 
     Args:
         number (`int`): `B * N`.
@@ -43,6 +64,7 @@ class Constants:
 
     def __init__(self, number: int, device: torch.device):
         self.number, self.device = number, device
+        self._signs: dict[int, torch.Tensor] = {}
 
     @staticmethod
     def of(tokens: torch.Tensor) -> Constants:
@@ -68,6 +90,16 @@ class Constants:
     @functools.cached_property
     def one(self) -> torch.Tensor:
         return torch.ones(1, device=self.device, dtype=torch.float32)
+
+    @functools.cached_property
+    def floor(self) -> torch.Tensor:
+        return torch.full((1,), 0.2, device=self.device, dtype=torch.float32)
+
+    def signs(self, dim: int) -> torch.Tensor:
+        """As [`make_signs`]."""
+        if dim not in self._signs:
+            self._signs[dim] = make_signs(dim, self.device)
+        return self._signs[dim]
 
     def to(self, device: torch.device) -> Constants:
         return Constants(self.number, device)

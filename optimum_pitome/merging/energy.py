@@ -26,7 +26,7 @@ from collections.abc import Iterator
 import torch
 
 from ..methods import ENERGIES
-from .constants import is_traced
+from .constants import Constants, is_traced, make_signs
 
 
 #: Below any similarity: a weighted one goes down to `1 - N` among `N` tokens.
@@ -38,7 +38,6 @@ def pairwise_similarity(
     others: torch.Tensor | None = None,
     weights: torch.Tensor | None = None,
     other_weights: torch.Tensor | None = None,
-    one: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Similarity of every token with every token, in float32 whatever the dtype (and outside autocast).
 
@@ -48,35 +47,39 @@ def pairwise_similarity(
         features (`torch.Tensor` of shape `(B, a, dim)`): any floating dtype.
         others (`torch.Tensor` of shape `(B, b, dim)`, *optional*): defaults to `features`.
         weights, other_weights (`torch.FloatTensor` of shape `(B, a)` and `(B, b)`, *optional*): about 1 on average.
-        one (`torch.FloatTensor` of shape `(1,)`, *optional*): the number, where it lies on the device already.
 
     Returns:
         `torch.FloatTensor` of shape `(B, a, b)`.
     """
-    left, right = factors(features, weights, one)
-    if others is not None:
-        right = factors(others, other_weights, one)[1]
-    return product(left, right)
+    with torch.autocast(device_type=features.device.type, enabled=False):
+        left, right = factors(features, weights)
+        if others is not None:
+            right = factors(others, other_weights)[1]
+        return product(left, right)
 
 
 def factors(
-    features: torch.Tensor, weights: torch.Tensor | None = None, one: torch.Tensor | None = None
+    features: torch.Tensor, weights: torch.Tensor | None = None, constants: Constants | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """What [`pairwise_similarity`] multiplies: the `features` `(B, a, dim)` as the left and as the right factor."""
-    with torch.autocast(device_type=features.device.type, enabled=False):
-        left = right = _scaled(features.float(), weights)
-        if weights is not None:
-            # Two more dimensions make it one matrix product, without another pass over all pairs.
-            weights = weights.unsqueeze(-1)
-            one = (weights.new_ones(1) if one is None else one).expand_as(weights)
-            left, right = torch.cat([left, -weights, one], dim=-1), torch.cat([right, weights, one], dim=-1)
-        return left, right
+    """What [`pairwise_similarity`] multiplies, outside autocast: the `features` `(B, a, dim)` as the left and as the
+    right factor."""
+    features = features.float()
+    norm = torch.linalg.vector_norm(features, dim=-1, keepdim=True).clamp(min=1e-12)
+    if weights is None:
+        scaled = features / norm
+        return scaled, scaled
+    # Two more dimensions make it one matrix product, without another pass over all pairs.
+    weights = weights.unsqueeze(-1)
+    scaled = features * (weights / norm)
+    one = weights.new_ones(1) if constants is None else constants.one
+    right = torch.cat([scaled, weights, one.expand_as(weights)], dim=-1)
+    dim = right.shape[-1]
+    return right * (make_signs(dim, right.device) if constants is None else constants.signs(dim)), right
 
 
 def product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     """Of [`factors`] `(B, a, dim)` and `(B, b, dim)`: similarities `(B, a, b)`."""
-    with torch.autocast(device_type=left.device.type, enabled=False):
-        return left @ right.transpose(-1, -2)
+    return torch.bmm(left, right.transpose(1, 2))
 
 
 #: Samples with more tokens are compared a few rows at a time (64 MB of float32 hold all pairs of so many). The number
@@ -119,12 +122,6 @@ def best_in_blocks(
         best.append(similarity.max(dim=-1))
     values, indices = zip(*best)
     return torch.cat(values, dim=1), torch.cat(indices, dim=1)
-
-
-def _scaled(features: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
-    """`features` `(B, n, dim)` scaled to `lengths` `(B, n)`, or to 1."""
-    norm = torch.linalg.vector_norm(features, dim=-1, keepdim=True).clamp(min=1e-12)
-    return features / norm if lengths is None else features * (lengths.unsqueeze(-1) / norm)
 
 
 def _mean_over_tokens(values: torch.Tensor, mergeable: torch.Tensor | None) -> torch.Tensor:

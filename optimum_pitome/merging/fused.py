@@ -54,6 +54,8 @@ class FusedPlan(MergePlan):
 
 def match_fused(features: torch.Tensor, spec: MergeSpec, masks: TokenMasks) -> FusedPlan | None:
     """`match_tokens`, or `None` where the kernels do not run or nothing is to be merged."""
+    if not choice.may_run(features.device):
+        return None
     if spec.algorithm != "pitome" or spec.energy not in _ENERGIES or spec.combine != "mean":
         return None
     features = features.unsqueeze(1) if features.dim() == 3 else features
@@ -65,8 +67,8 @@ def match_fused(features: torch.Tensor, spec: MergeSpec, masks: TokenMasks) -> F
     variant = _name(features.dtype), int(features.shape[3]), spec.energy, weighted, *given
     if not choice.is_chosen("match", features.device, *variant):
         return None
-    ratio, same = spec.ratio, masks.valid is None and masks.special is None
-    num_pairs = ratio.num_removed(num_tokens - prefix, prefix) if same else ratio.most_removed(num_tokens - prefix)
+    ratio = spec.ratio
+    num_pairs = masks.most_removed(ratio, num_tokens)
     if num_tokens > MANY_TOKENS or num_pairs <= 0 or 2 * num_pairs > num_tokens - prefix:
         return None
     masks.check(features[:, 0])
@@ -77,7 +79,7 @@ def match_fused(features: torch.Tensor, spec: MergeSpec, masks: TokenMasks) -> F
     arguments = (features, attention, masks.valid, masks.special, masks.protected, prefix, num_pairs, num_kept)
     # Layers share a graph where they differ in whole numbers alone. Compilers take other numbers for constants, so
     # only those that count are among the arguments.
-    ratio, margin, alpha = spec.ratio, 0.0, 1.0
+    margin, alpha = 0.0, 1.0
     if ENERGIES[spec.energy].has_margin:
         margin, alpha = spec.margin, spec.alpha
     removed = ratio.removed_numerator, ratio.removed_denominator, ratio.min_tokens, ratio.multiple_of
@@ -155,6 +157,8 @@ def class_attention_fused(
     query: torch.Tensor, key: torch.Tensor, bias: torch.Tensor | None, valid: torch.Tensor | None, scaling: float
 ) -> torch.Tensor | None:
     """`class_attention` by head, `(B, heads, N)`, or `None` where the kernel does not run."""
+    if not choice.may_run(query.device):
+        return None
     if query.dtype not in _DTYPES or key.dtype != query.dtype or query.shape[3] > _MAX_HEAD_DIM:
         return None
     kind = "none" if bias is None else "allowed" if bias.dtype == torch.bool else _name(bias.dtype)
@@ -200,7 +204,8 @@ def launch_match(features, *others):
     mutates_args=(),
     schema="(Tensor features, Tensor? attention, Tensor? valid, Tensor? special, Tensor? protected, int prefix, "
     "SymInt num_pairs, SymInt num_kept, SymInt removed_numerator, SymInt removed_denominator, SymInt min_tokens, "
-    "SymInt multiple_of, str energy, float margin, float alpha, float exponent) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    "SymInt multiple_of, str energy, float margin, float alpha, float exponent) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
 def _match(features, *others):
     return launch_match(features, *others)

@@ -55,6 +55,11 @@ class TokenMasks:
     protected: torch.Tensor | None = None
     constants: Constants | None = None
 
+    @property
+    def exclude(self) -> bool:
+        """Whether there are masks: otherwise all tokens after the prefix may merge, in every sample."""
+        return self.valid is not None or self.special is not None or self.protected is not None
+
     def check(self, features: torch.Tensor) -> None:
         """Compares the masks with `features` `(B, N, dim)`.
 
@@ -82,6 +87,13 @@ class TokenMasks:
             return ratio.num_removed(counted)
         real = num_tokens if self.valid is None else self.valid.sum(dim=1, keepdim=True)
         return ratio.num_removed(counted, real - counted)
+
+    def most_removed(self, ratio: KeepRatio, num_tokens: int) -> int:
+        """The largest k that a sample of `num_tokens` tokens can have: that of all, where no mask tells them apart."""
+        mergeable = num_tokens - self.num_prefix_tokens
+        if self.valid is None and self.special is None:
+            return ratio.num_removed(mergeable, self.num_prefix_tokens)
+        return ratio.most_removed(mergeable)
 
     def over_heads(self) -> TokenMasks:
         """The same with the mean of `attention` over the heads."""

@@ -22,6 +22,7 @@ import torch
 
 from ..methods import ALGORITHMS
 from .combine import PLANS
+from .constants import deciding
 from .fused import match_fused
 from .masks import TokenMasks
 from .opaque import is_opaque, new_length, operator
@@ -34,7 +35,7 @@ from .spec import MergeSpec
 Plan = MergePlan | ResamplePlan
 
 
-@torch.no_grad()
+@deciding
 def match_tokens(features: torch.Tensor, spec: MergeSpec, masks: TokenMasks | None = None) -> Plan | None:
     """Runs the algorithm of `spec`.
 

@@ -75,7 +75,9 @@ def operator(
 
         @functools.wraps(function)
         def call(*args):
-            return opaque(*args) if is_opaque(args[0]) else function(*args)
+            if torch.compiler.is_dynamo_compiling() and is_opaque(args[0]):
+                return opaque(*args)
+            return function(*args)
 
         return call
 

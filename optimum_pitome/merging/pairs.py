@@ -46,13 +46,14 @@ def plan_from_pairs(
         dropped (`torch.BoolTensor` of shape `(B, k)`, *optional*):
             Sources that go without leaving anything: only `assignment` names their target. `None`: none.
         kind (`type[MergePlan]`): the class of the plan.
-        constants ([`Constants`], *optional*): of the forward.
+        constants ([`Constants`], *optional*): of the forward; `None` in a graph.
         start (`int`, *optional*, defaults to 0): tokens at the front that neither join nor are joined.
     """
-    if is_traced():
-        source, target, constants, start = source + start, target + start, None, 0
-    elif constants is None:
-        constants = Constants.of(source.new_empty((source.shape[0], num_tokens)))
+    if constants is None:
+        if is_traced():
+            source, target, start = source + start, target + start, 0
+        else:
+            constants = Constants.of(source.new_empty((source.shape[0], num_tokens)))
     settings = {"num_kept": num_kept, "constants": constants, "start": start}
     if source_mask is None and valid is None:
         rows = _rows_without_masks(source, target, num_tokens, num_kept, constants, start)

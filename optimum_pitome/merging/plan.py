@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import torch
 
-from .constants import Constants, is_traced
+from .constants import Constants
 from .opaque import operator
 from .rows import kept_first, rows_of, sum_rows, take, take_rows
 
@@ -212,7 +212,7 @@ class MergePlan:
 
     @property
     def _groups(self) -> tuple[torch.Tensor | None, ...]:
-        return self.rows, self.counted, None if self._constants is None or is_traced() else self._constants.zero
+        return self.rows, self.counted, None if self._constants is None else self._constants.zero
 
     @property
     def _pairs(self) -> tuple[torch.Tensor | None, ...]:

@@ -67,9 +67,9 @@ def sum_rows(
     tokens: torch.Tensor, rows: torch.Tensor, num_kept: int, zero: torch.Tensor | None = None
 ) -> torch.Tensor:
     """The sums of the `tokens` `(B, N, ...)` that go to each of the `rows` `(B, N)` of the flattened result:
-    `(B, num_kept, ...)`."""
+    `(B, num_kept, ...)`. `zero` is the number, `(1,)`, where it lies on the device already, and `None` in a graph."""
     batch_size, shape = tokens.shape[0], tokens.shape[2:]
-    if torch.jit.is_tracing():
+    if zero is None and torch.jit.is_tracing():
         # The older ONNX exporter loses the addition of rows; this one takes ten times as long on a CPU.
         samples = torch.arange(batch_size, device=rows.device).unsqueeze(1)
         return scatter_tokens(tokens, rows - samples * num_kept, num_kept)
@@ -79,7 +79,7 @@ def sum_rows(
     else:
         if zero is None or zero.dtype != tokens.dtype:
             zero = tokens.new_zeros(1)
-        zeros = zero.view(*[1] * (1 + len(shape))).expand(batch_size * num_kept, *shape)
+        zeros = zero.expand(batch_size * num_kept, *shape)
     return zeros.index_add(0, rows.flatten(), tokens.flatten(0, 1)).view(batch_size, num_kept, *shape)
 
 

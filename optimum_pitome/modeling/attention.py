@@ -113,23 +113,13 @@ def merging_attention(
         return _before_merging(call, kind, implementation, module, query, key, value, attention_mask, kwargs)
     form = MASK
     if call.merged:
-        form = choose_form(
-            implementation,
-            query.device.type,
-            query.dtype,
-            query.shape[2],
-            query.shape[3],
-            padded=call.is_padded,
-            pairwise=call.is_pairwise,
-            plain=is_plain(kind, kwargs),
-        )
-    if form == CHANNELS:
+        given = {"padded": call.is_padded, "pairwise": call.is_pairwise, "plain": is_plain(kind, kwargs)}
+        form = choose_form(implementation, query.device.type, query.dtype, *query.shape[2:], **given)
+    if form in (CHANNELS, SCORE):
         call.record(query, key, call.bias_to_record(key), kwargs.get("scaling"))
-        return _with_channels(call, kind, implementation, module, query, key, value, kwargs)
-    if form == SCORE:
-        call.record(query, key, call.bias_to_record(key), kwargs.get("scaling"))
-        bias = call.attention_mask(None, torch.float32)
-        return _with_scores(module, query, key, value, bias, kwargs)
+        if form == CHANNELS:
+            return _with_channels(call, kind, implementation, module, query, key, value, kwargs)
+        return _with_scores(module, query, key, value, call.attention_mask(None, torch.float32), kwargs)
     if kind in (FLASH, FLEX):
         implementation = SDPA
     if isinstance(attention_mask, torch.Tensor) and attention_mask.dim() == 2:
@@ -223,7 +213,7 @@ class MergingAttention:
         """
         implementation = implementation or self._implementation()
         eager = eager or _of_modeling_file(self, _EAGER)
-        if eager is None and implementation == "eager":
+        if eager is None and implementation == EAGER:
             raise ValueError(
                 f"{type(self).__name__} is to attend with 'eager', and no {_EAGER} stands beside its class. Pass one "
                 "to attend (eager=...), or another implementation ('sdpa')."
@@ -246,7 +236,7 @@ class MergingAttention:
                 f"{type(self).__name__} has no config that says which attention it is set to. Give it one, or tell "
                 "attend (implementation='sdpa')."
             )
-        return getattr(config, "_attn_implementation", None) or "eager"
+        return getattr(config, "_attn_implementation", None) or EAGER
 
 
 def wrap_attention(attention_class: type[MergingAttention], dense_class: type[nn.Module]) -> None:

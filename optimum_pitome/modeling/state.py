@@ -133,6 +133,8 @@ class Tokens:
 
     def to(self, device: torch.device) -> Tokens:
         """On another device: with `device_map`, layers live on several."""
+        if self is UNTOUCHED or (self.sizes is not None and self.sizes.device == device):
+            return self
         moved = {
             name: value.to(device)
             for name, value in vars(self).items()
@@ -244,7 +246,9 @@ class MergeState:
 
     def entering(self, index: int) -> Tokens:
         """What layer `index` receives: what left the last layer before it that ran (layers may be dropped out)."""
-        return next(slot for slot in reversed(self.slots[: index + 1]) if slot is not None)
+        while self.slots[index] is None:
+            index -= 1
+        return self.slots[index]
 
     def arrive(self) -> bool:
         """Fills the slots after layers that were dropped out; whether there were none."""

@@ -111,8 +111,19 @@ def test_pictures(name, format, tmp_path):
     assert (folder / "preprocessor_config.json").is_file() and "pitome" in (folder / "README.md").read_text()
     assert manifest(tmp_path)["inputs"] == ["pixel_values"] and manifest(tmp_path)["comparison"]["relative"] < 1e-4
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    if format == "onnx":
+        check_number_of_nodes(folder / FILES[format])
     if format in QUANTIZERS:
         check_int8(model, format, tmp_path / "out")
+
+
+def check_number_of_nodes(file):
+    """Each takes a runtime some microseconds. A number here that grows is a merge that got slower."""
+    import onnx
+
+    first, second = (at for at, node in enumerate(onnx.load(file).graph.node) if node.op_type == "TopK")
+    # A whole layer: some 45 are the dense one's.
+    assert second - first <= 135
 
 
 def check_int8(model, format, folder):

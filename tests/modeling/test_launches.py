@@ -48,18 +48,18 @@ def added(name, mask=None, **settings):
 @pytest.mark.parametrize(
     "name, settings, budget",
     [
-        ("ViTModel", {}, 40),
-        ("CLIPVisionModel", {}, 40),
+        ("ViTModel", {}, 38),
+        ("CLIPVisionModel", {}, 38),
         ("ViTModel", {"importance": 0.0}, 26),
         ("ViTModel", {"energy": "elu", "importance": 0.0}, 25),
         ("ViTModel", {"algorithm": "tome"}, 23),
-        ("ViTModel", {"algorithm": "pitome_unprotected", "importance": 0.0}, 48),
+        ("ViTModel", {"algorithm": "pitome_unprotected", "importance": 0.0}, 43),
         ("ViTModel", {"algorithm": "pitome_halves", "importance": 0.0}, 26),
         ("ViTModel", {"algorithm": "random"}, 64),
-        ("ViTModel", {"algorithm": "diffrate"}, 54),
-        ("ViTModel", {"algorithm": "dct"}, 128),
+        ("ViTModel", {"algorithm": "diffrate"}, 52),
+        ("ViTModel", {"algorithm": "dct"}, 124),
         # Positions of the tokens that are left, rotary embeddings cut to them, and keys turned back by these.
-        ("DINOv3ViTModel", {}, 61),
+        ("DINOv3ViTModel", {}, 59),
     ],
     ids=str,
 )
@@ -69,7 +69,7 @@ def test_no_merging_layer_adds_more(name, settings, budget):
     first, later, rest = added(name, **settings)
     assert later <= budget
     # The first one makes the constants of the forward, and the last one is followed by the way back to all tokens.
-    assert first <= budget + 9 and rest <= 8
+    assert first <= budget + 11 and rest <= 8
 
 
 def padded(input_ids):
@@ -78,7 +78,7 @@ def padded(input_ids):
     return mask
 
 
-@pytest.mark.parametrize("settings, budget", [({}, 65), ({"algorithm": "tome"}, 57)], ids=str)
+@pytest.mark.parametrize("settings, budget", [({}, 63), ({"algorithm": "tome"}, 57)], ids=str)
 def test_no_merging_layer_of_padded_texts_adds_more(settings, budget):
     first, later, rest = added("BertModel", padded, **settings)
     assert later <= budget and first <= budget + 45 and rest <= 2
