@@ -20,7 +20,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
@@ -73,7 +73,8 @@ def tune_ratios(
 
     Compares profiles that merge more or less late, then lets an evolution strategy (CMA-ES, of the package `cma`) vary
     how much each layer removes while all of them together keep the budget. It sees every second sample; the others
-    decide at the end whether its result or the best profile is returned. The model is left on what is returned.
+    decide at the end whether its best setting, the middle of its last settings, or the best profile is returned. The
+    model is left on what is returned.
 
     It costs at most `max_settings` merged forwards of all inputs, and one dense forward.
 
@@ -251,9 +252,9 @@ class _Search:
             self._logarithms(start), _STEP, {"seed": seed + 1, "verbose": -9, "CMA_stds": 1.0}
         )
         stale = 0
-        while self.count + strategy.popsize <= self.max_settings and stale < _PATIENCE and not strategy.stop():
+        while self.count + strategy.popsize < self.max_settings and stale < _PATIENCE and not strategy.stop():
             points = strategy.ask()
-            found = [self.space.weighted(torch.tensor(point).exp().tolist()) for point in points]
+            found = [self._ratios(point) for point in points]
             losses = [self.seen(ratios) for ratios in found]
             strategy.tell(points, losses)
             low = min(losses)
@@ -261,6 +262,11 @@ class _Search:
             if low < self.seen_before(best):
                 best = found[losses.index(low)]
             self.bar.set_postfix(loss=f"{self.seen_before(best):.5f}")
+        if best is not start:
+            # The best draw was also lucky with the samples that it was chosen by. What all draws lie around was not.
+            middle = self._ratios(strategy.mean)
+            self.losses(middle)
+            best = min(best, middle, key=self._held)
         self.bar.close()
         held = {name: self._held(ratios) for name, ratios in profiles.items()}
         if self._held(best) > self._held(start):
@@ -278,6 +284,9 @@ class _Search:
 
     def seen_before(self, ratios: list[float]) -> float:
         return self.tried[tuple(ratios)][::2].mean().item()
+
+    def _ratios(self, point: Sequence[float]) -> list[float]:
+        return self.space.weighted(torch.tensor(point).exp().tolist())
 
     def _logarithms(self, ratios: list[float]) -> list[float]:
         removed = torch.tensor([1 - ratios[index] for index in self.space.layers])

@@ -26,7 +26,7 @@ from zoo.vit import vit_config
 from optimum_pitome import PiToMeConfig, apply_pitome, pitome_summary, tune_ratios
 from optimum_pitome.analysis.loss import Samples
 from optimum_pitome.modeling.rewrite import rewritten_encoders
-from optimum_pitome.tuning.search import STARTS
+from optimum_pitome.tuning.search import STARTS, import_cma, search_ratios
 from optimum_pitome.tuning.space import SearchSpace
 
 
@@ -150,3 +150,21 @@ def test_errors_leave_the_model_alone():
     with pytest.raises(ValueError, match="No calibration"):
         tune_ratios(dense, [], 1.3)
     assert not rewritten_encoders(dense)
+
+
+def test_the_middle_of_the_last_settings_is_tried_last(tmp_path):
+    """Where the search goes on after the profiles, one more setting than whole generations."""
+    model, path = apply_pitome(lively(tiny_vit()), 0.8), tmp_path / "tried.jsonl"
+    found = search_ratios(
+        model,
+        [{"pixel_values": Pictures(8).pixels}],
+        flops_ratio=1.15,
+        max_settings=30,
+        seed=0,
+        resume_from=path,
+        progress=False,
+    )
+    losses = [line["losses"] for line in map(json.loads, path.read_text().splitlines()) if "losses" in line]
+    generation = import_cma().CMAEvolutionStrategy([0.0] * 4, 1.0, {"verbose": -9}).popsize
+    assert (found.num_settings - len(STARTS)) % generation == 1
+    assert found.loss <= torch.tensor(losses[-1][1::2]).mean() + 1e-6
