@@ -255,10 +255,11 @@ class _Search:
         self.count = 0
         profiles = {name: self.space.profile(removed) for name, removed in STARTS.items()}
         best = start = min(profiles.values(), key=self.seen)
+        room = self.max_settings - self.count
         strategy = cma.CMAEvolutionStrategy(
             self._logarithms(start), _STEP, {"seed": seed + 1, "verbose": -9, "CMA_stds": 1.0}
         )
-        stale, missing = 0, max(self.count + strategy.popsize - self.max_settings, 0)
+        stale = 0
         while self.count + strategy.popsize <= self.max_settings and stale < _PATIENCE and not strategy.stop():
             points = strategy.ask()
             found = [self.space.weighted(torch.tensor(point).exp().tolist()) for point in points]
@@ -268,7 +269,7 @@ class _Search:
             stale = 0 if low < 0.99 * self.seen_before(best) else stale + 1
             if low < self.seen_before(best):
                 best = found[losses.index(low)]
-            self.bar.set_postfix(loss=f"{self.seen_before(best):.4g}")
+            self.bar.set_postfix(loss=f"{self.seen_before(best):.5f}")
         self.bar.close()
         held = {name: self._held(ratios) for name, ratios in profiles.items()}
         if self._held(best) > self._held(start):
@@ -278,6 +279,7 @@ class _Search:
             )
             best = start
         held = dict(sorted(held.items(), key=lambda one: one[1]))
+        missing = 0 if strategy.countiter else strategy.popsize + 1 - room
         counts = {"num_settings": self.count, "num_samples": len(self.samples), "num_missing": missing}
         return Found(self.space.config(best), self._held(best), held, **counts)
 
