@@ -26,7 +26,7 @@ from zoo.vit import vit_config
 from optimum_pitome import PiToMeConfig, apply_pitome, pitome_summary, tune_ratios
 from optimum_pitome.analysis.loss import Samples
 from optimum_pitome.modeling.rewrite import rewritten_encoders
-from optimum_pitome.tuning.search import STARTS, Found, search_ratios
+from optimum_pitome.tuning.search import STARTS
 from optimum_pitome.tuning.space import SearchSpace
 
 
@@ -150,17 +150,3 @@ def test_errors_leave_the_model_alone():
     with pytest.raises(ValueError, match="No calibration"):
         tune_ratios(dense, [], 1.3)
     assert not rewritten_encoders(dense)
-
-
-def test_a_search_without_room_for_a_generation_says_so():
-    batches = [{"pixel_values": Pictures(4).pixels}]
-    limits = {"num_tokens": 40, "seed": 0, "resume_from": None, "progress": False}
-    found = search_ratios(vit(), batches, max_settings=7, **limits)
-    assert found.num_settings == 6 and f"Raise max_settings (--max-settings) by {found.num_missing} or" in str(found)
-    found = search_ratios(vit(), batches, max_settings=7 + found.num_missing, **limits)
-    assert found.num_settings > 6 and found.num_missing == 0 and "Raise max_settings" not in str(found)
-
-
-def test_small_losses_keep_their_digits():
-    found = Found(PiToMeConfig(), 1.2346e-7, {"uniform": 2e-7}, num_settings=6, num_samples=4)
-    assert "1.235e-07" in str(found) and "2e-07" in str(found)
