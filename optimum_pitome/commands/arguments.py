@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 #: Exit codes: it began and failed; it cannot be done as asked, as of argparse; somebody stopped it, as of shells.
 FAILED, REFUSED, INTERRUPTED = 1, 2, 130
 
+#: Options that name several settings.
+_SEVERAL = ("ratios", "flops_ratios", "algorithms", "settings")
+
 
 def several_settings(args: argparse.Namespace) -> list[dict[str, Any]]:
     """The settings of `--ratios`, `--flops-ratios`, `--settings` and `--algorithms`, on top of those that all have in
@@ -43,11 +46,18 @@ def several_settings(args: argparse.Namespace) -> list[dict[str, Any]]:
     if not twice and {*BUDGETS} & named and {*BUDGETS} & common.keys():
         twice = ["how much merges"]
     if twice:
+        several = [name for name in _SEVERAL if getattr(args, name, None)]
+        fields = sorted(common.keys() & (named | ({*BUDGETS} if named & {*BUDGETS} else set())))
+        others = [name if getattr(args, name, None) is not None else "pitome_config" for name in fields]
         raise ValueError(
-            f"--ratios, --flops-ratios, --algorithms or --settings say {', '.join(twice)}, and so does another "
-            "option: say it in one of them. The other options are for what all settings have in common."
+            f"{_options(several)} and {_options(others)} both say {', '.join(twice)}: say it in one of them. What "
+            f"stands beside {_options(several)} is what all settings have in common."
         )
     return [{**common, **one} for one in given]
+
+
+def _options(names: list[str]) -> str:
+    return ", ".join(f"--{name.replace('_', '-')}" for name in dict.fromkeys(names))
 
 
 def settings_name(settings: dict[str, Any]) -> str:

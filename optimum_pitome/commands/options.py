@@ -57,7 +57,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         "--pitome-config",
         metavar="JSON",
         type=_json_settings,
-        help="Any fields as JSON, or a file with them. The options above come before it.",
+        help="Any fields as JSON, or a file with them. Where an option above says the same, the option counts.",
     )
 
 
@@ -83,7 +83,7 @@ def _add_tuning(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--speed-up",
         type=float,
-        help="So many times as fast as dense, measured here with the inputs: the budget that takes is found first.",
+        help="N times as fast as dense, measured here with the inputs; first the budget for that is searched.",
     )
     group.add_argument(
         "--min-agreement",

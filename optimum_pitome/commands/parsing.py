@@ -30,7 +30,10 @@ _PLACES = {"compare": "GRID", "visualize": "MODEL [FILE ...]", "benchmark": "MOD
 def explain_errors(parser: argparse.ArgumentParser, command: str) -> None:
     """Errors show one line of usage, not all options, and of an option that is not known the nearest one."""
     parser.usage = f"%(prog)s {_PLACES.get(command, 'MODEL')} [options]   (--help lists them)"
-    parse = parser.parse_known_args
+    parse, error = parser.parse_known_args, parser.error
+    # What Python takes as an entry of a dict is an option here: of --ratio and --ratios.
+    entry = re.compile(r"(argument --ratio(s?): .*)\{'flops_ratio': (.*)\}", re.DOTALL)
+    parser.error = lambda message: error(entry.sub(r"\1--flops-ratio\2 \3", message))
 
     def parse_known_args(args: Any = None, namespace: Any = None) -> Any:
         found, unknown = parse(args, namespace)
@@ -46,4 +49,4 @@ def add_output(parser: argparse.ArgumentParser) -> None:
     """Of every command, last, since they say nothing about what it does."""
     add = parser.add_argument_group("what is shown").add_argument
     add("--json", action="store_true", help="The results as one JSON document on stdout: see docs/command_line.md.")
-    add("--quiet", action="store_true", help="No progress bars, notes and warnings; errors are told.")
+    add("--quiet", action="store_true", help="No progress bars, notes and warnings; errors still appear.")

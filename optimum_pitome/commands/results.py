@@ -22,6 +22,7 @@ import errno
 import importlib
 import io
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -106,6 +107,8 @@ def run_command(name: str, args: argparse.Namespace, parser: argparse.ArgumentPa
         unnamed = offline and not isinstance(error, ConnectionError) and model is not None and model not in str(error)
         about = f"{model}: " if unnamed else ""
         after = _OWN_MODEL if _UNKNOWN_MODEL in str(error) else ""
+        if offline and model is not None and not os.path.exists(model):
+            after += f"\n\nThere is no folder {model} here, either."
         fail(parser, f"{about}{error}{after}", FAILED if offline or _has_begun(error) else REFUSED)
 
 

@@ -75,13 +75,14 @@ class MergingModelManager(model_manager.ModelManager):
 
 
 def run(args: argparse.Namespace, results: Results) -> None:
-    missing = [package for package in _PACKAGES if importlib.util.find_spec(package) is None]
-    if missing:
-        raise ImportError(f"A server needs {', '.join(missing)}: pip install optimum_pitome[serve]")
     check_address(*_address(args.passed_on))
     name = _with_revision(args)
     config, keyword = one_setting(args)
     _check(args, config, keyword, results)
+    # Last: nobody should install packages for a model that cannot be served.
+    missing = [package for package in _PACKAGES if importlib.util.find_spec(package) is None]
+    if missing:
+        raise ImportError(f"A server needs {', '.join(missing)}: pip install optimum_pitome[serve]")
     app = typer.Typer(add_completion=False)
     app.command()(Serve)
     with _loading_with(functools.partial(MergingModelManager, _with_revision(args), keyword)):

@@ -61,6 +61,9 @@ def run(args: argparse.Namespace, results: Results) -> None:
         raise ValueError("--ratio says how much merges, which is what is searched. Leave it out.")
     if "profile" in settings and budget:
         raise ValueError("--profile: a search compares the profiles itself. Leave it out.")
+    if args.min_agreement is not None and 10 <= args.min_agreement < 100:
+        share = f"{args.min_agreement / 100:g}"
+        raise ValueError(f"--min-agreement {args.min_agreement:g}: expected a share below 1. Did you mean {share}?")
     if bounds:
         check_bound(**bounds)
         check_number_of_inputs(args.max_samples or _NUM_SAMPLES_OF_A_BOUND, args.min_agreement)
@@ -97,6 +100,8 @@ def run(args: argparse.Namespace, results: Results) -> None:
         recipe.save_pretrained(folder)  # which leaves a card alone that says the same
         if args.output is not None:
             text = f"Recipe: {folder}. {auto_class}.from_pretrained({folder!r}) loads the model with it."
+            if Path(args.model).exists() and not Path(args.model).is_absolute():
+                text += f" Run that in {Path.cwd()}, where the recipe's base model {args.model} lies."
             results.add(text, recipe=folder)
         if args.push_to_hub is not None:
             push(args, folder, results, "Tuned recipe")

@@ -89,6 +89,7 @@ def _draw_texts(
     samples = []
     for text in logging.tqdm(texts, disable=None, unit=" texts"):  # by itself: padding of the shorter would be drawn
         samples += visualize(model, prepare([text]), tokenizer, part="text")
+    _check_layers(args, samples)
     for number, sample in enumerate(samples, 1):
         results.add(f"text {number}: {_shown(sample)}", texts=[_tokens(sample)])
     written = save_texts(samples, args.output, layers=args.show_layers, about=about)
@@ -120,6 +121,7 @@ def _draw_files(
         if part == "vision" and not takes_clips(model) and inputs["pixel_values"].dim() == 5:
             inputs["pixel_values"] = inputs["pixel_values"].flatten(0, 1)
         samples = visualize(model, inputs, processor, part=part)
+        _check_layers(args, samples)
         name = _free(path.stem, taken)
         for number, sample in enumerate(samples):  # a model may cut a picture into tiles
             title = name if len(samples) == 1 else f"{name}-{number}"
@@ -130,6 +132,13 @@ def _draw_files(
     results.add(**about)
     if not taken:
         raise ValueError("None of the files could be read.")
+
+
+def _check_layers(args: argparse.Namespace, samples: list[Any]) -> None:
+    count = len(samples[0].layers)
+    if any(not -count <= layer < count for layer in args.show_layers or ()):
+        given = " ".join(map(str, args.show_layers))
+        raise ValueError(f"--show-layers {given}: expected some of the layers 0 to {count - 1}.")
 
 
 def _tokens(sample: Any) -> dict[str, int]:

@@ -119,7 +119,7 @@ class Evaluations(Plain, Sequence):
             f"GFLOPs: {GFLOPS_TITLE}, merge step included. Times: medians of {first.timing.rounds} batches, dense and "
             f"merged alternating, and quartiles of the ratios; {first.hardware}."
         )
-        return f"{text}\n\n{wrapped([about + self._budgets()], indent='')}"
+        return f"{text}\n\n{wrapped([about + self._budgets() + self._contradictions()], indent='')}"
 
     def _budgets(self) -> str:
         """What budgets are worth at the lengths of these samples, where that is another number."""
@@ -130,6 +130,17 @@ class Evaluations(Plain, Sequence):
         return (
             " A budget is counted at the configured image size, or at the longest text that the model reads. "
             f"At the lengths of these samples, flops_ratio={', '.join(other)}."
+        )
+
+    def _contradictions(self) -> str:
+        """Says so where the medians of the times are far from the median of the ratios: speeds changed meanwhile."""
+        dense = self[0].timing.dense_ms  # the one that the table shows
+        wrong = [one.name for one in self if not 0.8 < dense / one.timing.merged_ms / one.timing.speedup < 1 / 0.8]
+        if not wrong:
+            return ""
+        return (
+            f" Of {', '.join(wrong)}, the times contradict the speed-up: the machine's speed changed while it was "
+            "measured. Go by the speed-up, or measure again while nothing else runs."
         )
 
     def plot(self, path: str | os.PathLike, title: str | None = None) -> None:

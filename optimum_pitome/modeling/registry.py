@@ -294,7 +294,8 @@ def supported_message() -> str:
         if architecture.encoder_class.__module__ not in _built_in.modules
     )
     return (
-        f"Supported model types: {', '.join(_built_in.model_types)}"
+        f"Supported model types: {', '.join(_built_in.model_types)}; others have one of "
+        "these inside: clip_vision_model, siglip_vision_model, depth_anything, gemma3, paligemma, video_llava, ..."
         + (f"; registered here: {', '.join(added)}" if added else "")
-        + ". To add one, see optimum_pitome.register_architecture."
+        + " (docs/models.md). To add one, see optimum_pitome.register_architecture."
     )

@@ -127,6 +127,8 @@ class Found:
         num_settings (`int`): so many settings were compared, each on all samples.
         num_samples (`int`): so many there were.
         timing ([`~analysis.timing.Timing`], *optional*): of `config`, where a speed-up was asked for.
+        num_missing (`int`):
+            so many more settings a first generation of the evolution strategy takes; 0 where there was one.
     """
 
     config: PiToMeConfig
@@ -135,11 +137,17 @@ class Found:
     num_settings: int
     num_samples: int
     timing: Timing | None = None
+    num_missing: int = 0
 
     def __str__(self) -> str:
         half, rows = self.num_samples - (self.num_samples + 1) // 2, {"found": self.loss, **self.profiles}
-        losses = "\n".join(f"  {name:<28} {loss:.5f}" for name, loss in rows.items())
+        losses = "\n".join(f"  {name:<28} {loss:.4g}" for name, loss in rows.items())
         text = f"{self.num_settings} settings compared; mean loss on {half} inputs that it did not look at:\n{losses}"
+        if self.num_missing:
+            text += (
+                "\nOnly the profiles were compared: the search of a ratio for every layer had no room for its first "
+                f"generation. Raise max_settings (--max-settings) by {self.num_missing} or more."
+            )
         return text if self.timing is None else f"{text}\nmeasured: {self.timing}"
 
 
@@ -248,6 +256,7 @@ class _Search:
         self.count = 0
         profiles = {name: self.space.profile(removed) for name, removed in STARTS.items()}
         best = start = min(profiles.values(), key=self.seen)
+        room = self.max_settings - self.count
         strategy = cma.CMAEvolutionStrategy(
             self._logarithms(start), _STEP, {"seed": seed + 1, "verbose": -9, "CMA_stds": 1.0}
         )
@@ -271,12 +280,14 @@ class _Search:
         held = {name: self._held(ratios) for name, ratios in profiles.items()}
         if self._held(best) > self._held(start):
             logger.warning(
-                f"On the samples that the search did not see, its result loses {self._held(best):.4f} and the best "
-                f"profile {self._held(start):.4f}: the profile is returned. More samples help."
+                f"On the samples that the search did not see, its result loses {self._held(best):.4g} and the best "
+                f"profile {self._held(start):.4g}: the profile is returned. More samples help."
             )
             best = start
         held = dict(sorted(held.items(), key=lambda one: one[1]))
-        return Found(self.space.config(best), self._held(best), held, self.count, len(self.samples))
+        missing = 0 if strategy.countiter else strategy.popsize + 1 - room
+        counts = {"num_settings": self.count, "num_samples": len(self.samples), "num_missing": missing}
+        return Found(self.space.config(best), self._held(best), held, **counts)
 
     def _held(self, ratios: list[float]) -> float:
         """The mean loss over the samples that the search may not look at."""

@@ -260,10 +260,19 @@ def test_several_settings(evaluate, tmp_path):
     evaluate(*command, "--ratios", 0.8, "--model-card", tmp_path / "card.md")
     assert '"ratio": 0.8' in (tmp_path / "card.md").read_text()
     error = evaluate(*command, "--ratio", 0.9, "--ratios", 0.8, 0.7, code=2)
-    assert "--ratios, --flops-ratios, --algorithms or --settings say ratio, and so does another option" in error
+    assert "--ratios and --ratio both say ratio" in error
     error = evaluate(*command, "--ratio", 0.9, "--flops-ratios", 1.5, code=2)
-    assert "say how much merges, and so does another option" in error
+    assert "--flops-ratios and --ratio both say how much merges" in error
+    error = evaluate(*command, "--pitome-config", '{"ratio": 0.9}', "--flops-ratios", 1.5, code=2)
+    assert "--flops-ratios and --pitome-config both say how much merges" in error
     assert "ratio=0.2 is out of range" in evaluate(*command, "--ratios", 0.9, 0.2, code=2)
+
+
+def test_a_ratio_that_is_meant_as_a_budget(evaluate):
+    command = ["bert", "--task", "text-classification", "--dataset", "reviews.csv"]
+    for option, meant in (("--ratio", "--flops-ratio 1.5, so"), ("--ratios", "--flops-ratios 1.5, so")):
+        assert f"Did you mean {meant} many times fewer" in evaluate(*command, option, 1.5, code=2)
+    assert "Did you mean {'flops_ratio': 1.5}" in evaluate(*command, "--settings", '{"ratio": 1.5}', code=2)
 
 
 def test_the_command_offers_every_task():

@@ -16,6 +16,7 @@
 
 import functools
 import json
+from pathlib import Path
 
 import pytest
 from huggingface_hub import ModelCard
@@ -39,6 +40,7 @@ def test_a_recipe_and_where_it_ended(tune, tmp_path):
     command = [*TEXTS, "--flops-ratio", 1.1, "--max-settings", 12, "--min-tokens", 2, "-o", tmp_path / "recipe"]
     text = tune(*command)
     assert "settings: ratio=" in text and f"Recipe: {tmp_path / 'recipe'}" in text
+    assert f" Run that in {Path.cwd()}, where the recipe's base model bert lies." in text
     recipe = PiToMeConfig.from_pretrained(tmp_path / "recipe")
     assert recipe.base_model_name_or_path == "bert" and isinstance(recipe.ratio, list) and recipe.min_tokens == 2
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "recipe")

@@ -224,7 +224,10 @@ def test_texts(visualize, tmp_path):
         (["pets", "--side", 8], "--side 8: expected at least 64 pixels"),
         (["--text", "a b c", "--device", "nowhere"], "--device nowhere"),
         (["--text", "a b c", "--ratio", 1], "merged nothing"),
-        (["--text", "a a b b c c d d", *MERGING, "--show-layers", 7], "expected some of the layers 0 to 1"),
+        (
+            ["--text", "a a b b c c d d", *MERGING, "--show-layers", 7],
+            "--show-layers 7: expected some of the layers",
+        ),
     ],
 )
 def test_errors(visualize, tmp_path, arguments, message):

@@ -12,6 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+import dataclasses
 import json
 import sys
 
@@ -22,7 +23,8 @@ from transformers import ViTForImageClassification
 from zoo.vit import vit_config
 
 from optimum_pitome import PiToMeConfig, apply_pitome, evaluate, pitome_summary, remove_pitome
-from optimum_pitome.analysis.timing import DenseMergedTimer
+from optimum_pitome.analysis.timing import DenseMergedTimer, Timing
+from optimum_pitome.evaluation.results import Evaluations
 
 
 @pytest.fixture
@@ -145,6 +147,15 @@ def test_table_json_and_plot(model, batches, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match="pip install matplotlib"):
         found.plot(tmp_path / "none.png")
+
+
+def test_times_that_contradict_the_speed_up_are_pointed_out(model, batches):
+    (one,) = evaluate(model, batches, ratios=[0.9])
+    steady = dataclasses.replace(one, timing=Timing(72.0, 60.0, 1.17, 1.1, 1.3, 5))
+    busy = dataclasses.replace(one, name="late", timing=Timing(180.0, 149.0, 1.17, 1.1, 1.3, 5))
+    said = "Of late, the times contradict the speed-up"
+    assert said in " ".join(str(Evaluations((steady, busy))).split())
+    assert "contradict" not in str(Evaluations((steady,)))
 
 
 def test_what_cannot_be_evaluated(model, batches):

@@ -106,10 +106,11 @@ def test_the_message_names_what_was_added(monkeypatch):
     monkeypatch.setattr(registry, "_ARCHITECTURES", {ViTModel: registry._ARCHITECTURES[ViTModel]})
     before = supported_message()
     assert before.startswith("Supported model types: aimv2, ") and "registered here" not in before
-    assert before.endswith(". To add one, see optimum_pitome.register_architecture.")
+    assert "gemma3, paligemma, video_llava, ... (docs/models.md). To add one" in before
+    assert before.endswith(" (docs/models.md). To add one, see optimum_pitome.register_architecture.")
     entry = find_architecture(build("ViTModel"))
     monkeypatch.setitem(registry._ARCHITECTURES, nn.Bilinear, replace(entry, encoder_class=nn.Bilinear))
-    assert "; registered here: Bilinear. To add one" in supported_message()
+    assert "; registered here: Bilinear (docs/models.md). To add one" in supported_message()
 
 
 @pytest.fixture

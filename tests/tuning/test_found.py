@@ -1,0 +1,38 @@
+# Copyright 2026 The optimum_pitome authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""What a search prints: where it had no room for a generation, and small losses."""
+
+from training.tiny import Pictures, tiny_vit
+
+from optimum_pitome import PiToMeConfig, apply_pitome
+from optimum_pitome.tuning.search import STARTS, Found, search_ratios
+
+
+def test_a_search_without_room_for_a_generation_says_so():
+    def search(max_settings):
+        batches = [{"pixel_values": Pictures(4).pixels}]
+        limits = {"max_settings": max_settings, "seed": 0, "resume_from": None, "progress": False}
+        return search_ratios(apply_pitome(tiny_vit(), 0.8), batches, flops_ratio=1.15, **limits)
+
+    found = search(len(STARTS) + 1)
+    assert found.num_settings == len(STARTS)
+    assert f"Raise max_settings (--max-settings) by {found.num_missing} or more" in str(found)
+    enough = search(len(STARTS) + 1 + found.num_missing)
+    assert enough.num_settings > len(STARTS) and enough.num_missing == 0 and "Raise" not in str(enough)
+
+
+def test_small_losses_keep_their_digits():
+    found = Found(PiToMeConfig(), 1.2346e-7, {"uniform": 2e-7}, num_settings=6, num_samples=4)
+    assert "1.235e-07" in str(found) and "2e-07" in str(found)
