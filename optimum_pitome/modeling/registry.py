@@ -294,8 +294,7 @@ def supported_message() -> str:
         if architecture.encoder_class.__module__ not in _built_in.modules
     )
     return (
-        f"Supported model types: {', '.join(_built_in.model_types)}; others have one of "
-        "these inside: clip_vision_model, siglip_vision_model, depth_anything, gemma3, paligemma, video_llava, ..."
+        f"Supported model types: {', '.join(_built_in.model_types)}; others, such as gemma3, have one of these inside"
         + (f"; registered here: {', '.join(added)}" if added else "")
         + " (docs/models.md). To add one, see optimum_pitome.register_architecture."
     )
