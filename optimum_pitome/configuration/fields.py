@@ -119,7 +119,7 @@ class Settings:
         usual=0.9,
     )
     layers: list[int] | None = declare(
-        "Indices of the layers that merge, negative ones from the end: all, or (texts with a `ratio`) the first three.",
+        "Indices of the layers that merge, negative ones from the end: all, or (texts with a `ratio`) the first 3.",
         check_integers("layer", "layer indices such as [0, 1, 2]", -MAX_ENTRIES, MAX_ENTRIES),
     )
     min_tokens: int | None = declare(

@@ -79,9 +79,9 @@ def rewrite(model: Any, pitome: Any, **hub: Any) -> None:
 
 
 def _for_pictures(model: Any, settings: PiToMeConfig, pitome: Any, hub: dict[str, Any]) -> PiToMeConfig:
-    """`settings`; where they came by the keyword with a budget, with the size of the pictures that it is for. What was
-    saved stays what it is, and so does a recipe."""
-    if pitome is UNSET or settings.ratio is not None or settings.base_model_name_or_path is not None:
+    """`settings`; where they came by the keyword, a budget gets the size of the pictures that it is for. What was
+    saved stays what it is."""
+    if pitome is UNSET:
         return settings
     from ..modeling.pictures import with_picture_size
 

@@ -17,12 +17,12 @@ the pictures that the model gets."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 from PIL import Image
 from torch import nn
-from transformers import AutoImageProcessor
 from transformers.utils import has_file, logging
 
 from ..configuration.checks import check_picture_size
@@ -46,6 +46,14 @@ def picture_shape(image_processor: Any, width: int = 64) -> tuple[int, ...]:
     return tuple(np.shape(image_processor(images=[blank], return_tensors="np")["pixel_values"])[1:])
 
 
+def picture_size_of(batches: Iterable[Mapping[str, Any]]) -> int | list[int] | None:
+    """The size of the pictures in inputs of a model, `(B, channels, height, width)`; `None` where there are none, or
+    of several sizes."""
+    pictures = [batch["pixel_values"] for batch in batches if isinstance(batch, Mapping) and "pixel_values" in batch]
+    sizes = {tuple(values.shape[-2:]) for values in pictures if getattr(values, "ndim", 0) == 4}
+    return check_picture_size("image_size", sizes.pop()) if len(sizes) == 1 else None
+
+
 def with_picture_size(
     model: nn.Module, settings: PiToMeConfig, size: int | list[int] | None = None, **hub: Any
 ) -> PiToMeConfig:
@@ -53,11 +61,15 @@ def with_picture_size(
 
     Args:
         model (`torch.nn.Module`): dense or rewritten.
+        settings ([`PiToMeConfig`]): a recipe stays as it is, unless `size` is said.
         size (`int` or `[height, width]`, *optional*):
-            Of the pictures. `None`: of those that the processor beside the weights makes; where there is none, or the
-            size is the configured one, the settings stay as they are.
+            Of the pictures. `None`: of those that the processor beside the weights makes. Where there is none, or it
+            makes them of the configured size, the settings stay as they are.
         hub: where to look for the processor: `token`, `cache_dir` and `local_files_only` of `from_pretrained`.
     """
+    budgets = any(own.ratio is None for own in _of_parts(settings))
+    if not budgets or (size is None and settings.base_model_name_or_path is not None):
+        return settings
     open_sizes = []
     for encoder, architecture, own in select_encoders(list(model.modules()), settings):
         config = architecture.config_of(encoder)
@@ -65,22 +77,28 @@ def with_picture_size(
             open_sizes.append(check_picture_size("image_size", config.image_size))
     if not open_sizes:
         return settings
-    size = _size_beside(model, hub) if size is None else size
-    if size is None or all(configured == size for configured in open_sizes):
-        return settings
+    if size is None:
+        size = size_beside(getattr(model, "config", None), **hub)
+        if size is None or all(configured == size for configured in open_sizes):
+            return settings
     return PiToMeConfig(**{**settings.to_pitome_dict(), "image_size": size})
 
 
-def _size_beside(model: nn.Module, hub: dict[str, Any]) -> int | list[int] | None:
+def _of_parts(settings: PiToMeConfig) -> list[PiToMeConfig]:
+    return [settings] if settings.parts is None else [settings.for_part(name) for name in settings.parts]
+
+
+def size_beside(config: Any, **hub: Any) -> int | list[int] | None:
     """The size of what the image processor beside the weights makes; `None` without one, or where pictures keep their
     proportions, so that there is no one size."""
-    config = getattr(model, "config", None)
     name, revision = getattr(config, "name_or_path", None), getattr(config, "_commit_hash", None)
     if not name:
         return None
     if (name, revision) not in _FOUND:
         hub = {**hub, "revision": revision}
         try:
+            from transformers import AutoImageProcessor  # it takes its time, and most models need none
+
             # First what is here: without a connection each question takes its time.
             places = ({**hub, "local_files_only": True}, hub)
             if not any(has_file(name, file, **place) for place in places for file in _PROCESSOR_FILES):
