@@ -34,7 +34,7 @@ from ..configuration.checks import check_picture_size
 from ..configuration.config import PiToMeConfig
 from ..evaluation.json_lines import JsonLines
 from ..modeling.pictures import size_beside
-from .arguments import check_model, configured, readers_of_pictures, several_settings
+from .arguments import check_model, configured, fits, readers_of_pictures, several_settings
 from .results import Results
 from .unlabelled import model_class
 
@@ -82,14 +82,12 @@ def _combinations(args: argparse.Namespace, model: str) -> list[Combination]:
     check_model(model)
     config, keyword = configured(_about(args, model), resized=False)
     settings = several_settings(args) or [None]
+    size = args.image_size or _size_of_pictures(config, keyword)
     return list(
         combinations(
             model,
             settings,
-            {
-                "sequence_length": args.sequence_length,
-                "image_size": args.image_size or _size_of_pictures(config, keyword),
-            },
+            {"sequence_length": args.sequence_length, "image_size": size},
             runtime=args.runtime,
             dtype=args.dtype,
             attention=args.attn_implementation,
@@ -109,7 +107,8 @@ def _size_of_pictures(config: PreTrainedConfig, keyword: dict[str, Any]) -> int 
     settings = PiToMeConfig.from_value(keyword.get("pitome", getattr(config, "pitome", None)))
     own = None if settings is None else settings.for_part("vision")
     size = (None if own is None else own.image_size) or size_beside(config)
-    return None if check_picture_size("image_size", readers[0].image_size) == size else size
+    usual = size is None or check_picture_size("image_size", readers[0].image_size) == size
+    return None if usual or not fits(size, readers[0]) else size
 
 
 def _about(args: argparse.Namespace, model: str, **sizes: Any) -> argparse.Namespace:

@@ -77,11 +77,12 @@ def with_picture_size(
             open_sizes.append(check_picture_size("image_size", config.image_size))
     if not open_sizes:
         return settings
-    if size is None:
-        size = size_beside(getattr(model, "config", None), **hub)
-        if size is None or all(configured == size for configured in open_sizes):
-            return settings
-    return PiToMeConfig(**{**settings.to_pitome_dict(), "image_size": size})
+    beside = size_beside(getattr(model, "config", None), **hub)
+    wanted = beside if size is None else size
+    # A size that differs from the processor's must be said, even the configured one.
+    if wanted is None or (set(map(str, open_sizes)) == {str(wanted)} and beside in (None, wanted)):
+        return settings
+    return PiToMeConfig(**{**settings.to_pitome_dict(), "image_size": wanted})
 
 
 def _of_parts(settings: PiToMeConfig) -> list[PiToMeConfig]:
