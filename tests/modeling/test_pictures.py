@@ -22,14 +22,14 @@ from transformers import (
     AutoModel,
     AutoModelForImageTextToText,
     BertModel,
-    CLIPModel,
+    VisionTextDualEncoderModel,
     ViTConfig,
     ViTImageProcessorPil,
     ViTModel,
 )
 from zoo.llava import IMAGE_SIZE, llava_config, make_processor
 from zoo.text import bert_config
-from zoo.vision_language import clip_config
+from zoo.vision_language import dual_encoder_config
 
 from optimum_pitome import PiToMeConfig, apply_pitome, num_image_tokens, pitome_summary
 from optimum_pitome.families.llava import processor as llava_processor
@@ -150,7 +150,7 @@ def test_every_family_counts_at_the_size_or_refuses_it(name):
 def test_texts_have_no_size():
     with pytest.raises(ValueError, match=r"image_size=32: BertModel \(the part 'text'\) reads no pictures"):
         apply_pitome(BertModel(bert_config()), {"ratio": 0.9, "image_size": 32})
-    model = CLIPModel(clip_config())
+    model = VisionTextDualEncoderModel(dual_encoder_config())
     with pytest.raises(ValueError, match=r"\(the part 'text'\) reads no pictures"):
         apply_pitome(model, {"parts": {"vision": 0.9, "text": {"ratio": 0.9, "image_size": 32}}})
     # What all parts share is for those that read pictures.
