@@ -34,6 +34,7 @@ from .configuration.config import PiToMeConfig, configurations
 from .modeling.hosts import Host, adapt_architectures, check_hosts, find_hosts
 from .modeling.mask_token import find_mask_token
 from .modeling.parts import select_encoders
+from .modeling.pictures import with_picture_size
 from .modeling.record import LayerRecord
 from .modeling.rewrite import (
     EncoderRewrite,
@@ -55,7 +56,9 @@ def apply_pitome(model: nn.Module, config: Any) -> nn.Module:
 
     Args:
         model (`torch.nn.Module`): a transformers model, or a module that contains one.
-        config ([`PiToMeConfig`], `dict` or `float`): the settings, or just the ratio.
+        config ([`PiToMeConfig`], `dict` or `float`):
+            The settings, or just the ratio. A budget without `image_size` is for pictures of the size that the image
+            processor makes, if one lies beside the weights that the model was loaded from.
 
     Returns:
         The same model.
@@ -70,8 +73,11 @@ def apply_pitome(model: nn.Module, config: Any) -> nn.Module:
             f"apply_pitome takes a model, got {show(model)}. Load one first: "
             "AutoModel.from_pretrained(..., pitome=0.9) loads and rewrites in one step."
         )
+    settings = PiToMeConfig.from_value(config)
+    if settings is not None:
+        settings = with_picture_size(model, settings, local_files_only=True)
     # Who has a model in hand does not expect a download here.
-    return rewrite_model(model, config, local_files_only=True)
+    return rewrite_model(model, settings, local_files_only=True)
 
 
 def rewrite_model(model: nn.Module, config: Any, **hub: Any) -> nn.Module:

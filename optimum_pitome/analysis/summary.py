@@ -21,6 +21,7 @@ from typing import Any
 
 from torch import nn
 
+from ..configuration.checks import check_picture_size
 from ..configuration.fields import COUNTS
 from ..merging import MergeSpec
 from ..methods import ENERGIES
@@ -35,6 +36,7 @@ def pitome_summary(
     num_tokens: int | Sequence[int] | None = None,
     count: str = "exact",
     num_text_tokens: int = 32,
+    image_size: int | Sequence[int] | None = None,
 ) -> PiToMeSummary:
     """Counts tokens and operations of a rewritten model, layer by layer. Works on the `meta` device, without weights.
 
@@ -42,11 +44,14 @@ def pitome_summary(
         model (`torch.nn.Module`): a rewritten model.
         num_tokens (`int` or `list[int]`, *optional*):
             Sequence length with special tokens (of a text: no longer than the model reads), or one for each rewritten
-            encoder. Defaults to the configured image size, or maximum text length.
+            encoder. Defaults to what `image_size` makes, or the maximum text length.
         count (`str`, *optional*, defaults to `"exact"`):
             `"exact"`: attention before the merge, the MLP (with its real width) after it, and the merge step.
             `"paper"`: `12 N C² + 2 N² C` per layer with N before the merge, the merge uncounted: the paper's tables.
         num_text_tokens (`int`, *optional*, defaults to 32): tokens of text in the prompt of a LLaVA, beside the image.
+        image_size (`int` or `(height, width)`, *optional*):
+            Of the pictures, in pixels. Defaults to the size in the settings (`PiToMeConfig.image_size`), else in the
+            configuration. The ratios stay as they are.
 
     Raises:
         ValueError: if the model is not rewritten, or an argument is out of range.
@@ -68,9 +73,10 @@ def pitome_summary(
             f"num_tokens={num_tokens!r}: expected a sequence length of at least 1, or a list of {len(encoders)} (one "
             "per rewritten encoder), or None."
         )
+    image_size = None if image_size is None else check_picture_size("image_size", image_size)
     names = {id(module): name for name, module in model.named_modules()}
     summaries = tuple(
-        _summarize(encoder, names[id(encoder)] or type(encoder).__name__, length, count)
+        _summarize(encoder, names[id(encoder)] or type(encoder).__name__, length, image_size, count)
         for encoder, length in zip(encoders, lengths)
     )
     reader = _summarize_reader(model, dict(zip(map(id, encoders), summaries)), names, num_text_tokens)
@@ -82,9 +88,11 @@ def pitome_summary(
     return summary
 
 
-def _summarize(encoder: nn.Module, name: str, num_tokens: int | None, count: str) -> EncoderSummary:
+def _summarize(
+    encoder: nn.Module, name: str, num_tokens: int | None, image_size: int | list[int] | None, count: str
+) -> EncoderSummary:
     rewrite: EncoderRewrite = encoder.pitome
-    shape = EncoderShape.of(encoder, rewrite.architecture, num_tokens)
+    shape = EncoderShape.of(encoder, rewrite.architecture, num_tokens, image_size or rewrite.config.image_size)
     layers = []
     for index, (widths, layer) in enumerate(zip(shape.widths, shape.count(rewrite.specs))):
         dense, merged, step = layer.dense, layer.merged, layer.merge_step

@@ -104,9 +104,10 @@ class Benchmark:
     def _measured(self, combination: Combination) -> Row:
         built = self._model(combination)
         model = built.model
-        inputs = example_inputs(model, combination.batch_size, combination.sequence_length)
+        inputs = example_inputs(model, combination.batch_size, combination.sequence_length, combination.image_size)
         inputs = {name: value.to(self._device) for name, value in inputs.items()}
-        summary = pitome_summary(model, num_tokens=_lengths(model, combination.sequence_length))
+        lengths = _lengths(model, combination.sequence_length)
+        summary = pitome_summary(model, num_tokens=lengths, image_size=combination.image_size)
         reference = self._reference(model, inputs) if not combination.exact else None
         if combination.runtime == PYTORCH:
             chosen = self._quantized(built, combination) if combination.quantize else model
@@ -179,7 +180,7 @@ class Benchmark:
         if key not in built.operations:
             measure, model = "first-token" if first else "forward", built.model
             run = pytorch_run(model, dataclasses.replace(combination, measure=measure, mode="eager"))
-            inputs = example_inputs(model, 1, combination.sequence_length)
+            inputs = example_inputs(model, 1, combination.sequence_length, combination.image_size)
             inputs = {name: value.to(self._device) for name, value in inputs.items()}
             with pitome_disabled(model):
                 dense = costs.count_operations(lambda: run(**inputs))

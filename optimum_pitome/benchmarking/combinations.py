@@ -41,7 +41,8 @@ class Combination:
         dtype, attention, mode, runtime, measure (`str`): `attention` is `"default"` where nobody chose.
         quantize (`str`, *optional*): `"int8"`.
         batch_size (`int`).
-        sequence_length, image_size (`int`, *optional*): of texts in tokens, and of pictures in pixels.
+        sequence_length (`int`, *optional*): of texts, in tokens.
+        image_size (`int` or `[height, width]`, *optional*): of pictures, in pixels; `None`: the configured size.
     """
 
     model: str
@@ -54,7 +55,7 @@ class Combination:
     measure: str = "forward"
     batch_size: int = 1
     sequence_length: int | None = None
-    image_size: int | None = None
+    image_size: int | list[int] | None = None
 
     @property
     def how(self) -> str:
@@ -93,7 +94,7 @@ class Combination:
 
 
 def combinations(
-    model: str, settings: Sequence[Mapping[str, Any] | None], sizes: Mapping[str, int | None], **choices: Sequence[Any]
+    model: str, settings: Sequence[Mapping[str, Any] | None], sizes: Mapping[str, Any], **choices: Sequence[Any]
 ) -> Iterator[Combination]:
     """Every combination of one model.
 

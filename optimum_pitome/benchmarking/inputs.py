@@ -36,12 +36,18 @@ _SAMPLES = 160000
 _PARTS = ("vision_config", "encoder", "backbone_config")
 
 
-def example_inputs(model: nn.Module, batch_size: int, sequence_length: int | None = None) -> dict[str, torch.Tensor]:
+def example_inputs(
+    model: nn.Module,
+    batch_size: int,
+    sequence_length: int | None = None,
+    image_size: int | list[int] | None = None,
+) -> dict[str, torch.Tensor]:
     """Pictures (smooth noise), clips, sounds, texts of random words without padding, or what of these a model takes
     together: of a model that reads images inside its prompt, a prompt with one image.
 
     Args:
         sequence_length (`int`, *optional*): tokens of a text; without special tokens, where it stands beside an image.
+        image_size (`int` or `[height, width]`, *optional*): of pictures and clips; by default the configured size.
 
     Raises:
         ValueError: if the model takes what cannot be made up, or a length is given and it reads no text.
@@ -49,7 +55,7 @@ def example_inputs(model: nn.Module, batch_size: int, sequence_length: int | Non
     names, config = inspect.signature(model.forward).parameters, model.config
     found: dict[str, torch.Tensor] = {}
     for name in ("pixel_values", "pixel_values_videos", "input_values", "input_features"):
-        if name in names and not found and (value := _signal(name, model, batch_size)) is not None:
+        if name in names and not found and (value := _signal(name, model, batch_size, image_size)) is not None:
             found[name] = value.to(model.dtype)
     found |= _squares_of_patches(names, model, batch_size)
     whole = getattr(config, "vlm_config", config)
@@ -78,12 +84,13 @@ def example_inputs(model: nn.Module, batch_size: int, sequence_length: int | Non
     return found
 
 
-def _signal(name: str, model: nn.Module, batch_size: int) -> torch.Tensor | None:
-    """Pictures, clips or sounds of the configured size; `None` where no configuration says it."""
+def _signal(name: str, model: nn.Module, batch_size: int, image_size: int | list[int] | None) -> torch.Tensor | None:
+    """Pictures, clips or sounds; `None` where no configuration says their size."""
     parts = (getattr(model.config, part, None) for part in _PARTS)
     for part in (model.config, *parts, *encoder_configs(model)):
         size = getattr(part, "image_size", None) or getattr(part, "crop_size", None)
         if name.startswith("pixel_values") and size is not None:
+            size = image_size or size
             height, width = (size, size) if isinstance(size, int) else size
             channels = getattr(part, "num_channels", None) or getattr(part, "in_chans", 3)
             frames = getattr(part, "num_frames", None) or getattr(part, "frames_per_clip", None)

@@ -26,6 +26,8 @@ from ..configuration.fields import FIELDS
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
+    from ..configuration.config import PiToMeConfig
+
 #: Exit codes: it began and failed; it cannot be done as asked, as of argparse; somebody stopped it, as of shells.
 FAILED, REFUSED, INTERRUPTED = 1, 2, 130
 
@@ -93,18 +95,25 @@ def settings_from(args: argparse.Namespace) -> dict[str, Any] | None:
 
 def pitome_keyword(args: argparse.Namespace, config: Any) -> dict[str, Any]:
     """`pitome=` for loading a model of `config`: what the command line says, the first of several settings; or nothing
-    where `config` has settings (a rewritten model, a recipe), or the defaults."""
+    where `config` has settings (a rewritten model, a recipe), or the defaults. `--image-size` alone changes no
+    settings."""
     from ..hub.entries import entries
 
     settings = next(iter(several_settings(args)), None) or settings_from(args)
-    if settings is None and not entries(config) and config.model_type != "pitome":
+    has_settings = bool(entries(config)) or config.model_type == "pitome"
+    if has_settings and settings is not None and settings.keys() <= {"image_size"}:
+        settings = None
+    if settings is None and not has_settings:
         settings = {}
     return {} if settings is None else {"pitome": settings}
 
 
-def configured(args: argparse.Namespace) -> tuple[PreTrainedConfig, dict[str, Any]]:
-    """The configuration of the model that a command is about, of a recipe that of its base model, with `--image-size`;
-    and `pitome=` for it."""
+def configured(args: argparse.Namespace, resized: bool = True) -> tuple[PreTrainedConfig, dict[str, Any]]:
+    """The configuration of the model that a command is about (of a recipe its base model's), and `pitome=` for it.
+
+    Args:
+        resized (`bool`): whether the configuration gets the size of `--image-size`. Saved settings keep their ratios.
+    """
     from transformers import AutoConfig
 
     from ..configuration.config import PiToMeConfig, configurations
@@ -116,13 +125,41 @@ def configured(args: argparse.Namespace) -> tuple[PreTrainedConfig, dict[str, An
         keyword.setdefault("pitome", config)
         config = AutoConfig.from_pretrained(base_model_of(config, args.model))
     size = args.image_size
-    if size is not None:
-        parts = [part for _, part in configurations(config) if hasattr(part, "image_size")]
-        readers = [part for part in parts if getattr(part, "patch_size", None) is not None]
-        if not readers:
-            raise ValueError("--image-size is for models of images.")
-        for reader in readers:
-            if size < reader.patch_size or size % reader.patch_size:
-                raise ValueError(f"--image-size {size}: expected a multiple of the patch size, {reader.patch_size}.")
+    if size is None:
+        return config, keyword
+    readers = readers_of_pictures(config)
+    if not readers:
+        raise ValueError("--image-size is for models of images.")
+    if isinstance(keyword.get("pitome"), PiToMeConfig):
+        keyword["pitome"] = _counted_at(keyword["pitome"], readers[0].image_size)
+    for _, part in configurations(config):
+        if getattr(part, "pitome", None):
+            part.pitome = _counted_at(PiToMeConfig.from_value(part.pitome), readers[0].image_size).to_pitome_dict()
+    for reader in readers:
+        if not fits(size, reader):
+            raise ValueError(f"--image-size {size}: expected a multiple of the patch size, {reader.patch_size}.")
+        if resized:
             reader.image_size = size
     return config, keyword
+
+
+def readers_of_pictures(config: PreTrainedConfig) -> list[Any]:
+    """The configurations in `config` that say the size of pictures and how they are cut into patches."""
+    from ..configuration.config import configurations
+
+    parts = [part for _, part in configurations(config) if getattr(part, "image_size", None) is not None]
+    return [part for part in parts if getattr(part, "patch_size", None) is not None]
+
+
+def fits(size: int | list[int], reader: Any) -> bool:
+    """Whether pictures of this size can be cut into the patches of `reader`."""
+    patch = reader.patch_size if isinstance(reader.patch_size, int) else max(reader.patch_size)
+    return all(side >= patch and side % patch == 0 for side in (size if isinstance(size, list) else [size]))
+
+
+def _counted_at(settings: PiToMeConfig, size: int | list[int]) -> PiToMeConfig:
+    """Saved `settings`, whose budget stays that of the configured size."""
+    own = settings.for_part("vision")
+    if own is None or own.ratio is not None or own.image_size is not None:
+        return settings
+    return type(settings)(**{**settings.to_pitome_dict(), "image_size": size})

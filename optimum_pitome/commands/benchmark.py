@@ -17,12 +17,11 @@
 from __future__ import annotations
 
 import argparse
-import copy
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModel
+from transformers import AutoModel, PreTrainedConfig
 from transformers.utils import logging
 
 from ..analysis.pictures import figure_class
@@ -31,8 +30,11 @@ from ..benchmarking.combinations import Combination, as_key, combinations
 from ..benchmarking.machine import device_of, machine
 from ..benchmarking.report import Report
 from ..benchmarking.row import Row
+from ..configuration.checks import check_picture_size
+from ..configuration.config import PiToMeConfig
 from ..evaluation.json_lines import JsonLines
-from .arguments import check_model, configured, several_settings
+from ..modeling.pictures import size_beside
+from .arguments import check_model, configured, fits, readers_of_pictures, several_settings
 from .results import Results
 from .unlabelled import model_class
 
@@ -78,13 +80,14 @@ def _combinations(args: argparse.Namespace, model: str) -> list[Combination]:
     """What the command line asks for, of one model. Its configuration is read, so that what is wrong in it, or in the
     settings, ends the command before anything is measured."""
     check_model(model)
-    configured(_about(args, model))
+    config, keyword = configured(_about(args, model), resized=False)
     settings = several_settings(args) or [None]
+    size = args.image_size or _size_of_pictures(config, keyword)
     return list(
         combinations(
             model,
             settings,
-            {"sequence_length": args.sequence_length, "image_size": args.image_size},
+            {"sequence_length": args.sequence_length, "image_size": size},
             runtime=args.runtime,
             dtype=args.dtype,
             attention=args.attn_implementation,
@@ -96,10 +99,20 @@ def _combinations(args: argparse.Namespace, model: str) -> list[Combination]:
     )
 
 
-def _about(args: argparse.Namespace, model: str) -> argparse.Namespace:
-    args = copy.copy(args)
-    args.model = model
-    return args
+def _size_of_pictures(config: PreTrainedConfig, keyword: dict[str, Any]) -> int | list[int] | None:
+    """What a loaded model gets, where that is not the configured size: what the settings say, else the processor."""
+    readers = readers_of_pictures(config)
+    if not readers:
+        return None
+    settings = PiToMeConfig.from_value(keyword.get("pitome", getattr(config, "pitome", None)))
+    own = None if settings is None else settings.for_part("vision")
+    size = (None if own is None else own.image_size) or size_beside(config)
+    usual = size is None or check_picture_size("image_size", readers[0].image_size) == size
+    return None if usual or not fits(size, readers[0]) else size
+
+
+def _about(args: argparse.Namespace, model: str, **sizes: Any) -> argparse.Namespace:
+    return argparse.Namespace(**{**vars(args), "model": model, **sizes})
 
 
 class _Builder:
@@ -111,7 +124,9 @@ class _Builder:
 
     def __call__(self, combination: Combination) -> torch.nn.Module:
         args = self._args
-        config, keyword = configured(_about(args, combination.model))
+        config, keyword = configured(
+            _about(args, combination.model, image_size=combination.image_size), resized=not args.weights
+        )
         keyword["dtype"] = getattr(torch, combination.dtype)
         if combination.attention != "default":
             keyword["attn_implementation"] = combination.attention

@@ -48,7 +48,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         "Without any of these: the settings in config.json, or the defaults. Lists are written with commas, such as "
         "--ratio 0.9,0.95,1 (and --layers=-2,-1 where the first number is negative).",
     )
-    for name, setting in FIELDS.items():
+    for name, setting in FIELDS.items():  # --image-size is also that of the pictures of `summary` and `benchmark`
         if setting.scope != "file":
             usual = "" if setting.usual is None else f" Usually {setting.usual}."
             text = (setting.help + usual).replace("`", "").replace("%", "%%")
@@ -170,7 +170,6 @@ def _add_several(parser: argparse.ArgumentParser) -> None:
 
 def _add_sizes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sequence-length", type=int, help="Tokens of a text (default: as many as the model reads).")
-    parser.add_argument("--image-size", type=int, help="Side of the pictures in pixels (default: the model's).")
 
 
 def _add_comparison(parser: argparse.ArgumentParser) -> None:

@@ -36,5 +36,5 @@ def run(args: argparse.Namespace, results: Results) -> None:
         if settings is not None:
             apply_pitome(model, settings)
             results.add(settings_name(settings))
-        summary = pitome_summary(model, num_tokens=args.sequence_length, count=args.count)
+        summary = pitome_summary(model, args.sequence_length, args.count, image_size=args.image_size)
         results.add(summary, summaries=[{"given": settings, **summary.to_dict()}])

@@ -88,8 +88,7 @@ _short = _Short()
 
 def show(value: Any, limit: int = 300) -> str:
     """How a message quotes `value`: its `repr`, cut to `limit` characters."""
-    text = _short.repr(value)
-    return text if len(text) <= limit else f"{text[: limit - 60]}...{text[-50:]}"
+    return text if len(text := _short.repr(value)) <= limit else f"{text[: limit - 60]}...{text[-50:]}"
 
 
 def plain(value: Any) -> Any:
@@ -152,8 +151,7 @@ def check_choice(name: str, value: Any, choices: Collection[str], register: str 
         return None
     if isinstance(value, str) and value in choices:
         return next(choice for choice in choices if choice == value)  # no subclass of str
-    close = similar(value, list(choices))
-    hint = f" Did you mean {close!r}?" if close else ""
+    hint = f" Did you mean {close!r}?" if (close := similar(value, list(choices))) else ""
     if register and isinstance(value, str):
         hint += f" If it is your own, import the module that registers it ({register}) first; on the command line "
         hint += "with --import."
@@ -200,6 +198,14 @@ def check_count(name: str, value: Any, low: int = 0) -> int:
     if not _is_whole(number, low, MAX_COUNT):
         raise ValueError(f"{name}={show(value)}: expected a whole number of at least {low}, or None.")
     return int(number)
+
+
+def check_picture_size(name: str, value: Any) -> int | list[int]:
+    given = plain(value)
+    sides = [plain(side) for side in (given if isinstance(given, (list, tuple)) and len(given) == 2 else [given])]
+    if not all(_is_whole(side, 1, MAX_COUNT) for side in sides):
+        raise ValueError(f"{name}={show(value)}: expected pixels of a side, such as 224, or [height, width], or None.")
+    return int(sides[0]) if len(set(sides)) == 1 else [int(side) for side in sides]
 
 
 def check_integers(item: str, accepted: str, low: int, high: int, may_be_empty: bool = False) -> Callable:

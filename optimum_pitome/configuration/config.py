@@ -152,7 +152,9 @@ class PiToMeConfig(PreTrainedConfig, Settings):
         return_unused_kwargs = kwargs.pop("return_unused_kwargs", False)
         for name in ("_from_auto", "_from_pipeline"):
             kwargs.pop(name, None)
-        own = {name: kwargs.pop(name) for name in (*FIELDS, "name_or_path", "_commit_hash") if name in kwargs}
+        # `image_size`, a field of most configurations of models, too, is meant for the model's.
+        names = [name for name in (*FIELDS, "name_or_path", "_commit_hash") if name != "image_size"]
+        own = {name: kwargs.pop(name) for name in names if name in kwargs}
         config = cls(**{**config_dict, **own})
         if return_unused_kwargs:
             return config, kwargs

@@ -38,6 +38,7 @@ from .checks import (
     check_integers,
     check_number,
     check_path,
+    check_picture_size,
     check_version,
     declare,
     is_number,
@@ -101,9 +102,8 @@ def _settings_of_a_part(value: Any) -> dict[str, Any]:
     for name in ("parts", "base_model_name_or_path"):
         if fields.get(name) is not None:
             raise ValueError(f"{name}={show(fields[name])}: a part has no {name} of its own.")
-    own = {name: value for name, value in fields.items() if name in FIELDS and FIELDS[name].scope == "part"}
-    own = {name: FIELDS[name].checked(value) for name, value in own.items()}
-    check_budget(own)
+    names = [name for name in fields if name in FIELDS and FIELDS[name].scope == "part"]
+    check_budget(own := {name: FIELDS[name].checked(fields[name]) for name in names})
     return own
 
 
@@ -119,13 +119,12 @@ class Settings:
         usual=0.9,
     )
     layers: list[int] | None = declare(
-        "Indices of the layers that merge; negative ones count from the end. By default all merge; of a text "
-        "encoder, where a `ratio` says how much, the first three.",
+        "Indices of the layers that merge, negative ones from the end: all, or (texts with a `ratio`) the first 3.",
         check_integers("layer", "layer indices such as [0, 1, 2]", -MAX_ENTRIES, MAX_ENTRIES),
     )
     min_tokens: int | None = declare(
-        "So many of a sample's mergeable tokens stay in any case: short texts, which have little to gain, are left as "
-        "they are, and long ones never get shorter than this. By default there is no such floor.",
+        "So many of a sample's mergeable tokens stay in any case: short texts are left as they are, and long ones "
+        "never get shorter than this. By default there is no such floor.",
         check_count,
     )
     algorithm: str | None = declare(
@@ -165,9 +164,8 @@ class Settings:
         read_by=lambda algorithm, energy: algorithm.reads_energy and energy.has_margin,
     )
     importance: float | None = declare(
-        "Exponent with which the class token's attention weighs the distances between tokens, in [0, 1]: what it does "
-        "not look at merges first. 0 leaves it out, which is the default with another algorithm or energy, and on "
-        "encoders that have no class token.",
+        "Exponent of the class token's attention, which weighs the distances between tokens, in [0, 1]: what it does "
+        "not look at merges first. 0 (the default with another algorithm or energy) leaves it out.",
         functools.partial(check_number, low=0.0, high=1.0),
         usual=0.5,
         read_by=lambda algorithm, energy: algorithm.comparisons is not None,
@@ -210,13 +208,12 @@ class Settings:
         check_integers("token", _TOKEN_IDS, 0, MAX_COUNT, may_be_empty=True),
     )
     flops_ratio: float | None = declare(
-        "A budget in place of `ratio`: so many times fewer operations than the dense encoder, the merging itself "
-        "counted, at its configured input size (of a text encoder: at its longest text). The ratio of every layer "
-        "follows from it, whatever the depth.",
+        "A budget in place of `ratio`: so many times fewer operations than the dense encoder, the merging counted, at "
+        "`image_size` (of a text encoder: at its longest text). Every layer's ratio follows from it.",
         functools.partial(check_number, low=1.0, high=MAX_FLOPS_RATIO),
     )
     num_tokens: int | None = declare(
-        "A budget in place of `ratio`: so many tokens are left of an input of the configured size (an image, a clip), "
+        "A budget in place of `ratio`: so many tokens are left of an input (an image of `image_size`, a clip), "
         "special tokens not counted. Inside a LLaVA these are the tokens that its language model reads.",
         functools.partial(check_count, low=1),
     )
@@ -234,6 +231,11 @@ class Settings:
         "Layers keep a multiple of this, special tokens included: they remove fewer. 8 aligns masks for GPUs.",
         functools.partial(check_count, low=1),
         usual=1,
+    )
+    image_size: int | list[int] | None = declare(
+        "Side of the pictures in pixels, or [height, width], at which a budget is spread and operations are counted. "
+        "By default that of the processor beside the weights (found as they are loaded), else the configuration's.",
+        check_picture_size,
     )
 
 
@@ -291,10 +293,8 @@ def _are_parts(given: Mapping[Any, Any]) -> bool:
 
 
 def _misspelt(name: Any) -> str | None:
-    # A part may well be called "audio", which is closer to "ratio" than one would think.
-    return similar(name, list(FIELDS), cutoff=0.7)
+    return similar(name, list(FIELDS), cutoff=0.7)  # a part may be called "audio", which is close to "ratio"
 
 
 def _are_settings(value: Any) -> bool:
-    # A PiToMeConfig is known by its method, since importing it would import transformers.
     return is_number(value) or isinstance(value, Mapping) or hasattr(type(value), "to_pitome_dict")

@@ -128,8 +128,8 @@ class Evaluations(Plain, Sequence):
         if not other:
             return ""
         return (
-            " A budget is counted at the configured image size, or at the longest text that the model reads. "
-            f"At the lengths of these samples, flops_ratio={', '.join(other)}."
+            " A budget is counted at image_size, by default that of the processor or of the configuration, or at the "
+            f"longest text that the model reads. At the lengths of these samples, flops_ratio={', '.join(other)}."
         )
 
     def _contradictions(self) -> str:

@@ -33,7 +33,7 @@ from ..modeling.layer import MergingLayer
 from ..modeling.registry import register_architecture
 from ..modeling.state import STATE_KEY
 from .blip import eager_attention_forward
-from .vit import official_deit
+from .vit import num_patches, official_deit
 
 
 class TimmStyleAttention(MergingAttention):
@@ -143,7 +143,6 @@ def read_config(encoder):
         num_attention_heads=encoder.blocks[0].attn.num_heads,
         has_class_token=encoder.cls_token is not None,
         num_prefix_tokens=encoder.num_prefix_tokens,
-        num_patches=encoder.patch_embed.num_patches,
         image_size=encoder.patch_embed.img_size,
         patch_size=encoder.patch_embed.patch_size,
         num_channels=getattr(encoder, "in_chans", 3),
@@ -175,7 +174,7 @@ SETTINGS = {
     "read_config": read_config,
     "num_prefix_tokens": lambda config: config.num_prefix_tokens,
     "class_token": lambda config: config.has_class_token,
-    "num_tokens": lambda config: config.num_prefix_tokens + config.num_patches,
+    "num_tokens": lambda config: config.num_prefix_tokens + num_patches(config),
     "official": official_deit,
 }
 

@@ -54,7 +54,8 @@ class PixioLayer(ViTStyleLayer, modeling_pixio.PixioLayer):
 def num_tubes(config) -> int:
     """Blocks of so many frames and pixels that a clip of the configured size is cut into."""
     frames, height, width = config.tubelet_size
-    return (config.num_frames // frames) * (config.image_size // height) * (config.image_size // width)
+    size = config.image_size if isinstance(config.image_size, (list, tuple)) else (config.image_size,) * 2
+    return (config.num_frames // frames) * (size[0] // height) * (size[1] // width)
 
 
 def num_spectrogram_patches(config) -> int:

@@ -44,7 +44,7 @@ def check_values(pitome: Any, config: Any = None) -> None:
             PiToMeConfig.from_value(entry)
 
 
-def check_before_weights(pitome: Any, config: Any, preview: Callable[[Any], Any]) -> None:
+def check_before_weights(pitome: Any, config: Any, preview: Callable[[Any], Any], **hub: Any) -> None:
     """Refuses what [`rewrite`] would refuse when the weights have been read."""
     settings = [pitome] if pitome is not UNSET else [entry for _, entry in entries(config)]
     if all(value is None or value is False for value in settings):
@@ -52,10 +52,10 @@ def check_before_weights(pitome: Any, config: Any, preview: Callable[[Any], Any]
     check_values(pitome, config)
     model = preview(config)
     if model is not None:
-        plan(model, pitome)
+        plan(model, pitome, **hub)
 
 
-def plan(model: Any, pitome: Any) -> None:
+def plan(model: Any, pitome: Any, **hub: Any) -> None:
     """Runs all the checks of [`rewrite`], which tells what there is to tell."""
     from ..apply import survey
     from ..modeling.notes import looking_ahead
@@ -64,17 +64,28 @@ def plan(model: Any, pitome: Any) -> None:
         settings = PiToMeConfig.from_value(value)
         if settings is not None:
             with _explaining(name, pitome), looking_ahead():
-                survey(part, settings)
+                survey(part, _for_pictures(part, settings, pitome, hub))
 
 
 def rewrite(model: Any, pitome: Any, **hub: Any) -> None:
     """Rewrites a loaded model as asked: by the keyword, else by its configuration. `hub` says how to look for the
-    tokenizer of a model that predicts masked tokens."""
+    tokenizer of a model that predicts masked tokens, and for the image processor where there is a budget."""
     for name, part, value in _wanted(model, pitome):
         from ..apply import rewrite_model  # not for a dense model
 
         with _explaining(name, pitome):
-            rewrite_model(part, value, **hub)
+            settings = PiToMeConfig.from_value(value)
+            rewrite_model(part, None if settings is None else _for_pictures(part, settings, pitome, hub), **hub)
+
+
+def _for_pictures(model: Any, settings: PiToMeConfig, pitome: Any, hub: dict[str, Any]) -> PiToMeConfig:
+    """`settings`; where they came by the keyword, a budget gets the size of the pictures that it is for. What was
+    saved stays what it is."""
+    if pitome is UNSET:
+        return settings
+    from ..modeling.pictures import with_picture_size
+
+    return with_picture_size(model, settings, **hub)
 
 
 def _wanted(model: Any, pitome: Any) -> list[tuple[str, Any, Any]]:

@@ -44,7 +44,7 @@ COMPOSERS = {
     "vision_encoder_decoder": "from_encoder_decoder_pretrained",
     "encoder_decoder": "from_encoder_decoder_pretrained",
 }
-#: Arguments of `from_pretrained` that also say how to look for the tokenizer beside the weights.
+#: Arguments of `from_pretrained` that also say how to look for the processors beside the weights.
 _HUB_ARGUMENTS = ("cache_dir", "local_files_only", "token")
 #: `from_pretrained` calls it when the configuration is final, and looks for the weights next.
 _BEFORE_WEIGHTS = "get_hf_quantizer"
@@ -58,10 +58,12 @@ class _Load:
     Attributes:
         pitome: the keyword, or `UNSET`.
         preview (`Callable[[PreTrainedConfig], nn.Module | None]`): Builds the model without weights.
+        hub (`dict[str, Any]`): arguments that say how to look for what lies beside the weights.
     """
 
     pitome: Any
     preview: Callable[[Any], Any]
+    hub: dict[str, Any]
 
 
 _load: contextvars.ContextVar[_Load | None] = contextvars.ContextVar("pitome_load", default=None)
@@ -111,7 +113,8 @@ def _from_pretrained(original: Callable) -> Callable:
             # Before the configuration is read. Of a checkpoint that has an entry, the auto classes put the keyword
             # into the configuration.
             check_values(pitome, config)
-        token = _load.set(_Load(pitome, preview))
+        hub = {name: kwargs[name] for name in _HUB_ARGUMENTS if name in kwargs}
+        token = _load.set(_Load(pitome, preview, hub))
         try:
             loaded = original(cls, pretrained_model_name_or_path, *args, config=config, **kwargs)
         except _Previewed as found:
@@ -125,7 +128,6 @@ def _from_pretrained(original: Callable) -> Callable:
                 raise
         else:
             if composing is None:
-                hub = {name: kwargs[name] for name in _HUB_ARGUMENTS if name in kwargs}
                 rewrite(loaded[0] if isinstance(loaded, tuple) else loaded, pitome, **hub)
             return loaded
         finally:
@@ -147,7 +149,7 @@ def _check_before_weights(original: Callable) -> Callable:
             if _composing.get() is None:
                 from .entries import check_before_weights
 
-                check_before_weights(load.pitome, config, load.preview)
+                check_before_weights(load.pitome, config, load.preview, **load.hub)
         return original(config, *args, **kwargs)
 
     return get_hf_quantizer

@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -188,6 +189,19 @@ class Architecture:
     def count_suffix(self, config: Any) -> int:
         """Special tokens at the end of the sequence of an encoder with this configuration."""
         return 0 if self.num_suffix_tokens is None else self.num_suffix_tokens(config)
+
+    def reads_pictures(self, config: Any) -> bool:
+        """Whether an encoder with this configuration reads pictures whose size the configuration says."""
+        sized = self.num_tokens is not None and not self.any_length and self.part != "text"
+        return sized and getattr(config, "image_size", None) is not None
+
+    def count_tokens(self, config: Any, image_size: int | list[int] | None = None) -> int | None:
+        """Tokens that enter an encoder with this configuration, special ones included: of pictures of `image_size`
+        pixels (by default of the configured size), or of the longest text. `None` where nobody says it."""
+        if image_size is not None and self.reads_pictures(config):
+            config = copy.copy(config)
+            config.image_size = image_size
+        return None if self.num_tokens is None else self.num_tokens(config)
 
     def find_layers(self, encoder: nn.Module) -> nn.ModuleList:
         layers = find_submodule(encoder, self.layers, "layers", "register_architecture")

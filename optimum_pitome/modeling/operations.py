@@ -112,13 +112,15 @@ class EncoderShape:
         encoder: nn.Module,
         architecture: Architecture,
         num_tokens: int | None = None,
+        image_size: int | list[int] | None = None,
         num_layers: int | None = None,
         adapters: bool = True,
     ) -> EncoderShape:
         """The shape of `encoder`, which may lie on the meta device.
 
         Args:
-            num_tokens (`int`, *optional*): that enter. `None`: at the configured size, or of the longest text.
+            num_tokens (`int`, *optional*): that enter. `None`: those of a picture, or of the longest text.
+            image_size (`int` or `[height, width]`, *optional*): of the picture; by default the configured size.
             num_layers (`int`, *optional*): where `encoder` has one layer that stands for so many.
             adapters (`bool`): whether adapters of PEFT count.
 
@@ -126,7 +128,7 @@ class EncoderShape:
             ValueError: if nobody says how many tokens enter, or the encoder reads fewer.
         """
         config = architecture.config_of(encoder)
-        longest = None if architecture.num_tokens is None else architecture.num_tokens(config)
+        longest = architecture.count_tokens(config, image_size)
         if num_tokens is None and longest is None:
             raise ValueError(
                 f"{type(encoder).__name__} has no default sequence length, which operations are counted at: say it in "

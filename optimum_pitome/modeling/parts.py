@@ -80,6 +80,7 @@ def select_encoders(
         if settings is not None:
             selected.append((encoder, architecture, settings))
     _check_protected_ids(config, selected)
+    _check_picture_size(config, selected)
     return selected
 
 
@@ -94,4 +95,25 @@ def _check_protected_ids(config: PiToMeConfig, selected: list[tuple[nn.Module, A
                 f"protect_token_ids={settings.protect_token_ids!r}: {type(encoder).__name__} (the part "
                 f"{architecture.part!r}) reads no token ids, so there is nothing to find them in. Leave the field "
                 "out, or give it to a part that reads text: parts={'text': {'protect_token_ids': [...]}}."
+            )
+
+
+def _check_picture_size(config: PiToMeConfig, selected: list[tuple[nn.Module, Architecture, PiToMeConfig]]) -> None:
+    """Refuses `image_size` where no pictures are read, or they would be smaller than a patch."""
+    readers = [architecture.reads_pictures(architecture.config_of(encoder)) for encoder, architecture, _ in selected]
+    for (encoder, architecture, settings), reads in zip(selected, readers):
+        if settings.image_size is None:
+            continue
+        own = "image_size" in (config.parts or {}).get(architecture.part, ())
+        if not reads and (own or not any(readers)):
+            raise ValueError(
+                f"image_size={settings.image_size!r}: {type(encoder).__name__} (the part {architecture.part!r}) reads "
+                "no pictures of one size, which operations could be counted at. Leave the field out."
+            )
+        encoder_config = architecture.config_of(encoder)
+        special = architecture.count_prefix(encoder_config) + architecture.count_suffix(encoder_config)
+        if reads and architecture.count_tokens(encoder_config, settings.image_size) <= special:
+            raise ValueError(
+                f"image_size={settings.image_size!r}: {type(encoder).__name__} makes no patch of so small a picture "
+                f"(patch_size={getattr(encoder_config, 'patch_size', None)}). Give the pixels of a side."
             )

@@ -152,10 +152,10 @@ def plan_rewrite(
     check_implementation(architecture.implementation_of(encoder), type(encoder).__name__)
     num_prefix_tokens = architecture.count_prefix(settings)
     # Adapters do not count: a schedule stays the same when one is added.
-    shape_of = functools.partial(EncoderShape.of, encoder, architecture, adapters=False)
+    shape_of = functools.partial(EncoderShape.of, encoder, architecture, image_size=config.image_size, adapters=False)
     specs = resolve_specs(config, architecture, len(layers), architecture.has_class_token(settings), shape_of)
     if isinstance(config.ratio, float) and architecture.part != "text" and architecture.num_tokens is not None:
-        left = architecture.num_tokens(settings) - num_prefix_tokens
+        left = architecture.count_tokens(settings, config.image_size) - num_prefix_tokens
         _warn_of_few_tokens(config.ratio, specs, left, num_prefix_tokens, encoder)
     unmerge = resolve_unmerge(config, architecture)
     protected = resolve_protected_ids(config, architecture, settings, mask_token)

@@ -130,12 +130,13 @@ def find_budget(
             for the bound, no budget keeps it, or none is as fast.
     """
     min_agreement, max_loss, speed_up = check_bound(min_agreement, max_loss, speed_up)
+    batches = list(batches)
     with settings_kept(model):
         training = model.training
         model.eval()
         try:
             if speed_up is not None:
-                choice = _find_speed(model, list(batches), speed_up, timing, progress)
+                choice = _find_speed(model, batches, speed_up, timing, progress)
             else:
                 choice = _find(model, batches, min_agreement, max_loss, distance, progress)
         finally:
@@ -177,7 +178,7 @@ def check_number_of_inputs(number: int, min_agreement: float | None) -> None:
 
 
 def _find(model, batches, min_agreement, max_loss, distance, progress) -> Choice:
-    space = SearchSpace(model, 1.0)
+    space = SearchSpace(model, 1.0, batches=batches)
     samples = Samples(model, batches, distance)
     if min_agreement is not None:
         samples.check_classes()
@@ -213,7 +214,7 @@ def _find(model, batches, min_agreement, max_loss, distance, progress) -> Choice
 
 
 def _find_speed(model, batches, speed_up, timing, progress) -> Choice:
-    found = find_speed(SearchSpace(model, 1.0), speed_up, timing or timing_of(batches), progress)
+    found = find_speed(SearchSpace(model, 1.0, batches=batches), speed_up, timing or timing_of(batches), progress)
     number = sum(len(next(iter(batch.values()))) for batch in batches)
     ends = found.timing.speedup, found.timing.speedup_low, found.timing.speedup_high
     return Choice(found.config, found.flops_ratio, SPEED_UP, *ends, number, found.num_settings)

@@ -84,7 +84,8 @@ def tune_ratios(
             settings other than the budget stay; where they name `layers`, only those merge.
         batches (`Iterable[Mapping]`):
             Inputs of `model` as batches (with the batch dimension), on its device; about 100 samples that look like
-            what the model is for.
+            what the model is for. Of pictures, operations are counted at their size, unless the settings of the model
+            name an `image_size`.
         flops_ratio (`float`, *optional*): so many times fewer operations than dense, as [`pitome_summary`] counts.
         num_tokens (`int`, *optional*): or so many tokens left of an image.
         speed_up (`float`, *optional*):
@@ -193,9 +194,9 @@ def search_ratios(
             if speed_up is not None:
                 speed_up, timing = check_speed_up(speed_up), timing or timing_of(batches)
                 known = record.budget_of(speed_up)
-                flops_ratio = known or _budget_of(model, speed_up, sequence_length, timing, progress)
+                flops_ratio = known or _budget_of(model, batches, speed_up, sequence_length, timing, progress)
                 speed = {"speed_up": speed_up, "flops_ratio": flops_ratio}
-            space = SearchSpace(model, flops_ratio, num_tokens, sequence_length)
+            space = SearchSpace(model, flops_ratio, num_tokens, sequence_length, batches)
             search = _Search(space, Samples(model, batches, distance), record, max_settings, progress)
             record.begin(search.identity(), **speed)
             found = search.run(seed)
@@ -210,6 +211,7 @@ def search_ratios(
 
 def _budget_of(
     model: nn.Module,
+    batches: list[Mapping[str, Any]],
     speed_up: float,
     sequence_length: int | None,
     timing: Callable[[nn.Module], Timing],
@@ -217,7 +219,7 @@ def _budget_of(
 ) -> float:
     """How many times fewer operations a speed-up takes, at the length that the search counts at."""
     with settings_kept(model):
-        find_speed(SearchSpace(model, 1.0), speed_up, timing, progress)
+        find_speed(SearchSpace(model, 1.0, batches=batches), speed_up, timing, progress)
         return math.floor(1000 * pitome_summary(model, num_tokens=sequence_length).flops_ratio) / 1000
 
 

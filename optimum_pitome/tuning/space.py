@@ -28,6 +28,7 @@ from ..merging import MergeSpec
 from ..methods import in_proportion
 from ..modeling.budget import fit_path, flops_ratio, merging_layers
 from ..modeling.operations import EncoderShape
+from ..modeling.pictures import picture_size_of, with_picture_size
 from ..modeling.resolve import budget_of
 
 
@@ -38,6 +39,7 @@ class SearchSpace:
     Args:
         target (`float`, *optional*): the `flops_ratio`.
         model, num_tokens, sequence_length: see [`tune_ratios`].
+        batches (`Sequence[Mapping]`): inputs of the model. The budget is for pictures of their size.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class SearchSpace:
         target: float | None = None,
         num_tokens: int | None = None,
         sequence_length: int | None = None,
+        batches: Sequence[Mapping[str, Any]] = (),
     ):
         if (target is None) == (num_tokens is None):
             raise ValueError(
@@ -54,6 +57,9 @@ class SearchSpace:
         given = {"flops_ratio": target} if num_tokens is None else {"num_tokens": num_tokens}
         PiToMeConfig(**given)  # what is no budget at all
         settings = PiToMeConfig.from_value(getattr(model.config, "pitome", None)) or PiToMeConfig()
+        size = picture_size_of(batches)
+        size = with_picture_size(model, _replaced(settings, given), size, local_files_only=True).image_size
+        settings = PiToMeConfig(**{**settings.to_pitome_dict(), "image_size": size})
         self.model, self.settings = model, settings
         apply_pitome(model, self.with_budget({"ratio": 1.0}))  # which encoders merge
         encoders = rewritten_encoders(model)
@@ -65,7 +71,9 @@ class SearchSpace:
         (encoder,) = encoders
         architecture, count = encoder.pitome.architecture, len(encoder.pitome.specs)
         self.budget = budget_of(architecture, target, num_tokens)
-        self.shape = EncoderShape.of(encoder, architecture, sequence_length, adapters=False)
+        self.shape = EncoderShape.of(
+            encoder, architecture, sequence_length, encoder.pitome.config.image_size, adapters=False
+        )
         self.num_read = max(architecture.reads, default=count)
         apply_pitome(model, self.with_budget({"ratio": [0.5] * count}, layers=list(range(count))))
         self.specs: tuple[MergeSpec, ...] = encoder.pitome.specs
@@ -74,15 +82,7 @@ class SearchSpace:
     def with_budget(self, budget: Mapping[str, Any], **defaults: Any) -> PiToMeConfig:
         """The settings of the model with another budget, in the part that has it."""
 
-        def change(settings: Mapping[str, Any]) -> dict[str, Any]:
-            kept = {name: value for name, value in settings.items() if name not in (*BUDGETS, "profile")}
-            return {**defaults, **kept, **budget}
-
-        fields = self.settings.to_pitome_dict()
-        if "parts" in fields:
-            fields["parts"] = {name: change(part) for name, part in fields["parts"].items()}
-            return PiToMeConfig(**fields)
-        return PiToMeConfig(**change(fields))
+        return _replaced(self.settings, budget, **defaults)
 
     def most(self) -> float:
         """The largest `flops_ratio` that can be asked for: half of the tokens gone in every layer."""
@@ -120,3 +120,17 @@ class SearchSpace:
         if not merging:
             return self.with_budget({"ratio": 1.0})
         return self.with_budget({"ratio": list(merging.values()), "layers": list(merging)})
+
+
+def _replaced(settings: PiToMeConfig, budget: Mapping[str, Any], **defaults: Any) -> PiToMeConfig:
+    """`settings` with another budget, in the part that has it."""
+
+    def change(settings: Mapping[str, Any]) -> dict[str, Any]:
+        kept = {name: value for name, value in settings.items() if name not in (*BUDGETS, "profile")}
+        return {**defaults, **kept, **budget}
+
+    fields = settings.to_pitome_dict()
+    if "parts" in fields:
+        fields["parts"] = {name: change(part) for name, part in fields["parts"].items()}
+        return PiToMeConfig(**fields)
+    return PiToMeConfig(**change(fields))

@@ -18,7 +18,8 @@ import json
 
 import pytest
 import torch
-from transformers import BertConfig, ViTForImageClassification
+from training.tiny import needs_image_processors
+from transformers import BertConfig, Dinov2Config, Dinov2Model, ViTForImageClassification, ViTImageProcessorPil
 from zoo.audio import ast_config
 from zoo.llava import llava_config
 from zoo.video import vivit_config, vjepa2_config
@@ -180,6 +181,34 @@ def test_training_steps_and_image_size(benchmark, vit, monkeypatch):
     _, (row,) = benchmark(vit, "--ratio", 0.8, "--training", "--image-size", 16, "--batch-size", 2)
     assert row["tokens"][0] == 17 and row["combination"]["measure"] == "training"
     assert len(steps) == 8 + 2 and min(steps) > 0  # four rounds, dense and merged; then their memory
+
+
+@needs_image_processors
+@pytest.mark.parametrize("weights", [(), ("--weights",)], ids=["random", "weights"])
+def test_pictures_are_those_of_the_processor(benchmark, tmp_path, weights):
+    path = tmp_path / "dinov2"
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "mlp_ratio": 2}
+    Dinov2Model(Dinov2Config(**sizes, image_size=56, patch_size=4)).save_pretrained(path)
+    ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(path)
+    _, rows = benchmark(path, "--flops-ratios", 1.2, 1.1, "--batch-size", 1, *weights)
+    for row, budget in zip(rows, (1.2, 1.1)):
+        assert row["error"] is None and row["combination"]["image_size"] == 32 and row["tokens"][0] == 65
+        assert row["flops_ratio"] == pytest.approx(budget, abs=0.03)
+    _, rows = benchmark(path, "--flops-ratio", 1.2, "--image-size", 16, "--batch-size", 1, *weights)
+    row = next(row for row in rows if row["combination"]["image_size"] == 16)
+    assert row["tokens"][0] == 17 and row["error"] is None
+
+
+def test_another_size_keeps_saved_ratios(benchmark, tmp_path):
+    config = vit_config()
+    config.pitome = {"flops_ratio": 1.3}
+    config.save_pretrained(tmp_path / "saved")
+    _, rows = benchmark(tmp_path / "saved", "--batch-size", 1)
+    (usual,) = rows
+    _, rows = benchmark(tmp_path / "saved", "--batch-size", 1, "--image-size", 64)
+    (large,) = [row for row in rows if row["combination"]["image_size"] == 64]
+    assert large["tokens"][0] == 257 and large["flops_ratio"] != usual["flops_ratio"]
+    assert large["tokens"][-1] / 257 == pytest.approx(usual["tokens"][-1] / 65, abs=0.03)
 
 
 def gradients(optimizer):

@@ -14,12 +14,15 @@
 
 """The command line, as a user calls it."""
 
+import json
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from training.tiny import needs_image_processors
+from transformers import ViTImageProcessorPil
 from zoo.vision_language import clip_config
 from zoo.vit import vit_config
 
@@ -64,6 +67,36 @@ def test_summary_options(optimum_cli, folder):
     assert "65 -> 59" in optimum_cli("pitome", "summary", folder, "--layers", "2")
     assert "17 -> 16" in optimum_cli("pitome", "summary", folder, "--image-size", 16)
     assert "unmerge=False" in optimum_cli("pitome", "summary", folder, "--no-unmerge")
+
+
+@needs_image_processors
+def test_summary_counts_the_pictures_of_the_processor(optimum_cli, tmp_path):
+    vit_config().save_pretrained(tmp_path)
+    ViTImageProcessorPil(size={"height": 16, "width": 16}).save_pretrained(tmp_path)
+    text = optimum_cli("pitome", "summary", tmp_path, "--flops-ratios", 1.2, 1.3)
+    assert text.count("    0       17 -> ") == 2 and "65 -> " not in text
+    # What is spread at a size keeps to it there.
+    text = optimum_cli("pitome", "summary", tmp_path, "--flops-ratio", 1.3, "--image-size", 64)
+    assert "257 -> " in text and "1.30x fewer" in text
+    assert "129 -> " in optimum_cli("pitome", "summary", tmp_path, "--flops-ratio", 1.3, "--image-size", "32,64")
+
+
+@pytest.mark.parametrize("kind", ["model", "recipe"])
+def test_summary_of_another_size_keeps_saved_ratios(optimum_cli, folder, tmp_path, kind):
+    settings = {"flops_ratio": 1.3, "profile": "uniform"}
+    path, config = tmp_path / "saved", vit_config()
+    if kind == "model":
+        config.pitome = settings
+        config.save_pretrained(path)
+    else:
+        PiToMeConfig(**settings, base_model_name_or_path=str(folder)).save_pretrained(path)
+
+    def ratios(*options):
+        (found,) = json.loads(optimum_cli("pitome", "summary", path, *options, "--json"))["summaries"]
+        (encoder,) = found["encoders"]
+        return encoder["layers"][0]["tokens_in"], encoder["settings"]["ratio"]
+
+    assert ratios()[0] == 65 and ratios("--image-size", 64) == (257, ratios()[1])
 
 
 def test_summary_of_a_part_and_of_larger_pictures(optimum_cli, tmp_path):

@@ -70,9 +70,7 @@ def test_the_size_of_pictures_is_the_processors(monkeypatch):
     config.vision_config.image_size = 2 * IMAGE_SIZE
     assert tokens_of_a_picture(processor, config) == num_image_tokens(config, IMAGE_SIZE) < num_image_tokens(config)
     (message,) = said
-    assert (
-        f"pictures of {IMAGE_SIZE} x {IMAGE_SIZE} pixels" in message and f"configured for {2 * IMAGE_SIZE}" in message
-    )
+    assert f"pictures of {IMAGE_SIZE} x {IMAGE_SIZE} pixels" in message and f"counted for {2 * IMAGE_SIZE}" in message
     for settings in ({"ratio": 0.8}, {"parts": {"vision": 0.8}}):
         config.pitome = settings
         assert tokens_of_a_picture(processor, config) == num_image_tokens(config, IMAGE_SIZE) and len(said) == 1

@@ -18,6 +18,7 @@ import pytest
 import torch
 from training.tiny import Pictures, tiny_vit
 from tuning.test_search import kept, lively, vit
+from tuning.test_speed import Clock
 
 from optimum_pitome import PiToMeConfig, find_budget, pitome_summary
 from optimum_pitome.analysis.loss import Samples
@@ -97,3 +98,17 @@ def test_the_lower_end_of_the_interval_has_to_reach_the_bound(monkeypatch):
     monkeypatch.setattr(Samples, "agreement", lambda self: torch.arange(64) < 39)  # 61 %, and 49 % at the lower end
     with pytest.raises(ValueError, match=r"No budget keeps min_agreement=0.5.*agreement is 0.6094"):
         find_budget(model, inputs, min_agreement=0.5, progress=False)
+
+
+@pytest.mark.parametrize("bound", [{"max_loss": 1e6}, {"speed_up": 1.2}], ids=str)
+def test_the_budget_is_for_the_pictures_at_hand(bound):
+    model = lively(tiny_vit(image_size=64))
+    inputs = [{"pixel_values": Pictures(8).pixels, "interpolate_pos_encoding": True}]
+    timing = {"timing": Clock()} if "speed_up" in bound else {}
+    choice = find_budget(model, inputs, **bound, **timing, progress=False)
+    assert choice.config.image_size == model.config.pitome["image_size"] == 32
+    summary = pitome_summary(model)
+    assert summary.tokens[0] == 65 and summary.flops_ratio == pytest.approx(choice.flops_ratio, abs=0.05)
+    # A size in the settings of the model stays.
+    model.config.pitome = {"flops_ratio": 1.2, "image_size": 48}
+    assert find_budget(model, inputs, **bound, **timing, progress=False).config.image_size == 48

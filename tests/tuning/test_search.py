@@ -58,6 +58,17 @@ def only_the_first_layer(model):
     return lambda merged, dense, inputs: torch.full((16,), 1.0 - kept(model)[0]) + torch.linspace(0, 1e-3, 16)
 
 
+def test_ratios_are_for_the_pictures_at_hand():
+    model = lively(tiny_vit(image_size=64))
+    inputs = [{"pixel_values": Pictures(8).pixels, "interpolate_pos_encoding": True}]
+    config = tune_ratios(model, inputs, 1.3, max_settings=8, progress=False)
+    assert config.image_size == 32 and config.ratio is not None
+    summary = pitome_summary(model)
+    assert summary.tokens[0] == 65 and summary.flops_ratio == pytest.approx(1.3, abs=0.03)
+    config = tune_ratios(model, inputs, num_tokens=40, max_settings=8, progress=False)
+    assert config.image_size == 32 and pitome_summary(model).tokens[-1] == 41
+
+
 def test_it_finds_the_layer_that_must_not_merge():
     model = apply_pitome(vit(), PiToMeConfig(0.9, metric="hidden_states"))
     model.train()

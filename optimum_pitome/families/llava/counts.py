@@ -138,12 +138,8 @@ def count_features(
 ) -> int:
     """Features per image that reach the projector; `specs` of ratio 1 (or none) give the dense model's number."""
     vision_config = config.vision_config
-    tokens = architecture.num_tokens(vision_config)
-    prefix = architecture.count_prefix(vision_config)
-    if image_size is not None:
-        patch = vision_config.patch_size
-        height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
-        tokens = prefix + (height // patch) * (width // patch)
+    size = image_size if image_size is None or isinstance(image_size, int) else list(image_size)
+    tokens, prefix = architecture.count_tokens(vision_config, size), architecture.count_prefix(vision_config)
     for spec in specs[: max(feature_layers(config, layers))]:
         tokens -= spec.ratio.num_removed(tokens - prefix, prefix)
     return tokens - int(drops_class_token(config, strategy))
@@ -158,7 +154,8 @@ def num_image_tokens(model: Any, image_size: int | Sequence[int] | None = None) 
         model (`PreTrainedModel` or `PreTrainedConfig`):
             A LLaVA, VipLLaVA, PaliGemma, ColPali or DeepSeek-VL, rewritten or dense, or its configuration, whose
             `pitome` entry then counts.
-        image_size (`int` or `(height, width)`, *optional*): in pixels; defaults to the configured size.
+        image_size (`int` or `(height, width)`, *optional*):
+            In pixels; defaults to that in the settings of a model that merges, else in the configuration.
 
     Raises:
         UnsupportedArchitectureError: if the vision tower cannot be rewritten, so that nothing is known about it.
@@ -175,19 +172,23 @@ def num_image_tokens(model: Any, image_size: int | Sequence[int] | None = None) 
         model = base_of(model)
         architecture, rewrite = tower_architecture(part_of(model, TOWER_NAMES)), active_tower(model)
         specs = () if rewrite is None or rewrite.unmerge else rewrite.specs
+        image_size = image_size or (None if rewrite is None else rewrite.config.image_size)
         return count_features(model.config, architecture, specs, image_size)
     settings = PiToMeConfig.from_value(getattr(config, "pitome", None))
     config = getattr(config, "vlm_config", config)
     tower = _empty_tower(config.vision_config)
     architecture = tower_architecture(tower)
     settings = None if settings is None else settings.for_part(architecture.part)
+    image_size = image_size or (None if settings is None else settings.image_size)
     if settings is None or settings.unmerge:
         return count_features(config, architecture, (), image_size)
     architecture = tower_inside_llava(config, architecture)
     num_layers = config.vision_config.num_hidden_layers
     has_class_token = architecture.has_class_token(config.vision_config)
     (encoder,) = (module for module in tower.modules() if find_architecture(module) is not None)
-    shape_of = functools.partial(EncoderShape.of, encoder, architecture, num_layers=num_layers)
+    shape_of = functools.partial(
+        EncoderShape.of, encoder, architecture, image_size=settings.image_size, num_layers=num_layers
+    )
     specs = resolve_specs(settings, architecture, num_layers, has_class_token, shape_of)
     return count_features(config, architecture, specs, image_size)
 

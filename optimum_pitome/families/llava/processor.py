@@ -22,6 +22,7 @@ from torch import nn
 from transformers import PreTrainedConfig
 from transformers.utils import logging
 
+from ...configuration.checks import check_picture_size
 from ...configuration.config import PiToMeConfig
 from ...modeling.notes import warn_once
 from ...modeling.pictures import picture_shape
@@ -42,15 +43,16 @@ def tokens_of_a_picture(processor: Any, model: Any) -> int:
     """Tokens that a picture takes in the prompt, of the size that `processor` makes: see [`num_image_tokens`]. Warns
     where a budget was counted for another size."""
     config = model if isinstance(model, PreTrainedConfig) else model.config
-    size, configured = picture_size(processor), config.vision_config.image_size
+    size, counted = picture_size(processor), config.vision_config.image_size
     settings = PiToMeConfig.from_value(getattr(config, "pitome", None))
     settings = None if settings is None else settings.for_part("vision")
-    if size != (configured, configured) and settings is not None and settings.ratio is None:
+    counted = counted if settings is None else settings.image_size or counted
+    if list(size) != [counted] * 2 and list(size) != counted and settings is not None and settings.ratio is None:
         warn_once(
             logger,
-            f"The processor makes pictures of {size[0]} x {size[1]} pixels, and the vision tower is configured for "
-            f"{configured}: the budget was counted for {configured}. Give the ratios that optimum-cli pitome summary "
-            f"MODEL --image-size {size[0]} finds for it, or take a processor that makes {configured}.",
+            f"The processor makes pictures of {size[0]} x {size[1]} pixels, and the budget is counted for {counted} "
+            f"(image_size in the settings, else in the configuration of the vision tower). Give image_size="
+            f"{check_picture_size('image_size', size)} beside it, or take a processor that makes {counted}.",
         )
     return num_image_tokens(model, size)
 
