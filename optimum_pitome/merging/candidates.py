@@ -176,9 +176,8 @@ class Candidates:
 
     def position_key(self) -> torch.Tensor:
         """Sorts the mergeable tokens to the front, in their order, `(B, M)`. No two are equal."""
-        batch_size, num_tokens = self.features.shape[:2]
-        position = self.steps(num_tokens).expand(batch_size, -1)
-        return position if self.mergeable is None else position + num_tokens * (~self.mergeable).long()
+        position = self.steps(self.features.shape[1]).expand(self.features.shape[0], -1)
+        return position if self.mergeable is None else position + position.shape[1] * (~self.mergeable).long()
 
     def pairs_of_sample(self) -> torch.Tensor:
         """k of each sample, `(B, 1)`."""

@@ -20,7 +20,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
@@ -260,12 +260,12 @@ class _Search:
         best = start = min(profiles.values(), key=self.seen)
         room = self.max_settings - self.count
         strategy = cma.CMAEvolutionStrategy(
-            self._logarithms(start), _STEP, {"seed": seed + 1, "verbose": -9, "CMA_stds": 1.0}
+            self.space.point(start), _STEP, {"seed": seed + 1, "verbose": -9, "CMA_stds": 1.0}
         )
         stale = 0
         while self.count + strategy.popsize < self.max_settings and stale < _PATIENCE and not strategy.stop():
             points = strategy.ask()
-            found = [self._ratios(point) for point in points]
+            found = [self.space.at(point) for point in points]
             losses = [self.seen(ratios) for ratios in found]
             strategy.tell(points, losses)
             low = min(losses)
@@ -275,7 +275,7 @@ class _Search:
             self.bar.set_postfix(loss=f"{self.seen_before(best):.5f}")
         if best is not start:
             # The best draw was also lucky with the samples that it was chosen by. What all draws lie around was not.
-            middle = self._ratios(strategy.mean)
+            middle = self.space.at(strategy.mean)
             self.losses(middle)
             best = min(best, middle, key=self._held)
         self.bar.close()
@@ -297,10 +297,3 @@ class _Search:
 
     def seen_before(self, ratios: list[float]) -> float:
         return self.tried[tuple(ratios)][::2].mean().item()
-
-    def _ratios(self, point: Sequence[float]) -> list[float]:
-        return self.space.weighted(torch.tensor(point).exp().tolist())
-
-    def _logarithms(self, ratios: list[float]) -> list[float]:
-        removed = torch.tensor([1 - ratios[index] for index in self.space.layers])
-        return (removed / removed.mean()).clamp(min=0.02).log().tolist()

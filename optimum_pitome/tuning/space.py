@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
 from ..apply import apply_pitome, rewritten_encoders
@@ -113,6 +114,16 @@ class SearchSpace:
     def weighted(self, weights: Sequence[float]) -> list[float]:
         """The ratios where the merging layers remove in proportion to `weights`."""
         return self.fit(lambda number, strength: in_proportion(weights[number], strength))
+
+    def at(self, point: Sequence[float]) -> list[float]:
+        """The ratios at a point of the search: the logarithm of what each merging layer removes, relative to the
+        others."""
+        return self.weighted(torch.tensor(point).exp().tolist())
+
+    def point(self, ratios: Sequence[float]) -> list[float]:
+        """The point of the search at which these ratios are."""
+        removed = torch.tensor([1 - ratios[index] for index in self.layers])
+        return (removed / removed.mean()).clamp(min=0.02).log().tolist()
 
     def config(self, ratios: list[float]) -> PiToMeConfig:
         """The settings with `ratios`, one for each layer of the encoder."""

@@ -121,8 +121,8 @@ def test_what_else_is_passed_counts(tmp_path):
     path = folder(tmp_path, vit_config())
     with pytest.raises(OSError, match=NO_WEIGHTS):
         ViTModel.from_pretrained(path, num_hidden_layers=10, add_pooling_layer=False, pitome={"layers": [9]})
-    with pytest.raises(ValueError, match="block masks cannot shrink"):
-        ViTModel.from_pretrained(path, attn_implementation="flex_attention", pitome=0.9)
+    with pytest.raises(ValueError, match="the model has 2 layers, so 3 is out of range"):
+        ViTModel.from_pretrained(path, num_hidden_layers=2, add_pooling_layer=False, pitome={"layers": [3]})
 
 
 @pytest.mark.parametrize("composer", ["dual encoder", "encoder-decoder"])
