@@ -118,11 +118,6 @@ def _read_packed(run: EncoderRun, config: Any, processor: Any) -> list[tuple[np.
     that are merged into one after the tower stand together: squares of `side` by `side`, row by row."""
     side, patch = config.spatial_merge_size, config.patch_size
     frames = [(rows, columns) for number, rows, columns in run.inputs["grid_thw"].tolist() for _ in range(number)]
-    if len(frames) != len(run.samples):
-        raise ValueError(
-            f"{type(run.encoder).__name__} merges inside windows, whose patches visualize cannot lay out. Take a "
-            "tower that merges in whole pictures, such as Qwen3-VL's."
-        )
     patches = run.inputs["hidden_states"].float().cpu().split([rows * columns for rows, columns in frames])
     pictures = []
     for of_frame, (rows, columns), layers in zip(patches, frames, run.samples):

@@ -29,6 +29,7 @@ from .samples import PictureGroups
 from .sounds import read_sounds
 from .texts import TextGroups, read_tokens
 from .watching import EncoderRun, watch_forward
+from .windows import join_windows
 
 
 def visualize(
@@ -92,5 +93,5 @@ def _chosen(model: nn.Module, runs: list[EncoderRun], part: str | None) -> list[
 def _drawn(run: EncoderRun, processor: Any) -> list[PictureGroups] | list[TextGroups]:
     if run.part == "text":
         return [TextGroups(*found) for found in zip(run.samples, read_tokens(run, processor))]
-    read = read_sounds if run.part == "audio" else read_pictures
+    run, read = join_windows(run), read_sounds if run.part == "audio" else read_pictures
     return [PictureGroups(layers, *found) for layers, found in zip(run.samples, read(run, processor))]
