@@ -202,18 +202,18 @@ class Settings:
         scope="file",
     )
     protect_token_ids: list[int] | None = declare(
-        "Ids of tokens of a text that never merge, beside the special tokens. They may be any number: as many others "
-        "merge in their place, as long as more of those are there than a layer removes. A model that predicts masked "
-        "tokens adds its mask token by itself, where its tokenizer is found beside the weights.",
+        "Ids of tokens of a text that never merge, beside the special tokens. Other tokens merge in their place, as "
+        "long as a layer has more of those than it removes. A model that predicts masked tokens adds its mask token "
+        "by itself, where its tokenizer is found beside the weights.",
         check_integers("token", _TOKEN_IDS, 0, MAX_COUNT, may_be_empty=True),
     )
     flops_ratio: float | None = declare(
-        "A budget in place of `ratio`: so many times fewer operations than the dense encoder, the merging counted, at "
+        "A budget in place of `ratio`: N times fewer operations than the dense encoder has, the merging counted, at "
         "`image_size` (of a text encoder: at its longest text). Every layer's ratio follows from it.",
         functools.partial(check_number, low=1.0, high=MAX_FLOPS_RATIO),
     )
     num_tokens: int | None = declare(
-        "A budget in place of `ratio`: so many tokens are left of an input (an image of `image_size`, a clip), "
+        "A budget in place of `ratio`: the number of tokens left of an input (an image of `image_size`, a clip), "
         "special tokens not counted. Inside a LLaVA these are the tokens that its language model reads.",
         functools.partial(check_count, low=1),
     )
