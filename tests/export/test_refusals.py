@@ -23,9 +23,10 @@ from export.helpers import CASES, merged, quick_format
 from zoo.vit import pixel_values
 
 from optimum_pitome import export_pitome, load_exported
+from optimum_pitome.cards.card import EXPORTS
 from optimum_pitome.export import export as export_module
 from optimum_pitome.export import requirements
-from optimum_pitome.export.files import EXPORTS, MANIFEST
+from optimum_pitome.export.files import MANIFEST
 from optimum_pitome.export.formats import Format
 from optimum_pitome.methods import ALGORITHMS
 

@@ -51,10 +51,11 @@ class Fakes:
         if name in self.fail:
             raise self.fail[name]
 
-    def match(self, features, attention, valid, special, protected, prefix, num_pairs, num_kept, text):
+    def match(self, features, attention, valid, special, protected, prefix, num_pairs, num_kept, *settings):
         self._note("match")
         attention = None if attention is None else attention.mean(dim=1)
-        spec = MergeSpec.from_text(text)
+        *removed, energy, margin, alpha, exponent = settings
+        spec = MergeSpec(KeepRatio(*removed), energy=energy, margin=margin, alpha=alpha, importance=2 * exponent)
         masks = TokenMasks(prefix, valid, special, 0, attention, protected)
         plan = match_pitome(features.mean(dim=1), spec, masks)
         assert plan.num_kept == num_kept and plan.source.shape[1] == num_pairs

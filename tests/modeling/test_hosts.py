@@ -21,7 +21,7 @@ import torch
 import transformers
 from modeling.helpers import CASES, assert_same_state, build, snapshot
 from torch import nn
-from transformers import BertConfig, BertModel, PaliGemmaForConditionalGeneration, SwinConfig, ViTConfig, ViTModel
+from transformers import BertConfig, BertModel, Gemma3ForConditionalGeneration, SwinConfig, ViTConfig, ViTModel
 from transformers.models.vit.modeling_vit import ViTPreTrainedModel
 from zoo import outputs_of
 from zoo.text import SIZES as TEXT
@@ -169,7 +169,7 @@ def test_the_others_run_with_the_short_sequence(name):
 
 
 def test_a_setting_that_is_refused_keeps_the_one_before():
-    model = apply_pitome(build("PaliGemmaForConditionalGeneration"), 0.8)
+    model = apply_pitome(build("Gemma3ForConditionalGeneration"), 0.8)
     before = snapshot(model)
     with pytest.raises(UnsupportedArchitectureError, match="unmerge=True"):
         apply_pitome(model, SHORT)
@@ -216,7 +216,7 @@ class TwoEncoders(ViTPreTrainedModel):
         return self.vision(pixel_values)[0].mean(1), self.text(input_ids)[0].mean(1)
 
 
-class MyPaliGemma(PaliGemmaForConditionalGeneration):
+class MyGemma3(Gemma3ForConditionalGeneration):
     def forward(self, *args, **kwargs):
         return super().forward(*args, **kwargs)
 
@@ -226,7 +226,7 @@ def test_models_of_others():
     apply_pitome(model, PiToMeConfig(parts={"vision": SHORT, "text": SHORT}))
     assert len(rewritten_encoders(model)) == 2
     model(torch.randn(2, 3, 32, 32), torch.randint(7, 99, (2, 20)))
-    mine = MyPaliGemma(build("PaliGemmaForConditionalGeneration").config)
-    with pytest.raises(UnsupportedArchitectureError, match="^MyPaliGemma reads"):
+    mine = MyGemma3(build("Gemma3ForConditionalGeneration").config)
+    with pytest.raises(UnsupportedArchitectureError, match="^MyGemma3 reads"):
         apply_pitome(mine, SHORT)
     apply_pitome(mine.model.vision_tower, SHORT)  # by itself, it may return what it likes
