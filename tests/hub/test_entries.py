@@ -69,8 +69,9 @@ def reload(case, model, folder, **kwargs):
 def assert_same(first, second):
     assert first.keys() == second.keys()
     for name, output in first.items():
-        # Backbones of depth models take the implementation of attention from elsewhere when they are loaded.
-        torch.testing.assert_close(output, second[name], atol=1e-5, rtol=1e-5)
+        # Backbones of depth models, and Gemma 2 in transformers 5.13, take the implementation of attention from
+        # elsewhere when they are loaded.
+        torch.testing.assert_close(output, second[name], atol=1e-4, rtol=1e-4)
 
 
 def test_there_are_many_composites():
