@@ -23,4 +23,4 @@ def test_the_script_runs():
     command = [sys.executable, Path(__file__).with_name("device_check.py"), "--tiny"]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
-    assert "4 of 4 comparisons passed; 0 devices were given up" in run.stdout
+    assert "7 of 7 comparisons passed; 0 devices were given up" in run.stdout

@@ -132,7 +132,7 @@ def test_operators_hold_what_they_promise():
     keys, hidden_states = torch.randn(2, 2, 20, 8), torch.randn(2, 20, 5, requires_grad=True)
     spec, valid = MergeSpec(KeepRatio.from_float(0.7), importance=0.5), torch.arange(20) < torch.tensor([[20], [14]])
     paid, sizes = torch.rand(2, 4, 20), torch.ones(2, 20)
-    operators, numbers = torch.ops.optimum_pitome, (3, 10, 0, "nearest", 0.9, 1.0, 0.25)
+    operators, numbers = torch.ops.optimum_pitome, (3, 10, 0, 1, "nearest", 0.9, 1.0, 0.25)
     torch.library.opcheck(operators.match_fused.default, (keys, paid, valid, valid & False, None, 1, 5, 15, *numbers))
     torch.library.opcheck(operators.match_fused.default, (keys, None, None, None, None, 1, 5, 15, *numbers))
     torch.library.opcheck(operators.class_attention_fused.default, (keys, keys, None, valid, 0.3))
@@ -144,7 +144,7 @@ def test_operators_hold_what_they_promise():
 
 
 def test_operators_export():
-    numbers = 3, 10, 0, "nearest", 0.9, 1.0, 0.0
+    numbers = 3, 10, 0, 1, "nearest", 0.9, 1.0, 0.0
 
     class Matching(torch.nn.Module):
         def forward(self, keys):
