@@ -83,6 +83,7 @@ def test_a_new_setting_is_a_new_graph():
         assert_equal(compiled(images()), model(images()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", COMPARED)
 def test_inductor_compiles_every_kind_of_plan(algorithm):
     """On a CPU, where operators take over: one graph for all lengths, of which the shortest has nothing to merge."""

@@ -175,6 +175,7 @@ def test_the_whole_model_has_one_graph_for_all_batch_sizes_and_ratios():
         assert_alike(compiled, model, pixels())
 
 
+@pytest.mark.slow
 def test_the_prompt_of_a_llava_takes_one_graph_more():
     case = next(case for case in all_cases() if case.id == "LlavaForConditionalGeneration")
     model, inputs, graphs = case.build(), case.inputs(2), []
