@@ -21,16 +21,15 @@ from typing import Any
 
 from torch import nn
 from transformers import AutoTokenizer
-from transformers.utils import has_file, logging
+from transformers.utils import logging
+
+from .beside import read_beside
 
 
 logger = logging.get_logger(__name__)
 
 #: A folder without any of them has no tokenizer. (From its config.json alone `AutoTokenizer` would make an empty one.)
 _TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model")
-
-#: (name or path, revision) → the id. A search over ratios rewrites a model many times.
-_FOUND: dict[tuple[str, str | None], int] = {}
 
 
 def find_mask_token(modules: list[nn.Module], named: bool, **hub: Any) -> int | None:
@@ -68,24 +67,12 @@ def predicts_masked_tokens(module: nn.Module) -> bool:
 
 
 def _mask_token_beside(model: nn.Module, hub: dict[str, Any]) -> int | None:
-    name, revision = model.config.name_or_path, getattr(model.config, "_commit_hash", None)
     written = getattr(model.config, "mask_token_id", None)
     if isinstance(written, int):
         return written
-    if not name:
-        return None
-    if (name, revision) not in _FOUND:
-        hub = {**hub, "revision": revision}
-        try:
-            # First what is here: without a connection each question takes its time.
-            places = ({**hub, "local_files_only": True}, hub)
-            if not any(has_file(name, file, **place) for place in places for file in _TOKENIZER_FILES):
-                return None
-            found = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **hub).mask_token_id
-        except Exception as error:  # a tokenizer that does not load must not keep the model from loading
-            logger.info(f"The tokenizer of {name} was not read: {error}")
-            return None
-        if found is None or not 0 <= found < model.config.vocab_size:
-            return None
-        _FOUND[name, revision] = found
-    return _FOUND[name, revision]
+    found = read_beside(model.config, "tokenizer", _TOKENIZER_FILES, _mask_token, **hub)
+    return None if found is None or not 0 <= found < model.config.vocab_size else found
+
+
+def _mask_token(name: str, **options: Any) -> int | None:
+    return AutoTokenizer.from_pretrained(name, **options).mask_token_id

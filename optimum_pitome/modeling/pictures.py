@@ -23,20 +23,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 from torch import nn
-from transformers.utils import has_file, logging
 
 from ..configuration.checks import check_picture_size
 from ..configuration.config import PiToMeConfig
+from .beside import read_beside
 from .parts import select_encoders
 
 
-logger = logging.get_logger(__name__)
-
 #: Either may hold the settings of an image processor.
 _PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
-
-#: (name or path, commit) → the size.
-_FOUND: dict[tuple[str, str | None], int | list[int] | None] = {}
 
 
 def picture_shape(image_processor: Any, width: int = 64) -> tuple[int, ...]:
@@ -92,23 +87,12 @@ def _of_parts(settings: PiToMeConfig) -> list[PiToMeConfig]:
 def size_beside(config: Any, **hub: Any) -> int | list[int] | None:
     """The size of what the image processor beside the weights makes; `None` without one, or where pictures keep their
     proportions, so that there is no one size."""
-    name, revision = getattr(config, "name_or_path", None), getattr(config, "_commit_hash", None)
-    if not name:
-        return None
-    if (name, revision) not in _FOUND:
-        hub = {**hub, "revision": revision}
-        try:
-            from transformers import AutoImageProcessor  # it takes its time, and most models need none
+    return read_beside(config, "image processor", _PROCESSOR_FILES, _size_of_its_pictures, **hub)
 
-            # First what is here: without a connection each question takes its time.
-            places = ({**hub, "local_files_only": True}, hub)
-            if not any(has_file(name, file, **place) for place in places for file in _PROCESSOR_FILES):
-                return None
-            processor = AutoImageProcessor.from_pretrained(name, trust_remote_code=False, **hub)
-            square, wide = picture_shape(processor), picture_shape(processor, width=96)
-        except Exception as error:  # a processor that does not load must not keep the model from loading
-            logger.info(f"The image processor of {name} was not read: {error}")
-            return None
-        fixed = square == wide and len(square) > 2
-        _FOUND[name, revision] = check_picture_size("image_size", square[-2:]) if fixed else None
-    return _FOUND[name, revision]
+
+def _size_of_its_pictures(name: str, **options: Any) -> int | list[int] | None:
+    from transformers import AutoImageProcessor  # it takes its time, and most models need none
+
+    processor = AutoImageProcessor.from_pretrained(name, **options)
+    square, wide = picture_shape(processor), picture_shape(processor, width=96)
+    return check_picture_size("image_size", square[-2:]) if square == wide and len(square) > 2 else None
