@@ -21,17 +21,15 @@ import pytest
 import torch
 from families.llava_helpers import left_padded, logits
 from PIL import Image
-from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     AutoModelForImageTextToText,
     ColPaliForRetrieval,
     PaliGemmaProcessor,
-    PreTrainedTokenizerFast,
     SiglipImageProcessor,
     pipeline,
 )
 from zoo import hosts
-from zoo.llava import IMAGE_SIZE, IMAGE_TOKEN, NUM_PATCHES, image, prompt
+from zoo.llava import IMAGE_SIZE, IMAGE_TOKEN, NUM_PATCHES, image, make_tokenizer, prompt
 
 from optimum_pitome import PiToMeConfig, apply_pitome, num_image_tokens, pitome_disabled, pitome_summary
 from optimum_pitome.families.llava.counts import SHORT_PROMPTS
@@ -218,17 +216,7 @@ def test_vectors_of_a_page_in_colpali():
 
 
 def paligemma_processor() -> PaliGemmaProcessor:
-    words = ["<pad>", "<s>", "</s>", "\n", *(f"w{index}" for index in range(4, IMAGE_TOKEN)), "<image>"]
-    backend = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="</s>"))
-    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        pad_token="<pad>",
-        bos_token="<s>",
-        eos_token="</s>",
-        additional_special_tokens=["<image>"],
-        padding_side="left",
-    )
+    tokenizer = make_tokenizer("<pad>", "<s>", "</s>", "\n")
     tokenizer.image_token, tokenizer.image_token_id = "<image>", IMAGE_TOKEN
     pictures = SiglipImageProcessor(size={"height": IMAGE_SIZE, "width": IMAGE_SIZE})
     pictures.image_seq_length = NUM_PATCHES

@@ -130,12 +130,13 @@ def inputs(batch_size: int) -> dict[str, torch.Tensor]:
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": image(batch_size)}
 
 
-def make_processor() -> LlavaProcessor:
-    """Words `w3` to `w98`, 32-pixel pictures, prompts padded on the left as `generate` needs them."""
-    words = ["<pad>", "<s>", "</s>", *(f"w{index}" for index in range(3, IMAGE_TOKEN)), "<image>"]
+def make_tokenizer(*first: str) -> PreTrainedTokenizerFast:
+    """Knows the words `first`, `w` and a number up to `w98`, and `<image>`. Prompts are padded on the left, as `generate`
+    needs them."""
+    words = [*first, *(f"w{index}" for index in range(len(first), IMAGE_TOKEN)), "<image>"]
     backend = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="</s>"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         pad_token="<pad>",
         bos_token="<s>",
@@ -143,6 +144,11 @@ def make_processor() -> LlavaProcessor:
         additional_special_tokens=["<image>"],
         padding_side="left",
     )
+
+
+def make_processor() -> LlavaProcessor:
+    """Words `w3` to `w98`, 32-pixel pictures, prompts padded on the left as `generate` needs them."""
+    tokenizer = make_tokenizer("<pad>", "<s>", "</s>")
     size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
     return LlavaProcessor(
         CLIPImageProcessorPil(size={"shortest_edge": IMAGE_SIZE}, crop_size=size),
