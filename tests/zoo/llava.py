@@ -131,8 +131,7 @@ def inputs(batch_size: int) -> dict[str, torch.Tensor]:
 
 
 def make_tokenizer(*first: str) -> PreTrainedTokenizerFast:
-    """Knows the words `first`, `w` and a number up to `w98`, and `<image>`. Prompts are padded on the left, as `generate`
-    needs them."""
+    """Knows the words `first`, `w` and a number up to `w98`, and `<image>`. Pads on the left, as `generate` needs."""
     words = [*first, *(f"w{index}" for index in range(len(first), IMAGE_TOKEN)), "<image>"]
     backend = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="</s>"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
