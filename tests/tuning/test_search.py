@@ -179,3 +179,15 @@ def test_the_middle_of_the_last_settings_is_tried_last(tmp_path):
     generation = import_cma().CMAEvolutionStrategy([0.0] * 4, 1.0, {"verbose": -9}).popsize
     assert (found.num_settings - len(STARTS)) % generation == 1
     assert found.loss <= torch.tensor(losses[-1][1::2]).mean() + 1e-6
+
+
+def test_a_point_of_the_search_says_its_ratios():
+    """Where a search starts is the profile that it starts from, and not some other setting of the budget."""
+    space = SearchSpace(vit(), 1.25)
+    for removed in STARTS.values():
+        ratios = space.profile(removed)
+        if min(1 - ratios[index] for index in space.layers) > 0.01:
+            assert space.at(space.point(ratios)) == pytest.approx(ratios, abs=2e-3)
+    assert space.at([0.0] * len(space.layers)) != pytest.approx(
+        space.profile(STARTS["profile of lateness 0.2"]), abs=1e-3
+    )
