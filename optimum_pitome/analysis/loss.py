@@ -44,11 +44,7 @@ class Samples:
     """
 
     def __init__(self, model: nn.Module, batches: Iterable[Mapping[str, Any]], distance: Distance | None = None):
-        self.model, self.batches, self.distance = model, list(batches), distance
-        if not self.batches:
-            raise ValueError("No calibration batches: pass at least one mapping of model inputs.")
-        if not all(isinstance(batch, Mapping) for batch in self.batches):
-            raise ValueError("A calibration batch is a mapping of model inputs, such as {'pixel_values': tensor}.")
+        self.model, self.batches, self.distance = model, checked(batches), distance
         #: Whether outputs are compared by their logits.
         self.classifies = False
         with pitome_disabled(model):
@@ -116,6 +112,41 @@ class Samples:
         """Which samples get the class that the dense model gives them, `(num_samples,)` bool. See
         [`~Samples.check_classes`]."""
         return torch.cat([merged.argmax(-1) == dense.argmax(-1) for merged, dense in zip(self._run(), self.dense)])
+
+
+def checked(batches: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The batches.
+
+    Raises:
+        ValueError: if there is none, or one is no mapping.
+    """
+    batches = list(batches)
+    if not batches:
+        raise ValueError("No calibration batches: pass at least one mapping of model inputs.")
+    if not all(isinstance(batch, Mapping) for batch in batches):
+        raise ValueError("A calibration batch is a mapping of model inputs, such as {'pixel_values': tensor}.")
+    return batches
+
+
+def set_apart(batches: Iterable[Mapping[str, Any]], every: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The samples of `batches` but for each `every`-th one, and these, both in batches."""
+    kept, apart, start = [], [], 0
+    for batch in checked(batches):
+        size = len(next(iter(batch.values())))
+        of_apart = [index for index in range(size) if (start + index) % every == every - 1]
+        of_kept = sorted(set(range(size)) - set(of_apart))
+        start += size
+        for part, rows in ((kept, of_kept), (apart, of_apart)):
+            if rows:
+                part.append({name: _rows(value, rows, size) for name, value in batch.items()})
+    return kept, apart
+
+
+def _rows(value: Any, rows: list[int], size: int) -> Any:
+    """Of what has a row for each sample these rows; a setting such as `interpolate_pos_encoding` as it is."""
+    if isinstance(value, torch.Tensor) and value.dim() > 0 and len(value) == size:
+        return value[rows]
+    return [value[row] for row in rows] if isinstance(value, list) and len(value) == size else value
 
 
 def _joined(pooled_batches: list[tuple[torch.Tensor, torch.Tensor]]) -> list[torch.Tensor]:

@@ -32,7 +32,8 @@ from ..evaluation.evaluation import hardware_of
 from ..hub.model_cards import auto_class_of, search_results, write_recipe_card
 from ..hub.recipe_lookup import base_model_of
 from ..tuning.choice import check_bound, check_number_of_inputs, find_budget
-from ..tuning.search import Found, import_cma, search_ratios
+from ..tuning.found import Found
+from ..tuning.search import import_cma, search_ratios
 from ..tuning.speed import check_speed_up, tolerance_of
 from .arguments import settings_from
 from .pushing import check_push, check_recipe_repository, push

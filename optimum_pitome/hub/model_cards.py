@@ -31,7 +31,7 @@ from ..cards.card import hub_id, write_recipe_section, write_section
 from ..configuration.config import PiToMeConfig
 from ..evaluation.results import GFLOPS_TITLE, Evaluation, metric_title
 from ..tuning.choice import Choice
-from ..tuning.search import Found
+from ..tuning.found import Found
 from .entries import entries
 
 

@@ -21,11 +21,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-import torch
-
 from ..analysis.timing import Timing
 from ..configuration.config import PiToMeConfig
 from ..evaluation.json_lines import JsonLines
+
+
+def _key(entry: Mapping[str, Any]) -> tuple[str, ...]:
+    return entry["part"], *entry["ratios"]
 
 
 class SearchRecord:
@@ -34,18 +36,13 @@ class SearchRecord:
     Args:
         path (`str`, *optional*): the file, which need not be there. `None`: nothing is written.
 
-    Attributes:
-        tried (`dict[tuple[float, ...], torch.Tensor]`): from ratios to the losses of all samples.
-
     Raises:
         ValueError: if the file holds something else.
     """
 
     def __init__(self, path: str | os.PathLike | None):
         self._lines = JsonLines(path, "a line of a search")
-        self.tried: dict[tuple[float, ...], torch.Tensor] = {
-            tuple(entry["ratios"]): torch.tensor(entry["losses"]) for entry in self._lines.entries if "ratios" in entry
-        }
+        self._losses = {_key(entry): entry["loss"] for entry in self._lines.entries if "ratios" in entry}
 
     @property
     def _head(self) -> Mapping[str, Any] | None:
@@ -81,9 +78,13 @@ class SearchRecord:
             "budget. Name another file, or delete it."
         )
 
-    def add(self, ratios: list[float], losses: torch.Tensor) -> None:
-        self.tried[tuple(ratios)] = losses
-        self._lines.add({"ratios": ratios, "losses": losses.tolist()})
+    def loss(self, ratios: list[float], part: str, measure: Callable[[], float]) -> float:
+        """What was measured of these ratios over a part of the samples; if nothing was, what `measure` says."""
+        entry = {"ratios": ratios, "part": part}
+        if _key(entry) not in self._losses:
+            entry["loss"] = self._losses[_key(entry)] = measure()
+            self._lines.add(entry)
+        return self._losses[_key(entry)]
 
     def timing_of(self, config: PiToMeConfig, measure: Callable[[], Timing]) -> Timing:
         """What was measured of these settings; if nothing was, what `measure` says."""

@@ -21,20 +21,20 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
-import torch
 from torch import nn
 from transformers.utils import logging
 
-from ..analysis.loss import Distance, Samples
+from ..analysis.loss import Distance, Samples, set_apart
 from ..analysis.summary import pitome_summary
 from ..analysis.timing import Timing
 from ..apply import apply_pitome, settings_kept
 from ..configuration.config import PiToMeConfig
 from ..methods import first_third, profile_of
+from .found import PARTS, Found
 from .record import SearchRecord
 from .space import SearchSpace
 from .speed import check_speed_up, find_speed, timing_of
@@ -72,11 +72,12 @@ def tune_ratios(
     """Searches a ratio for every layer on a few inputs, without labels and without gradient.
 
     Compares profiles that merge more or less late, then lets an evolution strategy (CMA-ES, of the package `cma`) vary
-    how much each layer removes while all of them together keep the budget. It sees every second sample; the others
+    how much each layer removes while all of them together keep the budget. It sees two of three samples; the others
     decide at the end whether its best setting, the middle of its last settings, or the best profile is returned. The
     model is left on what is returned.
 
-    It costs at most `max_settings` merged forwards of all inputs, and one dense forward.
+    It costs at most `max_settings` merged forwards of two thirds of the inputs, eight of the last third, and one dense
+    forward of all.
 
     Args:
         model (`torch.nn.Module`):
@@ -115,41 +116,6 @@ def tune_ratios(
     limits = {"max_settings": max_settings, "seed": seed, "resume_from": resume_from, "progress": progress}
     budget = {"flops_ratio": flops_ratio, "num_tokens": num_tokens, "speed_up": speed_up}
     return search_ratios(model, batches, sequence_length, distance, timing, **budget, **limits).config
-
-
-@dataclass(frozen=True)
-class Found:
-    """What a search found; losses are means over the samples that it did not look at.
-
-    Attributes:
-        config ([`PiToMeConfig`]): the settings.
-        loss (`float`): theirs.
-        profiles (`dict[str, float]`): those of the profiles, the best one first.
-        num_settings (`int`): so many settings were compared, each on all samples.
-        num_samples (`int`): so many there were.
-        timing ([`~analysis.timing.Timing`], *optional*): of `config`, where a speed-up was asked for.
-        num_missing (`int`):
-            so many more settings a first generation of the evolution strategy takes; 0 where there was one.
-    """
-
-    config: PiToMeConfig
-    loss: float
-    profiles: dict[str, float]
-    num_settings: int
-    num_samples: int
-    timing: Timing | None = None
-    num_missing: int = 0
-
-    def __str__(self) -> str:
-        half, rows = self.num_samples - (self.num_samples + 1) // 2, {"found": self.loss, **self.profiles}
-        losses = "\n".join(f"  {name:<28} {loss:.4g}" for name, loss in rows.items())
-        text = f"{self.num_settings} settings compared; mean loss on {half} inputs that it did not look at:\n{losses}"
-        if self.num_missing:
-            text += (
-                "\nOnly the profiles were compared: the search of a ratio for every layer had no room for its first "
-                f"generation. Raise max_settings (--max-settings) by {self.num_missing} or more."
-            )
-        return text if self.timing is None else f"{text}\nmeasured: {self.timing}"
 
 
 def import_cma() -> ModuleType:
@@ -197,7 +163,7 @@ def search_ratios(
                 flops_ratio = known or _budget_of(model, batches, speed_up, sequence_length, timing, progress)
                 speed = {"speed_up": speed_up, "flops_ratio": flops_ratio}
             space = SearchSpace(model, flops_ratio, num_tokens, sequence_length, batches)
-            search = _Search(space, Samples(model, batches, distance), record, max_settings, progress)
+            search = _Search(space, batches, distance, record, max_settings, progress)
             record.begin(search.identity(), **speed)
             found = search.run(seed)
             if speed_up is not None:
@@ -224,40 +190,57 @@ def _budget_of(
 
 
 class _Search:
-    def __init__(self, space: SearchSpace, samples: Samples, record: SearchRecord, max_settings: int, progress: bool):
+    def __init__(
+        self,
+        space: SearchSpace,
+        batches: list[Mapping[str, Any]],
+        distance: Distance | None,
+        record: SearchRecord,
+        max_settings: int,
+        progress: bool,
+    ):
         if max_settings < len(STARTS):
             raise ValueError(f"max_settings={max_settings}: expected at least {len(STARTS)}, the profiles alone.")
-        if len(samples) < 2:
-            raise ValueError("One sample alone cannot be searched on: half of the samples are kept for the decision.")
-        self.space, self.samples, self.record, self.max_settings = space, samples, record, max_settings
-        self.tried = record.tried
+        seen, held = set_apart(batches, PARTS)
+        if not held:
+            raise ValueError(
+                f"Too few inputs for a search: expected at least {PARTS}, of which one is kept for the decision."
+            )
+        self.space, self.record, self.max_settings = space, record, max_settings
+        self.parts = {"seen": Samples(space.model, seen, distance), "held": Samples(space.model, held, distance)}
+        self.num_samples = sum(map(len, self.parts.values()))
         self.bar = logging.tqdm(total=max_settings, disable=not progress, unit=" settings", desc=str(space.budget))
 
     def identity(self) -> str:
         """What the losses of a setting follow from, but for the setting."""
         settings = {"settings": self.space.settings.to_pitome_dict(), "budget": str(self.space.budget)}
-        text = json.dumps(settings, sort_keys=True) + self.samples.fingerprint()
+        text = json.dumps(settings, sort_keys=True) + " ".join(part.fingerprint() for part in self.parts.values())
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
-    def losses(self, ratios: list[float]) -> torch.Tensor:
-        """The loss of every sample."""
-        key = tuple(ratios)
-        if key not in self.tried:
+    def loss(self, ratios: list[float], part: str = "seen") -> float:
+        """The mean loss over a part of the samples."""
+
+        def measure() -> float:
             apply_pitome(self.space.model, self.space.config(ratios))
-            self.record.add(ratios, self.samples.losses().cpu())
+            return self.parts[part].losses().mean().item()
+
+        return self.record.loss(ratios, part, measure)
+
+    def held(self, ratios: list[float]) -> float:
+        """The mean loss over the samples that the search does not look at."""
+        return self.loss(ratios, "held")
+
+    def tried(self, ratios: list[float]) -> float:
+        """The mean loss of one more setting over the samples that the search looks at."""
         self.count += 1
         self.bar.update()
-        return self.tried[key]
-
-    def seen(self, ratios: list[float]) -> float:
-        """The mean loss over the samples that the search may look at."""
-        return self.losses(ratios)[::2].mean().item()
+        return self.loss(ratios)
 
     def run(self, seed: int) -> Found:
         cma = import_cma()
         self.count = 0
         profiles = {name: self.space.profile(removed) for name, removed in STARTS.items()}
-        best = start = min(profiles.values(), key=self.seen)
+        best = start = min(profiles.values(), key=self.tried)
         room = self.max_settings - self.count
         strategy = cma.CMAEvolutionStrategy(
             self.space.point(start), _STEP, {"seed": seed + 1, "verbose": -9, "CMA_stds": 1.0}
@@ -266,34 +249,27 @@ class _Search:
         while self.count + strategy.popsize < self.max_settings and stale < _PATIENCE and not strategy.stop():
             points = strategy.ask()
             found = [self.space.at(point) for point in points]
-            losses = [self.seen(ratios) for ratios in found]
+            losses = [self.tried(ratios) for ratios in found]
             strategy.tell(points, losses)
             low = min(losses)
-            stale = 0 if low < 0.99 * self.seen_before(best) else stale + 1
-            if low < self.seen_before(best):
+            stale = 0 if low < 0.99 * self.loss(best) else stale + 1
+            if low < self.loss(best):
                 best = found[losses.index(low)]
-            self.bar.set_postfix(loss=f"{self.seen_before(best):.5f}")
+            self.bar.set_postfix(loss=f"{self.loss(best):.5f}")
         if best is not start:
             # The best draw was also lucky with the samples that it was chosen by. What all draws lie around was not.
             middle = self.space.at(strategy.mean)
-            self.losses(middle)
-            best = min(best, middle, key=self._held)
+            self.tried(middle)
+            best = min(best, middle, key=self.held)
         self.bar.close()
-        held = {name: self._held(ratios) for name, ratios in profiles.items()}
-        if self._held(best) > self._held(start):
+        held = {name: self.held(ratios) for name, ratios in profiles.items()}
+        if self.held(best) > self.held(start):
             logger.warning(
-                f"On the samples that the search did not see, its result loses {self._held(best):.4g} and the best "
-                f"profile {self._held(start):.4g}: the profile is returned. More samples help."
+                f"On the samples that the search did not see, its result loses {self.held(best):.4g} and the best "
+                f"profile {self.held(start):.4g}: the profile is returned. More samples help."
             )
             best = start
         held = dict(sorted(held.items(), key=lambda one: one[1]))
         missing = 0 if strategy.countiter else strategy.popsize + 1 - room
-        counts = {"num_settings": self.count, "num_samples": len(self.samples), "num_missing": missing}
-        return Found(self.space.config(best), self._held(best), held, **counts)
-
-    def _held(self, ratios: list[float]) -> float:
-        """The mean loss over the samples that the search may not look at."""
-        return self.tried[tuple(ratios)][1::2].mean().item()
-
-    def seen_before(self, ratios: list[float]) -> float:
-        return self.tried[tuple(ratios)][::2].mean().item()
+        counts = {"num_settings": self.count, "num_samples": self.num_samples, "num_missing": missing}
+        return Found(self.space.config(best), self.held(best), held, **counts)

@@ -122,7 +122,7 @@ def test_sound_is_refused(tune, tmp_path):
         (["--flops-ratio", 1.1, "--profile", "late"], "a search compares the profiles itself"),
         (["--flops-ratio", 1.1, "-o", "vit"], "-o vit: a model lies there"),
         (["--num-tokens", 5], "texts of any length"),
-        (["--flops-ratio", 1.1, "--max-samples", 1], "One sample alone"),
+        (["--flops-ratio", 1.1, "--max-samples", 2], "Too few inputs for a search"),
         (["--flops-ratio", 1.1, "--max-samples", 0], "--max-samples 0: expected at least 1"),
         (["--flops-ratio", 1.2, "--device", "nowhere"], "--device nowhere"),
         (["--flops-ratio", 1.1, "--input-columns", "none"], "'none' does not exist"),

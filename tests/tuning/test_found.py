@@ -17,7 +17,8 @@
 from training.tiny import Pictures, tiny_vit
 
 from optimum_pitome import PiToMeConfig, apply_pitome
-from optimum_pitome.tuning.search import STARTS, Found, search_ratios
+from optimum_pitome.tuning.found import Found
+from optimum_pitome.tuning.search import STARTS, search_ratios
 
 
 def test_a_search_without_room_for_a_generation_says_so():

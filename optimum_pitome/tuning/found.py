@@ -1,0 +1,61 @@
+# Copyright 2026 The optimum_pitome authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""What a search for ratios found, and how it is printed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..analysis.timing import Timing
+from ..configuration.config import PiToMeConfig
+
+
+#: The last of so many samples is kept from the search.
+PARTS = 3
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search found; losses are means over the samples that it did not see.
+
+    Attributes:
+        config ([`PiToMeConfig`]): the settings.
+        loss (`float`): theirs.
+        profiles (`dict[str, float]`): those of the profiles, the best one first.
+        num_settings (`int`): so many settings were compared.
+        num_samples (`int`): so many there were.
+        timing ([`~analysis.timing.Timing`], *optional*): of `config`, where a speed-up was asked for.
+        num_missing (`int`):
+            so many more settings a first generation of the evolution strategy takes; 0 where there was one.
+    """
+
+    config: PiToMeConfig
+    loss: float
+    profiles: dict[str, float]
+    num_settings: int
+    num_samples: int
+    timing: Timing | None = None
+    num_missing: int = 0
+
+    def __str__(self) -> str:
+        unseen, rows = len(range(PARTS - 1, self.num_samples, PARTS)), {"found": self.loss, **self.profiles}
+        losses = "\n".join(f"  {name:<28} {loss:.4g}" for name, loss in rows.items())
+        text = f"{self.num_settings} settings compared; mean loss on {unseen} inputs that it did not see:\n{losses}"
+        if self.num_missing:
+            text += (
+                "\nOnly the profiles were compared: the search of a ratio for every layer had no room for its first "
+                f"generation. Raise max_settings (--max-settings) by {self.num_missing} or more."
+            )
+        return text if self.timing is None else f"{text}\nmeasured: {self.timing}"
