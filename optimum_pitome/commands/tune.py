@@ -112,7 +112,7 @@ def _search(
     model: nn.Module, inputs: list, args: argparse.Namespace, results: Results, length: int | None, **budget: float
 ) -> Found:
     tried = None if args.output is None else Path(args.output) / "search.jsonl"
-    before = tried.read_text(encoding="utf-8").count('"ratios"') if tried is not None and tried.exists() else 0
+    before = tried.read_text(encoding="utf-8").count('"loss"') if tried is not None and tried.exists() else 0
     if before > 0:
         results.note(f"Going on with {before} settings from {tried}.")
     limits = {"max_settings": args.max_settings, "seed": args.seed, "resume_from": tried, "progress": True}

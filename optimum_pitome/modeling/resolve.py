@@ -54,9 +54,9 @@ def resolve_specs(
         ValueError: if a list does not fit the number of layers, a layer index is out of range, or importance or an
             algorithm that reads attention is asked for where no class token attends.
     """
-    if config.importance and not has_class_token:
+    if config.importance not in (None, 0) and not has_class_token:
         raise ValueError(
-            f"importance={config.importance:g} weighs tokens by the attention of the class token, and "
+            f"importance={show(config.importance)} weighs tokens by the attention of the class token, and "
             f"{architecture.encoder_class.__name__} has none. Leave importance out, or set it to 0."
         )
     if config.preset == "official" and architecture.official is None:
@@ -67,13 +67,13 @@ def resolve_specs(
     merging = _merging_layers(config, architecture, num_layers)
     # Where there is a budget, any ratio below 1 stands for the one that follows from it.
     ratios = _per_layer("ratio", MIN_RATIO if config.ratio is None else config.ratio, merging, num_layers)
-    margins = _per_layer("margin", config.margin, merging, num_layers)
+    own = {name: _per_layer(name, getattr(config, name), merging, num_layers) for name in ("margin", "importance")}
     usual = _usual(config, architecture)
     measured = {
         (one["algorithm"], one["energy"]): one["importance"]
         for one in ({name: field.usual for name, field in FIELDS.items()}, usual)
     }
-    chosen = {name: value for name in _OF_A_LAYER if (value := getattr(config, name)) is not None}
+    chosen = {name: value for name in _OF_A_LAYER if name not in own and (value := getattr(config, name)) is not None}
     official = architecture.official if config.preset == "official" else None
     min_tokens, multiple_of = config.min_tokens or 0, config.multiple_of or FIELDS["multiple_of"].usual
     specs = []
@@ -83,10 +83,12 @@ def resolve_specs(
         if official is not None:
             settings.update(official(index, num_layers))
             merges = settings.pop("merges", True) and merges
-        settings.update(chosen, margin=margins.get(index, settings["margin"]))
+        settings.update(chosen, margin=own["margin"].get(index, settings["margin"]))
         if architecture.layer_class.merges_after is not None:
             settings["after"] = architecture.layer_class.merges_after
-        if "importance" not in chosen:
+        if own["importance"]:
+            settings["importance"] = own["importance"].get(index, 0.0)
+        else:
             # On where it was measured: a comparison by name should compare what the name says.
             method = settings["algorithm"], settings["energy"]
             settings["importance"] = measured.get(method, 0.0) if has_class_token else 0.0

@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -27,7 +28,7 @@ from ..evaluation.json_lines import JsonLines
 
 
 def _key(entry: Mapping[str, Any]) -> tuple[str, ...]:
-    return entry["part"], *entry["ratios"]
+    return entry["part"], json.dumps(entry["settings"], sort_keys=True)
 
 
 class SearchRecord:
@@ -42,7 +43,7 @@ class SearchRecord:
 
     def __init__(self, path: str | os.PathLike | None):
         self._lines = JsonLines(path, "a line of a search")
-        self._losses = {_key(entry): entry["loss"] for entry in self._lines.entries if "ratios" in entry}
+        self._losses = {_key(entry): entry["loss"] for entry in self._lines.entries if "loss" in entry}
 
     @property
     def _head(self) -> Mapping[str, Any] | None:
@@ -78,9 +79,9 @@ class SearchRecord:
             "budget. Name another file, or delete it."
         )
 
-    def loss(self, ratios: list[float], part: str, measure: Callable[[], float]) -> float:
-        """What was measured of these ratios over a part of the samples; if nothing was, what `measure` says."""
-        entry = {"ratios": ratios, "part": part}
+    def loss(self, config: PiToMeConfig, part: str, measure: Callable[[], float]) -> float:
+        """What was measured of these settings over a part of the samples; if nothing was, what `measure` says."""
+        entry = {"settings": config.to_pitome_dict(), "part": part}
         if _key(entry) not in self._losses:
             entry["loss"] = self._losses[_key(entry)] = measure()
             self._lines.add(entry)

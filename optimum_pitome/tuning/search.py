@@ -217,39 +217,41 @@ class _Search:
         text = json.dumps(settings, sort_keys=True) + " ".join(part.fingerprint() for part in self.parts.values())
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
-    def loss(self, ratios: list[float], part: str = "seen") -> float:
+    def loss(self, config: PiToMeConfig, part: str = "seen") -> float:
         """The mean loss over a part of the samples."""
 
         def measure() -> float:
-            apply_pitome(self.space.model, self.space.config(ratios))
+            apply_pitome(self.space.model, config)
             return self.parts[part].losses().mean().item()
 
-        return self.record.loss(ratios, part, measure)
+        return self.record.loss(config, part, measure)
 
-    def held(self, ratios: list[float]) -> float:
+    def held(self, config: PiToMeConfig) -> float:
         """The mean loss over the samples that the search does not look at."""
-        return self.loss(ratios, "held")
+        return self.loss(config, "held")
 
-    def tried(self, ratios: list[float]) -> float:
+    def tried(self, config: PiToMeConfig) -> float:
         """The mean loss of one more setting over the samples that the search looks at."""
         self.count += 1
         self.bar.update()
-        return self.loss(ratios)
+        return self.loss(config)
 
     def run(self, seed: int) -> Found:
         cma = import_cma()
         self.count = 0
-        profiles = {name: self.space.profile(removed) for name, removed in STARTS.items()}
-        best = start = min(profiles.values(), key=self.tried)
+        ratios = {name: self.space.profile(removed) for name, removed in STARTS.items()}
+        profiles = {name: self.space.config(of_each) for name, of_each in ratios.items()}
+        first = min(profiles, key=lambda name: self.tried(profiles[name]))
+        best = start = profiles[first]
         room = self.max_settings - self.count
         strategy = cma.CMAEvolutionStrategy(
-            self.space.point(start), _STEP, {"seed": seed + 1, "verbose": -9, "CMA_stds": 1.0}
+            self.space.point(ratios[first]), _STEP, {"seed": seed + 1, "verbose": -9, "CMA_stds": 1.0}
         )
         stale = 0
         while self.count + strategy.popsize < self.max_settings and stale < _PATIENCE and not strategy.stop():
             points = strategy.ask()
             found = [self.space.at(point) for point in points]
-            losses = [self.tried(ratios) for ratios in found]
+            losses = [self.tried(config) for config in found]
             strategy.tell(points, losses)
             low = min(losses)
             stale = 0 if low < 0.99 * self.loss(best) else stale + 1
@@ -262,7 +264,7 @@ class _Search:
             self.tried(middle)
             best = min(best, middle, key=self.held)
         self.bar.close()
-        held = {name: self.held(ratios) for name, ratios in profiles.items()}
+        held = {name: self.held(config) for name, config in profiles.items()}
         if self.held(best) > self.held(start):
             logger.warning(
                 f"On the samples that the search did not see, its result loses {self.held(best):.4g} and the best "
@@ -272,4 +274,4 @@ class _Search:
         held = dict(sorted(held.items(), key=lambda one: one[1]))
         missing = 0 if strategy.countiter else strategy.popsize + 1 - room
         counts = {"num_settings": self.count, "num_samples": self.num_samples, "num_missing": missing}
-        return Found(self.space.config(best), self.held(best), held, **counts)
+        return Found(best, self.held(best), held, **counts)

@@ -35,7 +35,7 @@ from ..modeling.resolve import budget_of
 
 class SearchSpace:
     """The settings of a model that keep a budget: one number per merging layer says how much it removes, in
-    proportion to the others.
+    proportion to the others, and another one its importance, where the model has one that the user left open.
 
     Args:
         target (`float`, *optional*): the `flops_ratio`.
@@ -79,6 +79,10 @@ class SearchSpace:
         apply_pitome(model, self.with_budget({"ratio": [0.5] * count}, layers=list(range(count))))
         self.specs: tuple[MergeSpec, ...] = encoder.pitome.specs
         self.layers = merging_layers(self.specs, self.num_read)
+        #: The importance of every merging layer; empty where it is not searched.
+        self.importance = [self.specs[index].importance for index in self.layers]
+        if not all(self.importance) or encoder.pitome.config.importance is not None:
+            self.importance = []
 
     def with_budget(self, budget: Mapping[str, Any], **defaults: Any) -> PiToMeConfig:
         """The settings of the model with another budget, in the part that has it."""
@@ -115,22 +119,28 @@ class SearchSpace:
         """The ratios where the merging layers remove in proportion to `weights`."""
         return self.fit(lambda number, strength: in_proportion(weights[number], strength))
 
-    def at(self, point: Sequence[float]) -> list[float]:
-        """The ratios at a point of the search: the logarithm of what each merging layer removes, relative to the
-        others."""
-        return self.weighted(torch.tensor(point).exp().tolist())
+    def at(self, point: Sequence[float]) -> PiToMeConfig:
+        """The settings at a point of the search: the logarithm of what each merging layer removes, relative to the
+        others, and the log odds of its importance."""
+        values, count = torch.tensor(point, dtype=torch.float64), len(self.layers)
+        importance = values[count:].sigmoid().mul(1000).round().div(1000).tolist()
+        return self.config(self.weighted(values[:count].exp().tolist()), importance)
 
-    def point(self, ratios: Sequence[float]) -> list[float]:
-        """The point of the search at which these ratios are."""
+    def point(self, ratios: list[float]) -> list[float]:
+        """The point of the search at which these ratios are, with the importance that the model has."""
         removed = torch.tensor([1 - ratios[index] for index in self.layers])
-        return (removed / removed.mean()).clamp(min=0.02).log().tolist()
+        importance = torch.tensor(self.importance).logit()
+        return [*(removed / removed.mean()).clamp(min=0.02).log().tolist(), *importance.tolist()]
 
-    def config(self, ratios: list[float]) -> PiToMeConfig:
-        """The settings with `ratios`, one for each layer of the encoder."""
+    def config(self, ratios: list[float], importance: Sequence[float] = ()) -> PiToMeConfig:
+        """The settings with `ratios`, one for each layer of the encoder, and the importance of each merging layer."""
         merging = {index: ratio for index, ratio in enumerate(ratios) if ratio < 1}
         if not merging:
             return self.with_budget({"ratio": 1.0})
-        return self.with_budget({"ratio": list(merging.values()), "layers": list(merging)})
+        budget = {"ratio": list(merging.values()), "layers": list(merging)}
+        if importance:
+            budget["importance"] = [value for index, value in zip(self.layers, importance) if index in merging]
+        return self.with_budget(budget)
 
 
 def _replaced(settings: PiToMeConfig, budget: Mapping[str, Any], **defaults: Any) -> PiToMeConfig:

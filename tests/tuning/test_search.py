@@ -141,7 +141,7 @@ def test_it_goes_on_where_it_ended(tmp_path):
     assert len(ran) == 2 + len(lines) - 8  # the dense one of both parts, and what was not measured before
     with pytest.raises(ValueError, match="belongs to another search"):
         tune_ratios(vit(), inputs, **{**arguments, "flops_ratio": 1.3})
-    assert json.loads(lines[1]).keys() == {"ratios", "part", "loss"}
+    assert json.loads(lines[1]).keys() == {"settings", "part", "loss"}
 
 
 def test_layers_parts_and_numbers_of_tokens():
@@ -192,7 +192,7 @@ def test_the_middle_of_the_last_settings_is_tried_last(tmp_path):
         progress=False,
     )
     held = [line["loss"] for line in map(json.loads, path.read_text().splitlines()) if line.get("part") == "held"]
-    generation = import_cma().CMAEvolutionStrategy([0.0] * 4, 1.0, {"verbose": -9}).popsize
+    generation = import_cma().CMAEvolutionStrategy([0.0] * 8, 1.0, {"verbose": -9}).popsize
     assert (found.num_settings - len(STARTS)) % generation == 1
     assert found.loss <= min(held[:2]) + 1e-9  # of the best setting and of the middle
 
@@ -203,7 +203,22 @@ def test_a_point_of_the_search_says_its_ratios():
     for removed in STARTS.values():
         ratios = space.profile(removed)
         if min(1 - ratios[index] for index in space.layers) > 0.01:
-            assert space.at(space.point(ratios)) == pytest.approx(ratios, abs=2e-3)
-    assert space.at([0.0] * len(space.layers)) != pytest.approx(
-        space.profile(STARTS["profile of lateness 0.2"]), abs=1e-3
-    )
+            at = space.at(space.point(ratios))
+            assert at.ratio == pytest.approx(ratios, abs=2e-3) and at.importance == [0.5] * len(ratios)
+    late = space.profile(STARTS["profile of lateness 0.2"])
+    assert space.at([0.0] * 2 * len(space.layers)).ratio != pytest.approx(late, abs=1e-3)
+    away = space.at([*space.point(late)[:-1], 2.0])
+    assert away.importance == [0.5, 0.5, 0.5, 0.881] and PiToMeConfig.from_value(away.to_pitome_dict()) == away
+
+
+@pytest.mark.parametrize(
+    "settings, searched",
+    [({}, True), ({"importance": 0.5}, False), ({"importance": 0.0}, False), ({"energy": "paper"}, False)],
+    ids=str,
+)
+def test_importance_is_searched_where_it_is_open_and_read(settings, searched):
+    space = SearchSpace(apply_pitome(vit(), settings), 1.25)
+    config = space.at(space.point(space.profile(STARTS["profile of lateness 0.2"])))
+    assert isinstance(config.importance, list) == searched
+    if not searched:
+        assert config.importance == settings.get("importance")
