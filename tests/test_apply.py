@@ -188,6 +188,20 @@ def test_texts_are_matched_by_position_where_there_is_a_budget():
     assert found(flops_ratio=1.2, preset="official") == {("pitome_halves", 0.0)}
 
 
+def test_importance_of_each_layer():
+    def found(**settings):
+        (encoder,) = rewritten_encoders(apply_pitome(build(), settings))
+        return [spec.importance for spec in encoder.pitome.specs]
+
+    count = len(found())
+    assert found(importance=[0.25] * (count - 1) + [0.0]) == [0.25] * (count - 1) + [0.0]
+    assert found(ratio=0.8, layers=[1, 0], importance=[0.1, 0.2])[:2] == [0.2, 0.1]
+    with pytest.raises(ValueError, match="importance has 1 entries, but the model has"):
+        found(importance=[0.5])
+    with pytest.raises(ValueError, match=r"importance\[1\]=2 is out of range"):
+        PiToMeConfig(importance=[0.5, 2])
+
+
 def test_importance_needs_a_class_token():
     sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
     model = SiglipVisionModel(SiglipVisionConfig(**sizes, image_size=32, patch_size=8))

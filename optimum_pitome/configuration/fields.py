@@ -164,7 +164,7 @@ class Settings:
         read_by=lambda algorithm, energy: algorithm.reads_energy and energy.has_margin,
     )
     importance: float | list[float] | None = declare(
-        "Exponent of the class token's attention, which weighs distances between tokens, in [0, 1], one for all or per "
+        "Exponent of the class token's attention, which weighs distances between tokens, in [0, 1], for all or per "
         "layer: what it does not look at merges first. 0 (the default with another algorithm or energy): left out.",
         functools.partial(check_number, low=0.0, high=1.0, listable=True),
         usual=0.5,

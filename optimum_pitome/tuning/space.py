@@ -62,7 +62,7 @@ class SearchSpace:
         size = with_picture_size(model, _replaced(settings, given), size, local_files_only=True).image_size
         settings = PiToMeConfig(**{**settings.to_pitome_dict(), "image_size": size})
         self.model, self.settings = model, settings
-        apply_pitome(model, self.with_budget({"ratio": 1.0}))  # which encoders merge
+        apply_pitome(model, self.with_budget({"flops_ratio": 1.0}))  # which encoders merge, and how
         encoders = rewritten_encoders(model)
         if len(encoders) != 1:
             raise ValueError(
@@ -76,12 +76,21 @@ class SearchSpace:
             encoder, architecture, sequence_length, encoder.pitome.config.image_size, adapters=False
         )
         self.num_read = max(architecture.reads, default=count)
-        apply_pitome(model, self.with_budget({"ratio": [0.5] * count}, layers=list(range(count))))
+        with_a_budget, is_open = encoder.pitome.specs[0], encoder.pitome.config.importance is None
+        everywhere = {"layers": list(range(count))}
+        apply_pitome(model, self.with_budget({"ratio": [0.5] * count}, **everywhere))
+        # Texts have other defaults with a budget than with ratios. A search starts from the former.
+        self.usual = {
+            name: value
+            for name in ("algorithm", "importance")
+            if (value := getattr(with_a_budget, name)) != getattr(encoder.pitome.specs[0], name)
+        }
+        apply_pitome(model, self.with_budget({"ratio": [0.5] * count}, **everywhere, **self.usual))
         self.specs: tuple[MergeSpec, ...] = encoder.pitome.specs
         self.layers = merging_layers(self.specs, self.num_read)
         #: The importance of every merging layer; empty where it is not searched.
-        self.importance = [self.specs[index].importance for index in self.layers]
-        if not all(self.importance) or encoder.pitome.config.importance is not None:
+        self.importance = [self.specs[index].importance for index in self.layers] if is_open else []
+        if not all(self.importance):
             self.importance = []
 
     def with_budget(self, budget: Mapping[str, Any], **defaults: Any) -> PiToMeConfig:
@@ -140,7 +149,7 @@ class SearchSpace:
         budget = {"ratio": list(merging.values()), "layers": list(merging)}
         if importance:
             budget["importance"] = [value for index, value in zip(self.layers, importance) if index in merging]
-        return self.with_budget(budget)
+        return self.with_budget(budget, **self.usual)
 
 
 def _replaced(settings: PiToMeConfig, budget: Mapping[str, Any], **defaults: Any) -> PiToMeConfig:

@@ -211,6 +211,19 @@ def test_a_point_of_the_search_says_its_ratios():
     assert away.importance == [0.5, 0.5, 0.5, 0.881] and PiToMeConfig.from_value(away.to_pitome_dict()) == away
 
 
+def test_texts_are_searched_with_their_defaults_under_a_budget():
+    space = SearchSpace(bert(), 1.1, sequence_length=24)
+    profile = space.config(space.profile(STARTS["profile of lateness 0.1"]))
+    assert (profile.algorithm, profile.importance) == ("tome", 0.75)
+    model = apply_pitome(bert(), {"flops_ratio": 1.1})
+    (budgeted,) = rewritten_encoders(model)
+    settings = [(spec.algorithm, spec.importance, spec.metric) for spec in budgeted.pitome.specs]
+    (found,) = rewritten_encoders(apply_pitome(bert(), space.at(space.point(space.profile(STARTS["profile early"])))))
+    assert [(spec.algorithm, spec.importance, spec.metric) for spec in found.pitome.specs] == settings
+    named = SearchSpace(apply_pitome(bert(), {"algorithm": "pitome"}), 1.1, sequence_length=24)
+    assert named.config(named.profile(STARTS["profile early"])).importance is None
+
+
 @pytest.mark.parametrize(
     "settings, searched",
     [({}, True), ({"importance": 0.5}, False), ({"importance": 0.0}, False), ({"energy": "paper"}, False)],
