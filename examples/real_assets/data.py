@@ -124,15 +124,13 @@ def photos(crops_of_each: int = 6) -> Dataset:
     """
     folders = ("lomiri-16.04", "lomiri-20.04", "mate-nature")
     files = [path for folder in folders for path in sorted(unpacked_path(f"photos/{folder}").glob("*.jpg"))]
-    files = [path for path in files if not path.stem.startswith("Painting")]
+    return _squares("photos", [path for path in files if not path.stem.startswith("Painting")], crops_of_each)
 
-    def make(directory: Path) -> None:
-        pictures = [{"bytes": _png(crop)} for path in files for crop in _crops(path, crops_of_each)]
-        labels = [label for label in range(len(files)) for _ in range(crops_of_each)]
-        features = Features(image=Image(), label=ClassLabel(names=[path.stem for path in files]))
-        Dataset.from_dict({"image": pictures, "label": labels}, features).save_to_disk(directory)
 
-    return load_from_disk(str(made_once(f"photos-{crops_of_each}", make)))
+def photos_to_choose_on(crops_of_each: int = 8) -> Dataset:
+    """Squares cut from the 20 photos of [`imagenet_photos`], as those of [`photos`] are."""
+    root = package_path("foolbox", "foolbox/data")
+    return _squares("photos-to-choose-on", sorted(root.glob("imagenet_*.jpg")), crops_of_each)
 
 
 def fashion_mnist(split: str = "test") -> Dataset:
@@ -232,6 +230,16 @@ def lee_similarity() -> Dataset:
     columns = {"sentence1": [texts[i] for i in first], "sentence2": [texts[j] for j in second]}
     features = Features(sentence1=Value("string"), sentence2=Value("string"), score=Value("float32"))
     return Dataset.from_dict({**columns, "score": scores[first, second].tolist()}, features)
+
+
+def _squares(name: str, files: list[Path], crops_of_each: int) -> Dataset:
+    def make(directory: Path) -> None:
+        pictures = [{"bytes": _png(crop)} for path in files for crop in _crops(path, crops_of_each)]
+        labels = [label for label in range(len(files)) for _ in range(crops_of_each)]
+        features = Features(image=Image(), label=ClassLabel(names=[path.stem for path in files]))
+        Dataset.from_dict({"image": pictures, "label": labels}, features).save_to_disk(directory)
+
+    return load_from_disk(str(made_once(f"{name}-{crops_of_each}", make)))
 
 
 def _images(files: list[tuple[Path, int]], label_feature: ClassLabel) -> Dataset:

@@ -1,0 +1,150 @@
+# Copyright 2026 The optimum_pitome authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""What a search of every layer's ratio is worth on inputs that it has not seen: against one ratio for all layers, and
+against every fixed profile, at the same number of operations.
+
+    python examples/searched_ratios.py photos --flops-ratios 1.35 1.8 --max-settings 160
+    python examples/searched_ratios.py documents --flops-ratios 1.35 1.8 --max-settings 160
+
+It searches on squares of 20 photos of ImageNet and tests on squares of 30 other photos (DINOv2-small as a ViT, its
+first token), or searches on training documents of 20 Newsgroups and tests on test documents (MiniLM, the mean token).
+The loss of an input is 1 - cosine to what the dense model says, the dense mean taken out of both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from example_data import load, model_path
+from real_assets import data, dinov2_small_as_vit
+from scipy import stats
+from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
+
+from optimum_pitome import apply_pitome, pitome_summary, remove_pitome
+from optimum_pitome.analysis.loss import pooled
+from optimum_pitome.evaluation.data import take
+from optimum_pitome.tuning.search import STARTS, search_ratios
+from optimum_pitome.tuning.space import SearchSpace
+
+
+NUM_TOKENS = 256
+BATCH_SIZE = 20
+
+
+def load_photos(crops: Sequence[int]) -> tuple[torch.nn.Module, list[dict[str, Any]], list[dict[str, Any]], None]:
+    """The model, batches to search on and to test on, and the length of texts."""
+    folder = dinov2_small_as_vit()
+    model, processor = AutoModel.from_pretrained(folder), AutoImageProcessor.from_pretrained(folder)
+    parts = data.photos_to_choose_on(crops[0]), data.photos(crops[1])
+    return model, *([processor(part["image"], return_tensors="pt") for part in batches(of)] for of in parts), None
+
+
+def load_documents(numbers: Sequence[int]) -> tuple[torch.nn.Module, list[dict[str, Any]], list[dict[str, Any]], int]:
+    """The same, of texts."""
+    folder = model_path("minilm")
+    model, tokenizer = AutoModel.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    options = {"truncation": True, "max_length": NUM_TOKENS, "padding": True, "return_tensors": "pt"}
+    parts = [take(load("newsgroups", split)[0], number) for split, number in zip(("train", "test"), numbers)]
+    parts = [part.select(np.argsort([len(text) for text in part["text"]])) for part in parts]  # little padding
+    return model, *([tokenizer(part["text"], **options) for part in batches(of)] for of in parts), NUM_TOKENS
+
+
+def batches(dataset):
+    return dataset.iter(BATCH_SIZE)
+
+
+@torch.no_grad()
+def embed(model: torch.nn.Module, inputs: Sequence[Mapping[str, Any]]) -> torch.Tensor:
+    return torch.cat([pooled(model(**batch), batch) for batch in inputs])
+
+
+def compare(dense: torch.Tensor, merged: torch.Tensor) -> tuple[np.ndarray, float]:
+    """The loss of every input, and the share of the ten nearest neighbours that stay."""
+    centre = dense.mean(dim=0)
+    losses = 1 - torch.nn.functional.cosine_similarity(dense - centre, merged - centre, dim=-1)
+    near, still = (_neighbours(vectors) for vectors in (dense, merged))
+    return losses.double().numpy(), (near.unsqueeze(2) == still.unsqueeze(1)).any(dim=2).float().mean().item()
+
+
+def _neighbours(vectors: torch.Tensor) -> torch.Tensor:
+    vectors = torch.nn.functional.normalize(vectors, dim=-1)
+    return (vectors @ vectors.T).fill_diagonal_(-2).topk(10, dim=1).indices
+
+
+def less(losses: np.ndarray, others: np.ndarray) -> str:
+    """By how much the mean of `losses` is lower, in percent, with a 95 % interval over the inputs."""
+
+    def share(losses: np.ndarray, others: np.ndarray, axis: int = -1) -> np.ndarray:
+        return 100 * (1 - losses.mean(axis=axis) / others.mean(axis=axis))
+
+    found = stats.bootstrap((losses, others), share, paired=True, method="percentile", rng=0).confidence_interval
+    return f"{share(losses, others):.1f} % ({found.low:.1f} to {found.high:.1f})"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("inputs", choices=("photos", "documents"))
+    parser.add_argument("--flops-ratios", type=float, nargs="+", default=[1.35, 1.8])
+    parser.add_argument("--max-settings", type=int, default=160)
+    parser.add_argument(
+        "--numbers", type=int, nargs=2, help="to search on and to test on: squares of each photo, texts"
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output-dir", type=Path, default=Path("outputs/searched_ratios"))
+    options = parser.parse_args(arguments)
+    read, usual = (load_photos, (8, 6)) if options.inputs == "photos" else (load_documents, (300, 400))
+    model, seen, unseen, length = read(options.numbers or usual)
+    model.eval()
+    dense = embed(remove_pitome(model), unseen)
+    for target in options.flops_ratios:
+        space = SearchSpace(model, target, sequence_length=length, batches=seen)
+        settings = {name: space.config(space.profile(removed)) for name, removed in STARTS.items()}
+        found = search_ratios(
+            remove_pitome(model),
+            seen,
+            length,
+            flops_ratio=target,
+            max_settings=options.max_settings,
+            seed=options.seed,
+            resume_from=options.output_dir / f"{options.inputs}-{target:g}-{options.seed}.jsonl",
+            progress=True,
+        )
+        settings["found"] = found.config
+        rows = {}
+        for name, config in settings.items():
+            apply_pitome(model, config)
+            operations = pitome_summary(model, num_tokens=length).flops_ratio
+            rows[name] = (*compare(dense, embed(model, unseen)), operations)
+        losses = rows["found"][0]
+        one_ratio, *_ = rows["profile of lateness 0"]
+        lines = [
+            f"{name:<26}{loss.mean():.4f}  {kept:.1%} of the neighbours  {operations:.2f} x fewer operations"
+            + ("" if name == "found" else f"  found loses {less(losses, loss)} less")
+            for name, (loss, kept, operations) in rows.items()
+        ]
+        text = "\n".join([f"{options.inputs}, {target:g} x, {len(one_ratio)} inputs that no search has seen", *lines])
+        sys.stdout.write(f"{text}\n{json.dumps(found.config.to_pitome_dict())}\n\n")
+        remove_pitome(model)
+
+
+if __name__ == "__main__":
+    main()
