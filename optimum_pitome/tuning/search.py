@@ -50,8 +50,8 @@ STARTS: dict[str, Callable[[float, float], float]] = {
 }
 #: The search starts with steps of this size, in powers of e by which a layer removes more or less.
 _STEP = 0.4
-#: Generations without a gain of one percent after which it ends.
-_PATIENCE = 4
+#: It ends where so many generations together gained less than one percent.
+_PATIENCE = 6
 
 
 def tune_ratios(
@@ -247,14 +247,14 @@ class _Search:
         strategy = cma.CMAEvolutionStrategy(
             self.space.point(ratios[first]), _STEP, {"seed": seed + 1, "verbose": -9, "CMA_stds": 1.0}
         )
-        stale = 0
+        stale, before = 0, self.loss(best)
         while self.count + strategy.popsize < self.max_settings and stale < _PATIENCE and not strategy.stop():
             points = strategy.ask()
             found = [self.space.at(point) for point in points]
             losses = [self.tried(config) for config in found]
             strategy.tell(points, losses)
             low = min(losses)
-            stale = 0 if low < 0.99 * self.loss(best) else stale + 1
+            stale, before = (0, low) if low < 0.99 * before else (stale + 1, before)
             if low < self.loss(best):
                 best = found[losses.index(low)]
             self.bar.set_postfix(loss=f"{self.loss(best):.5f}")
