@@ -100,7 +100,7 @@ def less(losses: np.ndarray, others: np.ndarray) -> str:
     return f"{share(losses, others):.1f} % ({found.low:.1f} to {found.high:.1f})"
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("inputs", choices=("photos", "documents"))
     parser.add_argument("--flops-ratios", type=float, nargs="+", default=[1.35, 1.8])
@@ -110,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output-dir", type=Path, default=Path("outputs/searched_ratios"))
-    options = parser.parse_args(arguments)
+    options = parser.parse_args()
     read, usual = (load_photos, (8, 6)) if options.inputs == "photos" else (load_documents, (300, 400))
     model, seen, unseen, length = read(options.numbers or usual)
     model.eval()
