@@ -29,7 +29,6 @@ from torch import nn
 from transformers import PreTrainedConfig
 
 from . import families  # noqa: F401  (tells the registry where the families are)
-from .configuration.checks import show
 from .configuration.config import PiToMeConfig, configurations
 from .modeling.hosts import Host, adapt_architectures, check_hosts, find_hosts
 from .modeling.mask_token import find_mask_token
@@ -38,6 +37,7 @@ from .modeling.pictures import with_picture_size
 from .modeling.record import LayerRecord
 from .modeling.rewrite import (
     EncoderRewrite,
+    check_model,
     install_rewrite,
     plan_rewrite,
     rewritten_among,
@@ -68,11 +68,7 @@ def apply_pitome(model: nn.Module, config: Any) -> nn.Module:
         ValueError: if the settings do not fit the model. The model is then as it was.
         TypeError: if `model` is not a module.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(
-            f"apply_pitome takes a model, got {show(model)}. Load one first: "
-            "AutoModel.from_pretrained(..., pitome=0.9) loads and rewrites in one step."
-        )
+    check_model("apply_pitome", model)
     settings = PiToMeConfig.from_value(config)
     if settings is not None:
         settings = with_picture_size(model, settings, local_files_only=True)
@@ -211,7 +207,11 @@ def remove_pitome(model: nn.Module) -> nn.Module:
     """Makes a rewritten model the dense one again, in place and for good; a dense model is left alone.
 
     Not while a forward of it runs in another thread: that forward raises a `RuntimeError`.
+
+    Raises:
+        TypeError: if `model` is not a module.
     """
+    check_model("remove_pitome", model)
     modules = _modules_of(model)
     uninstall_rewrites(modules)
     for module, host in find_hosts(modules):

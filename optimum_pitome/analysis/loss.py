@@ -120,6 +120,8 @@ def checked(batches: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     Raises:
         ValueError: if there is none, or one is no mapping.
     """
+    if isinstance(batches, Mapping):
+        raise ValueError("batches is one batch: pass a list of batches, such as [batch].")
     batches = list(batches)
     if not batches:
         raise ValueError("No calibration batches: pass at least one mapping of model inputs.")

@@ -31,6 +31,11 @@ LINE_WIDTH, _BAR = 100, 40
 _WHOLE = {"drop_whitespace": True, "break_long_words": False, "break_on_hyphens": False}
 
 
+def times_fewer(ratio: float) -> str:
+    """How many times fewer operations, or more where the ratio is below 1: of short inputs, say."""
+    return f"{ratio:.2f}x fewer" if ratio >= 1 else f"{1 / ratio:.2f}x more"
+
+
 @dataclass(frozen=True)
 class LayerSummary:
     """One layer. A multiply-add counts as one operation, as in the paper's tables.
@@ -147,7 +152,7 @@ class ReaderSummary:
         return (
             f"image tokens: {self.image_tokens_dense} -> {self.image_tokens_merged}\n"
             f"{self.name}: prefill of an image and {self.text_tokens} tokens of text: {self.gflops_dense:.4g} -> "
-            f"{self.gflops_merged:.4g} GFLOPs ({self.gflops_dense / self.gflops_merged:.2f}x fewer)"
+            f"{self.gflops_merged:.4g} GFLOPs ({times_fewer(self.gflops_dense / self.gflops_merged)})"
         )
 
 
@@ -226,12 +231,14 @@ class PiToMeSummary(Plain):
         for encoder in self.encoders:
             lines.append(f"{encoder.name}: GFLOPs per sample ({self.count} count, multiply-add = 1)")
             lines.append(str(encoder))
-        lines.append(f"{self.flops_ratio:.2f}x fewer operations than the dense model")
+        lines.append(f"{times_fewer(self.flops_ratio)} operations than the dense model")
         if self.reader is not None:
-            lines[-1] = f"{self.flops_ratio:.2f}x fewer operations than the same layers of the dense tower"
+            lines[-1] = f"{times_fewer(self.flops_ratio)} operations than the same layers of the dense tower"
             lines.append(str(self.reader))
             dense, merged = self.gflops_whole_dense, self.gflops_whole_merged
-            lines.append(f"tower and language model: {dense:.4g} -> {merged:.4g} GFLOPs ({dense / merged:.2f}x fewer)")
+            lines.append(
+                f"tower and language model: {dense:.4g} -> {merged:.4g} GFLOPs ({times_fewer(dense / merged)})"
+            )
         lines.extend(f"Note: {note}" for note in self.notes)
         return wrapped(lines)
 

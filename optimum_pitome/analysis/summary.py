@@ -27,7 +27,7 @@ from ..merging import MergeSpec
 from ..methods import ENERGIES
 from ..modeling.hosts import find_readers
 from ..modeling.operations import EncoderShape, linear_weights, prefill
-from ..modeling.rewrite import EncoderRewrite, rewritten_encoders
+from ..modeling.rewrite import EncoderRewrite, check_model, rewritten_encoders
 from .report import EncoderSummary, LayerSummary, PiToMeSummary, ReaderSummary
 
 
@@ -55,7 +55,9 @@ def pitome_summary(
 
     Raises:
         ValueError: if the model is not rewritten, or an argument is out of range.
+        TypeError: if `model` is not a module.
     """
+    check_model("pitome_summary", model)
     if count not in COUNTS:
         raise ValueError(f"count={count!r} is not known. Accepted: {', '.join(map(repr, COUNTS))}.")
     if isinstance(num_text_tokens, bool) or not isinstance(num_text_tokens, int) or num_text_tokens < 0:

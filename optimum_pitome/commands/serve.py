@@ -82,7 +82,7 @@ def run(args: argparse.Namespace, results: Results) -> None:
     # Last: nobody should install packages for a model that cannot be served.
     missing = [package for package in _PACKAGES if importlib.util.find_spec(package) is None]
     if missing:
-        raise ImportError(f"A server needs {', '.join(missing)}: pip install optimum_pitome[serve]")
+        raise ImportError(f'A server needs {", ".join(missing)}: pip install "optimum_pitome[serve]"')
     app = typer.Typer(add_completion=False)
     app.command()(Serve)
     with _loading_with(functools.partial(MergingModelManager, _with_revision(args), keyword)):

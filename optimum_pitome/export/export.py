@@ -32,7 +32,7 @@ from ..analysis.plain import Plain
 from ..configuration.checks import NotReachedError
 from ..methods import ALGORITHMS
 from ..modeling.registry import encoder_configs
-from ..modeling.rewrite import rewritten_encoders
+from ..modeling.rewrite import check_model, rewritten_encoders
 from .comparison import Comparison, check, compare
 from .files import check_output, save_beside, whole_folder
 from .formats import WRITERS
@@ -115,9 +115,11 @@ def export_pitome(
     Raises:
         ValueError: for what cannot be exported, `inputs` that lack what the model takes, a folder that is not empty,
             or a file that differs from the model (`NotReachedError`).
+        TypeError: if `model` is not a module.
         ImportError: if a package is missing; the message names the extra.
         OSError: if it cannot be written.
     """
+    check_model("export_pitome", model)
     check_request(format, quantize, opset, part)
     writer = WRITERS[format]
     config = transformers_model(model).config

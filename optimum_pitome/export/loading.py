@@ -88,13 +88,18 @@ def load_exported(
 
     Raises:
         ValueError: if there is no export, or several and none is asked for.
+        FileNotFoundError: if there is neither a folder nor a repository that can be read.
         ImportError: if the runtime is not installed; the message names the extra.
     """
     if format is not None:
         check_request(format)
     folder = Path(name)
     if not folder.is_dir():
-        folder = Path(snapshot_download(str(name), revision=revision, allow_patterns=_FILES, **hub))
+        try:
+            folder = Path(snapshot_download(str(name), revision=revision, allow_patterns=_FILES, **hub))
+        except Exception as error:
+            message = f"There is no folder {name} in {Path.cwd()}, and no such repository could be read: {error}"
+            raise FileNotFoundError(message) from error
     places = [folder, *(folder / EXPORTS / one for one in FORMATS)]
     found = {}
     for place in places:
@@ -104,11 +109,9 @@ def load_exported(
     if format is None and len(found) > 1:
         raise ValueError(f"{name} was exported as {', '.join(found)}. Choose one: format={next(iter(found))!r}.")
     if not found or format not in (None, *found):
-        there = f"only as {', '.join(found)}" if found else "not at all: there is no " + MANIFEST
-        as_format = "" if format is None else f" as {format!r}"
-        raise ValueError(
-            f"{name} was not exported{as_format} ({there}). Write it first: optimum-cli pitome export MODEL -o FOLDER."
-        )
+        what = f"{name} was exported as {', '.join(found)}, not as {format!r}"
+        what = what if found else f"{name} holds no exported model: there is no {MANIFEST}"
+        raise ValueError(f"{what}. Write it first: optimum-cli pitome export MODEL -o FOLDER.")
     path, manifest = found[format or next(iter(found))]
     # What torchao quantised is loaded by its operators; the other runtimes have theirs.
     check_request(manifest["format"], manifest["quantize"] if manifest["format"] == "torch" else None)

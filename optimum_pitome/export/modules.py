@@ -125,10 +125,13 @@ def check_class(model_class: type[nn.Module], part: str | None) -> None:
     dual = all(hasattr(model_class, method) for _, _, method in _FEATURES.values())
     generates = hasattr(model_class, "can_generate") and model_class.can_generate()
     if generates:
-        raise ValueError(
-            f"{model_class.__name__} generates text, token by token with a cache, which one exported file cannot do; "
-            "servers for it read the checkpoint. Its image encoder can be exported by itself, in Python: "
+        instead = (
+            "A server such as vLLM reads the checkpoint itself. The image encoder can be exported alone, in Python: "
             "export_pitome(model.get_encoder(modality='image'), folder)."
+        )
+        raise ValueError(
+            f"{model_class.__name__} generates text token by token, with a cache, which one file cannot do. "
+            + (instead if hasattr(model_class, "get_image_features") else "Export an encoder or a classifier.")
         )
     if part is None and dual:
         raise ValueError(
@@ -138,8 +141,8 @@ def check_class(model_class: type[nn.Module], part: str | None) -> None:
     method = None if part is None else _FEATURES[part][-1]
     if method is not None and not hasattr(model_class, method):
         raise ValueError(
-            f"part={part!r}: {model_class.__name__} has no {method}, so it cannot be told what that part of it is. "
-            "Leave it out to export the whole model."
+            f"part={part!r}: {model_class.__name__} has no {method}, so it has no such part. Parts are for models of "
+            "images and text, such as CLIP. Leave it out (--part) to export the whole model."
         )
 
 

@@ -61,4 +61,4 @@ def check_request(format: str, quantize: str | None = None, opset: int | None = 
     missing = [package for package in packages if importlib.util.find_spec(package) is None]
     if missing:
         what = f"format={format!r}" + (f" with quantize={quantize!r}" if quantize else "")
-        raise ImportError(f"{what} needs {', '.join(missing)}: pip install optimum_pitome[{extra}]")
+        raise ImportError(f'{what} needs {", ".join(missing)}: pip install "optimum_pitome[{extra}]"')

@@ -25,6 +25,7 @@ from typing import Any
 from torch import nn
 from transformers.utils import logging
 
+from ..configuration.checks import show
 from ..configuration.config import PiToMeConfig
 from ..merging import MergeSpec
 from .architecture import Architecture, own_class
@@ -268,3 +269,15 @@ def _mend_dispatched(module: nn.Module) -> None:
     """accelerate's dispatch put a wrapper on the instance, which holds on to the `forward` that the class had then."""
     if "_old_forward" in vars(module):
         module._old_forward = type(module).forward.__get__(module)
+
+
+def check_model(name: str, model: Any) -> None:
+    """
+    Raises:
+        TypeError: if `model`, which the function `name` was given, is no module.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"{name} takes a model, got {show(model)}. Load one first: AutoModel.from_pretrained(..., pitome=0.9) "
+            "loads and rewrites in one step."
+        )

@@ -135,5 +135,8 @@ def load_renamed(model: nn.Module, folder: str | os.PathLike) -> bool:
         return False
     translated = type(model).from_pretrained(folder, pitome=False, dtype=model.dtype)
     model.load_state_dict(translated.state_dict())
-    logger.info(f"The weights in {folder} have other names than the model's. They were translated and loaded.")
+    logger.warning(
+        f"The weights in {folder} have other names than the model's, so transformers called them missing or "
+        "unexpected. PiToMeCallback translated and loaded them: nothing is missing."
+    )
     return True

@@ -127,7 +127,7 @@ def import_cma() -> ModuleType:
     try:
         import cma
     except ImportError:
-        raise ImportError("Searching ratios needs the package cma: pip install optimum_pitome[tune]") from None
+        raise ImportError('Searching ratios needs the package cma: pip install "optimum_pitome[tune]"') from None
     return cma
 
 

@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from ..configuration.checks import show
-from ..modeling.rewrite import rewritten_encoders
+from ..modeling.rewrite import check_model, rewritten_encoders
 from .grids import read_pictures
 from .samples import PictureGroups
 from .sounds import read_sounds
@@ -60,11 +60,15 @@ def visualize(
         spectrogram.
 
     Raises:
-        TypeError: if `model` is not a module.
+        TypeError: if `model` is not a module, or `inputs` is no mapping.
         ValueError: if nothing merges, or its tokens are no parts of the inputs.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"visualize takes a model, got {show(model)}.")
+    check_model("visualize", model)
+    if not isinstance(inputs, Mapping):
+        raise TypeError(
+            "visualize takes the model's inputs as a mapping, as a processor or a tokenizer returns it, not "
+            f"{show(inputs)}."
+        )
     if not rewritten_encoders(model):
         raise ValueError(
             f"{type(model).__name__} merges nothing: load it with pitome=0.9, or call apply_pitome(model, 0.9) first."
@@ -79,8 +83,8 @@ def _chosen(model: nn.Module, runs: list[EncoderRun], part: str | None) -> list[
     """The forwards of the encoders that are to be drawn."""
     if not runs:
         raise ValueError(
-            f"{type(model).__name__} merged nothing of these inputs. Take a lower ratio, longer inputs, or a lower "
-            "min_tokens; inside pitome_disabled nothing merges either."
+            f"{type(model).__name__} merged nothing of these inputs: they have too few tokens for its settings. Take "
+            "longer inputs, a lower ratio, or a lower min_tokens if one is set."
         )
     found = {run.part for run in runs}
     if part is None:

@@ -171,7 +171,7 @@ def test_missing_packages_are_named(optimum_cli, folders, monkeypatch):
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in command._PACKAGES else find(name))
     error = optimum_cli("pitome", "serve", folders / "dense", code=2)
-    assert "needs fastapi, uvicorn, openai: pip install optimum_pitome[serve]" in error
+    assert 'needs fastapi, uvicorn, openai: pip install "optimum_pitome[serve]"' in error
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,16 @@ from modeling.helpers import assert_same_state, build, difference, images, run, 
 from torch import nn
 from transformers import GPT2Config, GPT2Model
 
-from optimum_pitome import PiToMeConfig, apply_pitome, register_algorithm, register_architecture
+from optimum_pitome import (
+    PiToMeConfig,
+    apply_pitome,
+    export_pitome,
+    pitome_summary,
+    register_algorithm,
+    register_architecture,
+    remove_pitome,
+    visualize,
+)
 from optimum_pitome.configuration.config import FORMAT_VERSION
 from optimum_pitome.modeling import registry
 from optimum_pitome.modeling.registry import find_architecture
@@ -126,9 +135,12 @@ def test_a_configuration_is_data():
         PiToMeConfig.from_dict({**config, "algorithm": "evil.match"})
 
 
-def test_what_is_not_a_model():
-    with pytest.raises(TypeError, match=r"takes a model, got 'google/vit'.*from_pretrained\(\.\.\., pitome=0\.9\)"):
-        apply_pitome("google/vit", 0.9)
+@pytest.mark.parametrize("function", [apply_pitome, remove_pitome, pitome_summary, export_pitome, visualize])
+def test_what_is_not_a_model(function):
+    arguments = {apply_pitome: [0.9], export_pitome: ["folder"], visualize: [{}]}.get(function, [])
+    message = rf"^{function.__name__} takes a model, got 'google/vit'.*from_pretrained\(\.\.\., pitome=0\.9\)"
+    with pytest.raises(TypeError, match=message):
+        function("google/vit", *arguments)
 
 
 def test_a_model_that_cannot_be_rewritten():

@@ -148,5 +148,5 @@ def test_texts_without_masks_and_types_are_completed():
 @pytest.mark.skipif(importlib.util.find_spec("torchao") is not None, reason="torchao is there")
 def test_int8_in_pytorch_needs_torchao():
     assert runtimes(["pytorch"]) == []
-    with pytest.raises(ImportError, match=r"needs torchao: pip install optimum_pitome\[int8\]"):
+    with pytest.raises(ImportError, match=r'needs torchao: pip install "optimum_pitome\[int8\]"'):
         runtimes(["pytorch"], ["int8"])

@@ -163,6 +163,8 @@ def test_what_cannot_be_evaluated(model, batches):
         evaluate(model, [])
     with pytest.raises(ValueError, match="A batch is a str: expected a mapping of the model's inputs, as a tokenizer"):
         evaluate(model, ["a text"])
+    with pytest.raises(ValueError, match=r"batches is one batch: pass a list of batches, such as \[batch\]"):
+        evaluate(model, batches[0])
     with pytest.raises(ValueError, match="This ViTForImageClassification is dense: .* Pass ratios=0.9"):
         evaluate(ViTForImageClassification(vit_config()), batches)
     with pytest.raises(ValueError, match=r"ratios=\[\] names no settings"):

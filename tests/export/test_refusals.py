@@ -20,6 +20,7 @@ import os
 import pytest
 import torch
 from export.helpers import CASES, merged, quick_format
+from transformers import GPT2LMHeadModel
 from zoo.vit import pixel_values
 
 from optimum_pitome import export_pitome, load_exported
@@ -28,6 +29,7 @@ from optimum_pitome.export import export as export_module
 from optimum_pitome.export import requirements
 from optimum_pitome.export.files import MANIFEST
 from optimum_pitome.export.formats import Format
+from optimum_pitome.export.modules import check_class
 from optimum_pitome.methods import ALGORITHMS
 
 
@@ -80,7 +82,7 @@ def test_a_runtime_that_is_not_installed(monkeypatch, format, quantize, package,
     monkeypatch.setattr(
         requirements.importlib.util, "find_spec", lambda name: object() if name != package else found("no_such_module")
     )
-    with pytest.raises(ImportError, match=rf"needs {package}: pip install optimum_pitome\[{extra}\]"):
+    with pytest.raises(ImportError, match=rf'needs {package}: pip install "optimum_pitome\[{extra}\]"'):
         requirements.check_request(format, quantize)
 
 
@@ -97,6 +99,14 @@ def test_models_without_a_single_forward(tmp_path, name, message):
     with pytest.raises(ValueError, match=message):
         export_pitome(merged(name), tmp_path / "out", "torch")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_language_model_has_no_encoder_to_export_instead():
+    with pytest.raises(
+        ValueError, match="GPT2LMHeadModel generates text.*cannot do. Export an encoder or a class"
+    ) as refused:
+        check_class(GPT2LMHeadModel, None)
+    assert "image" not in str(refused.value)
 
 
 UNTRACEABLE = [name for name in CASES if name.startswith(("Qwen", "Eomt"))]
@@ -294,12 +304,18 @@ def test_the_model_stays_as_it_is(vit, tmp_path, fake_format):
     assert written["outputs"] == ["logits"] and written["comparison"]["agreement"] == 1.0
 
 
-def test_one_of_several_exports_has_to_be_chosen(tmp_path):
+def test_one_of_several_exports_has_to_be_chosen(tmp_path, monkeypatch):
     for format in ("onnx", "torch"):
         place = tmp_path / EXPORTS / format
         place.mkdir(parents=True)
         (place / MANIFEST).write_text(json.dumps({"format": format, "file": "x", "inputs": [], "outputs": []}))
     with pytest.raises(ValueError, match="was exported as onnx, torch. Choose one: format='onnx'"):
         load_exported(tmp_path)
-    with pytest.raises(ValueError, match=r"was not exported as 'openvino' \(only as onnx, torch\)"):
+    with pytest.raises(ValueError, match=r"was exported as onnx, torch, not as 'openvino'. Write it first"):
         load_exported(tmp_path, "openvino")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"empty holds no exported model: there is no pitome_export.json"):
+        load_exported(tmp_path / "empty")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=f"There is no folder nowhere in {tmp_path}, and no such repository"):
+        load_exported("nowhere", local_files_only=True)

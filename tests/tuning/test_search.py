@@ -162,6 +162,7 @@ def test_errors_leave_the_model_alone():
     pixels = {"pixel_values": Pictures(4).pixels}
     cases = [
         (([], 1.3), {}, "No calibration batches"),
+        ((pixels, 1.3), {}, "batches is one batch: pass a list"),
         (([torch.zeros(2, 3, 32, 32)], 1.3), {}, "is a mapping of model inputs"),
         (([pixels], 90.0), {}, "out of reach"),
         (([pixels],), {}, "Give flops_ratio"),

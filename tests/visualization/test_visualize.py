@@ -312,6 +312,8 @@ def test_the_model_is_left_as_it_was(vit):
 
 
 def test_errors(vit):
+    with pytest.raises(TypeError, match="visualize takes the model's inputs as a mapping"):
+        visualize(apply_pitome(ViTModel(vit_config()), 0.8), torch.zeros(1, 3, 32, 32))
     with pytest.raises(TypeError, match="visualize takes a model, got 'vit'"):
         visualize("vit", pixels())
     with pytest.raises(ValueError, match="ViTModel merges nothing: load it with pitome=0.9"):
