@@ -17,7 +17,8 @@
 import pytest
 import torch
 from modeling.helpers import VISION, assert_same_state, build, difference, images, run, snapshot
-from transformers import BertModel, SiglipVisionConfig, SiglipVisionModel
+from transformers import AutoModelForImageTextToText, BertModel, SiglipVisionConfig, SiglipVisionModel
+from zoo.llava import llava_config
 from zoo.text import bert_config
 
 from optimum_pitome import (
@@ -186,6 +187,18 @@ def test_texts_are_matched_by_position_where_there_is_a_budget():
     # ... and an energy with an algorithm that reads it.
     assert found(flops_ratio=1.2, energy="paper") == {("pitome", 0.0)}
     assert found(flops_ratio=1.2, preset="official") == {("pitome_halves", 0.0)}
+
+
+def test_layers_that_nothing_reads(monkeypatch):
+    said, config = [], llava_config()
+    monkeypatch.setattr(resolve.logger, "warning_once", said.append)
+    config.vision_feature_layer = -2  # of four layers
+    model = AutoModelForImageTextToText.from_config(config)
+    apply_pitome(model, {"ratio": 0.8, "layers": [2, 3]})
+    assert not said
+    apply_pitome(model, {"ratio": 0.8, "layers": [3]})
+    (warning,) = said
+    assert warning.startswith("layers=[3] merges nothing that is read: this model takes its features before layer 3")
 
 
 def test_importance_of_each_layer():

@@ -102,6 +102,13 @@ def resolve_specs(
         ratio = KeepRatio.from_float(ratios[index] if merges else 1.0, min_tokens, multiple_of)
         specs.append(MergeSpec(ratio, **settings))
     _warn_of_unused(config, specs)
+    last = max(architecture.reads, default=num_layers)
+    if merging and min(merging) >= last:
+        warn_once(
+            logger,
+            f"layers={show(config.layers)} merges nothing that is read: this model takes its features before layer "
+            f"{last}. Name lower layers.",
+        )
     return tuple(specs) if config.ratio is not None else _fit_budget(config, architecture, tuple(specs), shape_of())
 
 
