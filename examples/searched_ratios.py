@@ -42,6 +42,7 @@ from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 from optimum_pitome import apply_pitome, pitome_summary, remove_pitome
 from optimum_pitome.analysis.loss import pooled
 from optimum_pitome.evaluation.data import take
+from optimum_pitome.tuning.found import PARTS
 from optimum_pitome.tuning.search import STARTS, search_ratios
 from optimum_pitome.tuning.space import SearchSpace
 
@@ -54,8 +55,15 @@ def load_photos(crops: Sequence[int]) -> tuple[torch.nn.Module, list[dict[str, A
     """The model, batches to search on and to test on, and the length of texts."""
     folder = dinov2_small_as_vit()
     model, processor = AutoModel.from_pretrained(folder), AutoImageProcessor.from_pretrained(folder)
-    parts = data.photos_to_choose_on(crops[0]), data.photos(crops[1])
+    parts = others_apart(data.photos_to_choose_on(crops[0])), data.photos(crops[1])
     return model, *([processor(part["image"], return_tensors="pt") for part in batches(of)] for of in parts), None
+
+
+def others_apart(dataset):
+    """The last of every three rows, which the search keeps for its decision, shows photos that the others do not."""
+    places, count = range(len(dataset)), len(dataset) - len(dataset) // PARTS
+    first, last = iter(places[:count]), iter(places[count:])
+    return dataset.select([next(last if place % PARTS == PARTS - 1 else first) for place in places])
 
 
 def load_documents(numbers: Sequence[int]) -> tuple[torch.nn.Module, list[dict[str, Any]], list[dict[str, Any]], int]:
@@ -83,6 +91,16 @@ def compare(dense: torch.Tensor, merged: torch.Tensor) -> tuple[np.ndarray, floa
     losses = 1 - torch.nn.functional.cosine_similarity(dense - centre, merged - centre, dim=-1)
     near, still = (_neighbours(vectors) for vectors in (dense, merged))
     return losses.double().numpy(), (near.unsqueeze(2) == still.unsqueeze(1)).any(dim=2).float().mean().item()
+
+
+def distance_of(centre: torch.Tensor):
+    """For the search: the loss of what [`embed`] takes for an embedding."""
+
+    def distance(merged: Any, dense: Any, inputs: Mapping[str, Any]) -> torch.Tensor:
+        vectors = (pooled(output, inputs) - centre for output in (merged, dense))
+        return 1 - torch.nn.functional.cosine_similarity(*vectors, dim=-1)
+
+    return distance
 
 
 def _neighbours(vectors: torch.Tensor) -> torch.Tensor:
@@ -122,6 +140,7 @@ def main() -> None:
             remove_pitome(model),
             seen,
             length,
+            distance_of(embed(model, seen).mean(dim=0)),
             flops_ratio=target,
             max_settings=options.max_settings,
             seed=options.seed,

@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 import searched_ratios
 import torch
+from datasets import Dataset
 from example_runs import run_here
 from training.tiny import Pictures
 from transformers import ViTModel
@@ -38,6 +39,12 @@ def test_losses_and_neighbours_by_hand():
     assert losses == pytest.approx(np.full(30, 2.0), abs=1e-5)
     mirrored = dense[torch.randperm(30, generator=generator)]
     assert searched_ratios.compare(dense, mirrored)[1] < 0.6
+
+
+def test_the_photos_that_decide_are_others():
+    dataset = searched_ratios.others_apart(Dataset.from_dict({"row": range(11)}))
+    rows = dataset["row"]
+    assert sorted(rows) == list(range(11)) and [rows[place] for place in (2, 5, 8)] == [8, 9, 10]
 
 
 def test_how_much_less_is_lost():
