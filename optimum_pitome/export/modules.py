@@ -24,6 +24,7 @@ from torch import nn
 
 from ..modeling.registry import find_architecture
 from ..modeling.sentences import is_sentence_transformer, transformers_model
+from ..modeling.signatures import names
 
 
 #: Texts are padded to so many tokens in the file: a layer's plan has room for the special tokens of a pair.
@@ -105,7 +106,9 @@ def input_kind(model: nn.Module) -> str:
     Raises:
         ValueError: if it reads something else.
     """
-    name, config = model.main_input_name, model.config
+    taken, config = names(type(model).forward), model.config
+    # Some encoders of pictures (Idefics3's) do not say what they read, which stands for a text.
+    name = model.main_input_name if model.main_input_name in taken or not taken else taken[0]
     if name in _KINDS and not hasattr(config, "num_frames"):
         return _KINDS[name]
     what = "sound" if name in _SOUND else "clips" if hasattr(config, "num_frames") or "video" in name else name
