@@ -188,6 +188,7 @@ def capabilities_of(case: Case) -> dict[str, str]:
 
 def main(names: list[str]) -> None:
     cases = [case for case in all_cases() if not names or case.id in names]
+    cases.sort(key=lambda case: names.index(case.id) if names else 0)
     for case in tqdm(cases, disable=None):
         start = time.process_time()
         found = capabilities_of(case)

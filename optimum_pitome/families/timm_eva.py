@@ -102,7 +102,7 @@ def cut_rope(rope, tokens):
     rope = rope[(None,) * (4 - rope.dim())]
     prefix = rope.new_zeros(*rope.shape[:2], tokens.rows.shape[1] - rope.shape[2], rope.shape[3])
     prefix[..., rope.shape[3] // 2 :] = 1.0  # sines come first
-    rope = torch.cat([prefix, rope], dim=2).expand(len(tokens.positions), -1, -1, -1)
+    rope = torch.cat([prefix, rope], dim=2).expand(tokens.positions.shape[0], -1, -1, -1)
     places = tokens.positions[:, None, :, None].expand(-1, rope.shape[1], -1, rope.shape[3])
     return (rope.gather(2, places),)
 
