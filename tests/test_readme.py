@@ -20,7 +20,6 @@ from __future__ import annotations
 import importlib
 import json
 import sys
-from collections import Counter
 from pathlib import Path
 
 import torch
@@ -67,10 +66,6 @@ _READS = {
 }
 
 
-#: What capabilities.py found → what the table says.
-WORDS = {capabilities.DENSE_NEITHER: "no, dense neither"}
-
-
 def what_it_reads(case) -> set[str]:
     inputs = case.inputs(1)
     found = {_READS[name] for name in inputs if name in _READS}
@@ -111,13 +106,19 @@ def tokens_cell(lengths: dict[str, str]) -> str:
 
 
 def cell(values: dict[str, str]) -> str:
-    """What holds for most classes of a row, then the others by their names."""
-    (most, _), *others = Counter(values.values()).most_common()
-    named = (
-        f"{', '.join(f'`{name}`' for name in values if values[name] == value)}: {WORDS.get(value, value)}"
-        for value, _ in others
-    )
-    return "; ".join([WORDS.get(most, most), *named])
+    """What holds for the first class of a row, then others by their names, if something works in one and not in the
+    other. (A file is made of the first alone.)"""
+    first, *_ = values.values()
+    others = [f"`{name}`: {_word(value)}" for name, value in values.items() if works(value) != works(first)]
+    return "; ".join([_word(first), *others])
+
+
+def works(value: str) -> bool:
+    return value not in (capabilities.DENSE_NEITHER, capabilities.NO)
+
+
+def _word(value: str) -> str:
+    return "no, dense neither" if value == capabilities.DENSE_NEITHER else value
 
 
 def table(rows: dict[str, dict]) -> str:

@@ -130,7 +130,7 @@ def check_class(model_class: type[nn.Module], part: str | None) -> None:
     if generates:
         raise ValueError(
             f"{model_class.__name__} generates text, token by token with a cache, which one exported file cannot do; "
-            "servers for it read the checkpoint. Its image encoder can be exported by itself, in Python: "
+            "servers for it read the checkpoint. An image encoder in it can be exported by itself, in Python: "
             "export_pitome(model.get_encoder(modality='image'), folder)."
         )
     if part is None and dual:

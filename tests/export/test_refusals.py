@@ -28,6 +28,7 @@ from optimum_pitome.export import export as export_module
 from optimum_pitome.export import requirements
 from optimum_pitome.export.files import MANIFEST
 from optimum_pitome.export.formats import Format
+from optimum_pitome.export.modules import input_kind
 from optimum_pitome.methods import ALGORITHMS
 
 
@@ -97,6 +98,12 @@ def test_models_without_a_single_forward(tmp_path, name, message):
     with pytest.raises(ValueError, match=message):
         export_pitome(merged(name), tmp_path / "out", "torch")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["Idefics3VisionTransformer", "SmolVLMVisionTransformer"])
+def test_encoders_that_do_not_say_what_they_read(name):
+    assert CASES[name].model_class.main_input_name == "input_ids"  # the default of transformers
+    assert input_kind(merged(name)) == "image"
 
 
 UNTRACEABLE = [name for name in CASES if name.startswith(("Qwen", "Eomt"))]
