@@ -129,7 +129,8 @@ def files_of(model, case: Case) -> tuple[str, list[dict]]:
         return ENCODER, [{"model": model.get_encoder(modality="image")}]
     if len(reads) == 2:
         return PARTS, [{"model": model, "part": part} for part in ("vision", "text")]
-    return WHOLE, [{"model": model}]
+    # Inputs say what size pictures have, as a processor would.
+    return WHOLE, [{"model": model, "inputs": [inputs_of(case)] if case.inputs(1).keys() == {"pixel_values"} else ()}]
 
 
 def exports(model, case: Case) -> str:
