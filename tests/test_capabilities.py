@@ -24,13 +24,18 @@ from zoo import all_cases, every_case
 
 KNOWN = json.loads(capabilities.FILE.read_text())
 CASES = {case.id: case for case in every_case() if not case.id.startswith("Timm")}  # those are not in the table
+# On older ones than 5.18 the zoo has no GTE, which transformers then lacks.
+ON_TESTED_SET = "GteModel" in CASES and len(all_cases()) == len(every_case())
 
 
 def test_every_class_has_its_entry():
-    assert KNOWN.keys() == CASES.keys(), "run: python tests/capabilities.py, with the names of the new classes"
+    missing = CASES.keys() - KNOWN.keys()
+    assert not missing, f"run: python tests/capabilities.py {' '.join(sorted(missing))}"
+    if ON_TESTED_SET:  # the file is of that
+        assert KNOWN.keys() == CASES.keys()
 
 
-@pytest.mark.parametrize("name", KNOWN)
+@pytest.mark.parametrize("name", CASES)
 def test_the_stars_are_those_of_classes_that_keep_all_tokens(name):
     assert (KNOWN[name]["lengths"] == capabilities.ALL) == CASES[name].reads_every_token
 
@@ -39,7 +44,7 @@ def test_the_stars_are_those_of_classes_that_keep_all_tokens(name):
 AGAIN = ("ASTForAudioClassification", "PaliGemmaForConditionalGeneration", "EomtForUniversalSegmentation", "ViTModel")
 
 
-@pytest.mark.skipif(len(all_cases()) < len(every_case()), reason="it was found on a later transformers")
+@pytest.mark.skipif(not ON_TESTED_SET, reason="it was found on a later transformers")
 @pytest.mark.parametrize("name", AGAIN)
 def test_what_was_found_is_found_again(name):
     assert capabilities.capabilities_of(CASES[name]) == KNOWN[name]
