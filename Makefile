@@ -15,7 +15,7 @@ BIN := $(VENV)/bin
 # Two test processes with one thread each do more than one with two.
 PYTEST := -n 2 -q --durations=10
 
-.PHONY: help demo test test-fast test-floor test-newest test-kernels test-timm test-vllm upstream-tests bench quality lint-workflows style assets docs links space test-space dist clean
+.PHONY: help demo test test-fast test-floor test-newest test-kernels test-timm test-vllm upstream-tests capabilities bench quality lint-workflows style assets docs links space test-space dist clean
 
 help: ## This list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -71,6 +71,10 @@ test-vllm: $(VLLM)/installed ## vLLM's engine and server against generate, on a 
 # TRANSFORMERS is a checkout of the installed version. Without it, the shared suites run over our tiny models.
 upstream-tests: $(VENV)/installed ## transformers' own tests of models, on models that merge (TRANSFORMERS=checkout MODELS="vit bert" ARGS=-n2)
 	MODELS="$(MODELS)" ARGS="$(ARGS)" bash tests/upstream/run.sh $(abspath $(BIN)/python) $(UPSTREAM) $(TRANSFORMERS)
+
+# Some fifty minutes of one core. Run it again when the tested set moves, and then tests/test_readme.py.
+capabilities: $(VENV)/installed ## What every class can do while it merges (compile, export, lengths), for docs/models.md
+	OMP_NUM_THREADS=1 $(BIN)/python tests/capabilities.py
 
 quality: $(VENV)/installed ## Style, formatting, and the directions of imports
 	$(BIN)/ruff check .

@@ -18,6 +18,7 @@ the table in docs/models.md, and the model types in the README."""
 from __future__ import annotations
 
 import importlib
+import json
 import sys
 from pathlib import Path
 
@@ -27,6 +28,7 @@ import transformers
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import capabilities  # noqa: E402
 from zoo import all_cases, every_case  # noqa: E402
 
 from optimum_pitome import apply_pitome  # noqa: E402
@@ -37,7 +39,11 @@ from optimum_pitome.modeling.rewrite import rewritten_encoders  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
 README, MODELS = ROOT / "README.md", ROOT / "docs" / "models.md"
-HEAD = "| model type | reads | classes | merges (with a ratio; with a budget every layer) |\n|---|---|---|---|\n"
+HEAD = (
+    "| model type | reads | classes | merges (with a ratio; with a budget every layer) "
+    "| tokens | compiles | exports |\n"
+    "|---|---|---|---|---|---|---|\n"
+)
 FIRST = "| image | "
 #: The README names so many characters of model types of a kind, those that people know first.
 MOST = 100
@@ -80,21 +86,48 @@ def what_merges(case) -> str:
 
 def rows() -> dict[str, dict]:
     found: dict[str, dict] = {}
+    known = json.loads(capabilities.FILE.read_text())
     for case in all_cases():
-        empty = {"classes": {}, "reads": set()}
+        empty = {"classes": {}, "reads": set(), "lengths": {}, "compile": {}, "export": {}}
         row = found.setdefault(case.config().model_type, empty)
         if "merges" not in row:
             row["merges"] = what_merges(case)
         row["reads"] |= what_it_reads(case)
-        row["classes"][case.model_class.__name__] = case.reads_every_token
+        name = case.model_class.__name__
+        row["classes"][name] = case.reads_every_token
+        for what, value in known[case.id].items():
+            row[what].setdefault(name, value)  # variants of a class come after it
     return dict(sorted(found.items()))
 
 
-def table(found: dict[str, dict]) -> str:
+def tokens_cell(lengths: dict[str, str]) -> str:
+    """What outputs of the classes of a row with an entry for each token have: the stars say for which class."""
+    return min(set(lengths.values()), key=capabilities.LENGTHS.index)
+
+
+def cell(values: dict[str, str]) -> str:
+    """What holds for the first class of a row, then others by their names, if something works in one and not in the
+    other. (A file is made of the first alone.)"""
+    first, *_ = values.values()
+    others = [f"`{name}`: {_word(value)}" for name, value in values.items() if works(value) != works(first)]
+    return "; ".join([_word(first), *others])
+
+
+def works(value: str) -> bool:
+    return value not in (capabilities.DENSE_NEITHER, capabilities.NO)
+
+
+def _word(value: str) -> str:
+    return "no, dense neither" if value == capabilities.DENSE_NEITHER else value
+
+
+def table(rows: dict[str, dict]) -> str:
     lines = []
-    for model_type, row in found.items():
+    for model_type, row in rows.items():
         classes = ", ".join(f"`{name}`{'*' if whole else ''}" for name, whole in row["classes"].items())
-        lines.append(f"| `{model_type}` | {', '.join(sorted(row['reads']))} | {classes} | {row['merges']} |\n")
+        found = tokens_cell(row["lengths"]), cell(row["compile"]), cell(row["export"])
+        cells = (f"`{model_type}`", ", ".join(sorted(row["reads"])), classes, row["merges"], *found)
+        lines.append(f"| {' | '.join(cells)} |\n")
     return HEAD + "".join(lines)
 
 

@@ -23,10 +23,12 @@ import torch
 from torch import nn
 
 from ..modeling.registry import find_architecture
+from ..modeling.rewrite import rewritten_encoders
 from ..modeling.sentences import is_sentence_transformer, transformers_model
+from ..modeling.signatures import names
 
 
-#: Texts are padded to so many tokens in the file: a layer's plan has room for the special tokens of a pair.
+#: Texts that merge are padded to so many tokens in the file: a layer's plan has room for the special tokens of a pair.
 _SHORTEST = 4
 
 _KINDS = {"pixel_values": "image", "input_ids": "text"}
@@ -51,12 +53,14 @@ class ExportedModule(nn.Module):
     def __init__(self, model: nn.Module, kind: str, call: Callable[..., Any], pad_token_id: int = 0):
         super().__init__()
         self.model, self.kind, self._call, self._pad_token_id = model, kind, call, pad_token_id
+        # Not where nothing merges: SigLIP's text tower, for one, reads the last token, and knows no padding.
+        self._pads = any(encoder.pitome.architecture.part == "text" for encoder in rewritten_encoders(model))
         #: Outputs that have one row per token. The exporter is told, since lengths of outputs do not show it.
         self.token_outputs: frozenset[str] = frozenset()
 
     def forward(self, **inputs: torch.Tensor) -> dict[str, torch.Tensor]:
         length = inputs["input_ids"].shape[1] if self.kind == "text" else 0
-        if self.kind == "text" and torch.compiler.is_exporting():
+        if self._pads and self.kind == "text" and torch.compiler.is_exporting():
             inputs = {name: self._padded(name, value, length) for name, value in inputs.items()}
         found = named_tensors(self._call(self.model, inputs))
         return {name: value[:, :length] if name in self.token_outputs else value for name, value in found.items()}
@@ -105,7 +109,9 @@ def input_kind(model: nn.Module) -> str:
     Raises:
         ValueError: if it reads something else.
     """
-    name, config = model.main_input_name, model.config
+    taken, config = names(type(model).forward), model.config
+    # Some encoders of pictures (Idefics3's) do not say what they read, which stands for a text.
+    name = model.main_input_name if model.main_input_name in taken or not taken else taken[0]
     if name in _KINDS and not hasattr(config, "num_frames"):
         return _KINDS[name]
     what = "sound" if name in _SOUND else "clips" if hasattr(config, "num_frames") or "video" in name else name

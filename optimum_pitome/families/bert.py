@@ -16,10 +16,10 @@
 
 from __future__ import annotations
 
+import torch
 from transformers.models.bert import modeling_bert
 from transformers.models.electra import modeling_electra
 from transformers.models.ernie import modeling_ernie
-from transformers.pytorch_utils import apply_chunking_to_forward
 
 from ..modeling.layer import MergingLayer
 from ..modeling.registry import register_architecture
@@ -29,15 +29,20 @@ from .text import SETTINGS
 class BertStyleLayer(MergingLayer):
     """Layers with BERT's sub-modules and arguments, whether the norm comes before or after the residual sum."""
 
+    # It does, but refuses sequences that are no multiple of `chunk_size_feed_forward`, as merged ones may be.
+    passes_kwargs = False
+
     def attention_half(self, hidden_states, attention_mask=None, *decoder_arguments, **kwargs):
         # What else BERT's layers take belongs to decoders, which are refused: nothing is passed in it.
         kwargs = {name: value for name, value in kwargs.items() if value is not None}
         return self.attention(hidden_states, attention_mask, **kwargs)[0]
 
     def mlp_half(self, hidden_states):
-        return apply_chunking_to_forward(
-            self.feed_forward_chunk, self.chunk_size_feed_forward, self.seq_len_dim, hidden_states
-        )
+        size, dim = self.chunk_size_feed_forward, self.seq_len_dim
+        if not size or torch.compiler.is_compiling():  # a compiler may not know the length, and saves memory by itself
+            return self.feed_forward_chunk(hidden_states)
+        # The last may be shorter.
+        return torch.cat([self.feed_forward_chunk(chunk) for chunk in hidden_states.split(size, dim)], dim)
 
 
 class BertLayer(BertStyleLayer, modeling_bert.BertLayer):

@@ -26,8 +26,7 @@ from ..modeling.cross_attention import register_reader
 from ..modeling.marks import carry_mark
 from ..modeling.registry import register_architecture
 from ..modeling.wrap import wrap
-from .clip import CLIPStyleLayer
-from .vit import num_patches
+from .clip import CLIP_SETTINGS, CLIPStyleLayer
 
 
 def eager_attention_forward(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
@@ -86,12 +85,9 @@ def official_blip(index: int, num_layers: int) -> dict:
 register_architecture(
     modeling_blip.BlipVisionModel,
     BlipEncoderLayer,
-    layers="encoder.layers",
-    attention="self_attn",
     attention_class=BlipAttention,
-    num_prefix_tokens=1,
-    num_tokens=lambda config: 1 + num_patches(config),
     official=official_blip,
+    **CLIP_SETTINGS,
 )
 
 # What attends to the image drops the mask of the image's tokens on the way to its scores.

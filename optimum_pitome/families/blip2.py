@@ -21,8 +21,7 @@ from transformers.models.instructblip import modeling_instructblip
 
 from ..modeling.cross_attention import register_reader
 from ..modeling.registry import register_architecture
-from .clip import CLIPStyleLayer
-from .vit import num_patches
+from .clip import CLIP_SETTINGS, CLIPStyleLayer
 
 
 #: The models in which the Q-Former attends to the tower's tokens.
@@ -54,13 +53,7 @@ def official_blip2(index: int, num_layers: int) -> dict:
     }
 
 
-_SETTINGS = {
-    "layers": "encoder.layers",
-    "attention": "self_attn",
-    "num_prefix_tokens": 1,
-    "num_tokens": lambda config: 1 + num_patches(config),
-    "official": official_blip2,
-}
+_SETTINGS = {**CLIP_SETTINGS, "official": official_blip2}
 
 register_architecture(modeling_blip_2.Blip2VisionModel, Blip2EncoderLayer, **_SETTINGS)
 register_architecture(modeling_instructblip.InstructBlipVisionModel, InstructBlipEncoderLayer, **_SETTINGS)

@@ -48,15 +48,15 @@ def official_clip(index: int, num_layers: int) -> dict:
     }
 
 
-register_architecture(
-    modeling_clip.CLIPVisionModel,
-    CLIPEncoderLayer,
-    layers="encoder.layers",
-    attention="self_attn",
-    num_prefix_tokens=1,
-    num_tokens=lambda config: 1 + num_patches(config),
-    official=official_clip,
-)
+#: Of towers with the sub-modules of CLIP and its class token.
+CLIP_SETTINGS = {
+    "layers": "encoder.layers",
+    "attention": "self_attn",
+    "num_prefix_tokens": 1,
+    "num_tokens": lambda config: 1 + num_patches(config),
+}
+
+register_architecture(modeling_clip.CLIPVisionModel, CLIPEncoderLayer, **CLIP_SETTINGS, official=official_clip)
 refuse_architecture(
     modeling_clip.CLIPTextModel,
     part="text",

@@ -21,8 +21,7 @@ from transformers.models.owlv2 import modeling_owlv2
 from transformers.models.owlvit import modeling_owlvit
 
 from ..modeling.registry import refuse_architecture, register_architecture
-from .clip import CLIPStyleLayer
-from .vit import num_patches
+from .clip import CLIP_SETTINGS, CLIPStyleLayer
 
 
 class CLIPSegEncoderLayer(CLIPStyleLayer, modeling_clipseg.CLIPSegEncoderLayer):
@@ -63,11 +62,8 @@ for tower, layer_class, text_tower, name, reader in (
     register_architecture(
         tower,
         layer_class,
-        layers="encoder.layers",
-        attention="self_attn",
-        num_prefix_tokens=1,
-        num_tokens=lambda config: 1 + num_patches(config),
         read_whole=(reader,),
+        **CLIP_SETTINGS,
     )
     refuse_architecture(
         text_tower,

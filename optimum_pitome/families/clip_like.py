@@ -23,9 +23,8 @@ from transformers.models.metaclip_2 import modeling_metaclip_2
 
 from ..modeling.registry import refuse_architecture, register_architecture
 from .bert import BERT_SETTINGS, BertStyleLayer
-from .clip import CLIPStyleLayer
+from .clip import CLIP_SETTINGS, CLIPStyleLayer
 from .roberta import num_tokens
-from .vit import num_patches
 
 
 class MetaClip2EncoderLayer(CLIPStyleLayer, modeling_metaclip_2.MetaClip2EncoderLayer):
@@ -55,16 +54,9 @@ class AltRobertaLayer(PlainBertLayer, modeling_altclip.AltRobertaLayer):
     pass
 
 
-_SETTINGS = {
-    "layers": "encoder.layers",
-    "attention": "self_attn",
-    "num_prefix_tokens": 1,
-    "num_tokens": lambda config: 1 + num_patches(config),
-}
-
-register_architecture(modeling_metaclip_2.MetaClip2VisionModel, MetaClip2EncoderLayer, **_SETTINGS)
-register_architecture(modeling_chinese_clip.ChineseCLIPVisionModel, ChineseCLIPVisionLayer, **_SETTINGS)
-register_architecture(modeling_altclip.AltCLIPVisionModel, AltCLIPEncoderLayer, **_SETTINGS)
+register_architecture(modeling_metaclip_2.MetaClip2VisionModel, MetaClip2EncoderLayer, **CLIP_SETTINGS)
+register_architecture(modeling_chinese_clip.ChineseCLIPVisionModel, ChineseCLIPVisionLayer, **CLIP_SETTINGS)
+register_architecture(modeling_altclip.AltCLIPVisionModel, AltCLIPEncoderLayer, **CLIP_SETTINGS)
 register_architecture(modeling_chinese_clip.ChineseCLIPTextModel, ChineseCLIPTextLayer, **BERT_SETTINGS)
 register_architecture(
     modeling_altclip.AltRobertaModel,

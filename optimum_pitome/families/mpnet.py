@@ -31,6 +31,7 @@ from typing import Any
 import torch
 from transformers.models.mpnet import modeling_mpnet
 
+from ..modeling.attention import additive
 from ..modeling.call import CALL_KEY
 from ..modeling.layer import MergingLayer
 from ..modeling.marks import mark, read_mark
@@ -52,10 +53,7 @@ class MPNetLayer(MergingLayer, modeling_mpnet.MPNetLayer):
             attention_mask = tokens.attention_bias(hidden_states.dtype, proportional)
         elif attention_mask is not None and attention_mask.dtype == torch.bool:
             # It is added to the scores, so a caller's boolean one would only shift them by one.
-            lowest = torch.finfo(hidden_states.dtype).min
-            attention_mask = torch.zeros_like(attention_mask, dtype=hidden_states.dtype).masked_fill(
-                ~attention_mask, lowest
-            )
+            attention_mask = additive(attention_mask, hidden_states.dtype)
         attentions = []
         output = super().forward(
             hidden_states, attention_mask, position_bias, output_attentions, attentions=attentions, **kwargs

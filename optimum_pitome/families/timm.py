@@ -149,7 +149,7 @@ def read_config(encoder):
     )
 
 
-def refuses_others(block_class, attention_class):
+def refuses_others(block_class, *attention_classes):
     """Says why blocks and attention of other classes cannot merge."""
 
     def refuses(encoder) -> str | None:
@@ -157,10 +157,10 @@ def refuses_others(block_class, attention_class):
         if block is not None:
             name = block_class.__name__
             return f"its blocks are {type(block).__name__}, and only those of the class {name} are cut in two here"
-        found = next((block.attn for block in encoder.blocks if not isinstance(block.attn, attention_class)), None)
+        found = next((block.attn for block in encoder.blocks if not isinstance(block.attn, attention_classes)), None)
         if found is not None:
-            name = attention_class.__name__
-            return f"its attention is a {type(found).__name__}, and only {name} takes the sizes of merged tokens here"
+            names = " and ".join(known.__name__ for known in attention_classes)
+            return f"its attention is a {type(found).__name__}, and only {names} takes the sizes of merged tokens here"
         return None
 
     return refuses

@@ -12,7 +12,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""timm's `Eva`: EVA, EVA-02 and timm's DINOv3, with rotary embeddings for the patches and none for the prefix.
+"""timm's `Eva`: EVA, EVA-02, Perception Encoder and timm's DINOv3, with rotary embeddings for the patches and none for
+the prefix.
 
 Keys are compared as they are before the rotation (docs/rotary.md). A merged patch keeps the place of the one that
 survived.
@@ -21,6 +22,7 @@ survived.
 from __future__ import annotations
 
 import torch
+from timm.layers import attention
 from timm.layers.pos_embed_sincos import apply_rot_embed_cat
 from timm.models import eva
 
@@ -29,20 +31,23 @@ from ..modeling.registry import register_architecture
 from .timm import SETTINGS, TimmStyleAttention, refuses_others
 
 
-class EvaAttention(TimmStyleAttention, eva.EvaAttention):
+class RotaryAttention(TimmStyleAttention):
     def forward(self, x, rope=None, attn_mask=None, is_causal=False, **kwargs):
         if self.qkv is None:
             projected = self.q_proj(x), self.k_proj(x), self.v_proj(x)
         else:
-            packed = self.qkv(x)
-            if self.q_bias is not None:  # the keys have none, so the layer has no bias of its own
-                packed = packed + torch.cat((self.q_bias, self.k_bias, self.v_bias))
-            projected = packed.chunk(3, dim=-1)
-        query, key, value = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in projected)
-        query, key = (self._rotated(part, rope, value) for part in (self.q_norm(query), self.k_norm(key)))
+            projected = self.packed(x).chunk(3, dim=-1)
+        query, key, value = (part.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for part in projected)
+        query, key = (self.rotated(part, rope, value) for part in (self.q_norm(query), self.k_norm(key)))
+        groups = query.shape[1] // key.shape[1]  # heads for each of the keys
+        if groups > 1:
+            key, value = (part.repeat_interleave(groups, dim=1) for part in (key, value))
         return self.attended(x, query, key, value, attn_mask, kwargs)
 
-    def _rotated(self, tokens, rope, value):
+    def packed(self, x):
+        return self.qkv(x)
+
+    def rotated(self, tokens, rope, value):
         if rope is None:
             return tokens
         if isinstance(rope, tuple):  # of all tokens that are left, as `cut_rope` makes it
@@ -52,11 +57,23 @@ class EvaAttention(TimmStyleAttention, eva.EvaAttention):
         return torch.cat([tokens[:, :, :number], patches], dim=2).type_as(value)
 
 
+class AttentionRope(RotaryAttention, attention.AttentionRope):
+    pass
+
+
+class EvaAttention(RotaryAttention, eva.EvaAttention):
+    def packed(self, x):
+        packed = self.qkv(x)
+        if self.q_bias is not None:  # the keys have none, so the layer has no bias of its own
+            packed = packed + torch.cat((self.q_bias, self.k_bias, self.v_bias))
+        return packed
+
+
 class EvaBlock(MergingLayer, eva.EvaBlock):
     passes_kwargs = False
 
     def compared_keys(self, keys, rope=None, **kwargs):
-        return self.attn._rotated(keys, turned_back(rope), keys)
+        return self.attn.rotated(keys, turned_back(rope), keys)
 
     def attention_half(self, x, rope=None, **kwargs):
         output = self.attn(self.norm1(x), rope=rope, **kwargs)
@@ -85,7 +102,7 @@ def cut_rope(rope, tokens):
     rope = rope[(None,) * (4 - rope.dim())]
     prefix = rope.new_zeros(*rope.shape[:2], tokens.rows.shape[1] - rope.shape[2], rope.shape[3])
     prefix[..., rope.shape[3] // 2 :] = 1.0  # sines come first
-    rope = torch.cat([prefix, rope], dim=2).expand(len(tokens.positions), -1, -1, -1)
+    rope = torch.cat([prefix, rope], dim=2).expand(tokens.positions.shape[0], -1, -1, -1)
     places = tokens.positions[:, None, :, None].expand(-1, rope.shape[1], -1, rope.shape[3])
     return (rope.gather(2, places),)
 
@@ -93,8 +110,8 @@ def cut_rope(rope, tokens):
 register_architecture(
     eva.Eva,
     EvaBlock,
-    attention_class=EvaAttention,
+    attention_class=(EvaAttention, AttentionRope),
     token_arguments={"rope": cut_rope},
-    refuses=refuses_others(eva.EvaBlock, eva.EvaAttention),
+    refuses=refuses_others(eva.EvaBlock, eva.EvaAttention, attention.AttentionRope),
     **SETTINGS,
 )

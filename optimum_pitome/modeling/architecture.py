@@ -42,9 +42,10 @@ class Architecture:
         num_layers (`Callable[[config], int]`, *optional*):
             How many of them, from the first, are the encoder's, where later ones get tokens of another kind, too.
         attention (`str`): Where a layer keeps the module that calls the attention interface.
-        attention_class (`type`, *optional*):
+        attention_class (`type` or `tuple[type, ...]`, *optional*):
             Where that module must be replaced: subclass of [`MergingAttention`] and of its own class, with the same
-            name and the same parameters of `forward`. Where nothing merges, the own class's `forward` runs.
+            name and the same parameters of `forward`; one for each class that it may have. Where nothing merges, the
+            own class's `forward` runs.
         attention_interface (`bool`):
             Whether attention goes through the interface. `False`: the layer class reads the token sizes by itself.
         token_arguments (`Mapping[str, Cut | None]`):
@@ -109,7 +110,7 @@ class Architecture:
     layers: str = "layers"
     num_layers: Callable[[Any], int] | None = None
     attention: str = "attention"
-    attention_class: type[MergingAttention] | None = None
+    attention_class: type[MergingAttention] | tuple[type[MergingAttention], ...] | None = None
     attention_interface: bool = True
     token_arguments: Mapping[str, Callable[[Any, Any], Any] | None] = field(default_factory=dict)
     num_prefix_tokens: int | Callable[[Any], int] = field(kw_only=True)
@@ -142,9 +143,10 @@ class Architecture:
         return own_class(self.layer_class, MergingLayer)
 
     @property
-    def dense_attention_class(self) -> type[nn.Module] | None:
-        """The own class of an attention module that is replaced."""
-        return None if self.attention_class is None else own_class(self.attention_class, MergingAttention)
+    def attention_classes(self) -> dict[type[nn.Module], type[MergingAttention]]:
+        """The own classes of attention modules that are replaced, and what takes the place of each."""
+        given = self.attention_class or ()
+        return {own_class(ours, MergingAttention): ours for ours in (given if isinstance(given, tuple) else (given,))}
 
     @property
     def reads_token_ids(self) -> bool:

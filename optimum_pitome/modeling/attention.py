@@ -128,7 +128,7 @@ def merging_attention(
     call.record(query, key, attention_mask, kwargs.get("scaling"))
     if implementation == EAGER and attention_mask is not None and attention_mask.dtype == torch.bool:
         # Eager adds the mask to the scores, so a caller's boolean one would only shift them by one.
-        attention_mask = _additive(attention_mask, query.dtype)
+        attention_mask = additive(attention_mask, query.dtype)
     attend = eager if implementation == EAGER else ALL_ATTENTION_FUNCTIONS[implementation]
     return attend(module, query, key, value, attention_mask, **kwargs)
 
@@ -140,7 +140,7 @@ def _before_merging(call, kind, implementation, module, query, key, value, atten
     if isinstance(attention_mask, torch.Tensor) and attention_mask.dim() == 4:
         if kind == FLEX:
             if attention_mask.dtype == torch.bool:
-                attention_mask = _additive(attention_mask, torch.float32)
+                attention_mask = additive(attention_mask, torch.float32)
             return _with_scores(module, query, key, value, attention_mask, kwargs)
         attention_mask = attention_mask[:, 0, 0]  # of our own making: the real tokens
     return ALL_ATTENTION_FUNCTIONS[implementation](module, query, key, value, attention_mask, **kwargs)
@@ -176,7 +176,7 @@ def _with_scores(module, query, key, value, bias, kwargs):
     return output.transpose(1, 2).contiguous(), None
 
 
-def _additive(allowed: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+def additive(allowed: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """0 where a boolean mask allows a pair, and the lowest number elsewhere."""
     return torch.zeros_like(allowed, dtype=dtype).masked_fill(~allowed, torch.finfo(dtype).min)
 

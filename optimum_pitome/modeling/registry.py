@@ -50,15 +50,15 @@ def check_signatures(architecture: Architecture) -> None:
     Raises:
         UnsupportedArchitectureError: if a signature is not the one that this entry was written for.
     """
-    layer_class, attention_class = architecture.layer_class, architecture.attention_class
+    layer_class = architecture.layer_class
     own_forward = inspect.unwrap(layer_class.forward) is not MergingLayer.forward  # transformers wraps those of layers
     if issubclass(layer_class, WholeLayer):
         _check_whole(architecture.dense_layer_class)
     else:
         _check_signature(architecture.dense_layer_class, layer_class, "forward" if own_forward else "attention_half")
-    if attention_class is not None:
+    for dense_class, attention_class in architecture.attention_classes.items():
         # Replaced as a whole: an argument that ours does not know would be lost.
-        _check_signature(architecture.dense_attention_class, attention_class, "forward", exact=True)
+        _check_signature(dense_class, attention_class, "forward", exact=True)
 
 
 def _check_whole(dense_class: type[nn.Module]) -> None:
@@ -211,8 +211,8 @@ def register_architecture(
             raise ValueError(f"{name} is already registered. Pass exist_ok=True to replace that entry.")
     check_entry(architecture)
     wrap_forward(encoder_class, architecture.runs)
-    if architecture.attention_class is not None:
-        wrap_attention(architecture.attention_class, architecture.dense_attention_class)
+    for dense_class, attention_class in architecture.attention_classes.items():
+        wrap_attention(attention_class, dense_class)
     if architecture.attention_interface:
         route_attention(architecture.dense_layer_class.__module__)
     _ARCHITECTURES[encoder_class] = architecture

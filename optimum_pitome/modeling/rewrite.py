@@ -128,13 +128,14 @@ def plan_rewrite(
                 "the layers are wrapped or replaced (FSDP, other patches)."
             )
         attention = architecture.find_attention(layer)
-        if architecture.attention_class is not None and not _is_own(attention, architecture.dense_attention_class):
+        replaced = architecture.attention_classes
+        if replaced and not any(_is_own(attention, dense_class) for dense_class in replaced):
             raise UnsupportedArchitectureError(
                 f"The attention of a layer of {type(encoder).__name__} is a {type(attention).__module__}."
-                f"{type(attention).__name__}, not the {architecture.attention_class.__name__} that optimum_pitome "
-                "replaces. Call apply_pitome before other patches."
+                f"{type(attention).__name__}, not the {' or '.join(known.__name__ for known in replaced)} that "
+                "optimum_pitome replaces. Call apply_pitome before other patches."
             )
-        uses_interface = architecture.attention_class is not None or is_routed(attention)
+        uses_interface = bool(replaced) or is_routed(attention)
         if architecture.attention_interface and not (hasattr(attention, "config") and uses_interface):
             raise UnsupportedArchitectureError(
                 f"{type(attention).__name__} does not use transformers' attention interface. Let it call "
@@ -235,8 +236,10 @@ def install_rewrite(encoder: nn.Module, rewrite: EncoderRewrite) -> None:
         # Not by setattr, which looks for parameters and modules first, whenever a schedule moves a ratio.
         window = None if architecture.window is None else architecture.window(layer)
         vars(layer).update(pitome_index=index, pitome_spec=rewrite.specs[index], pitome_window=window)
-        if architecture.attention_class is not None:
-            _set_class(architecture.find_attention(layer), architecture.attention_class)
+        attention = architecture.find_attention(layer)
+        for dense_class, attention_class in architecture.attention_classes.items():
+            if _is_own(attention, dense_class):
+                _set_class(attention, attention_class)
     if architecture.full_length_at is not None:
         module = encoder.get_submodule(architecture.full_length_at)
         if restore_length not in module._forward_hooks.values():

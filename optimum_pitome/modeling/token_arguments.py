@@ -84,14 +84,15 @@ def cut_positions(positions: torch.Tensor | None, tokens: Tokens) -> torch.Tenso
     `None`, for tokens in their order, becomes the places of those that are left."""
     if positions is None:
         return tokens.positions
-    return gather_tokens(positions.expand(len(tokens.positions), -1), tokens.positions)
+    return gather_tokens(positions.expand(tokens.positions.shape[0], -1), tokens.positions)
 
 
 def _cut_rows(values: torch.Tensor, tokens: Tokens) -> torch.Tensor:
     # The prefix never merges, so it has not moved.
     prefix = tokens.rows.shape[1] - values.shape[-2]
     positions = tokens.positions[:, prefix:] - prefix
-    rows = values.reshape(-1, *values.shape[-2:]).expand(len(positions), -1, -1)
+    # Not `len(positions)`: `torch.export` would take it for the same number in every batch.
+    rows = values.reshape(-1, *values.shape[-2:]).expand(positions.shape[0], -1, -1)
     rows = gather_tokens(rows, positions)
     return rows if values.dim() == 3 else rows.unsqueeze(1)
 

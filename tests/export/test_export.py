@@ -23,6 +23,7 @@ from zoo.text import text_inputs
 from zoo.vit import pixel_values
 
 from optimum_pitome import export_pitome, load_exported, pitome_disabled
+from optimum_pitome.export.export import prepare_export
 from optimum_pitome.export.formats import WRITERS
 from optimum_pitome.export.quantization import QUANTIZERS
 
@@ -78,6 +79,17 @@ def test_pictures_have_the_size_that_will_come(said_by, tmp_path, monkeypatch):
     small = {"inputs": [pixel_values(2)]} if said_by == "inputs" else {"processor": image_processor()}
     export_pitome(model, tmp_path / "out", "torch", **small)
     assert len(seen) > 1 and {pictures.shape[1:] for pictures in seen} == {pixel_values(1)["pixel_values"].shape[1:]}
+
+
+@pytest.mark.parametrize("name", ["SiglipModel", "CLIPModel"])
+@torch.no_grad()
+def test_short_texts_stay_short_where_nothing_merges(name, monkeypatch):
+    """SigLIP's text tower reads the last token, which padding would replace."""
+    module, samples, *_ = prepare_export(merged(name), "text")
+    texts = samples.texts([3, 3], seed=1)
+    expected = module(**texts)["text_embeds"]
+    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
+    assert torch.equal(module(**texts)["text_embeds"], expected)
 
 
 def manifest(tmp_path):

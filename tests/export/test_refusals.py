@@ -29,7 +29,7 @@ from optimum_pitome.export import export as export_module
 from optimum_pitome.export import requirements
 from optimum_pitome.export.files import MANIFEST
 from optimum_pitome.export.formats import Format
-from optimum_pitome.export.modules import check_class
+from optimum_pitome.export.modules import check_class, input_kind
 from optimum_pitome.methods import ALGORITHMS
 
 
@@ -107,6 +107,12 @@ def test_a_language_model_has_no_encoder_to_export_instead():
     ) as refused:
         check_class(GPT2LMHeadModel, None)
     assert "image" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["Idefics3VisionTransformer", "SmolVLMVisionTransformer"])
+def test_encoders_that_do_not_say_what_they_read(name):
+    assert CASES[name].model_class.main_input_name == "input_ids"  # the default of transformers
+    assert input_kind(merged(name)) == "image"
 
 
 UNTRACEABLE = [name for name in CASES if name.startswith(("Qwen", "Eomt"))]

@@ -56,6 +56,19 @@ def test_the_encoder_of_a_pair_merges_and_its_decoder_does_not():
     assert merged.shape == dense.shape and not torch.equal(merged, dense)
 
 
+def test_chunks_of_the_feed_forward_need_not_divide_what_is_left():
+    """In layers that merge, and in those after them."""
+    outputs = []
+    for size in (0, 8):
+        config = bert_config()
+        config.chunk_size_feed_forward = size
+        torch.manual_seed(0)
+        model = apply_pitome(BertModel(config).eval(), {"ratio": 0.7, "layers": [0, 1]})
+        with torch.no_grad():
+            outputs.append(model(**text_inputs(2, lengths=(16, 16), num_tokens=16)).last_hidden_state)
+    torch.testing.assert_close(*outputs, atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.filterwarnings("ignore:.past_key_values. is deprecated")  # since transformers 5.24: `cache`
 def test_cached_keys_are_refused():
     from transformers import DynamicCache

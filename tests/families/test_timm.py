@@ -40,7 +40,9 @@ from optimum_pitome.modeling.rewrite import rewritten_encoders
 timm = pytest.importorskip("timm", reason="timm is not installed: make test-timm has it")
 
 from commands.conftest import optimum_cli  # noqa: E402, F401
-from families.test_every_encoder import test_it_loads_as_it_was_saved as check_loading  # noqa: E402
+from families.test_every_encoder import (  # noqa: E402
+    test_it_loads_as_it_was_saved_and_by_a_recipe as check_loading,
+)
 from families.test_merged_layers import test_merged_layers_are_dense_layers_on_copies as check_layers  # noqa: E402
 from families.test_parity import largest_difference, run  # noqa: E402
 from transformers import (  # noqa: E402
@@ -79,7 +81,7 @@ def timm_vit(**arguments):
     return model.eval()
 
 
-@pytest.mark.parametrize("variant", ["Eva02", "Dinov3", "MixedRope"])
+@pytest.mark.parametrize("variant", ["Eva02", "Dinov3", "MixedRope", "Perception", "FewerKeys"])
 @torch.no_grad()
 def test_rotary_models_compare_keys_before_the_rotation(variant):
     """In the first layer, and in one after a merge."""
@@ -209,7 +211,9 @@ def test_a_backbone_gives_whole_grids():
 
 
 @pytest.mark.parametrize(
-    "case", [case for case in CASES if case.variant in ("", "Siglip", "MixedRope")], ids=lambda case: case.id
+    "case",
+    [case for case in CASES if case.variant in ("", "Siglip", "MixedRope", "Perception")],
+    ids=lambda case: case.id,
 )
 def test_compile_and_export(case):
     torch._dynamo.reset()

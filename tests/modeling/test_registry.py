@@ -24,6 +24,7 @@ import pytest
 from modeling.helpers import build
 from torch import nn
 from transformers import AttentionInterface, SiglipVisionModel, ViTModel
+from transformers.models.siglip import modeling_siglip
 from transformers.models.vit import modeling_vit
 
 from optimum_pitome import MergingLayer, apply_pitome, register_architecture
@@ -48,10 +49,10 @@ def test_an_entry_travels_with_what_a_host_adapted():
 
 def test_the_classes_of_an_entry():
     vit, siglip = find_architecture(build("ViTModel")), find_architecture(build("SiglipVisionModel"))
-    assert vit.dense_layer_class is modeling_vit.ViTLayer and vit.dense_attention_class is None
+    assert vit.dense_layer_class is modeling_vit.ViTLayer and not vit.attention_classes
     assert siglip.encoder_class is SiglipVisionModel
-    assert siglip.dense_attention_class.__module__ == "transformers.models.siglip.modeling_siglip"
-    assert siglip.dense_attention_class.__name__ == siglip.attention_class.__name__ == "SiglipAttention"
+    assert siglip.attention_classes == {modeling_siglip.SiglipAttention: siglip.attention_class}
+    assert siglip.attention_class.__name__ == "SiglipAttention"
     assert vit.count_prefix(None) == 1 and siglip.count_prefix(None) == 0
 
 

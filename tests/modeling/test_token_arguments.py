@@ -28,7 +28,7 @@ from optimum_pitome.apply import layers_watched
 from optimum_pitome.merging import TokenMasks, match_tokens
 from optimum_pitome.modeling.rewrite import rewritten_encoders
 from optimum_pitome.modeling.state import Tokens
-from optimum_pitome.modeling.token_arguments import LayerArguments, cut_rotary, turn_back
+from optimum_pitome.modeling.token_arguments import LayerArguments, cut_positions, cut_rotary, turn_back
 
 
 PREFIX = 3  # CLS and two registers
@@ -172,3 +172,20 @@ def test_rotary_families_compare_keys_before_the_rotation(name):
     for record, keys in zip(compared[:2], projected):
         expected = keys.unflatten(-1, (-1, record.features.shape[-1])).mean(dim=2)
         torch.testing.assert_close(record.features, expected)
+
+
+class Cutting(torch.nn.Module):
+    def forward(self, values, positions):
+        tokens = Tokens(positions=positions, rows=positions.new_zeros(positions.shape[0], values.shape[1]))
+        return cut_rotary((values,), tokens)[0], cut_positions(torch.arange(values.shape[1])[None], tokens)
+
+
+def test_exported_models_take_batches_of_any_size():
+    """What is cut has one row for all samples, and the tokens have one for each."""
+    values, positions = torch.randn(1, 6, 4), torch.tensor([[0, 2, 5], [1, 3, 4]])
+    batch = {"values": None, "positions": {0: torch.export.Dim.DYNAMIC}}
+    inputs = {"values": values, "positions": positions}
+    program = torch.export.export(Cutting(), (), inputs, dynamic_shapes=batch, strict=False).module()
+    more = torch.cat([positions, positions.flip(0)])
+    cut, places = program(values=values, positions=more)
+    assert torch.equal(cut, values[0][more]) and torch.equal(places, more)

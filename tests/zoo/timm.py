@@ -34,6 +34,10 @@ def timm_config(architecture: str = "vit_tiny_patch16_224", **arguments) -> Timm
     return TimmWrapperConfig(architecture=architecture, model_args={**SIZES, **arguments}, num_labels=3)
 
 
+def perception(**arguments) -> TimmWrapperConfig:
+    return timm_config("vit_pe_core_tiny_patch16_384", ref_feat_shape=(8, 8), attn_pool_num_heads=2, **arguments)
+
+
 @dataclass(frozen=True)
 class TimmCase(Case):
     """timm has its own switch between PyTorch's attention and its own, and no other implementation."""
@@ -63,6 +67,9 @@ def _cases() -> list[Case]:
         "Eva02": partial(timm_config, "eva02_tiny_patch14_224", ref_feat_shape=(8, 8)),
         "Dinov3": partial(timm_config, "vit_small_patch16_dinov3"),
         "MixedRope": partial(timm_config, "vit_small_patch16_dinov3", rope_type="mixed", rope_rotate_half=False),
+        "Perception": perception,
+        "PerceptionSpatial": partial(timm_config, "vit_pe_spatial_tiny_patch16_512", ref_feat_shape=(8, 8)),
+        "FewerKeys": partial(perception, qkv_fused=False, num_kv_heads=1),
         "SwiGLU": partial(timm_config, "vit_giant_patch14_dinov2", mlp_ratio=2.0),
     }
     others = [replace(first, config=config, variant=name) for name, config in variants.items()]

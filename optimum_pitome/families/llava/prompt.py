@@ -28,6 +28,7 @@ from torch import nn
 
 from ...merging import gather_tokens
 from ...modeling.masks import read_cache
+from ...modeling.rewrite import EncoderRewrite
 from .counts import FEATURE_LAYER_NAMES, active_tower, count_features
 
 
@@ -144,12 +145,16 @@ def shorten_inputs(model: nn.Module, arguments: dict[str, Any]) -> dict[str, Any
     return None if plan is None else apply_plan(plan, arguments)
 
 
-@torch.compiler.disable(reason="Where the images of a prompt are depends on its tokens.")
 def plan_inputs(model: nn.Module, arguments: dict[str, Any]) -> ShortPrompt | None:
     """See [`shorten_inputs`]."""
     rewrite = active_tower(model)
+    return None if rewrite is None or rewrite.unmerge else _plan_inputs(model, rewrite, arguments)
+
+
+@torch.compiler.disable(reason="Where the images of a prompt are depends on its tokens.")
+def _plan_inputs(model: nn.Module, rewrite: EncoderRewrite, arguments: dict[str, Any]) -> ShortPrompt | None:
     input_ids, inputs_embeds = arguments.get("input_ids"), arguments.get("inputs_embeds")
-    if rewrite is None or rewrite.unmerge or (input_ids is None and inputs_embeds is None):
+    if input_ids is None and inputs_embeds is None:
         return None
     images, full, kept = _count_images(model, rewrite, arguments)
     placeholders = find_placeholders(model, input_ids, inputs_embeds)
