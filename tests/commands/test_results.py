@@ -14,6 +14,7 @@
 
 """What every command writes: results on stdout, as text or as JSON, everything else on stderr; and exit codes."""
 
+import argparse
 import errno
 import json
 import re
@@ -31,7 +32,7 @@ from optimum_pitome import __version__
 from optimum_pitome.analysis.plain import as_json
 from optimum_pitome.analysis.report import whole_table
 from optimum_pitome.commands import summary
-from optimum_pitome.commands.results import Results
+from optimum_pitome.commands.results import Results, run_command
 from optimum_pitome.configuration.checks import NotReachedError
 from optimum_pitome.export import export as export_module
 
@@ -115,6 +116,18 @@ def test_numbers_have_all_their_digits(run):
         "correlation": None,
         "folder": "a",
     }
+
+
+def test_an_error_closes_the_bars_first(capsys, monkeypatch):
+    def run(args, results):
+        logging.tqdm(total=3, desc="rows").update()
+        raise ValueError("no more")
+
+    monkeypatch.setattr("optimum_pitome.commands.summary.run", run)
+    with pytest.raises(SystemExit):
+        run_command("summary", argparse.Namespace(json=False, quiet=False), argparse.ArgumentParser(prog="it"))
+    bar, error = capsys.readouterr().err.splitlines()[-2:]
+    assert "rows" in bar and error == "it: error: no more"
 
 
 def test_lists_grow(capsys):
