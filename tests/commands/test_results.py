@@ -186,6 +186,17 @@ def test_a_table_is_whole_in_a_file_and_fits_a_terminal(run, monkeypatch):
     assert max(map(len, table)) <= 80 and sum(line.startswith("0.7 ") for line in lines) > 1
 
 
+@pytest.mark.parametrize("command", ["benchmark", "spectrum"])
+def test_reports_fit_the_columns_that_there_are(run, monkeypatch, command):
+    """A row keeps its name where its columns go on below; only columns that are there are explained."""
+    monkeypatch.setenv("COLUMNS", "100")
+    settings = [json.dumps({"algorithm": name, "importance": 0.5}) for name in ("tome", "pitome", "random", "tofu")]
+    lines = run(command, *(["--settings", *settings] if command == "spectrum" else [])).splitlines()
+    assert max(map(len, lines)) <= 100
+    assert sum(line.startswith(("bert ", "0 ")) for line in lines) > (1 if command == "benchmark" else 2)
+    assert command != "benchmark" or "quartiles. Fewer operations" in " ".join(lines) and "cosine" not in lines[-1]
+
+
 def test_long_words_of_a_table_are_not_cut():
     settings = "a name of settings that is longer than sixty characters, as some are, " + "x" * 40
     assert settings in whole_table(pandas.DataFrame({"settings": [settings]}))
