@@ -44,7 +44,7 @@ def run(args: argparse.Namespace, results: Results) -> None:
         grid = Grid.read(args.grid, args.seeds)
     except OSError as error:
         raise ValueError(
-            f"GRID.yaml {args.grid}: {reason_of(error)}. docs/comparing.md says what it holds."
+            f"GRID.yaml {args.grid}: {reason_of(error)}. Name a file of YAML: see docs/comparing.md."
         ) from error
     tasks = [_task(entry, args, f"{args.grid}: tasks, {entry['name']}") for entry in grid.tasks]
     for task in tasks:
