@@ -47,7 +47,7 @@ def explain_errors(parser: argparse.ArgumentParser, command: str, options: Mappi
         for word in (word.partition("=")[0] for word in unknown):
             if others := _commands_with(word, options):
                 parser.error(
-                    f"unrecognized argument {word}. It is an option of {', '.join(others)}, not of {command}."
+                    f"unrecognized argument {word}. Leave it out of {command}: it is an option of {', '.join(others)}."
                 )
             # Without the dashes, which would make everything alike.
             known = [name.removeprefix("--") for name in parser._option_string_actions if name.startswith("--")]

@@ -58,7 +58,7 @@ def run(args: argparse.Namespace, results: Results) -> None:
         raise ValueError(f"--output {args.output} is a file: name a folder.")
     for path in map(Path, args.images):
         if not path.exists():
-            raise ValueError(f"{path}: there is no such file or folder. A text is named with --text.")
+            raise ValueError(f"{path}: there is no such file or folder. Name a text with --text.")
         if is_saved_dataset(path):
             raise ValueError(
                 f"{path}: this is a data set that save_to_disk wrote, which evaluate and tune read. Name files of "

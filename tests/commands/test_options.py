@@ -137,7 +137,10 @@ def test_wrong_options_cost_no_imports():
             "--flops-ratios?",
         ),
         (["compare", "grid.yaml", "more", "-o", "out"], "unrecognized argument more."),
-        (["summary", "bert", "--min-agreement", "1"], "--min-agreement. It is an option of tune, not of summary."),
+        (
+            ["summary", "bert", "--min-agreement", "1"],
+            "--min-agreement. Leave it out of summary: it is an option of tune.",
+        ),
         (["tune", "bert", "--dataset", "x", "--zzz"], "unrecognized argument --zzz."),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",

@@ -218,7 +218,7 @@ def test_texts(visualize, tmp_path):
     [
         ([], "Name pictures, clips or sounds, or folders"),
         (["pets", "--text", "a"], "one of the two"),
-        (["nowhere.png"], "nowhere.png: there is no such file or folder. A text is named with --text"),
+        (["nowhere.png"], "nowhere.png: there is no such file or folder. Name a text with --text"),
         (["bert"], "BertForSequenceClassification merges nothing of pictures"),
         (["--text-file", "nowhere.txt"], "--text-file nowhere.txt: there is no such file. Or name texts with --text"),
         (["pets", "--side", 8], "--side 8: expected at least 64 pixels"),
