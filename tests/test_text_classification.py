@@ -114,7 +114,7 @@ def test_texts_without_labels(monkeypatch, capsys, tmp_path, model_folder, text_
     run(monkeypatch, model_folder, tmp_path / "data", tmp_path)
     assert all(row["merged"] == {} and 0 < row["agreement"]["agreement"] <= 1 for row in results(tmp_path))
     assert "no column of class labels" in capsys.readouterr().out
-    with pytest.raises(ValueError, match="there is no obvious label column"):
+    with pytest.raises(ValueError, match="these data have no labels, only the column text"):
         run(monkeypatch, model_folder, tmp_path / "data", tmp_path, "--train-head")
 
 

@@ -31,6 +31,10 @@ from ..apply import pitome_disabled
 Distance = Callable[[Any, Any, Mapping[str, Any]], torch.Tensor]
 
 
+#: Seconds after which a pass over the inputs has a bar of its own.
+_LONG = 3.0
+
+
 class Samples:
     """Inputs of a model, and what its dense self makes of them.
 
@@ -61,7 +65,9 @@ class Samples:
     @torch.no_grad()
     def _run(self) -> list[Any]:
         """Of every batch what is compared: hidden states of a thousand pictures would fill the memory."""
-        return [self._read(batch) for batch in logging.tqdm(self.batches, leave=False, disable=None, desc="inputs")]
+        # Next to the bar of a search, one that comes and goes with every setting only flickers.
+        bar = logging.tqdm(self.batches, leave=False, disable=None, delay=_LONG, desc="inputs")
+        return [self._read(batch) for batch in bar]
 
     def _read(self, batch: Mapping[str, Any]) -> Any:
         output = self.model(**batch)

@@ -16,11 +16,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import textwrap
 from dataclasses import dataclass, field
 from typing import Any
+
+import numpy
 
 from .plain import Plain
 
@@ -244,10 +247,17 @@ class PiToMeSummary(Plain):
 
 
 def whole_table(table: Any, **options: Any) -> str:
-    """A `pandas.DataFrame` as text: in a terminal its columns go on below where the line ends. Anywhere else, in a
-    file say, a row is a line and nothing is cut."""
-    width = shutil.get_terminal_size((LINE_WIDTH, 0)).columns if sys.stdout.isatty() else None
+    """A `pandas.DataFrame` as text: in a terminal its columns go on below where the line ends, and so they do where
+    the environment says how many `COLUMNS` there are. Anywhere else, in a file say, a row is a line and nothing is
+    cut."""
+    has_width = sys.stdout.isatty() or os.environ.get("COLUMNS")
+    width = shutil.get_terminal_size((LINE_WIDTH, 0)).columns if has_width else None
     return table.to_string(line_width=width, **options)
+
+
+def milliseconds(value: float) -> str:
+    """Four digits, as a plain number."""
+    return numpy.format_float_positional(value, precision=4, fractional=False, trim="-")
 
 
 def wrapped(lines: list[str], indent: str = "  ") -> str:

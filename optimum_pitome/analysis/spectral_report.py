@@ -27,6 +27,7 @@ import torch
 from .intervals import half_width
 from .pictures import plotted
 from .plain import Plain
+from .report import whole_table, wrapped
 from .spectrum import GRAPHS
 
 
@@ -168,9 +169,9 @@ def _interval(values: torch.Tensor) -> tuple[list[float], list[float]]:
 
 
 def _table(title: str, names: tuple[str, ...], layers: tuple[int, ...], values: torch.Tensor) -> list[str]:
-    cells = [[f"{mean:.3g} ± {half:.2g}" for mean, half in zip(*_interval(one))] for one in values]
-    widths = [max(len(name), *map(len, column)) + 2 for name, column in zip(names, cells)]
-    lines = [title, "layer" + "".join(name.rjust(width) for name, width in zip(names, widths))]
-    for row, layer in enumerate(layers):
-        lines.append(f"{layer:>5}" + "".join(column[row].rjust(width) for column, width in zip(cells, widths)))
-    return lines
+    import pandas
+
+    cells = {
+        name: [f"{mean:.3g} ± {half:.2g}" for mean, half in zip(*_interval(one))] for name, one in zip(names, values)
+    }
+    return [wrapped([title]), whole_table(pandas.DataFrame(cells, layers).rename_axis("layer", axis="columns"))]

@@ -29,6 +29,7 @@ import torch
 from torch import nn
 
 from ..apply import apply_pitome, pitome_disabled
+from .report import milliseconds
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Timing:
 
     def __str__(self) -> str:
         return (
-            f"{self.dense_ms:.4g} ms dense, {self.merged_ms:.4g} ms merged: {self.speedup:.2f}x "
+            f"{milliseconds(self.dense_ms)} ms dense, {milliseconds(self.merged_ms)} ms merged: {self.speedup:.2f}x "
             f"(quartiles {self.speedup_low:.2f} to {self.speedup_high:.2f}, {self.rounds} rounds)"
         )
 

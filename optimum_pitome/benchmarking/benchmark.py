@@ -106,7 +106,7 @@ class Benchmark:
         model = built.model
         inputs = example_inputs(model, combination.batch_size, combination.sequence_length, combination.image_size)
         inputs = {name: value.to(self._device) for name, value in inputs.items()}
-        lengths = _lengths(model, combination.sequence_length)
+        lengths = lengths_of(model, combination.sequence_length)
         summary = pitome_summary(model, num_tokens=lengths, image_size=combination.image_size)
         reference = self._reference(model, inputs) if not combination.exact else None
         if combination.runtime == PYTORCH:
@@ -211,7 +211,7 @@ def _losses(reference: tuple[Any, Any], outputs: list[Any]) -> dict[str, float |
     }
 
 
-def _lengths(model: nn.Module, sequence_length: int | None) -> list[int | None]:
+def lengths_of(model: nn.Module, sequence_length: int | None) -> list[int | None]:
     """Of the sequences that enter each rewritten encoder; `None`: as its configuration says."""
     encoders = rewritten_encoders(model)
     return [sequence_length if encoder.pitome.architecture.part == "text" else None for encoder in encoders]

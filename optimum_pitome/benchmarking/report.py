@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from ..analysis.pictures import plotted
-from ..analysis.report import whole_table
+from ..analysis.report import milliseconds, whole_table, wrapped
 from .row import Row
 
 
@@ -45,13 +45,18 @@ _TITLES = (
     "peak MB",
     "1 - cosine",
 )
-EXPLANATION = (
-    "Times: medians of rounds in which dense and merged alternate in one process. Speed-up: the median of the ratios "
-    "inside the rounds, with quartiles. Fewer operations: of the whole model, counted by torch. Realised: the "
-    "speed-up over that. Merge step: matching and merging alone, as a share of the merged time. Peak MB: what tensors "
-    "took at once, dense > merged, without weights. 1 - cosine: merged in the runtime (or int8) against merged in "
-    "PyTorch."
-)
+#: The columns that say which row it is; in a terminal, where a table goes on below, they stand in front of each part.
+_NAMES = _TITLES[:4]
+#: What is said of a column, where there is one.
+_EXPLANATIONS = {
+    "dense, ms": "Times: medians of rounds in which dense and merged alternate in one process.",
+    "speed-up": "Speed-up: the median of the ratios inside the rounds, with quartiles.",
+    "fewer operations": "Fewer operations: of the whole model, counted by torch.",
+    "realised": "Realised: the speed-up over that.",
+    "merge step": "Merge step: matching and merging alone, as a share of the merged time.",
+    "peak MB": "Peak MB: what tensors took at once, dense > merged, without weights.",
+    "1 - cosine": "1 - cosine: merged in the runtime (or int8) against merged in PyTorch.",
+}
 
 
 @dataclass(frozen=True)
@@ -82,10 +87,19 @@ class Report:
         frame = pandas.DataFrame([_cells(row) for row in self.rows], columns=list(_TITLES))
         return frame.loc[:, (frame != "").any()]
 
+    @property
+    def explanation(self) -> str:
+        """What the columns of the table are."""
+        shown = self.table().columns
+        return " ".join(text for title, text in _EXPLANATIONS.items() if title in shown)
+
     def __str__(self) -> str:
-        lines = [self.about, whole_table(self.table(), index=False)]
-        lines += [f"Cannot run ({reason}): {rows}" for reason, rows in self._failed().items()]
-        return "\n".join([*lines, EXPLANATION])
+        table = self.table()
+        names = [title for title in _NAMES if title in table.columns]
+        table = table.set_index(names) if names else table
+        failed = [f"Cannot run ({reason}): {rows}" for reason, rows in self._failed().items()]
+        after = wrapped([*failed, self.explanation], indent="")
+        return "\n".join([wrapped([self.about]), whole_table(table, sparsify=False), after])
 
     def _failed(self) -> dict[str, str]:
         """From each reason to the rows that have it."""
@@ -109,7 +123,7 @@ class Report:
         failed = [f"- {reason}: {rows}" for reason, rows in self._failed().items()]
         if failed:
             lines += ["", "What could not run:", "", *failed]
-        return "\n".join([*lines, "", EXPLANATION, ""])
+        return "\n".join([*lines, "", self.explanation, ""])
 
     def to_dict(self) -> dict[str, Any]:
         return {"machine": dict(self.machine), "rows": [row.to_dict() for row in self.rows]}
@@ -174,8 +188,8 @@ def _cells(row: Row) -> list[str]:
     return [
         *cells,
         f"{row.tokens[0]} > {row.tokens[-1]}",
-        f"{row.dense_ms:.4g}",
-        f"{row.merged_ms:.4g}",
+        milliseconds(row.dense_ms),
+        milliseconds(row.merged_ms),
         f"{row.speedup:.2f}x",
         f"{row.speedup_low:.2f} to {row.speedup_high:.2f}",
         f"{row.operations_ratio:.2f}x",

@@ -72,6 +72,11 @@ def fail(parser: argparse.ArgumentParser, error: Exception | str, code: int = RE
     parser.exit(code, f"{parser.prog}: error: {error}\n")
 
 
+def reason_of(error: OSError) -> str:
+    """Why a file that was named cannot be read, after its name."""
+    return "there is no such file" if isinstance(error, FileNotFoundError) else f"it cannot be read ({error.strerror})"
+
+
 def check_model(name: str) -> None:
     """
     Raises:
@@ -117,13 +122,13 @@ def configured(args: argparse.Namespace, resized: bool = True) -> tuple[PreTrain
     from transformers import AutoConfig
 
     from ..configuration.config import PiToMeConfig, configurations
-    from ..hub.recipe_lookup import base_model_of
+    from ..hub.recipe_lookup import base_config_of
 
     config = AutoConfig.from_pretrained(args.model, revision=args.revision)
     keyword = pitome_keyword(args, config)
     if isinstance(config, PiToMeConfig):
         keyword.setdefault("pitome", config)
-        config = AutoConfig.from_pretrained(base_model_of(config, args.model))
+        config = base_config_of(config, args.model)
     size = args.image_size
     if size is None:
         return config, keyword

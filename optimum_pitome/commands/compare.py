@@ -31,8 +31,8 @@ from ..evaluation.columns import find_columns
 from ..evaluation.comparison import ComparedTask, compare_tasks
 from ..evaluation.comparison_report import AGREEMENT, Comparison
 from ..evaluation.grid import Grid
-from .arguments import check_model
-from .results import Results
+from .arguments import check_model, reason_of
+from .results import Results, explained
 from .task_options import add_entry
 from .tasks import TASKS, check_task, empty_model, load_task, read_data
 
@@ -40,10 +40,15 @@ from .tasks import TASKS, check_task, empty_model, load_task, read_data
 def run(args: argparse.Namespace, results: Results) -> None:
     folder = Path(args.output)
     figure_class()  # not after hours
-    grid = Grid.read(args.grid, args.seeds)
+    try:
+        grid = Grid.read(args.grid, args.seeds)
+    except OSError as error:
+        raise ValueError(
+            f"GRID.yaml {args.grid}: {reason_of(error)}. Name a file of YAML: see docs/comparing.md."
+        ) from error
     tasks = [_task(entry, args, f"{args.grid}: tasks, {entry['name']}") for entry in grid.tasks]
     for task in tasks:
-        _check_fit(task, grid, args.grid)
+        _check_fit(task, grid, args.grid, f"{args.grid}: tasks, {task.name}")
     compared = [_compared(task, f"{args.grid}: tasks, {task.name}") for task in tasks]
     try:
         found = compare_tasks(compared, grid, folder / "rows.jsonl")
@@ -110,9 +115,13 @@ def _expanded(path: str) -> str:
     return found
 
 
-def _check_fit(task: argparse.Namespace, grid: Grid, file: str) -> None:
+def _check_fit(task: argparse.Namespace, grid: Grid, file: str, where: str) -> None:
     """Tries all settings on the task's model without its weights."""
-    model = empty_model(task)
+    try:
+        model = empty_model(task)
+    except (ValueError, OSError) as error:
+        kind = OSError if isinstance(error, OSError) else ValueError
+        raise kind(f"{where}: {explained(error, task.model)}") from error
     for variant in grid.variants:
         try:
             apply_pitome(model, variant.config)
@@ -130,7 +139,10 @@ def _compared(task: argparse.Namespace, where: str) -> ComparedTask:
 
     def load():
         config = AutoConfig.from_pretrained(task.model, revision=task.revision)
-        model, judge, data = load_task(task, config, {"pitome": False}, dataset)
+        try:
+            model, judge, data = load_task(task, config, {"pitome": False}, dataset)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
         return model, data, judge
 
     identity = {key: value for key, value in vars(task).items() if key not in ("name", "measures")}

@@ -37,8 +37,6 @@ from ..modeling.rewrite import rewritten_encoders
 #: From a path to what a processor takes; and from that to the inputs of the model.
 Reader = tuple[Any, Callable[[Path], Any], Callable[[Any], Any]]
 SOUNDS = (".wav", ".flac", ".ogg", ".mp3", ".aiff")
-#: What a file that cannot be read raises; the decoders of videos and sounds have errors of their own.
-UNREADABLE = (OSError, ValueError, SyntaxError, RuntimeError, Image.DecompressionBombError)
 
 
 #: What models take of each part, and what people call it.

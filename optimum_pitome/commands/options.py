@@ -27,8 +27,9 @@ from ..benchmarking.combinations import DTYPES, MEASURES, MODES
 from ..configuration.checks import Setting
 from ..configuration.fields import COUNTS, FIELDS, fields_of
 from ..export.requirements import FORMATS, OPSETS, PARTS, QUANTIZATIONS
+from .arguments import reason_of
 from .imports import add_imports
-from .parsing import add_output, explain_errors
+from .parsing import add_output, decimal_comma, explain_errors, numbers
 from .serve_options import add_server
 from .task_options import add_data, add_model, add_other_runtimes, add_running, add_runtimes, add_task
 
@@ -38,7 +39,7 @@ def add_options(parser: argparse.ArgumentParser, command: str) -> None:
     for add in _OPTIONS[command]:
         add(parser)
     add_output(parser)
-    explain_errors(parser, command)
+    explain_errors(parser, command, _OPTIONS)
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
@@ -246,24 +247,14 @@ def _option(setting: Setting) -> dict[str, Any]:
         return {"action": argparse.BooleanOptionalAction}
     if dict[str, Any] in kinds:
         return {"type": lambda text: _checked(setting.name, _json(text, '{"vision": 0.9}')), "metavar": "JSON"}
-    return {"type": lambda text: _checked(setting.name, _numbers(text, kinds))}
+    return {"type": lambda text: _checked(setting.name, numbers(text, kinds), decimal_comma(text, kinds))}
 
 
-def _checked(name: str, value: Any) -> Any:
+def _checked(name: str, value: Any, hint: str = "") -> Any:
     try:
         return FIELDS[name].checked(value)
     except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _numbers(text: str, kinds: tuple[Any, ...]) -> float | list[float]:
-    try:
-        numbers = [float(part) for part in text.split(",")]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text}: expected a number, or several with commas between them.") from None
-    if int in kinds or list[int] in kinds:
-        numbers = [int(number) if number.is_integer() else number for number in numbers]
-    return numbers[0] if len(numbers) == 1 and (int in kinds or float in kinds) else numbers
+        raise argparse.ArgumentTypeError(f"{error}{hint}") from None
 
 
 def _json(text: str, example: str) -> dict[str, Any]:
@@ -273,6 +264,7 @@ def _json(text: str, example: str) -> dict[str, Any]:
         if not isinstance(settings, dict):
             raise ValueError(f"expected an object, not {type(settings).__name__}")
     except (OSError, RecursionError, ValueError) as error:
+        error = f"{text}: {reason_of(error)}" if isinstance(error, OSError) else error
         raise argparse.ArgumentTypeError(f"{error}. Expected JSON such as {example}, or a file of it.") from None
     return settings
 

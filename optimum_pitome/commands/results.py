@@ -30,6 +30,7 @@ from typing import Any
 
 import datasets
 from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
+from tqdm import tqdm
 from transformers.utils import logging as transformers_logging
 
 from .. import __version__
@@ -103,13 +104,26 @@ def run_command(name: str, args: argparse.Namespace, parser: argparse.ArgumentPa
     except KeyboardInterrupt as error:
         parser.exit(INTERRUPTED, "\nInterrupted" + "".join(f": {reason}" for reason in error.args) + ".\n")
     except (ValueError, OSError, ImportError) as error:
-        offline, model = _is_offline(error), getattr(args, "model", None)
-        unnamed = offline and not isinstance(error, ConnectionError) and model is not None and model not in str(error)
-        about = f"{model}: " if unnamed else ""
-        after = _OWN_MODEL if _UNKNOWN_MODEL in str(error) else ""
-        if offline and model is not None and not os.path.exists(model):
-            after += f"\n\nThere is no folder {model} here, either."
-        fail(parser, f"{about}{error}{after}", FAILED if offline or _has_begun(error) else REFUSED)
+        _close_bars()
+        said = explained(error, getattr(args, "model", None))
+        fail(parser, said, FAILED if _is_offline(error) or _has_begun(error) else REFUSED)
+
+
+def explained(error: Exception, model: str | None) -> str:
+    """What went wrong with a model, and what to do about it, where a library does not say that."""
+    offline = _is_offline(error)
+    unnamed = offline and not isinstance(error, ConnectionError) and model is not None and model not in str(error)
+    about = f"{model}: " if unnamed else ""
+    after = _OWN_MODEL if _UNKNOWN_MODEL in str(error) and _OWN_MODEL not in str(error) else ""
+    if offline and model is not None and not os.path.exists(model):
+        after += f"\n\nThere is no folder {model} here, either."
+    return f"{about}{error}{after}"
+
+
+def _close_bars() -> None:
+    """Ends the line of every bar that an error left open: what is said of the error stands in one of its own."""
+    for bar in list(getattr(tqdm, "_instances", ())):
+        bar.close()
 
 
 def _is_offline(error: BaseException | None) -> bool:

@@ -17,12 +17,14 @@
 from __future__ import annotations
 
 import argparse
+import re
 
 import torch
 from transformers import AutoModel
 
 from ..analysis import pitome_summary
 from ..apply import apply_pitome
+from ..benchmarking.benchmark import lengths_of
 from .arguments import configured, settings_name, several_settings
 from .results import Results
 
@@ -32,9 +34,15 @@ def run(args: argparse.Namespace, results: Results) -> None:
     # On the meta device a model of any size takes no memory and no weights.
     with torch.device("meta"):
         model = AutoModel.from_config(config, **keyword)
+    lengths = lengths_of(model, args.sequence_length)
+    if args.sequence_length is not None and not any(lengths):
+        raise ValueError("--sequence-length is for texts: an image's tokens follow from its size (--image-size).")
     for settings in several_settings(args) or [None]:
         if settings is not None:
             apply_pitome(model, settings)
             results.add(settings_name(settings))
-        summary = pitome_summary(model, args.sequence_length, args.count, image_size=args.image_size)
+        try:
+            summary = pitome_summary(model, lengths, args.count, image_size=args.image_size)
+        except ValueError as error:
+            raise ValueError(re.sub(r"^num_tokens=", "--sequence-length ", str(error))) from None
         results.add(summary, summaries=[{"given": settings, **summary.to_dict()}])

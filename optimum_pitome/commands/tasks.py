@@ -47,7 +47,7 @@ from ..evaluation.columns import find_columns
 from ..evaluation.data import left_out, load_labelled, take
 from ..evaluation.judges import AnswerJudge, ClassJudge, EmbeddingJudge, Judge, RetrievalJudge
 from ..evaluation.pixels import PixelJudge
-from ..hub.recipe_lookup import base_model_of
+from ..hub.recipe_lookup import base_config_of
 from .preparing import answer, classify, embed, retrieve, segment, tag
 
 
@@ -174,7 +174,7 @@ def _class_of(args: argparse.Namespace, config: PreTrainedConfig) -> type[nn.Mod
         ValueError: for a head that no checkpoint has: its weights would be random.
     """
     if isinstance(config, PiToMeConfig):
-        config = AutoConfig.from_pretrained(base_model_of(config, args.model))
+        config = base_config_of(config, args.model)
     found = TASKS[args.task].auto_class._model_mapping.get(type(config), None)
     if not isinstance(found, type):
         return None
@@ -191,7 +191,7 @@ def empty_model(args: argparse.Namespace) -> nn.Module:
     """The dense model of a task without weights, which settings can be tried on."""
     config = AutoConfig.from_pretrained(args.model, revision=args.revision)
     if isinstance(config, PiToMeConfig):
-        config = AutoConfig.from_pretrained(base_model_of(config, args.model))
+        config = base_config_of(config, args.model)
     with _class_known(args, config), torch.device("meta"):
         return TASKS[args.task].auto_class.from_config(config, pitome=False)
 

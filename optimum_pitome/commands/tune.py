@@ -26,6 +26,7 @@ from torch import nn
 from transformers import AutoConfig
 
 from ..analysis import pitome_summary
+from ..analysis.report import wrapped
 from ..cards.card import hub_id
 from ..configuration.config import PiToMeConfig
 from ..evaluation.evaluation import hardware_of
@@ -57,7 +58,8 @@ def run(args: argparse.Namespace, results: Results) -> None:
         budget["speed_up"] = args.speed_up
     bounds = {name: getattr(args, name) for name in ("min_agreement", "max_loss") if getattr(args, name) is not None}
     if len(budget) + len(bounds) != 1:
-        raise ValueError("Name one of --flops-ratio, --num-tokens, --speed-up, --min-agreement and --max-loss.")
+        only = " only" if budget or bounds else ""
+        raise ValueError(f"Name{only} one of --flops-ratio, --num-tokens, --speed-up, --min-agreement and --max-loss.")
     if "ratio" in settings:
         raise ValueError("--ratio says how much merges, which is what is searched. Leave it out.")
     if "profile" in settings and budget:
@@ -88,7 +90,8 @@ def run(args: argparse.Namespace, results: Results) -> None:
     results.add(found, **{key: value for key, value in vars(found).items() if key != "config"})
     settings = {key: value for key, value in found.config.to_pitome_dict().items() if key != "format_version"}
     summary = pitome_summary(model, num_tokens=length)
-    results.add(f"{summary}\n{json.dumps(settings)}", settings=settings, summary=summary)
+    title = "The settings as JSON, for --pitome-config here and pitome= in Python:"
+    results.add(f"{summary}\n{title}\n{json.dumps(settings)}", settings=settings, summary=summary)
     if args.output is None and args.push_to_hub is None:
         return
     with contextlib.ExitStack() as stack:
@@ -103,7 +106,7 @@ def run(args: argparse.Namespace, results: Results) -> None:
             text = f"Recipe: {folder}. {auto_class}.from_pretrained({folder!r}) loads the model with it."
             if Path(args.model).exists() and not Path(args.model).is_absolute():
                 text += f" Run that in {Path.cwd()}, where the recipe's base model {args.model} lies."
-            results.add(text, recipe=folder)
+            results.add(wrapped([text]), recipe=folder)
         if args.push_to_hub is not None:
             push(args, folder, results, "Tuned recipe")
 
@@ -112,12 +115,9 @@ def _search(
     model: nn.Module, inputs: list, args: argparse.Namespace, results: Results, length: int | None, **budget: float
 ) -> Found:
     tried = None if args.output is None else Path(args.output) / "search.jsonl"
-    before = tried.read_text(encoding="utf-8").count('"loss"') if tried is not None and tried.exists() else 0
-    if before > 0:
-        results.note(f"Going on with {before} settings from {tried}.")
     limits = {"max_settings": args.max_settings, "seed": args.seed, "resume_from": tried, "progress": True}
     try:
-        found = search_ratios(model, inputs, length, **budget, **limits)
+        found = search_ratios(model, inputs, length, **budget, **limits, note=results.note)
     except KeyboardInterrupt:
         kept = (
             "nothing was kept, since -o names no folder" if tried is None else f"the same command goes on from {tried}"

@@ -31,7 +31,7 @@ from ..evaluation.columns import find_columns
 from ..evaluation.data import Batches, load_labelled, take
 from ..export.modules import input_kind
 from ..hub.entries import entries
-from ..hub.recipe_lookup import base_model_of
+from ..hub.recipe_lookup import base_config_of, base_model_of
 from .arguments import pitome_keyword
 from .preparing import prepare_images, prepare_texts
 from .tasks import check_numbers
@@ -64,8 +64,9 @@ def read_config(args: argparse.Namespace) -> tuple[PreTrainedConfig, PiToMeConfi
     config = AutoConfig.from_pretrained(args.model, revision=args.revision)
     if not isinstance(config, PiToMeConfig):
         return config, None
+    base = base_config_of(config, args.model)
     args.model, args.revision = base_model_of(config, args.model), "main"
-    return AutoConfig.from_pretrained(args.model), config
+    return base, config
 
 
 def one_setting(args: argparse.Namespace) -> tuple[PreTrainedConfig, dict[str, Any]]:
@@ -86,10 +87,13 @@ def load_inputs(
     columns = find_columns(dataset, kind, args.input_columns, labelled=False)
     prepare, lengths = prepare_images(args) if kind == "image" else prepare_texts(args), []
     if kind == "text":  # texts of one length together: less padding
-        rows = logging.tqdm(list(zip(*(dataset[column] for column in columns))), leave=False, desc="lengths of texts")
+        rows = logging.tqdm(
+            list(zip(*(dataset[column] for column in columns))), leave=False, disable=None, desc="lengths of texts"
+        )
         lengths = [prepare(*([text] for text in row))["input_ids"].shape[1] for row in rows]
         dataset = dataset.select(sorted(range(len(lengths)), key=lengths.__getitem__))
-    found = logging.tqdm(Batches(dataset, columns, {}, args.batch_size, prepare), leave=False, desc="reading inputs")
+    batches = Batches(dataset, columns, {}, args.batch_size, prepare)
+    found = logging.tqdm(batches, leave=False, disable=None, desc="reading inputs")
     return [{key: value.to(device) for key, value in batch.items()} for batch in found], lengths
 
 

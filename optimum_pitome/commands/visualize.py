@@ -26,15 +26,15 @@ from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel
 from transformers.utils import logging
 
-from ..evaluation.data import is_saved_dataset
+from ..evaluation.data import UNREADABLE, is_saved_dataset
 from ..modeling.rewrite import rewritten_encoders
 from ..modeling.signatures import names
 from ..visualization.saving import save_picture, save_texts
 from ..visualization.visualize import visualize
+from .arguments import reason_of
 from .media import (
     SOUNDS,
     TAKEN,
-    UNREADABLE,
     MissingPackage,
     largest_part,
     part_of_files,
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace, results: Results) -> None:
         raise ValueError(f"--output {args.output} is a file: name a folder.")
     for path in map(Path, args.images):
         if not path.exists():
-            raise ValueError(f"{path}: there is no such file or folder.")
+            raise ValueError(f"{path}: there is no such file or folder. Name a text with --text.")
         if is_saved_dataset(path):
             raise ValueError(
                 f"{path}: this is a data set that save_to_disk wrote, which evaluate and tune read. Name files of "
@@ -152,7 +152,12 @@ def _shown(sample: Any) -> str:
 def _texts(args: argparse.Namespace) -> list[str]:
     texts = list(args.texts or [])
     if args.text_file is not None:
-        texts += Path(args.text_file).read_text(encoding="utf-8").splitlines()
+        try:
+            texts += Path(args.text_file).read_text(encoding="utf-8").splitlines()
+        except OSError as error:
+            raise ValueError(
+                f"--text-file {args.text_file}: {reason_of(error)}. Or name texts with --text."
+            ) from error
         if not any(text.strip() for text in texts):
             raise ValueError(f"--text-file {args.text_file}: there is no text in it.")
     return [text for text in texts if text.strip()]

@@ -88,6 +88,12 @@ def find_columns(
             fitting = [name for name in fitting if isinstance(features[name], datasets.Image)]
         label = _only(fitting[:1], what, "--label-column", features)
     elif label is None:
+        if not features.keys() - set(inputs):
+            raise ValueError(
+                f"these data have no labels, only the column {', '.join(inputs)}. Classification needs some: a folder "
+                "with one sub-folder per class, or a column of classes. What needs none: --task feature-extraction, "
+                "which compares embeddings, and `tune --min-agreement`, which compares with the dense model."
+            )
         classes = [name for name, feature in features.items() if isinstance(feature, ClassLabel)]
         fitting = classes or [name for name in features if name in _LABEL_NAMES and name not in inputs]
         label = _only(fitting, "label column", "--label-column", features)

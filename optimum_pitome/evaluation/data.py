@@ -16,20 +16,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset, load_dataset, load_from_disk
+from datasets import Dataset, Image, load_dataset, load_from_disk
 from datasets.exceptions import DatasetNotFoundError
+from PIL import UnidentifiedImageError
+from PIL.Image import DecompressionBombError
 
 from ..configuration.checks import leads_nowhere
 
 
 #: Seed of the choice where not all samples are taken. Folders of pictures come sorted by class.
 SEED = 0
+
+#: What a file that cannot be read raises; the decoders of videos and sounds have errors of their own.
+UNREADABLE = (OSError, ValueError, SyntaxError, RuntimeError, DecompressionBombError)
 
 _FORMATS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet", ".txt": "text"}
 
@@ -73,7 +78,13 @@ def load_labelled(
         separator = {"sep": "\t"} if path.suffix == ".tsv" else {}
         found = load_dataset(_FORMATS[path.suffix], data_files=name, streaming=streaming, **separator)
     elif path.is_dir():
-        found = load_dataset(name, streaming=streaming)
+        try:
+            found = load_dataset(name, streaming=streaming)
+        except FileNotFoundError as error:  # of datasets: no file of a kind that it knows
+            raise ValueError(
+                f"{name}: nothing in this folder can be read. Expected one sub-folder of pictures per class, files "
+                f"that end in {', '.join(_FORMATS)}, or what save_to_disk wrote."
+            ) from error
     elif leads_nowhere(name) or path.suffix in _FORMATS:
         raise ValueError(f"{name}: there is no such file or folder.")
     else:
@@ -136,9 +147,32 @@ class Batches:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         rows = self.dataset.select_columns(self.columns)
         for start in range(0, len(rows), self.batch_size):
-            part = rows[start : start + self.batch_size]
+            try:
+                part = rows[start : start + self.batch_size]
+            except UNREADABLE:
+                _refuse_broken_pictures(rows, range(start, min(start + self.batch_size, len(rows))))
+                raise
             batch = dict(self.prepare(*(part[column] for column in self.columns)))
             for name, values in self.references.items():
                 values = values[start : start + self.batch_size]
                 batch[name] = torch.tensor(values) if isinstance(values[0], int) else values
             yield self.finish(batch)
+
+
+def _refuse_broken_pictures(rows: Dataset, numbers: Iterable[int]) -> None:
+    """
+    Raises:
+        ValueError: naming the first picture in these rows that cannot be decoded.
+    """
+    for column in (name for name, feature in rows.features.items() if isinstance(feature, Image)):
+        files = rows.select_columns(column).cast_column(column, Image(decode=False))
+        for number in numbers:
+            try:
+                rows.select_columns(column)[number]
+            except UNREADABLE as error:
+                name = files[number][column]["path"] or f"the picture in row {number} (column {column!r})"
+                reason = "it is no picture" if isinstance(error, UnidentifiedImageError) else error
+                raise ValueError(
+                    f"{name} cannot be read: {reason}. Remove the file, or leave its row out "
+                    "(datasets.Dataset.filter)."
+                ) from error

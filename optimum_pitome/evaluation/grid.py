@@ -34,6 +34,8 @@ from ..methods import ALGORITHMS
 REFERENCE = "reference"
 DENSE = "dense"
 
+#: What a list of tasks is, for messages.
+_TASKS = "entries, such as - name: photos (each begins with a dash)"
 _KEYS = ("tasks", "budgets", "common", REFERENCE, "settings", "vary", "grid", "seeds")
 
 
@@ -141,17 +143,17 @@ def _mapping(where: str, value: Any) -> dict[str, Any]:
     return dict(value)
 
 
-def _list(where: str, value: Any) -> list[Any]:
+def _list(where: str, value: Any, example: str = "values, such as [0, 1]") -> list[Any]:
     if value is None:
         return []
     if not isinstance(value, (list, tuple)) or not value:
-        raise ValueError(f"{where}: expected a list of values, such as [0, 1], not {show(value)}.")
+        raise ValueError(f"{where}: expected a list of {example}, not {show(value)}.")
     return list(value)
 
 
 def _tasks(grid: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     names = set()
-    for number, entry in enumerate(_list("tasks", grid.get("tasks")), start=1):
+    for number, entry in enumerate(_list("tasks", grid.get("tasks"), _TASKS), start=1):
         task = _mapping(f"tasks, entry {number}", entry)
         name = task.setdefault("name", f"{Path(str(task.get('dataset'))).stem}")
         if not isinstance(name, str) or name in names:

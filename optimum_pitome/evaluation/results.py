@@ -23,7 +23,7 @@ from typing import Any
 
 from ..analysis.pictures import plotted
 from ..analysis.plain import Plain
-from ..analysis.report import whole_table, wrapped
+from ..analysis.report import milliseconds, whole_table, wrapped
 from ..analysis.timing import Timing
 
 
@@ -113,11 +113,12 @@ class Evaluations(Plain, Sequence):
 
     def __str__(self) -> str:
         first = self[0]
-        text = whole_table(self.table())
+        text, rounds = whole_table(self.table()), first.timing.rounds
+        times = f"medians of {rounds} batches, dense and merged alternating, and quartiles of the ratios"
+        times = "of one batch, dense and merged" if rounds == 1 else times
         about = (
             f"{first.num_samples} samples; 95 % intervals in brackets, of differences those of the paired samples. "
-            f"GFLOPs: {GFLOPS_TITLE}, merge step included. Times: medians of {first.timing.rounds} batches, dense and "
-            f"merged alternating, and quartiles of the ratios; {first.hardware}."
+            f"GFLOPs: {GFLOPS_TITLE}, merge step included. Times: {times}; {first.hardware}."
         )
         return f"{text}\n\n{wrapped([about + self._budgets() + self._contradictions()], indent='')}"
 
@@ -200,7 +201,9 @@ def _row(one: Evaluation, dense: bool) -> dict[str, str]:
     fewer, faster = f" ({one.flops_ratio:.2f}x fewer)", f" ({timing.speedup:.2f}x as fast)"
     row["GFLOPs"] = f"{one.gflops_dense:.3g}" if dense else f"{one.gflops_merged:.3g}{fewer}"
     row["tokens"] = " + ".join(map(str, one.num_tokens if dense else one.tokens_left))
-    row[f"ms per batch of {one.batch_size}"] = f"{timing.dense_ms:.4g}" if dense else f"{timing.merged_ms:.4g}{faster}"
+    row[f"ms per batch of {one.batch_size}"] = (
+        milliseconds(timing.dense_ms) if dense else milliseconds(timing.merged_ms) + faster
+    )
     row["quartiles"] = "" if dense else f"{timing.speedup_low:.2f} to {timing.speedup_high:.2f}"
     return row
 
@@ -213,4 +216,4 @@ def metric_title(name: str) -> str:
 def percent(values: Mapping[str, float], name: str, sign: str = "") -> str:
     """A share with its interval, as tables show it."""
     value, low, high = (100 * values[key] for key in (name, f"{name}_low", f"{name}_high"))
-    return f"{value:{sign}.2f} [{low:{sign}.1f}, {high:{sign}.1f}]"
+    return f"{value:{sign}.2f} [{low:{sign}.2f}, {high:{sign}.2f}]"

@@ -17,6 +17,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -65,7 +66,8 @@ def _quiet() -> Iterator[None]:
     transformers_logging.set_verbosity_error()
     torch_logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        # The exporter prints its steps.
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:

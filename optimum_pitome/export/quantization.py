@@ -17,8 +17,10 @@ matched by stays in the model's dtype."""
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Iterable, Mapping
+import logging
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,13 +56,27 @@ def quantize_openvino(path: Path, calibration: list[Mapping[str, torch.Tensor]])
         data = nncf.Dataset([{name: batch[name].cpu().numpy() for name in names} for batch in calibration])
         scope = nncf.IgnoredScope(names=list(_without_weights(model)))
         settings = {"model_type": nncf.ModelType.TRANSFORMER, "subset_size": len(calibration), "ignored_scope": scope}
-        model = nncf.quantize(model, data, **settings)
+        with _quiet("nncf"):
+            model = nncf.quantize(model, data, **settings)
     else:
-        model = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_ASYM)
+        with _quiet("nncf"):
+            model = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_ASYM)
     quantized = path.with_name("quantized.xml")
     openvino.save_model(model, quantized, compress_to_fp16=False)
     for suffix in (".xml", ".bin"):
         quantized.with_suffix(suffix).replace(path.with_suffix(suffix))
+
+
+@contextlib.contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Without what a library notes of its steps; its warnings are still told."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _without_weights(model: Any) -> Iterable[str]:

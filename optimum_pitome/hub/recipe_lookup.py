@@ -123,9 +123,31 @@ def following(config: PiToMeConfig, recipe: Any, arguments: dict[str, Any]) -> I
     try:
         yield base, {key: value for key, value in arguments.items() if key not in (*_SELECTION, *_ADDED)}
     except OSError as error:
-        raise OSError(f"The PiToMe recipe {str(recipe)!r} names {base!r}, which did not load: {error}") from error
+        raise OSError(
+            f"The PiToMe recipe {str(recipe)!r} names {base!r}, which did not load: {_where(base)}{error}"
+        ) from error
     finally:
         _followed.reset(token)
+
+
+def base_config_of(config: PiToMeConfig, recipe: str) -> PreTrainedConfig:
+    """The configuration of the model that a recipe names.
+
+    Raises:
+        ValueError, OSError: as [`following`].
+    """
+    with following(config, recipe, {}) as (base, _):
+        return AutoConfig.from_pretrained(base)
+
+
+def _where(base: str) -> str:
+    """What to do about a name that leads to no folder here, and may have been meant as one."""
+    if os.path.exists(base) or os.path.isabs(base):
+        return ""
+    return (
+        f"there is no such folder in {os.getcwd()}. If it is a folder, run this where the recipe was made, or write "
+        "its absolute path into the recipe's config.json (base_model_name_or_path). As a name on the Hub: "
+    )
 
 
 def _describe(name: str, revision: str, subfolder: str) -> str:

@@ -39,6 +39,7 @@ class Found:
         timing ([`~analysis.timing.Timing`], *optional*): of `config`, where a speed-up was asked for.
         num_missing (`int`):
             so many more settings a first generation of the evolution strategy takes; 0 where there was one.
+        num_stale (`int`): the search stopped since so many generations gained too little; 0 where it did not.
     """
 
     config: PiToMeConfig
@@ -48,6 +49,7 @@ class Found:
     num_samples: int
     timing: Timing | None = None
     num_missing: int = 0
+    num_stale: int = 0
 
     def __str__(self) -> str:
         unseen, rows = len(range(PARTS - 1, self.num_samples, PARTS)), {"found": self.loss, **self.profiles}
@@ -57,5 +59,10 @@ class Found:
             text += (
                 "\nOnly the profiles were compared: the search of a ratio for every layer had no room for its first "
                 f"generation. Raise max_settings (--max-settings) by {self.num_missing} or more."
+            )
+        if self.num_stale:
+            text += (
+                f"\nThe search stopped since {self.num_stale} generations together gained less than a percent; "
+                "--max-settings allows more than it took."
             )
         return text if self.timing is None else f"{text}\nmeasured: {self.timing}"

@@ -46,6 +46,11 @@ class SearchRecord:
         self._losses = {_key(entry): entry["loss"] for entry in self._lines.entries if "loss" in entry}
 
     @property
+    def num_settings(self) -> int:
+        """So many settings it holds, each once."""
+        return len({settings for _, settings in self._losses})
+
+    @property
     def _head(self) -> Mapping[str, Any] | None:
         return self._lines.entries[0] if self._lines.entries else None
 
@@ -76,7 +81,7 @@ class SearchRecord:
     def _another(self) -> str:
         return (
             f"{self._lines.path} belongs to another search: of another model, other inputs, settings or another "
-            "budget. Name another file, or delete it."
+            "budget. Name another file (on the command line another folder, -o), or delete it."
         )
 
     def loss(self, config: PiToMeConfig, part: str, measure: Callable[[], float]) -> float:

@@ -145,6 +145,7 @@ def search_ratios(
     seed: int,
     resume_from: str | os.PathLike | None,
     progress: bool,
+    note: Callable[[str], None] = lambda text: None,
 ) -> Found:
     """[`tune_ratios`], with what else there is to say."""
     if sum(budget is not None for budget in (flops_ratio, num_tokens, speed_up)) != 1:
@@ -165,6 +166,8 @@ def search_ratios(
             space = SearchSpace(model, flops_ratio, num_tokens, sequence_length, batches)
             search = _Search(space, batches, distance, record, max_settings, progress)
             record.begin(search.identity(), **speed)
+            if record.num_settings:
+                note(f"Going on with {record.num_settings} settings from {resume_from}.")
             found = search.run(seed)
             if speed_up is not None:
                 apply_pitome(model, found.config)
@@ -209,7 +212,7 @@ class _Search:
         self.space, self.record, self.max_settings = space, record, max_settings
         self.parts = {"seen": Samples(space.model, seen, distance), "held": Samples(space.model, held, distance)}
         self.num_samples = sum(map(len, self.parts.values()))
-        self.bar = logging.tqdm(total=max_settings, disable=not progress, unit=" settings", desc=str(space.budget))
+        self.progress = progress
 
     def identity(self) -> str:
         """What the losses of a setting follow from, but for the setting."""
@@ -238,7 +241,8 @@ class _Search:
 
     def run(self, seed: int) -> Found:
         cma = import_cma()
-        self.count = 0
+        self.count, about = 0, {"unit": " settings", "desc": str(self.space.budget)}
+        self.bar = logging.tqdm(total=self.max_settings, disable=not self.progress, **about)
         ratios = {name: self.space.profile(removed) for name, removed in STARTS.items()}
         profiles = {name: self.space.config(of_each) for name, of_each in ratios.items()}
         first = min(profiles, key=lambda name: self.tried(profiles[name]))
@@ -274,4 +278,5 @@ class _Search:
         held = dict(sorted(held.items(), key=lambda one: one[1]))
         missing = 0 if strategy.countiter else strategy.popsize + 1 - room
         counts = {"num_settings": self.count, "num_samples": self.num_samples, "num_missing": missing}
+        counts["num_stale"] = stale if stale == _PATIENCE else 0
         return Found(best, self.held(best), held, **counts)

@@ -54,9 +54,7 @@ def test_summary_needs_no_weights(optimum_cli, folder):
 
 
 def test_summary_options(optimum_cli, folder):
-    text = optimum_cli(
-        "pitome", "summary", folder, "--ratio", "0.9,1,1,0.5", "--sequence-length", 101, "--count", "paper"
-    )
+    text = optimum_cli("pitome", "summary", folder, "--ratio", "0.9,1,1,0.5", "--image-size", 40, "--count", "paper")
     assert "101 -> 91" in text and "91 -> 46" in text and "paper count" in text
     assert "65 -> 33" in optimum_cli("pitome", "summary", folder, "--pitome-config", '{"ratio": 0.5, "layers": [3]}')
     several = optimum_cli("pitome", "summary", folder, "--flops-ratios", 1.2, 1.3, "--profile", "uniform")
@@ -131,3 +129,21 @@ def test_summary_of_a_recipe_and_of_a_rewritten_model(optimum_cli, folder, tmp_p
 def test_summary_errors(optimum_cli, folder, options, message):
     error = optimum_cli("pitome", "summary", folder, *options, code=2)
     assert message in error and "Traceback" not in error
+
+
+def test_lengths_are_for_texts_and_called_by_their_option(optimum_cli, folder, workplace):
+    assert "--sequence-length is for texts" in optimum_cli("pitome", "summary", folder, "--sequence-length", 9, code=2)
+    error = optimum_cli("pitome", "summary", workplace / "bert", "--sequence-length", 2000, code=2)
+    assert "--sequence-length 2000: BertModel reads 512" in error and "num_tokens" not in error
+
+
+def test_a_recipe_of_a_folder_that_is_elsewhere(optimum_cli, tmp_path, monkeypatch):
+    PiToMeConfig(ratio=0.8, base_model_name_or_path="tiny-vit").save_pretrained(tmp_path / "tuned")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    error = optimum_cli("pitome", "summary", "tuned", code=1)
+    assert (
+        f"The PiToMe recipe 'tuned' names 'tiny-vit', which did not load: there is no such folder in {tmp_path}"
+        in error
+    )
+    assert "run this where the recipe was made" in error

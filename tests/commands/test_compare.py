@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from huggingface_hub.errors import LocalEntryNotFoundError
 
 from optimum_pitome.commands import compare as command
 from optimum_pitome.evaluation import comparison
@@ -137,6 +138,7 @@ def changed(**changes):
         (changed(dtype="float33"), "tasks, reviews: --dtype float33: expected auto"),
         (changed(measures=["recall"]), "tasks, reviews: measures: 'recall': expected some of accuracy, agreement"),
         (changed(model="$NOWHERE/bert"), "tasks, reviews: $NOWHERE/bert: this variable is not set"),
+        ({**GRID, "tasks": REVIEWS}, "tasks: expected a list of entries, such as - name: "),
         (changed(task="visual-question-answering"), "AutoModelForImageTextToText knows no model of type 'bert'"),
     ],
 )
@@ -149,7 +151,8 @@ def test_errors_come_before_any_weights_or_data(compare, tmp_path, monkeypatch, 
 
 
 def test_errors_of_files(compare, optimum_cli, tmp_path):
-    assert "No such file" in optimum_cli("pitome", "compare", tmp_path / "none.yaml", "-o", tmp_path, code=2)
+    error = optimum_cli("pitome", "compare", tmp_path / "none.yaml", "-o", tmp_path, code=2)
+    assert f"GRID.yaml {tmp_path / 'none.yaml'}: there is no such file" in error
     assert "column 'none' does not exist" in compare(changed(input_columns=["none"]), code=2)
 
 
@@ -160,6 +163,22 @@ def test_the_data_of_all_tasks_are_there_before_the_first_begins(compare, tmp_pa
         assert f"tasks, {Path(dataset).stem}: {dataset}: there is no such file or folder" in error
     error = compare({**GRID, "tasks": [REVIEWS, {**PAIRS, "input_columns": ["third"]}]}, code=2)
     assert "tasks, pairs: column 'third' does not exist" in error and not (tmp_path / "out").exists()
+
+
+def test_a_model_that_is_not_there_is_named_with_its_task(compare, monkeypatch):
+    def nothing(name, **kwargs):
+        raise OSError("there is no such repository") from LocalEntryNotFoundError("offline")
+
+    monkeypatch.setattr("optimum_pitome.commands.tasks.AutoConfig.from_pretrained", nothing)
+    error = compare(changed(model="nomodel"), code=1)
+    assert "grid.yaml: tasks, reviews: nomodel: there is no such repository" in error
+    assert "There is no folder nomodel here, either" in error
+
+
+def test_classes_that_do_not_fit_name_the_task(compare, workplace):
+    (workplace / "odd.csv").write_text("text,label\na b c,red\nb c d,blue\n")
+    error = compare({**GRID, "tasks": [REVIEWS, {**REVIEWS, "name": "odd", "dataset": "odd.csv"}]}, code=2)
+    assert "tasks, odd: The classes of the data (blue, red) are not those" in error
 
 
 GRIDS = sorted((Path(__file__).parents[2] / "examples" / "grids").glob("*.yaml"))

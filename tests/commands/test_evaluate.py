@@ -44,6 +44,7 @@ from optimum_pitome.commands import evaluate as command
 from optimum_pitome.commands.task_options import TASK_NAMES
 from optimum_pitome.commands.tasks import TASKS
 from optimum_pitome.evaluation.columns import accepted_answers, class_indices, find_columns, group_captions, texts_of
+from optimum_pitome.evaluation.data import Batches, load_labelled
 from optimum_pitome.evaluation.questions import rgb
 from optimum_pitome.evaluation.results import Evaluations
 from optimum_pitome.export import runtimes
@@ -384,3 +385,22 @@ def test_other_runtimes(evaluate, optimum_cli, workplace, monkeypatch, tmp_path)
         (["--max-samples", 8, "--calibration-split", "nope"], "split 'nope': expected one of train"),
     ):
         assert message in evaluate(*options, "int8", *given, code=2)
+
+
+@pytest.mark.parametrize("name, reason", [("cut.png", "truncated"), ("words.png", "it is no picture")])
+def test_a_picture_that_cannot_be_read_is_named(tmp_path, name, reason):
+    Image.effect_noise((64, 64), 50).save(tmp_path / "whole.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:-900])
+    (tmp_path / "words.png").write_text("no picture")
+    files = {"image": [str(tmp_path / "whole.png"), str(tmp_path / name)]}
+    rows = Dataset.from_dict(files).cast_column("image", ImageFeature())
+    with pytest.raises(ValueError, match=f"{name} cannot be read: .*{reason}.*Remove the file, or leave its row out"):
+        list(Batches(rows, ["image"], {}, 2, lambda images: {"images": images}))
+
+
+def test_data_without_labels_and_without_files(tmp_path):
+    pictures = Dataset.from_dict({"image": []}).cast_column("image", ImageFeature())
+    with pytest.raises(ValueError, match="no labels, only the column image.*one sub-folder per class.*min-agreement"):
+        find_columns(pictures, "image")
+    with pytest.raises(ValueError, match="nothing in this folder can be read. Expected one sub-folder of pictures"):
+        load_labelled(str(tmp_path))

@@ -81,6 +81,8 @@ def test_a_recipe_is_a_file_of_settings(tmp_path):
 WRONG = {
     "--ratio 0.2": "argument --ratio: ratio=0.2 is out of range",
     "--ratio 0.9,0.2": "argument --ratio: ratio[1]=0.2 is out of range",
+    "--ratio 0,9": " 0,9 is read as the list 0, 9: write 0.9.",
+    "--flops-ratio 1,8": " 1,8 is read as the list 1, 8: write 1.8.",
     "--ratio high": "argument --ratio: high: expected a number",
     "--layers 1,1": "names a layer twice",
     "--layers x": "argument --layers: x: expected a number",
@@ -99,7 +101,7 @@ WRONG = {
     "--preset paper": "argument --preset: preset='paper' is not known",
     '--pitome-config {"ratoi":0.9}': "Did you mean 'ratio'?",
     '--pitome-config {"vision":{"ration":0.9}}': "parts['vision']: PiToMeConfig has no field 'ration'",
-    "--pitome-config nowhere.json": "or a file of it",
+    "--pitome-config nowhere.json": "--pitome-config: nowhere.json: there is no such file. Expected JSON such as",
     '--pitome-config {"ratio"': "or a file of it",
 }
 
@@ -135,6 +137,11 @@ def test_wrong_options_cost_no_imports():
             "--flops-ratios?",
         ),
         (["compare", "grid.yaml", "more", "-o", "out"], "unrecognized argument more."),
+        (
+            ["summary", "bert", "--min-agreement", "1"],
+            "--min-agreement. Leave it out of summary: it is an option of tune.",
+        ),
+        (["tune", "bert", "--dataset", "x", "--zzz"], "unrecognized argument --zzz."),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )

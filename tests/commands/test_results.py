@@ -14,6 +14,7 @@
 
 """What every command writes: results on stdout, as text or as JSON, everything else on stderr; and exit codes."""
 
+import argparse
 import errno
 import json
 import re
@@ -31,7 +32,7 @@ from optimum_pitome import __version__
 from optimum_pitome.analysis.plain import as_json
 from optimum_pitome.analysis.report import whole_table
 from optimum_pitome.commands import summary
-from optimum_pitome.commands.results import Results
+from optimum_pitome.commands.results import Results, run_command
 from optimum_pitome.configuration.checks import NotReachedError
 from optimum_pitome.export import export as export_module
 
@@ -117,6 +118,18 @@ def test_numbers_have_all_their_digits(run):
     }
 
 
+def test_an_error_closes_the_bars_first(capsys, monkeypatch):
+    def run(args, results):
+        logging.tqdm(total=3, desc="rows").update()
+        raise ValueError("no more")
+
+    monkeypatch.setattr("optimum_pitome.commands.summary.run", run)
+    with pytest.raises(SystemExit):
+        run_command("summary", argparse.Namespace(json=False, quiet=False), argparse.ArgumentParser(prog="it"))
+    bar, error = capsys.readouterr().err.splitlines()[-2:]
+    assert "rows" in bar and error == "it: error: no more"
+
+
 def test_lists_grow(capsys):
     results = Results("summary", as_json=True)
     results.add("for people", rows=[1], first=1)
@@ -171,6 +184,17 @@ def test_a_table_is_whole_in_a_file_and_fits_a_terminal(run, monkeypatch):
     lines = run("evaluate").splitlines()
     table = lines[: lines.index("")] if "" in lines else lines
     assert max(map(len, table)) <= 80 and sum(line.startswith("0.7 ") for line in lines) > 1
+
+
+@pytest.mark.parametrize("command", ["benchmark", "spectrum"])
+def test_reports_fit_the_columns_that_there_are(run, monkeypatch, command):
+    """A row keeps its name where its columns go on below; only columns that are there are explained."""
+    monkeypatch.setenv("COLUMNS", "100")
+    settings = [json.dumps({"algorithm": name, "importance": 0.5}) for name in ("tome", "pitome", "random", "tofu")]
+    lines = run(command, *(["--settings", *settings] if command == "spectrum" else [])).splitlines()
+    assert max(map(len, lines)) <= 100
+    assert sum(line.startswith(("bert ", "0 ")) for line in lines) > (1 if command == "benchmark" else 2)
+    assert command != "benchmark" or "quartiles. Fewer operations" in " ".join(lines) and "cosine" not in lines[-1]
 
 
 def test_long_words_of_a_table_are_not_cut():

@@ -40,7 +40,8 @@ def test_a_recipe_and_where_it_ended(tune, tmp_path):
     command = [*TEXTS, "--flops-ratio", 1.1, "--max-settings", 12, "--min-tokens", 2, "-o", tmp_path / "recipe"]
     text = tune(*command)
     assert "settings: ratio=" in text and f"Recipe: {tmp_path / 'recipe'}" in text
-    assert f" Run that in {Path.cwd()}, where the recipe's base model bert lies." in text
+    assert f" Run that in {Path.cwd()}, where the recipe's base model bert lies." in " ".join(text.split())
+    assert text.splitlines()[-1].startswith("  ")  # wrapped
     recipe = PiToMeConfig.from_pretrained(tmp_path / "recipe")
     assert recipe.base_model_name_or_path == "bert" and isinstance(recipe.ratio, list) and recipe.min_tokens == 2
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "recipe")
@@ -111,12 +112,19 @@ def test_sound_is_refused(tune, tmp_path):
     assert "ASTModel reads sound, and only models that read pictures or texts alone are taken here" in error
 
 
+def test_the_folder_of_another_search(tune, optimum_cli, tmp_path):
+    tune(*TEXTS, "--flops-ratio", 1.1, "--max-settings", 6, "-o", tmp_path)
+    error = tune(*TEXTS, "--flops-ratio", 1.12, "--max-settings", 6, "-o", tmp_path, code=2)
+    assert "belongs to another search" in error and "another folder, -o" in error
+    assert "Going on with" not in error and " settings/s" not in error
+
+
 @pytest.mark.parametrize(
     "options, message",
     [
         ([], "Name one of --flops-ratio, --num-tokens, --speed-up, --min-agreement and --max-loss"),
-        (["--flops-ratio", 1.2, "--max-loss", 1], "Name one of"),
-        (["--flops-ratio", 1.2, "--speed-up", 1.5], "Name one of"),
+        (["--flops-ratio", 1.2, "--max-loss", 1], "Name only one of"),
+        (["--flops-ratio", 1.2, "--speed-up", 1.5], "Name only one of"),
         (["--flops-ratio", 1.2, "--ratio", 0.9], "which is what is searched"),
         (["--flops-ratio", 50], "out of reach"),
         (["--flops-ratio", 1.1, "--profile", "late"], "a search compares the profiles itself"),

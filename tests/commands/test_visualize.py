@@ -218,9 +218,9 @@ def test_texts(visualize, tmp_path):
     [
         ([], "Name pictures, clips or sounds, or folders"),
         (["pets", "--text", "a"], "one of the two"),
-        (["nowhere.png"], "nowhere.png: there is no such file or folder"),
+        (["nowhere.png"], "nowhere.png: there is no such file or folder. Name a text with --text"),
         (["bert"], "BertForSequenceClassification merges nothing of pictures"),
-        (["--text-file", "nowhere.txt"], "nowhere.txt"),
+        (["--text-file", "nowhere.txt"], "--text-file nowhere.txt: there is no such file. Or name texts with --text"),
         (["pets", "--side", 8], "--side 8: expected at least 64 pixels"),
         (["--text", "a b c", "--device", "nowhere"], "--device nowhere"),
         (["--text", "a b c", "--ratio", 1], "merged nothing"),

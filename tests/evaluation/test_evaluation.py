@@ -23,8 +23,9 @@ from transformers import ViTForImageClassification
 from zoo.vit import vit_config
 
 from optimum_pitome import PiToMeConfig, apply_pitome, evaluate, pitome_summary, remove_pitome
+from optimum_pitome.analysis.report import milliseconds
 from optimum_pitome.analysis.timing import DenseMergedTimer, Timing
-from optimum_pitome.evaluation.results import Evaluations
+from optimum_pitome.evaluation.results import Evaluations, percent
 
 
 @pytest.fixture
@@ -173,6 +174,15 @@ def test_what_cannot_be_evaluated(model, batches):
         evaluate(model, batches, ratios=[False])
     with pytest.raises(ValueError, match="ratio=0.1 is out of range"):
         evaluate(model, batches, ratios=0.1)
+
+
+def test_numbers_of_tables_are_plain_and_lie_in_their_intervals(model, batches):
+    assert (milliseconds(12899.6), milliseconds(1.23456), milliseconds(663.0)) == ("12900", "1.235", "663")
+    values = {"accuracy": 0.9997, "accuracy_low": 0.9996, "accuracy_high": 1.0}
+    assert percent(values, "accuracy") == "99.97 [99.96, 100.00]"
+    (one,) = evaluate(model, batches, ratios=0.5)
+    single = dataclasses.replace(one, timing=Timing(72.0, 60.0, 1.2, 1.2, 1.2, 1))
+    assert "Times: of one batch" in " ".join(str(Evaluations((single,))).split())
 
 
 def test_the_timer_alternates_and_warms_up(model, batches):

@@ -14,6 +14,7 @@
 """Files that are written, loaded in a bare runtime, and compared with the model on inputs of the test's own."""
 
 import json
+import logging
 
 import pytest
 import torch
@@ -100,7 +101,7 @@ def manifest(tmp_path):
     ("name", "format"),
     [("ViTForImageClassification", "onnx"), ("Dinov2Model", "openvino"), ("Dinov2Model", "torch")],
 )
-def test_pictures(name, format, tmp_path):
+def test_pictures(name, format, tmp_path, capsys):
     if name not in CASES:
         pytest.skip(f"{name} can be rewritten since a later transformers")
     model = merged(name)
@@ -127,6 +128,7 @@ def test_pictures(name, format, tmp_path):
         check_number_of_nodes(folder / FILES[format])
     if format in QUANTIZERS:
         check_int8(model, format, tmp_path / "out")
+    assert "[torch.onnx]" not in capsys.readouterr().out
 
 
 def check_number_of_nodes(file):
@@ -145,7 +147,11 @@ def check_int8(model, format, folder):
         if format == "openvino":
             pytest.importorskip("nncf", reason="int8 for OpenVINO is made by nncf")
         inputs = pixel_values(4)
+        noted = []
+        logging.getLogger("nncf").addFilter(note := lambda record: noted.append(record.levelno) or True)
         QUANTIZERS[format](file, calibration)
+        logging.getLogger("nncf").removeFilter(note)
+        assert all(level >= logging.WARNING for level in noted)
         with torch.no_grad():
             expected = model(**inputs)
         for output, value in RUN[format](folder, inputs).items():

@@ -37,3 +37,8 @@ def test_a_search_without_room_for_a_generation_says_so():
 def test_small_losses_keep_their_digits():
     found = Found(PiToMeConfig(), 1.2346e-7, {"uniform": 2e-7}, num_settings=6, num_samples=4)
     assert "1.235e-07" in str(found) and "2e-07" in str(found)
+
+
+def test_a_search_says_why_it_stopped():
+    found = Found(PiToMeConfig(), 1e-3, {"uniform": 2e-3}, num_settings=47, num_samples=6, num_stale=6)
+    assert "The search stopped since 6 generations together gained less than a percent" in str(found)
