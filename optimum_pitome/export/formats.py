@@ -28,7 +28,7 @@ import torch
 from torch.export import Dim
 from transformers.utils import logging as transformers_logging
 
-from ..merging import ranking_by_comparison
+from ..merging import exporting_for
 from .modules import ExportedModule
 from .requirements import OPSETS
 
@@ -82,11 +82,14 @@ def _traced(exporter: Any, config: type, module: ExportedModule, example: dict[s
     return getattr(exported, "program", exported)  # before transformers 5.24 it is the program itself
 
 
-def _write_onnx(module: ExportedModule, example: dict[str, torch.Tensor], opset: int | None, path: Path) -> None:
+def _write_onnx(
+    module: ExportedModule, example: dict[str, torch.Tensor], opset: int | None, path: Path, runtime: str = "onnx"
+) -> None:
     import onnx_ir
     from transformers.exporters.exporter_onnx import OnnxConfig, OnnxExporter
 
-    program = _traced(OnnxExporter, OnnxConfig, module, example, opset_version=opset or OPSETS.start)
+    with exporting_for(runtime):
+        program = _traced(OnnxExporter, OnnxConfig, module, example, opset_version=opset or OPSETS.start)
     model = getattr(program, "model", program)
     for value in (*model.graph.inputs, *model.graph.outputs):
         has_tokens = value.name in module.token_outputs or (module.kind == "text" and value.name in example)
@@ -114,8 +117,7 @@ def _write_openvino(module: ExportedModule, example: dict[str, torch.Tensor], op
     import openvino
 
     onnx_path = path.with_suffix(".onnx")
-    with ranking_by_comparison():
-        _write_onnx(module, example, opset, onnx_path)
+    _write_onnx(module, example, opset, onnx_path, "openvino")
     model = openvino.convert_model(onnx_path)
     # For what reads it, as transformers does. OpenVINO itself computes in bfloat16 on CPUs that have it, unless it is
     # told: energies and sizes, too, so other tokens merge.

@@ -19,6 +19,7 @@ from __future__ import annotations
 import torch
 
 from .constants import Constants, is_traced
+from .exporting import runtime, slots_without_masks
 from .plan import MergePlan
 from .rows import kept_first, rows_of
 
@@ -49,6 +50,9 @@ def plan_from_pairs(
         constants ([`Constants`], *optional*): of the forward; `None` in a graph.
         start (`int`, *optional*, defaults to 0): tokens at the front that neither join nor are joined.
     """
+    if runtime() is not None and source_mask is None and valid is None and dropped is None:
+        slots = slots_without_masks(source, target, num_tokens, start)
+        return kind(source=source, target=target, assignment=slots, num_kept=num_kept, start=start)
     if constants is None:
         if is_traced():
             source, target, start = source + start, target + start, 0
@@ -124,7 +128,7 @@ def _plan_with_masks(source, target, num_tokens, source_mask, valid, dropped, ki
     return kind(
         source=source,
         target=target,
-        rows=rows_of(slots, num_kept, constants) - 1,
+        **({"rows": rows_of(slots, num_kept, constants) - 1} if runtime() is None else {"assignment": slots - 1}),
         source_mask=source_mask if dropped is None else source_mask & ~dropped,
         valid=None if valid is None else kept_valid,
         counted=counted,

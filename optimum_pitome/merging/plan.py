@@ -19,6 +19,7 @@ from __future__ import annotations
 import torch
 
 from .constants import Constants
+from .exporting import runtime, sum_slots
 from .opaque import operator
 from .rows import kept_first, rows_of, sum_rows, take, take_rows
 
@@ -204,10 +205,17 @@ class MergePlan:
         if weights is None:
             weights = torch.ones(hidden_states.shape[:2], dtype=torch.float32, device=hidden_states.device)
         totals = self.merge_sizes(weights) if totals is None else totals
+        if runtime() is not None:
+            shares = weights / totals.gather(1, self.assignment)
+            shares = shares if self.counted is None else shares.masked_fill(~self.counted, 0.0)
+            parts = hidden_states * shares.unsqueeze(-1)
+            return sum_slots(parts, self.assignment, self.num_kept).to(hidden_states.dtype)
         return _merge(hidden_states, weights, totals, *self._groups)
 
     def merge_sizes(self, sizes: torch.Tensor) -> torch.Tensor:
         """Group totals: `(B, N)` token sizes to `(B, n)`, float32."""
+        if runtime() is not None:
+            return sum_slots(sizes if self.counted is None else sizes * self.counted, self.assignment, self.num_kept)
         return _merge_sizes(sizes, self.num_kept, *self._groups)
 
     @property

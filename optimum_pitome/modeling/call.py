@@ -76,7 +76,12 @@ class AttentionCall:
         return log_sizes if real is None else log_sizes.masked_fill(~real, 0.0)
 
     def record(
-        self, query: torch.Tensor, key: torch.Tensor, bias: torch.Tensor | None, scaling: float | None = None
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        bias: torch.Tensor | None,
+        scaling: float | None = None,
+        weights: torch.Tensor | None = None,
     ) -> None:
         """Notes what the layer will compare tokens by.
 
@@ -85,12 +90,16 @@ class AttentionCall:
             bias (`torch.Tensor`, *optional*):
                 What is added to the scores, or a boolean mask; broadcasts to `(B, heads, n, n)`.
             scaling (`float`, *optional*): of the scores; by default that of the head's width.
+            weights (`torch.Tensor` of shape `(B, heads, n, n)`, *optional*): the attention, where it is at hand.
         """
         self.keys = key
         if self.importance:
             # With padding, the class token is the first real one. After a merge the real ones come first.
             untouched = self.tokens.num_prefix_tokens == 0 and self.tokens.rows is None
             valid = self.tokens.valid if untouched else None
+            if weights is not None and valid is None:
+                self.attention = weights[:, :, 0].float().mean(dim=1)
+                return
             self.attention = class_attention(query, key, bias, valid, scaling or key.shape[-1] ** -0.5)
 
     def attention_mask(self, attention_mask: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:

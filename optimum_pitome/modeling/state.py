@@ -35,6 +35,7 @@ from ..merging import (
     gather_tokens,
     is_open,
     merge_tokens,
+    runtime,
     take_rows,
 )
 from ..merging.rows import rows_of, sum_rows, take_pairs
@@ -70,6 +71,8 @@ class Tokens:
         log_sizes (`torch.Tensor` of shape `(B, n)`, *optional*):
             Their logarithm in the dtype of the hidden states, its lowest number where no real token is; where it was
             made along with `sizes`.
+        slots (`torch.LongTensor` of shape `(B, N)`, *optional*):
+            What [`~Tokens.assignment`] says, in a graph for another runtime, where `rows` are made of it.
     """
 
     sizes: torch.Tensor | None = None
@@ -84,6 +87,7 @@ class Tokens:
     protected: torch.Tensor | None = None
     constants: Constants | None = None
     log_sizes: torch.Tensor | None = None
+    slots: torch.Tensor | None = None
 
     @property
     def assignment(self) -> torch.Tensor | None:
@@ -110,14 +114,20 @@ class Tokens:
 
     def merged(self, plan: MergePlan | ResamplePlan) -> Tokens:
         """The tokens after a merge by `plan`."""
-        sizes = self.sizes
+        sizes, rows, slots = self.sizes, plan.rows, None
+        if runtime() is not None:
+            slots = plan.assignment if self.slots is None else plan.assignment.gather(1, self.slots)
+            rows = rows_of(slots, plan.num_kept)
+        elif self.rows is not None:
+            rows = plan.rows.flatten()[self.rows]
         if sizes is None:
             sizes = torch.ones(plan.rows.shape, dtype=torch.float32, device=plan.rows.device)
         return self._after(
             plan,
             sizes=plan.merge_sizes(sizes),
             log_sizes=None,
-            rows=plan.rows if self.rows is None else plan.rows.flatten()[self.rows],
+            rows=rows,
+            slots=slots,
             special=None if self.special is None else gather_tokens(self.special, plan.kept),
             protected=None if self.protected is None else gather_tokens(self.protected, plan.kept),
         )
