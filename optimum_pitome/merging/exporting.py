@@ -12,8 +12,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What is traced otherwise by `torch.export`: one path for all lengths, and, where the graph is for a runtime that takes
-it node by node, few nodes. In ONNX Runtime each costs some two microseconds, whatever it computes."""
+"""What is traced otherwise by `torch.export`: one path for all lengths, and few nodes where the graph is for a runtime
+that takes it node by node. In ONNX Runtime each costs some two microseconds, whatever it computes."""
 
 from __future__ import annotations
 
@@ -27,6 +27,9 @@ import torch
 ONNX, OPENVINO = "onnx", "openvino"
 
 _runtime: str | None = None
+
+#: Below every cosine, and below every ranking key.
+LAST = torch.iinfo(torch.int64).min // 2
 
 
 def is_open(length: int) -> bool:
@@ -42,13 +45,13 @@ def runtime() -> str | None:
 
 @contextlib.contextmanager
 def exporting_for(name: str) -> Iterator[None]:
-    """Inside, what `torch.export` traces is for a runtime of ONNX files: `"onnx"`, or `"openvino"`. It says the same in
-    fewer nodes, and ranks energies in the way that this runtime computes reliably:
+    """Inside, what `torch.export` traces is for a runtime of ONNX files, `"onnx"` or `"openvino"`: it says the same in
+    fewer nodes, and ranks energies in the way that this runtime computes reliably.
 
     - the `TopK` of ONNX puts the first of equal numbers first, so energies are ranked as they are;
     - OpenVINO's does not, and has 32 bits for integers, so all energies are compared with one another there.
 
-    For PyTorch, nothing of both holds: unique integers of 64 bits are sorted.
+    For PyTorch neither holds, and unique integers of 64 bits are sorted. It cannot run what is traced inside.
     """
     global _runtime
     before, _runtime = _runtime, name
@@ -72,7 +75,8 @@ def slots_without_masks(source: torch.Tensor, target: torch.Tensor, num_tokens: 
 
 
 def sum_slots(tokens: torch.Tensor, slots: torch.Tensor, num_kept: int) -> torch.Tensor:
-    """The sums of the `tokens` `(B, N)` or `(B, N, dim)` that go to each of `num_kept` places: `(B, num_kept, ...)`."""
+    """The sums of the `tokens` `(B, N)` or `(B, N, dim)` that go to each of the `num_kept` places of their sample, of
+    which `slots` `(B, N)` names theirs: `(B, num_kept, ...)`."""
     batch_size, num_tokens, *dims = tokens.shape
     zeros = torch.zeros((batch_size, *[1] * (tokens.dim() - 1)), dtype=tokens.dtype, device=tokens.device)
     zeros = zeros.expand(-1, num_kept, *dims)
@@ -98,7 +102,27 @@ def _node(name: str, shape, *tensors: torch.Tensor, **attributes) -> torch.Tenso
     return torch.onnx.ops.symbolic(name, tensors, attributes, dtype=tensors[0].dtype, shape=shape, version=18)
 
 
-def rank_by_comparison(
+def rank_in_graph(
+    steps: torch.Tensor, mergeable: torch.Tensor | None, num_candidates: int, level: torch.Tensor | None
+) -> torch.Tensor:
+    """What [`rank_by_energy`] returns, of energies in whole steps, as operations that export."""
+    if runtime() == OPENVINO:
+        return _rank_by_comparison(steps, mergeable, level)[:, :num_candidates]
+    if runtime() == ONNX and level is None:
+        steps = steps if mergeable is None else steps.masked_fill(~mergeable, -torch.inf)
+        return steps.topk(num_candidates, dim=1).indices
+    # Unique integers, since stable sorts do not export.
+    num_tokens = steps.shape[1]
+    from_behind = torch.arange(num_tokens - 1, -1, -1, device=steps.device)
+    key = steps.long() * num_tokens + from_behind
+    if level is not None:
+        key = key + level * 2**58
+    if mergeable is not None:
+        key = key.masked_fill(~mergeable, LAST)
+    return key.topk(num_candidates, dim=1).indices
+
+
+def _rank_by_comparison(
     steps: torch.Tensor, mergeable: torch.Tensor | None, level: torch.Tensor | None
 ) -> torch.Tensor:
     """All tokens as [`rank_by_energy`] ranks them, from energies in whole steps: `(B, N)`, int64."""

@@ -37,7 +37,6 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterf
 from transformers.utils import logging
 
 from ..merging import runtime
-from ..merging.exporting import ONNX
 from .attention_forms import (
     CHANNELS,
     EAGER,
@@ -127,9 +126,8 @@ def merging_attention(
     if isinstance(attention_mask, torch.Tensor) and attention_mask.dim() == 2:
         attention_mask = attention_mask.bool()[:, None, None, :]
     attention_mask = call.attention_mask(attention_mask, query.dtype)
-    alike = key.shape[1] == query.shape[1] and not call.is_pairwise
-    if runtime() is not None and call.merged and alike and is_plain(kind, kwargs):
-        return _in_graph(call, query, key, value, attention_mask, kwargs.get("scaling"))
+    if runtime() is not None and call.merged and not call.is_pairwise and is_plain(kind, kwargs):
+        return call.attend_in_graph(query, key, value, attention_mask, kwargs.get("scaling"))
     call.record(query, key, attention_mask, kwargs.get("scaling"))
     if implementation == EAGER and attention_mask is not None and attention_mask.dtype == torch.bool:
         # Eager adds the mask to the scores, so a caller's boolean one would only shift them by one.
@@ -162,17 +160,6 @@ def _with_channels(call, kind, implementation, module, query, key, value, kwargs
     real = call.real_tokens() if kind == FLASH else None
     output, weights = ALL_ATTENTION_FUNCTIONS[implementation](module, query, key, value, real, **kwargs)
     return output[..., :width], weights
-
-
-def _in_graph(call, query, key, value, bias, scaling):
-    """Attention as runtimes of ONNX files compute it, where no row of the mask is without a key: what exporters write
-    of SDPA looks for such rows, and shapes the keys anew. What the class token pays is read from it for ONNX Runtime;
-    OpenVINO makes one kernel of attention whose weights nobody else reads."""
-    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    scores = torch.matmul(query * scaling, key.transpose(2, 3))
-    weights = (scores if bias is None else scores + bias).softmax(dim=-1)
-    call.record(query, key, bias, scaling, weights if runtime() == ONNX else None)
-    return torch.matmul(weights, value).transpose(1, 2), weights
 
 
 def _with_scores(module, query, key, value, bias, kwargs):

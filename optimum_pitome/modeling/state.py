@@ -35,10 +35,9 @@ from ..merging import (
     gather_tokens,
     is_open,
     merge_tokens,
-    runtime,
     take_rows,
 )
-from ..merging.rows import rows_of, sum_rows, take_pairs
+from ..merging.rows import composed, rows_of, sum_rows, take_pairs
 
 
 if TYPE_CHECKING:
@@ -71,8 +70,7 @@ class Tokens:
         log_sizes (`torch.Tensor` of shape `(B, n)`, *optional*):
             Their logarithm in the dtype of the hidden states, its lowest number where no real token is; where it was
             made along with `sizes`.
-        slots (`torch.LongTensor` of shape `(B, N)`, *optional*):
-            What [`~Tokens.assignment`] says, in a graph for another runtime, where `rows` are made of it.
+        slots (`torch.LongTensor` of shape `(B, N)`, *optional*): [`~Tokens.assignment`], in a graph for a runtime.
     """
 
     sizes: torch.Tensor | None = None
@@ -114,20 +112,12 @@ class Tokens:
 
     def merged(self, plan: MergePlan | ResamplePlan) -> Tokens:
         """The tokens after a merge by `plan`."""
-        sizes, rows, slots = self.sizes, plan.rows, None
-        if runtime() is not None:
-            slots = plan.assignment if self.slots is None else plan.assignment.gather(1, self.slots)
-            rows = rows_of(slots, plan.num_kept)
-        elif self.rows is not None:
-            rows = plan.rows.flatten()[self.rows]
-        if sizes is None:
-            sizes = torch.ones(plan.rows.shape, dtype=torch.float32, device=plan.rows.device)
+        sizes = torch.ones_like(plan.rows, dtype=torch.float32) if self.sizes is None else self.sizes
         return self._after(
             plan,
             sizes=plan.merge_sizes(sizes),
             log_sizes=None,
-            rows=rows,
-            slots=slots,
+            **composed(plan, self.rows, self.slots),
             special=None if self.special is None else gather_tokens(self.special, plan.kept),
             protected=None if self.protected is None else gather_tokens(self.protected, plan.kept),
         )
