@@ -85,7 +85,7 @@ def _rows_without_masks(
         return rows.scatter(1, source, rows.gather(1, target))
     # One count through the whole batch gives rows of the flattened result. It starts from 0 at a token that stays.
     if start > 0:
-        advance = constants.advance[: shape[0] * shape[1]].clone().view(shape)
+        advance = constants.advance(shape[0] * shape[1]).view(shape)
         advance[:, start:].scatter_(1, source, 0)
     else:
         advance = constants.steps[1:2].expand(shape).scatter(1, source, 0)

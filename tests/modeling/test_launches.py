@@ -48,18 +48,18 @@ def added(name, mask=None, **settings):
 @pytest.mark.parametrize(
     "name, settings, budget",
     [
-        ("ViTModel", {}, 38),
-        ("CLIPVisionModel", {}, 38),
-        ("ViTModel", {"importance": 0.0}, 26),
-        ("ViTModel", {"energy": "elu", "importance": 0.0}, 25),
-        ("ViTModel", {"algorithm": "tome"}, 23),
-        ("ViTModel", {"algorithm": "pitome_unprotected", "importance": 0.0}, 43),
-        ("ViTModel", {"algorithm": "pitome_halves", "importance": 0.0}, 26),
-        ("ViTModel", {"algorithm": "random"}, 64),
+        ("ViTModel", {}, 37),
+        ("CLIPVisionModel", {}, 37),
+        ("ViTModel", {"importance": 0.0}, 25),
+        ("ViTModel", {"energy": "elu", "importance": 0.0}, 24),
+        ("ViTModel", {"algorithm": "tome"}, 22),
+        ("ViTModel", {"algorithm": "pitome_unprotected", "importance": 0.0}, 42),
+        ("ViTModel", {"algorithm": "pitome_halves", "importance": 0.0}, 25),
+        ("ViTModel", {"algorithm": "random"}, 63),
         ("ViTModel", {"algorithm": "diffrate"}, 52),
         ("ViTModel", {"algorithm": "dct"}, 124),
         # Positions of the tokens that are left, rotary embeddings cut to them, and keys turned back by these.
-        ("DINOv3ViTModel", {}, 59),
+        ("DINOv3ViTModel", {}, 58),
     ],
     ids=str,
 )
@@ -69,7 +69,7 @@ def test_no_merging_layer_adds_more(name, settings, budget):
     first, later, rest = added(name, **settings)
     assert later <= budget
     # The first one makes the constants of the forward, and the last one is followed by the way back to all tokens.
-    assert first <= budget + 11 and rest <= 8
+    assert first <= budget + 12 and rest <= 8
 
 
 def padded(input_ids):
@@ -91,6 +91,15 @@ def test_what_counts_as_an_operation():
         (view + 1).relu_()
         torch.promote_types(torch.float16, torch.float32)
     assert counter.operations == {"aten.add.Tensor": 1, "aten.relu_.default": 1}
+
+
+def test_every_layer_writes_to_memory_of_its_own():
+    """However many there are: what one wrote is nothing that another finds."""
+    constants = Constants.of(torch.empty(2, 5))
+    made = [constants.advance(7) for _ in range(30)]
+    for tensor in made:
+        assert tensor.tolist() == [0, 1, 1, 1, 1, 1, 1]
+        tensor.fill_(5)
 
 
 def test_constants_of_a_forward_change_no_plan():
