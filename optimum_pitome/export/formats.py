@@ -48,8 +48,9 @@ class Format:
     Attributes:
         file (`str`): where the folder has it; ONNX where text-embeddings-inference looks for it.
         write (`Callable`): from module, example, opset and path: traces and writes.
-        load (`Callable[..., Run]`): in its runtime, on a CPU; from a path and, where they are known, the shapes of
-            the inputs by name. OpenVINO then plans for them; the others gain nothing from it.
+        load (`Callable[..., Run]`): in its runtime, on a CPU, with as many threads as PyTorch has; from a path and,
+            where they are known, the shapes of the inputs by name. OpenVINO then plans for them; the others gain
+            nothing from it.
     """
 
     file: str
@@ -102,7 +103,9 @@ def _write_onnx(
 def _load_onnx(path: Path, shapes: Shapes | None = None) -> Run:
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()  # OMP_NUM_THREADS says nothing to it, nor to OpenVINO
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     outputs = [output.name for output in session.get_outputs()]
 
     def run(inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -135,7 +138,8 @@ def _load_openvino(path: Path, shapes: Shapes | None = None) -> Run:
     if shapes is not None:
         # Or it works the shapes of all nodes out at every call.
         model.reshape({port.any_name: list(shapes[port.any_name]) for port in model.inputs})
-    compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+    compiled = core.compile_model(model, "CPU", settings)
 
     def run(inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         found = compiled({port.any_name: inputs[port.any_name].cpu().numpy() for port in compiled.inputs})

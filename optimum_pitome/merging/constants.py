@@ -29,6 +29,12 @@ def is_traced() -> bool:
     return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
+def is_fused() -> bool:
+    """Whether a compiler makes kernels of what is traced: comparisons of all with all and their sums are one kernel
+    for it, and every write to a place that depends on data is one of its own, as a running sum is."""
+    return torch.compiler.is_dynamo_compiling() and not torch.compiler.is_exporting()
+
+
 def deciding(function: Callable) -> Callable:
     """Runs a function, whose first argument is a tensor, without gradients and outside autocast: what it computes
     decides where tokens go. Modes that are off already are not entered, which takes longer than a small operation."""

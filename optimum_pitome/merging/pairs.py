@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import torch
 
-from .constants import Constants, is_traced
+from .constants import Constants, is_fused, is_traced
 from .exporting import runtime, slots_without_masks
 from .plan import MergePlan
 from .rows import kept_first, rows_of
@@ -79,6 +79,11 @@ def _rows_without_masks(
 ) -> torch.Tensor:
     """[`MergePlan.rows`] where every sample keeps `num_kept` tokens."""
     shape = (source.shape[0], num_tokens)
+    if constants is None and is_fused():
+        steps = torch.arange(num_tokens, device=source.device)
+        # Each token moves up by the number of sources before it.
+        rows = rows_of(steps - (source.unsqueeze(1) < steps.unsqueeze(1)).sum(dim=2), num_kept)
+        return rows.scatter(1, source, rows.gather(1, target))
     if constants is None:
         stays = torch.ones(shape, dtype=torch.int64, device=source.device).scatter(1, source, 0)
         rows = rows_of(stays.cumsum(dim=1) - 1, num_kept)

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import torch
 
-from .constants import Constants
+from .constants import Constants, is_fused
 from .exporting import runtime, sum_slots
 from .opaque import operator
 from .rows import kept_first, rows_of, sum_rows, take, take_rows
@@ -96,7 +96,12 @@ def _merge_sizes(
     zero: torch.Tensor | None,
 ) -> torch.Tensor:
     """See [`MergePlan.merge_sizes`]."""
-    return sum_rows(sizes if counted is None else sizes * counted, rows, num_kept, zero)
+    sizes = sizes if counted is None else sizes * counted
+    if is_fused():
+        places = torch.arange(num_kept, device=rows.device).expand(rows.shape[0], -1)
+        here = rows.unsqueeze(1) == rows_of(places, num_kept).unsqueeze(2)
+        return (here * sizes.unsqueeze(1)).sum(dim=2)
+    return sum_rows(sizes, rows, num_kept, zero)
 
 
 class MergePlan:
