@@ -17,7 +17,8 @@ gives them, beside the same model merged and dense. The cut is a view, so that i
 
     OMP_NUM_THREADS=1 python examples/ceiling.py examples/benchmark_models/vit-small --flops-ratio 1.8 --clock cpu
 
-Weights are random: they change no time. What the cut model computes means nothing.
+With `--runtime onnx` or `openvino`, all three are exported, and their files are timed. Weights are random: they change
+no time. What the cut model computes means nothing.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ import functools
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from transformers import AutoConfig, AutoModel
@@ -36,6 +37,7 @@ from transformers import AutoConfig, AutoModel
 from optimum_pitome import apply_pitome, pitome_disabled, pitome_summary
 from optimum_pitome.analysis.timing import AlternatingTimer, Timing
 from optimum_pitome.benchmarking.inputs import example_inputs
+from optimum_pitome.export.runtimes import ExportedFiles
 
 
 def cut(model: torch.nn.Module) -> torch.nn.Module:
@@ -48,11 +50,24 @@ def cut(model: torch.nn.Module) -> torch.nn.Module:
 
 
 def _cut_between_halves(layer, number, hidden_states, *args, **kwargs):
+    # Exporters make a mask of all pairs of tokens, which hides nothing.
+    args = [one for one in args if one is None or one.shape[-1] == hidden_states.shape[1]]
     return layer.mlp_half(layer.attention_half(hidden_states, *args, **kwargs)[:, :number])
 
 
+def _exported(model: torch.nn.Module, key: str, runtime: str, inputs: dict, files: ExportedFiles) -> Callable:
+    run = files.load(model, key, runtime, None, [inputs], fixed=True)
+    return lambda pixel_values: run({"pixel_values": pixel_values})
+
+
 def measure(
-    config, settings: dict, batch_size: int, dtype: torch.dtype, rounds: int, clock=time.perf_counter
+    config,
+    settings: dict,
+    batch_size: int,
+    dtype: torch.dtype,
+    rounds: int,
+    clock=time.perf_counter,
+    runtime: str = "pytorch",
 ) -> dict[str, list[float]]:
     """Seconds of every round of `dense`, `merged` and `cut`, which alternate on the same pictures."""
     torch.manual_seed(0)
@@ -60,6 +75,12 @@ def measure(
     models = {"dense": merged, "merged": merged, "cut": cut(ceiling)}
     contexts = [lambda: pitome_disabled(merged), contextlib.nullcontext, lambda: pitome_disabled(ceiling)]
     pixel_values = example_inputs(merged, batch_size)["pixel_values"].to(dtype)
+    if runtime != "pytorch":
+        files = ExportedFiles()
+        for (name, model), context in zip(models.items(), contexts):
+            with context(), contextlib.redirect_stdout(sys.stderr):  # exporters tell how far they are
+                models[name] = _exported(model, name, runtime, {"pixel_values": pixel_values}, files)
+        contexts = [contextlib.nullcontext] * 3
     timer = AlternatingTimer(contexts, warmup=2, clock=clock)
     for _ in range(rounds):
         timer.run(*(functools.partial(model, pixel_values) for model in models.values()))
@@ -73,13 +94,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--importance", type=float, help="As the setting of this name.")
     parser.add_argument("--batch-size", type=int, default=1)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--runtime", choices=("pytorch", "onnx", "openvino"), default="pytorch")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: the processor's time.")
     args = parser.parse_args(arguments)
     settings = {"flops_ratio": args.flops_ratio, "importance": args.importance}
     clock = time.process_time if args.clock == "cpu" else time.perf_counter
     config, dtype = AutoConfig.from_pretrained(args.model), getattr(torch, args.dtype)
-    found = measure(config, settings, args.batch_size, dtype, args.rounds, clock)
+    found = measure(config, settings, args.batch_size, dtype, args.rounds, clock, args.runtime)
     sys.stdout.write(f"{'':8}{'ms':>10}{'speed-up':>10}  quartiles of the speed-up\n")
     for name, seconds in found.items():
         timing = Timing.of(found["dense"], seconds)

@@ -25,8 +25,9 @@ from typing import Any
 
 PYTORCH = "pytorch"
 RUNTIMES = (PYTORCH, "onnx", "openvino")
-#: Of `torch.compile`, beside `eager`. The last two capture CUDA graphs.
-MODES = ("eager", "compile", "max-autotune-no-cudagraphs", "reduce-overhead", "max-autotune")
+#: Of `torch.compile`, beside `eager`; `regions` compiles layer by layer. The last two capture CUDA graphs.
+REGIONS = "regions"
+MODES = ("eager", "compile", REGIONS, "max-autotune-no-cudagraphs", "reduce-overhead", "max-autotune")
 CUDA_GRAPHS = MODES[-2:]
 MEASURES = ("forward", "first-token", "training")
 DTYPES = ("float32", "bfloat16", "float16")

@@ -25,7 +25,7 @@ from torch import nn
 from ..apply import pitome_disabled
 from ..export.formats import Run
 from ..export.runtimes import ExportedFiles
-from .combinations import CUDA_GRAPHS, Combination
+from .combinations import CUDA_GRAPHS, REGIONS, Combination
 
 
 def training_step(forward: Callable[..., Any], model: nn.Module) -> Callable[..., None]:
@@ -54,8 +54,14 @@ def pytorch_run(model: nn.Module, combination: Combination) -> Callable[..., Any
     if combination.mode != "eager":
         # What was compiled before counts towards the limit of compilations.
         torch._dynamo.reset()
-        mode = None if combination.mode == "compile" else combination.mode
-        forward = torch.compile(model, mode=mode, dynamic=False)
+        if combination.mode == REGIONS:
+            from accelerate.utils import compile_regions  # which older versions lack
+
+            # Layers of one kind share a graph if lengths are open. Parameters and settings are those of `model`.
+            forward = compile_regions(model, dynamic=True)
+        else:
+            mode = None if combination.mode == "compile" else combination.mode
+            forward = torch.compile(model, mode=mode, dynamic=False)
     if combination.measure == "training":
         return training_step(forward, model)
     if combination.mode not in CUDA_GRAPHS:

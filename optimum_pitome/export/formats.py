@@ -29,7 +29,7 @@ import torch
 from torch.export import Dim
 from transformers.utils import logging as transformers_logging
 
-from ..merging import ranking_by_comparison
+from ..merging import exporting_for
 from .modules import ExportedModule
 from .requirements import OPSETS
 
@@ -49,8 +49,9 @@ class Format:
     Attributes:
         file (`str`): where the folder has it; ONNX where text-embeddings-inference looks for it.
         write (`Callable`): from module, example, opset and path: traces and writes.
-        load (`Callable[..., Run]`): in its runtime, on a CPU; from a path and, where they are known, the shapes of
-            the inputs by name. OpenVINO then plans for them; the others gain nothing from it.
+        load (`Callable[..., Run]`): in its runtime, on a CPU, with as many threads as PyTorch has; from a path and,
+            where they are known, the shapes of the inputs by name. OpenVINO then plans for them; the others gain
+            nothing from it.
     """
 
     file: str
@@ -84,11 +85,14 @@ def _traced(exporter: Any, config: type, module: ExportedModule, example: dict[s
     return getattr(exported, "program", exported)  # before transformers 5.24 it is the program itself
 
 
-def _write_onnx(module: ExportedModule, example: dict[str, torch.Tensor], opset: int | None, path: Path) -> None:
+def _write_onnx(
+    module: ExportedModule, example: dict[str, torch.Tensor], opset: int | None, path: Path, runtime: str = "onnx"
+) -> None:
     import onnx_ir
     from transformers.exporters.exporter_onnx import OnnxConfig, OnnxExporter
 
-    program = _traced(OnnxExporter, OnnxConfig, module, example, opset_version=opset or OPSETS.start)
+    with exporting_for(runtime):
+        program = _traced(OnnxExporter, OnnxConfig, module, example, opset_version=opset or OPSETS.start)
     model = getattr(program, "model", program)
     for value in (*model.graph.inputs, *model.graph.outputs):
         has_tokens = value.name in module.token_outputs or (module.kind == "text" and value.name in example)
@@ -101,7 +105,9 @@ def _write_onnx(module: ExportedModule, example: dict[str, torch.Tensor], opset:
 def _load_onnx(path: Path, shapes: Shapes | None = None) -> Run:
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()  # OMP_NUM_THREADS says nothing to it, nor to OpenVINO
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     outputs = [output.name for output in session.get_outputs()]
 
     def run(inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -116,8 +122,7 @@ def _write_openvino(module: ExportedModule, example: dict[str, torch.Tensor], op
     import openvino
 
     onnx_path = path.with_suffix(".onnx")
-    with ranking_by_comparison():
-        _write_onnx(module, example, opset, onnx_path)
+    _write_onnx(module, example, opset, onnx_path, "openvino")
     model = openvino.convert_model(onnx_path)
     # For what reads it, as transformers does. OpenVINO itself computes in bfloat16 on CPUs that have it, unless it is
     # told: energies and sizes, too, so other tokens merge.
@@ -135,7 +140,8 @@ def _load_openvino(path: Path, shapes: Shapes | None = None) -> Run:
     if shapes is not None:
         # Or it works the shapes of all nodes out at every call.
         model.reshape({port.any_name: list(shapes[port.any_name]) for port in model.inputs})
-    compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+    compiled = core.compile_model(model, "CPU", settings)
 
     def run(inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         found = compiled({port.any_name: inputs[port.any_name].cpu().numpy() for port in compiled.inputs})

@@ -20,7 +20,7 @@ from .candidates import Candidates, rank_by_energy
 from .constants import Constants, is_traced
 from .counts import KeepRatio, length_of
 from .energy import pairwise_similarity
-from .exporting import is_open, ranking_by_comparison
+from .exporting import exporting_for, is_open, runtime
 from .fused import merge_tokens
 from .masks import TokenMasks
 from .matching import match_tokens, over_heads
@@ -41,6 +41,7 @@ __all__ = [
     "ResamplePlan",
     "TokenMasks",
     "class_attention",
+    "exporting_for",
     "gather_tokens",
     "is_opaque",
     "is_open",
@@ -52,6 +53,6 @@ __all__ = [
     "pairwise_similarity",
     "plan_from_pairs",
     "rank_by_energy",
-    "ranking_by_comparison",
+    "runtime",
     "take_rows",
 ]

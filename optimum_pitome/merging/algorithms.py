@@ -26,8 +26,9 @@ from collections.abc import Callable
 import torch
 
 from ..methods import ALGORITHMS
-from .candidates import LAST, Candidates, rank_by_energy
+from .candidates import Candidates, rank_by_energy
 from .energy import best_in_blocks, product
+from .exporting import LAST
 from .masks import TokenMasks
 from .plan import MergePlan
 from .spec import MergeSpec

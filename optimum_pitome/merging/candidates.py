@@ -26,16 +26,12 @@ from .combine import PLANS
 from .constants import Constants, is_traced
 from .counts import length_of
 from .energy import MANY_TOKENS, NEVER, best_in_blocks, factors, nearest_in_blocks, product
-from .exporting import is_open, rank_by_comparison, ranks_by_comparison
+from .exporting import is_open, rank_in_graph, rows_of_each, runtime
 from .masks import TokenMasks
 from .pairs import plan_from_pairs
 from .plan import MergePlan
 from .rows import gather_tokens
 from .spec import MergeSpec
-
-
-#: Below every cosine, and below every ranking key.
-LAST = torch.iinfo(torch.int64).min // 2
 
 
 @dataclass(frozen=True)
@@ -130,7 +126,10 @@ class Candidates:
         if similarity is None:
             similarity = self.similarity(source, target)
         elif self.constants is None:
-            similarity = similarity.gather(1, source.unsqueeze(2).expand(-1, -1, similarity.shape[2]))
+            if runtime() is not None:
+                similarity = rows_of_each(similarity, source)
+            else:
+                similarity = similarity.gather(1, source.unsqueeze(2).expand(-1, -1, similarity.shape[2]))
             similarity = similarity.gather(2, target.unsqueeze(1).expand(-1, source.shape[1], -1))
         else:
             samples = self.constants.samples(source.shape[0]).unsqueeze(2)
@@ -286,15 +285,4 @@ def rank_by_energy(
         if mergeable is not None:
             steps = steps.masked_fill_(~mergeable, -torch.inf)
         return steps.sort(dim=1, descending=True, stable=True).indices[:, :num_candidates]
-    steps = (energy * 2.0**22).round()
-    if ranks_by_comparison():
-        return rank_by_comparison(steps, mergeable, level)[:, :num_candidates]
-    # The same with unique integers, since stable sorts do not export.
-    num_tokens = energy.shape[1]
-    from_behind = torch.arange(num_tokens - 1, -1, -1, device=energy.device)
-    key = steps.long() * num_tokens + from_behind
-    if level is not None:
-        key = key + level * 2**58
-    if mergeable is not None:
-        key = key.masked_fill(~mergeable, LAST)
-    return key.topk(num_candidates, dim=1).indices
+    return rank_in_graph((energy * 2.0**22).round(), mergeable, num_candidates, level)

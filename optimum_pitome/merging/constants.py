@@ -12,7 +12,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Small tensors that every layer of a forward needs and none changes: made once, since each costs a launch."""
+"""Small tensors that every layer of a forward needs: made once, since each costs a launch. None is changed, but for
+copies of which every layer gets its own."""
 
 from __future__ import annotations
 
@@ -26,6 +27,12 @@ def is_traced() -> bool:
     """Whether a graph is being recorded (compiled, exported, traced), which is to hold no memory from outside and no
     slices that tie lengths to one another; and where some operations do not export."""
     return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
+def is_fused() -> bool:
+    """Whether a compiler makes kernels of what is traced: comparisons of all with all and their sums are one kernel
+    for it, and every write to a place that depends on data is one of its own, as a running sum is."""
+    return torch.compiler.is_dynamo_compiling() and not torch.compiler.is_exporting()
 
 
 def deciding(function: Callable) -> Callable:
@@ -48,12 +55,15 @@ def make_signs(dim: int, device: torch.device) -> torch.Tensor:
     return torch.where(torch.arange(dim, device=device) == dim - 2, -1.0, 1.0)
 
 
+#: So many layers of a forward share one launch that makes what each of them writes to.
+_COPIES = 12
+
+
 class Constants:
     """For `B` samples of up to `N` tokens. Each is made when it is first read.
 
     Attributes:
         steps (`torch.LongTensor` of shape `(B * N,)`, never empty): 0, 1, 2, ….
-        advance (`torch.LongTensor` of the same shape): 0, 1, 1, …, whose running sum is `steps`.
         minus_one (`torch.LongTensor` of shape `(1,)`).
         zero, one, floor (`torch.FloatTensor` of shape `(1,)`): the last is 0.2.
 
@@ -65,6 +75,7 @@ class Constants:
     def __init__(self, number: int, device: torch.device):
         self.number, self.device = number, device
         self._signs: dict[int, torch.Tensor] = {}
+        self._advances: list[torch.Tensor] = []
 
     @staticmethod
     def of(tokens: torch.Tensor) -> Constants:
@@ -75,9 +86,12 @@ class Constants:
     def steps(self) -> torch.Tensor:
         return torch.arange(self.number, device=self.device)
 
-    @functools.cached_property
-    def advance(self) -> torch.Tensor:
-        return self.steps.clamp(max=1)
+    def advance(self, number: int) -> torch.Tensor:
+        """0, 1, 1, …, whose running sum is `steps`: `(number,)`, int64. It may be written to: each call gives another
+        one. They are made several at a time, since a copy for each layer would cost each a launch."""
+        if not self._advances:
+            self._advances = list(self.steps.clamp(max=1).repeat(_COPIES, 1))
+        return self._advances.pop()[:number]
 
     @functools.cached_property
     def minus_one(self) -> torch.Tensor:

@@ -27,6 +27,7 @@ import torch
 
 from ..methods import ENERGIES
 from .constants import Constants, is_traced, make_signs
+from .exporting import runtime, unit_vectors
 
 
 #: Below any similarity: a weighted one goes down to `1 - N` among `N` tokens.
@@ -64,13 +65,16 @@ def factors(
     """What [`pairwise_similarity`] multiplies, outside autocast: the `features` `(B, a, dim)` as the left and as the
     right factor."""
     features = features.float()
-    norm = torch.linalg.vector_norm(features, dim=-1, keepdim=True).clamp(min=1e-12)
+    if runtime() is not None:
+        features, norm = unit_vectors(features), None
+    else:
+        norm = torch.linalg.vector_norm(features, dim=-1, keepdim=True).clamp(min=1e-12)
     if weights is None:
-        scaled = features / norm
+        scaled = features if norm is None else features / norm
         return scaled, scaled
     # Two more dimensions make it one matrix product, without another pass over all pairs.
     weights = weights.unsqueeze(-1)
-    scaled = features * (weights / norm)
+    scaled = features * (weights if norm is None else weights / norm)
     one = weights.new_ones(1) if constants is None else constants.one
     right = torch.cat([scaled, weights, one.expand_as(weights)], dim=-1)
     dim = right.shape[-1]

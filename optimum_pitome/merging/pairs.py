@@ -18,7 +18,8 @@ from __future__ import annotations
 
 import torch
 
-from .constants import Constants, is_traced
+from .constants import Constants, is_fused, is_traced
+from .exporting import runtime, slots_without_masks
 from .plan import MergePlan
 from .rows import kept_first, rows_of
 
@@ -49,6 +50,9 @@ def plan_from_pairs(
         constants ([`Constants`], *optional*): of the forward; `None` in a graph.
         start (`int`, *optional*, defaults to 0): tokens at the front that neither join nor are joined.
     """
+    if runtime() is not None and source_mask is None and valid is None and dropped is None:
+        slots = slots_without_masks(source, target, num_tokens, start)
+        return kind(source=source, target=target, assignment=slots, num_kept=num_kept, start=start)
     if constants is None:
         if is_traced():
             source, target, start = source + start, target + start, 0
@@ -75,13 +79,18 @@ def _rows_without_masks(
 ) -> torch.Tensor:
     """[`MergePlan.rows`] where every sample keeps `num_kept` tokens."""
     shape = (source.shape[0], num_tokens)
+    if constants is None and is_fused():
+        steps = torch.arange(num_tokens, device=source.device)
+        # Each token moves up by the number of sources before it.
+        rows = rows_of(steps - (source.unsqueeze(1) < steps.unsqueeze(1)).sum(dim=2), num_kept)
+        return rows.scatter(1, source, rows.gather(1, target))
     if constants is None:
         stays = torch.ones(shape, dtype=torch.int64, device=source.device).scatter(1, source, 0)
         rows = rows_of(stays.cumsum(dim=1) - 1, num_kept)
         return rows.scatter(1, source, rows.gather(1, target))
     # One count through the whole batch gives rows of the flattened result. It starts from 0 at a token that stays.
     if start > 0:
-        advance = constants.advance[: shape[0] * shape[1]].clone().view(shape)
+        advance = constants.advance(shape[0] * shape[1]).view(shape)
         advance[:, start:].scatter_(1, source, 0)
     else:
         advance = constants.steps[1:2].expand(shape).scatter(1, source, 0)
@@ -124,7 +133,7 @@ def _plan_with_masks(source, target, num_tokens, source_mask, valid, dropped, ki
     return kind(
         source=source,
         target=target,
-        rows=rows_of(slots, num_kept, constants) - 1,
+        **({"rows": rows_of(slots, num_kept, constants) - 1} if runtime() is None else {"assignment": slots - 1}),
         source_mask=source_mask if dropped is None else source_mask & ~dropped,
         valid=None if valid is None else kept_valid,
         counted=counted,

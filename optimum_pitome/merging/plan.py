@@ -18,7 +18,8 @@ from __future__ import annotations
 
 import torch
 
-from .constants import Constants
+from .constants import Constants, is_fused
+from .exporting import runtime, sum_slots
 from .opaque import operator
 from .rows import kept_first, rows_of, sum_rows, take, take_rows
 
@@ -95,7 +96,12 @@ def _merge_sizes(
     zero: torch.Tensor | None,
 ) -> torch.Tensor:
     """See [`MergePlan.merge_sizes`]."""
-    return sum_rows(sizes if counted is None else sizes * counted, rows, num_kept, zero)
+    sizes = sizes if counted is None else sizes * counted
+    if is_fused():
+        places = torch.arange(num_kept, device=rows.device).expand(rows.shape[0], -1)
+        here = rows.unsqueeze(1) == rows_of(places, num_kept).unsqueeze(2)
+        return (here * sizes.unsqueeze(1)).sum(dim=2)
+    return sum_rows(sizes, rows, num_kept, zero)
 
 
 class MergePlan:
@@ -204,10 +210,17 @@ class MergePlan:
         if weights is None:
             weights = torch.ones(hidden_states.shape[:2], dtype=torch.float32, device=hidden_states.device)
         totals = self.merge_sizes(weights) if totals is None else totals
+        if runtime() is not None:
+            shares = weights / totals.gather(1, self.assignment)
+            shares = shares if self.counted is None else shares.masked_fill(~self.counted, 0.0)
+            parts = hidden_states * shares.unsqueeze(-1)
+            return sum_slots(parts, self.assignment, self.num_kept).to(hidden_states.dtype)
         return _merge(hidden_states, weights, totals, *self._groups)
 
     def merge_sizes(self, sizes: torch.Tensor) -> torch.Tensor:
         """Group totals: `(B, N)` token sizes to `(B, n)`, float32."""
+        if runtime() is not None:
+            return sum_slots(sizes if self.counted is None else sizes * self.counted, self.assignment, self.num_kept)
         return _merge_sizes(sizes, self.num_kept, *self._groups)
 
     @property

@@ -152,7 +152,11 @@ class ResamplePlan:
     @property
     def rows(self) -> torch.Tensor:
         """As [`MergePlan.rows`]."""
-        return rows_of(self.assignment, self.kept.shape[1])
+        return rows_of(self.assignment, self.num_kept)
+
+    @property
+    def num_kept(self) -> int:
+        return self.kept.shape[1]
 
     def unmerge(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Back to `N` tokens: each original token gets the vector of the slot nearest to it.

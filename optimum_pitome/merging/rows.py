@@ -19,6 +19,7 @@ from __future__ import annotations
 import torch
 
 from .constants import Constants, is_traced
+from .exporting import runtime
 from .opaque import operator
 
 
@@ -61,6 +62,15 @@ def rows_of(index: torch.Tensor, num_tokens: int, constants: Constants | None = 
     else:
         samples = constants.samples(index.shape[0])
     return torch.add(index, samples, alpha=num_tokens)
+
+
+def composed(plan, rows: torch.Tensor | None, slots: torch.Tensor | None) -> dict[str, torch.Tensor | None]:
+    """Where original tokens go by a `plan` of tokens that are `rows` `(B, N)` of the flattened batch: `rows` of its
+    result. In a graph for another runtime also `slots`, their places in each sample, which take fewer nodes."""
+    if runtime() is not None:
+        slots = plan.assignment if slots is None else plan.assignment.gather(1, slots)
+        return {"rows": rows_of(slots, plan.num_kept), "slots": slots}
+    return {"rows": plan.rows if rows is None else plan.rows.flatten()[rows], "slots": None}
 
 
 def sum_rows(

@@ -36,6 +36,7 @@ from torch import nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
 from transformers.utils import logging
 
+from ..merging import runtime
 from .attention_forms import (
     CHANNELS,
     EAGER,
@@ -125,6 +126,8 @@ def merging_attention(
     if isinstance(attention_mask, torch.Tensor) and attention_mask.dim() == 2:
         attention_mask = attention_mask.bool()[:, None, None, :]
     attention_mask = call.attention_mask(attention_mask, query.dtype)
+    if runtime() is not None and call.merged and not call.is_pairwise and is_plain(kind, kwargs):
+        return call.attend_in_graph(query, key, value, attention_mask, kwargs.get("scaling"))
     call.record(query, key, attention_mask, kwargs.get("scaling"))
     if implementation == EAGER and attention_mask is not None and attention_mask.dtype == torch.bool:
         # Eager adds the mask to the scores, so a caller's boolean one would only shift them by one.

@@ -20,7 +20,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ..merging import class_attention
+from ..merging import class_attention, runtime
+from ..merging.exporting import ONNX
 from .state import Tokens
 
 
@@ -76,7 +77,12 @@ class AttentionCall:
         return log_sizes if real is None else log_sizes.masked_fill(~real, 0.0)
 
     def record(
-        self, query: torch.Tensor, key: torch.Tensor, bias: torch.Tensor | None, scaling: float | None = None
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        bias: torch.Tensor | None,
+        scaling: float | None = None,
+        weights: torch.Tensor | None = None,
     ) -> None:
         """Notes what the layer will compare tokens by.
 
@@ -85,13 +91,47 @@ class AttentionCall:
             bias (`torch.Tensor`, *optional*):
                 What is added to the scores, or a boolean mask; broadcasts to `(B, heads, n, n)`.
             scaling (`float`, *optional*): of the scores; by default that of the head's width.
+            weights (`torch.Tensor` of shape `(B, heads, n, n)`, *optional*): the attention, where it is at hand.
         """
         self.keys = key
         if self.importance:
             # With padding, the class token is the first real one. After a merge the real ones come first.
             untouched = self.tokens.num_prefix_tokens == 0 and self.tokens.rows is None
             valid = self.tokens.valid if untouched else None
+            if weights is not None and valid is None:
+                self.attention = weights[:, :, 0].float().mean(dim=1)
+                return
             self.attention = class_attention(query, key, bias, valid, scaling or key.shape[-1] ** -0.5)
+
+    def attend_in_graph(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        bias: torch.Tensor | None,
+        scaling: float | None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Attention as runtimes of ONNX files compute it, where each query has a key to attend to; and what
+        [`~AttentionCall.record`] notes. What exporters write of SDPA looks for queries that have no key, and shapes
+        the keys anew.
+
+        Args:
+            query (`torch.Tensor` of shape `(B, heads, n, head_dim)`).
+            key, value (`torch.Tensor` of shape `(B, key heads, n, head_dim)`).
+            bias, scaling: as of [`~AttentionCall.record`].
+
+        Returns:
+            The output `(B, n, heads, head_dim)`, and the weights `(B, heads, n, n)`.
+        """
+        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        keys, groups = key, query.shape[1] // key.shape[1]
+        if groups > 1:
+            keys, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+        scores = torch.matmul(query * scale, keys.transpose(2, 3))
+        weights = (scores if bias is None else scores + bias).softmax(dim=-1)
+        # OpenVINO makes one kernel of attention whose weights nothing else reads.
+        self.record(query, key, bias, scaling, weights if runtime() == ONNX else None)
+        return torch.matmul(weights, value).transpose(1, 2), weights
 
     def attention_mask(self, attention_mask: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
         """The mask to use: the caller's as long as nothing merged, ours from then on."""

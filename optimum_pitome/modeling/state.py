@@ -37,7 +37,7 @@ from ..merging import (
     merge_tokens,
     take_rows,
 )
-from ..merging.rows import rows_of, sum_rows, take_pairs
+from ..merging.rows import composed, rows_of, sum_rows, take_pairs
 
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ class Tokens:
         log_sizes (`torch.Tensor` of shape `(B, n)`, *optional*):
             Their logarithm in the dtype of the hidden states, its lowest number where no real token is; where it was
             made along with `sizes`.
+        slots (`torch.LongTensor` of shape `(B, N)`, *optional*): [`~Tokens.assignment`], in a graph for a runtime.
     """
 
     sizes: torch.Tensor | None = None
@@ -84,6 +85,7 @@ class Tokens:
     protected: torch.Tensor | None = None
     constants: Constants | None = None
     log_sizes: torch.Tensor | None = None
+    slots: torch.Tensor | None = None
 
     @property
     def assignment(self) -> torch.Tensor | None:
@@ -110,14 +112,12 @@ class Tokens:
 
     def merged(self, plan: MergePlan | ResamplePlan) -> Tokens:
         """The tokens after a merge by `plan`."""
-        sizes = self.sizes
-        if sizes is None:
-            sizes = torch.ones(plan.rows.shape, dtype=torch.float32, device=plan.rows.device)
+        sizes = torch.ones_like(plan.rows, dtype=torch.float32) if self.sizes is None else self.sizes
         return self._after(
             plan,
             sizes=plan.merge_sizes(sizes),
             log_sizes=None,
-            rows=plan.rows if self.rows is None else plan.rows.flatten()[self.rows],
+            **composed(plan, self.rows, self.slots),
             special=None if self.special is None else gather_tokens(self.special, plan.kept),
             protected=None if self.protected is None else gather_tokens(self.protected, plan.kept),
         )

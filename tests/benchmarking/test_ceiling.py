@@ -15,6 +15,7 @@
 """`examples/ceiling.py`: the lengths of the cut model, and the table."""
 
 import ceiling
+import pytest
 import torch
 from transformers import ViTModel
 from zoo.vit import vit_config
@@ -37,9 +38,15 @@ def test_the_cut_model_has_the_lengths_of_the_merged_one():
     assert found == [number for pair in counts for number in pair] and counts[-1][1] < counts[0][0]
 
 
-def test_the_table(tmp_path, capsys):
-    vit_config().save_pretrained(tmp_path)
-    options = ["--rounds", "2", "--batch-size", "2", "--flops-ratio", "1.3", "--clock", "cpu", "--importance", "0"]
+@pytest.mark.parametrize("runtime", ["pytorch", "onnx"])
+def test_the_table(tmp_path, capsys, runtime):
+    if runtime == "onnx":
+        pytest.importorskip("onnxruntime")
+    config = vit_config()
+    config.num_hidden_layers = 2  # tracing takes its time
+    config.save_pretrained(tmp_path)
+    options = ["--runtime", runtime]
+    options += ["--rounds", "2", "--batch-size", "2", "--flops-ratio", "1.3", "--clock", "cpu", "--importance", "0"]
     ceiling.main([str(tmp_path), *options])
     rows = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines()[1:]}
     assert list(rows) == ["dense", "merged", "cut"] and rows["dense"][1] == "1.00x"

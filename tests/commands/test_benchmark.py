@@ -142,6 +142,20 @@ def test_compiled_forwards_are_what_torch_compile_makes(benchmark, vit, monkeypa
     assert compiled == [None, "max-autotune-no-cudagraphs"] and not any(row["error"] for row in rows)
 
 
+def test_regions_are_compiled_layer_by_layer(benchmark, vit, monkeypatch):
+    compiled = []
+
+    def compile(module, dynamic=None):
+        compiled.append((type(module).__name__, dynamic))
+        return module
+
+    monkeypatch.setattr(torch, "compile", compile)
+    _, (row,) = benchmark(vit, "--ratio", 0.8, "--batch-size", 1, "--mode", "regions")
+    assert not row["error"] and row["tokens"][-1] < row["tokens"][0]
+    layers = [one for one in compiled if one == ("ViTLayer", True)]
+    assert len(layers) == len(row["tokens"]) - 1 and ("ViTModel", True) not in compiled
+
+
 def test_weights_are_read_where_they_are_asked_for(benchmark, tmp_path, monkeypatch):
     ViTForImageClassification(vit_config()).save_pretrained(tmp_path / "classifier")
     read = []

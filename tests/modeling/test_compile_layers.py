@@ -156,11 +156,16 @@ def test_gradients(checkpointing):
 
 def test_whoever_watches_sees_every_layer():
     model = apply_pitome(build("ViTModel"), 0.8)
-    compiled, _ = compile_layers(model)
+    compiled, counter = compile_layers(model)
     seen = []
     rewritten_encoders(compiled)[0].pitome.watch = seen.append
     assert_alike(compiled, model, pixels())
     assert [record.index for record in seen] == [0, 1, 2, 3]
+    # No graph is spent on it: each layer would take one of its own, of the eight that the compiler makes at most.
+    assert counter.frame_count == 0
+    rewritten_encoders(compiled)[0].pitome.watch = None
+    assert_alike(compiled, model, pixels())
+    assert counter.frame_count == 2
 
 
 def test_the_whole_model_has_one_graph_for_all_batch_sizes_and_ratios():

@@ -19,8 +19,10 @@ A number here that grows is a merge that got slower where launches decide. One t
 
 import pytest
 import torch
+import torch._inductor.config as inductor_config
 from modeling.counting import OperationCounter, added_operations
 from modeling.helpers import CASES
+from torch._inductor.ir import MultiOutput
 
 from optimum_pitome import PiToMeConfig, apply_pitome
 from optimum_pitome.merging import Constants, KeepRatio, MergeSpec, TokenMasks, match_tokens
@@ -48,18 +50,18 @@ def added(name, mask=None, **settings):
 @pytest.mark.parametrize(
     "name, settings, budget",
     [
-        ("ViTModel", {}, 38),
-        ("CLIPVisionModel", {}, 38),
-        ("ViTModel", {"importance": 0.0}, 26),
-        ("ViTModel", {"energy": "elu", "importance": 0.0}, 25),
-        ("ViTModel", {"algorithm": "tome"}, 23),
-        ("ViTModel", {"algorithm": "pitome_unprotected", "importance": 0.0}, 43),
-        ("ViTModel", {"algorithm": "pitome_halves", "importance": 0.0}, 26),
-        ("ViTModel", {"algorithm": "random"}, 64),
+        ("ViTModel", {}, 37),
+        ("CLIPVisionModel", {}, 37),
+        ("ViTModel", {"importance": 0.0}, 25),
+        ("ViTModel", {"energy": "elu", "importance": 0.0}, 24),
+        ("ViTModel", {"algorithm": "tome"}, 22),
+        ("ViTModel", {"algorithm": "pitome_unprotected", "importance": 0.0}, 42),
+        ("ViTModel", {"algorithm": "pitome_halves", "importance": 0.0}, 25),
+        ("ViTModel", {"algorithm": "random"}, 63),
         ("ViTModel", {"algorithm": "diffrate"}, 52),
         ("ViTModel", {"algorithm": "dct"}, 124),
         # Positions of the tokens that are left, rotary embeddings cut to them, and keys turned back by these.
-        ("DINOv3ViTModel", {}, 59),
+        ("DINOv3ViTModel", {}, 58),
     ],
     ids=str,
 )
@@ -69,7 +71,7 @@ def test_no_merging_layer_adds_more(name, settings, budget):
     first, later, rest = added(name, **settings)
     assert later <= budget
     # The first one makes the constants of the forward, and the last one is followed by the way back to all tokens.
-    assert first <= budget + 11 and rest <= 8
+    assert first <= budget + 12 and rest <= 8
 
 
 def padded(input_ids):
@@ -93,6 +95,15 @@ def test_what_counts_as_an_operation():
     assert counter.operations == {"aten.add.Tensor": 1, "aten.relu_.default": 1}
 
 
+def test_every_layer_writes_to_memory_of_its_own():
+    """However many there are: what one wrote is nothing that another finds."""
+    constants = Constants.of(torch.empty(2, 5))
+    made = [constants.advance(7) for _ in range(30)]
+    for tensor in made:
+        assert tensor.tolist() == [0, 1, 1, 1, 1, 1, 1]
+        tensor.fill_(5)
+
+
 def test_constants_of_a_forward_change_no_plan():
     features, hidden_states, spec = torch.randn(3, 20, 8), torch.randn(3, 20, 4), MergeSpec(KeepRatio.from_float(0.7))
     large = Constants.of(torch.empty(5, 30))
@@ -100,3 +111,37 @@ def test_constants_of_a_forward_change_no_plan():
         alone, shared = (match_tokens(features, spec, TokenMasks(1, valid, constants=it)) for it in (None, large))
         assert torch.equal(alone.rows, shared.rows) and torch.equal(alone.kept, shared.kept)
         assert torch.equal(alone.merge(hidden_states), shared.merge(hidden_states))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("importance, budget", [(0.5, 20), (0.0, 16)])
+def test_no_compiled_merge_takes_more_kernels(importance, budget, monkeypatch):
+    """What Inductor makes of a merge where no operator hides it, counted before it joins loops as it does on CPUs
+    alone: kernels of its own, and calls of libraries. What the class token pays is given."""
+    # Everything is compared as PyTorch computes it, ties included.
+    monkeypatch.setattr("optimum_pitome.merging.matching.is_opaque", lambda tokens: False)
+    monkeypatch.setattr("optimum_pitome.merging.opaque.is_opaque", lambda tokens: False)
+    spec, numbers = MergeSpec(KeepRatio.from_float(0.8), importance=importance), []
+
+    def count(nodes):
+        for node in nodes:
+            calls = not isinstance(getattr(node, "node", None), MultiOutput) and not node.is_template()
+            loops = node.get_outer_nodes() if hasattr(node, "get_outer_nodes") else [node]
+            numbers.append(len(loops) if calls and type(node).__name__ != "NopKernelSchedulerNode" else 0)
+        return nodes
+
+    def merge(hidden_states, keys, attention, sizes, rows):
+        plan = match_tokens(keys, spec, TokenMasks(1, attention=attention))
+        totals = plan.merge_sizes(sizes)
+        return plan.merge(hidden_states, sizes, totals), totals.log(), plan.rows.flatten()[rows]
+
+    torch.manual_seed(0)
+    keys = torch.randn(2, 3, 65, 16)
+    keys[:, :, 9:12] = keys[:, :, 8:9]
+    given = torch.randn(2, 65, 48), keys, torch.rand(2, 65), torch.ones(2, 65), torch.arange(130).view(2, 65)
+    torch._dynamo.reset()
+    with torch.no_grad(), inductor_config.patch(_post_fusion_custom_pass=count, force_disable_caches=True):
+        found = torch.compile(merge)(*given)
+        for value, expected in zip(found, merge(*given), strict=True):
+            torch.testing.assert_close(value, expected)
+    assert 0 < sum(numbers) <= budget
