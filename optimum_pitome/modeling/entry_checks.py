@@ -17,6 +17,8 @@ is rewritten."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -27,6 +29,27 @@ from .architecture import Architecture, own_class
 from .attention import MergingAttention
 from .layer import MergingLayer
 from .signatures import names
+
+
+def checked_settings(encoder_class: Any, settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The settings of an entry.
+
+    Raises:
+        ValueError: if `encoder_class` is no class, or one of `settings` is no argument of `register_architecture`.
+    """
+    if not isinstance(encoder_class, type):
+        raise ValueError(
+            f"encoder_class={show(encoder_class)}: expected the class of the module that runs the layers."
+        )
+    known = {field.name: str(field.type) for field in dataclasses.fields(Architecture)}
+    for name, value in settings.items():
+        if name not in known:
+            meant = similar(name, list(known))
+            hint = f" Did you mean {meant!r}?" if meant else ""
+            raise ValueError(f"register_architecture has no argument {name!r}.{hint} It takes {', '.join(known)}.")
+        if known[name].startswith("Callable") and value is not None and not callable(value):
+            raise ValueError(f"{name}={show(value)}: expected a function, see register_architecture.")
+    return settings
 
 
 def check_entry(architecture: Architecture) -> None:

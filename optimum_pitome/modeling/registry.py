@@ -29,7 +29,7 @@ from transformers import PreTrainedConfig
 
 from .architecture import Architecture
 from .attention import route_attention, wrap_attention
-from .entry_checks import check_entry
+from .entry_checks import check_entry, checked_settings
 from .forward import wrap_forward
 from .layer import MergingLayer
 from .requirements import supported
@@ -197,10 +197,10 @@ def register_architecture(
     Raises:
         ValueError: if the class is registered already, or a setting is not what the rewriting needs.
     """
-    bases = layer_class.__mro__ if isinstance(layer_class, type) else ()
-    if nn.Module in bases and MergingLayer not in bases:
+    if nn.Module in (bases := getattr(layer_class, "__mro__", ())) and MergingLayer not in bases:
         layer_class = whole_layer(layer_class)
-    architecture = Architecture(encoder_class, layer_class, num_prefix_tokens=num_prefix_tokens, **settings)
+    settings = checked_settings(encoder_class, {"num_prefix_tokens": num_prefix_tokens, **settings})
+    architecture = Architecture(encoder_class, layer_class, **settings)
     import_family(encoder_class)
     earlier = _ARCHITECTURES.get(encoder_class)
     if earlier is not None:

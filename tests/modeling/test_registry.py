@@ -102,6 +102,20 @@ def test_what_is_no_layer_class(layer_class):
         register_architecture(nn.Bilinear, layer_class)
 
 
+@pytest.mark.parametrize(
+    "encoder_class, settings, message",
+    [
+        ("Encoder", {}, "encoder_class='Encoder': expected the class of the module that runs the layers"),
+        (nn.Module, {"layer": "blocks"}, "no argument 'layer'. Did you mean 'layers'"),
+        (nn.Module, {"num_tokens": 41}, "num_tokens=41: expected a function"),
+    ],
+    ids=["no class", "no argument", "no function"],
+)
+def test_what_no_entry_takes(encoder_class, settings, message):
+    with pytest.raises(ValueError, match=message):
+        register_architecture(encoder_class, nn.Linear, num_prefix_tokens=1, **settings)
+
+
 def test_the_message_names_what_was_added(monkeypatch):
     apply_pitome(build("ViTModel"), 0.9)
     monkeypatch.setattr(registry, "_ARCHITECTURES", {ViTModel: registry._ARCHITECTURES[ViTModel]})
