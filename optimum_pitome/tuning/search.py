@@ -28,7 +28,7 @@ from typing import Any
 from torch import nn
 from transformers.utils import logging
 
-from ..analysis.loss import Distance, Samples, set_apart
+from ..analysis.loss import Distance, Samples, checked, set_apart
 from ..analysis.summary import pitome_summary
 from ..analysis.timing import Timing
 from ..apply import apply_pitome, settings_kept
@@ -153,7 +153,7 @@ def search_ratios(
             "Give flops_ratio (so many times fewer operations), num_tokens (so many left) or speed_up (so many times "
             "as fast), one of them."
         )
-    batches, record, speed = list(batches), SearchRecord(resume_from), {}
+    batches, record, speed = checked(batches), SearchRecord(resume_from), {}
     with settings_kept(model):  # an error leaves the model as it was
         training = model.training
         model.eval()
