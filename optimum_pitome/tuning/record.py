@@ -43,7 +43,7 @@ class SearchRecord:
 
     def __init__(self, path: str | os.PathLike | None):
         self._lines = JsonLines(path, "a line of a search")
-        self._losses = {_key(entry): entry["loss"] for entry in self._lines.entries if "loss" in entry}
+        self._losses = {_key(entry): entry["losses"] for entry in self._lines.entries if "losses" in entry}
 
     @property
     def num_settings(self) -> int:
@@ -84,11 +84,11 @@ class SearchRecord:
             "budget. Name another file (on the command line another folder, -o), or delete it."
         )
 
-    def loss(self, config: PiToMeConfig, part: str, measure: Callable[[], float]) -> float:
+    def losses(self, config: PiToMeConfig, part: str, measure: Callable[[], list[float]]) -> list[float]:
         """What was measured of these settings over a part of the samples; if nothing was, what `measure` says."""
         entry = {"settings": config.to_pitome_dict(), "part": part}
         if _key(entry) not in self._losses:
-            entry["loss"] = self._losses[_key(entry)] = measure()
+            entry["losses"] = self._losses[_key(entry)] = measure()
             self._lines.add(entry)
         return self._losses[_key(entry)]
 

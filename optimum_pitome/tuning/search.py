@@ -20,6 +20,7 @@ import hashlib
 import json
 import math
 import os
+import statistics
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from types import ModuleType
@@ -220,18 +221,29 @@ class _Search:
         text = json.dumps(settings, sort_keys=True) + " ".join(part.fingerprint() for part in self.parts.values())
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
-    def loss(self, config: PiToMeConfig, part: str = "seen") -> float:
-        """The mean loss over a part of the samples."""
+    def losses(self, config: PiToMeConfig, part: str) -> list[float]:
+        """The loss of every sample of a part."""
 
-        def measure() -> float:
+        def measure() -> list[float]:
             apply_pitome(self.space.model, config)
-            return self.parts[part].losses().mean().item()
+            return self.parts[part].losses().tolist()
 
-        return self.record.loss(config, part, measure)
+        return self.record.losses(config, part, measure)
+
+    def loss(self, config: PiToMeConfig) -> float:
+        """The mean loss over the samples that the search looks at."""
+        return statistics.fmean(self.losses(config, "seen"))
 
     def held(self, config: PiToMeConfig) -> float:
-        """The mean loss over the samples that the search does not look at."""
-        return self.loss(config, "held")
+        """The mean loss over the samples that it does not look at."""
+        return statistics.fmean(self.losses(config, "held"))
+
+    def gains(self, config: PiToMeConfig, other: PiToMeConfig) -> bool:
+        """Whether `config` loses less than `other` on the samples that the search does not look at, by more than the
+        standard error of the difference."""
+        found = [before - now for now, before in zip(self.losses(config, "held"), self.losses(other, "held"))]
+        error = statistics.stdev(found) / len(found) ** 0.5 if len(found) > 1 else 0.0
+        return statistics.fmean(found) > error
 
     def tried(self, config: PiToMeConfig) -> float:
         """The mean loss of one more setting over the samples that the search looks at."""
@@ -269,10 +281,11 @@ class _Search:
             best = min(best, middle, key=self.held)
         self.bar.close()
         held = {name: self.held(config) for name, config in profiles.items()}
-        if self.held(best) > self.held(start):
+        if best is not start and not self.gains(best, start):
             logger.warning(
                 f"On the samples that the search did not see, its result loses {self.held(best):.4g} and the best "
-                f"profile {self.held(start):.4g}: the profile is returned. More samples help."
+                f"profile {self.held(start):.4g}. That is no gain beyond chance, so the profile is returned. More "
+                "samples help."
             )
             best = start
         held = dict(sorted(held.items(), key=lambda one: one[1]))
