@@ -46,7 +46,7 @@ def checked_settings(encoder_class: Any, settings: Mapping[str, Any]) -> Mapping
         if name not in known:
             meant = similar(name, list(known))
             hint = f" Did you mean {meant!r}?" if meant else ""
-            raise ValueError(f"register_architecture has no argument {name!r}.{hint} It takes {', '.join(known)}.")
+            raise ValueError(f"register_architecture has no argument {name!r}.{hint} Accepted: {', '.join(known)}.")
         if known[name].startswith("Callable") and value is not None and not callable(value):
             raise ValueError(f"{name}={show(value)}: expected a function, see register_architecture.")
     return settings
