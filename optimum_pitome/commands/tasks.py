@@ -95,8 +95,18 @@ def check_task(args: argparse.Namespace) -> None:
         ValueError: for options that no task can run with.
     """
     check_numbers(args)
-    if args.dtype != "auto" and not isinstance(getattr(torch, args.dtype, None), torch.dtype):
-        raise ValueError(f"--dtype {args.dtype}: expected auto, float32, bfloat16 or float16.")
+    check_dtype(args.dtype)
+
+
+def check_dtype(name: str) -> None:
+    """
+    Raises:
+        ValueError: for a dtype that no model is loaded in.
+    """
+    dtype = getattr(torch, name, None)
+    if name != "auto" and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        hint = " For int8, see --quantize int8 of evaluate, benchmark and export." if name == "int8" else ""
+        raise ValueError(f"--dtype {name}: expected auto, float32, bfloat16 or float16.{hint}")
 
 
 def source_of(args: argparse.Namespace, task: str, split: str | None) -> dict[str, str]:

@@ -34,7 +34,7 @@ from ..hub.entries import entries
 from ..hub.recipe_lookup import base_config_of, base_model_of
 from .arguments import pitome_keyword
 from .preparing import prepare_images, prepare_texts
-from .tasks import check_numbers
+from .tasks import check_dtype, check_numbers
 
 
 def load_model(args: argparse.Namespace, settings: dict[str, Any]) -> tuple[torch.nn.Module, str, dict[str, Any]]:
@@ -49,6 +49,7 @@ def load_model(args: argparse.Namespace, settings: dict[str, Any]) -> tuple[torc
             [`load_inputs`] cannot read with.
     """
     check_numbers(args)
+    check_dtype(args.dtype)
     config, recipe = read_config(args)
     if recipe is not None or entries(config):
         settings = {**_others(recipe.to_pitome_dict() if recipe is not None else config.pitome), **settings}

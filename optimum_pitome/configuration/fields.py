@@ -247,7 +247,7 @@ FIELDS: dict[str, Setting] = {
     )
     for declared in dataclasses.fields(Settings)
 }
-_FIELDS_MESSAGE = f"Fields: {', '.join(FIELDS)}."
+_FIELDS_MESSAGE = f"Fields: {', '.join(name for name in FIELDS if name != 'format_version')}."
 
 
 def fields_of(settings: Mapping[Any, Any], may_name_parts: bool = True) -> dict[str, Any]:

@@ -315,6 +315,7 @@ def test_rows_without_what_the_task_needs(workplace, multimodal, evaluate):
         (["--dataset", "bert/vocab.bin"], "expected a file that ends in .csv"),
         (["--dataset", "reviews.csv", "--ratio", "0.2"], "ratio=0.2 is out of range"),
         (["--dataset", "reviews.csv", "--dtype", "float7"], "--dtype float7: expected auto"),
+        (["--dataset", "reviews.csv", "--dtype", "int8"], "bfloat16 or float16. For int8, see --quantize int8"),
         (["--dataset", "reviews.csv", "--device", "nowhere"], "--device nowhere"),
         (["--dataset", "reviews.csv", "--max-samples", "0"], "--max-samples 0: expected at least 1"),
         (["--dataset", "reviews.csv", "--label-column", "text"], ") are not those of the model (bad, good)"),

@@ -175,6 +175,12 @@ def test_a_hub_that_cannot_be_asked(run, optimum_cli, monkeypatch, workplace):
     assert "There is no folder" not in error  # the model is there
 
 
+def test_a_folder_without_a_model(optimum_cli, workplace, tmp_path):
+    (tmp_path / "docs").mkdir()
+    error = optimum_cli("pitome", "summary", str(tmp_path / "docs"), "--ratio", 0.9, code=2)
+    assert "docs holds no config.json: name one in which a model or a recipe was saved." in error
+
+
 def test_a_table_is_whole_in_a_file_and_fits_a_terminal(run, monkeypatch):
     rows = [line for line in run("evaluate").splitlines() if line.startswith(("dense ", "0.7 "))]
     assert len(rows) == 2 and min(map(len, rows)) > 100
