@@ -126,14 +126,22 @@ def checked(batches: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     Raises:
         ValueError: if there is none, or one is no mapping.
     """
-    if isinstance(batches, Mapping):
-        raise ValueError("batches is one batch: pass a list of batches, such as [batch].")
+    refuse_one_batch(batches)
     batches = list(batches)
     if not batches:
         raise ValueError("No calibration batches: pass at least one mapping of model inputs.")
     if not all(isinstance(batch, Mapping) for batch in batches):
         raise ValueError("A calibration batch is a mapping of model inputs, such as {'pixel_values': tensor}.")
     return batches
+
+
+def refuse_one_batch(batches: Any) -> None:
+    """
+    Raises:
+        ValueError: if `batches` is no list of batches but one, whose names would be taken for batches.
+    """
+    if isinstance(batches, Mapping):
+        raise ValueError("batches is one batch: pass a list of batches, such as [batch].")
 
 
 def set_apart(batches: Iterable[Mapping[str, Any]], every: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

@@ -28,6 +28,7 @@ import torch
 from torch import nn
 from transformers.utils import logging
 
+from ..analysis.loss import refuse_one_batch
 from ..analysis.timing import AlternatingTimer, Timing
 from ..apply import apply_pitome, pitome_disabled, settings_kept
 from ..configuration.checks import BUDGETS
@@ -97,6 +98,7 @@ def evaluate(
             if it cannot run in one of `runtimes`.
     """
     settings, model = _named(ratios), transformers_model(model)
+    refuse_one_batch(data)
     was_training = model.training
     try:
         with settings_kept(model.eval()):

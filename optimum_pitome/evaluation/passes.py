@@ -78,8 +78,6 @@ def read_answers(
     Raises:
         ValueError: if there are no batches, or for what is no batch.
     """
-    if isinstance(data, Mapping):
-        raise ValueError("batches is one batch: pass a list of batches, such as [batch].")
     layers, parameter = list(layers), next(model.parameters())
     answers: list[list] = []
     references, lengths, batch_size = [], [], 0

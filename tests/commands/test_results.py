@@ -182,6 +182,7 @@ def test_a_folder_without_a_model(optimum_cli, workplace, tmp_path):
 
 
 def test_a_table_is_whole_in_a_file_and_fits_a_terminal(run, monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
     rows = [line for line in run("evaluate").splitlines() if line.startswith(("dense ", "0.7 "))]
     assert len(rows) == 2 and min(map(len, rows)) > 100
     # In a terminal the columns go on below.
