@@ -143,10 +143,10 @@ def test_a_picture(user, photos):
     choose(page, photos[0])
     page.click("#picture-run")
     last = numbers_of(page, 11)
-    assert tokens_of(page) == (257, 52)
-    assert re.search(r"tokens\s+65 → 52", last), last
+    assert tokens_of(page) == (257, 47)
+    assert re.search(r"tokens\s+58 → 47", last), last
     whole = page.locator("#picture-whole").inner_text()
-    assert re.search(r"GFLOPs\s+6\.07\s+3\.55\s+1\.71 ×", whole) and "milliseconds" in whole
+    assert re.search(r"GFLOPs\s+6\.07\s+3\.36\s+1\.80 ×", whole) and "milliseconds" in whole
     assert "Cosine of the merged embedding" in page.locator("#picture-said").inner_text()
     playwright.expect(page.locator("#picture-dense img")).to_have_count(5)
     playwright.expect(page.locator("#picture-merged img")).to_have_count(5)
@@ -154,7 +154,7 @@ def test_a_picture(user, photos):
     before = drawn.get_attribute("src")
     set_slider(page, "picture-layer", 2)
     third = numbers_of(page, 2)
-    assert re.search(r"tokens\s+2\d\d → 216", third) and third != last
+    assert re.search(r"tokens\s+2\d\d → 209", third) and third != last
     playwright.expect(drawn).not_to_have_attribute("src", before, timeout=PATIENCE)
     assert drawn.evaluate("image => image.naturalWidth") > 700  # the photo beside its groups
 
@@ -196,7 +196,7 @@ def test_messages(user, tmp_path, photos):
     model.fill("DINOv2-small (packaged)")
     model.press("Enter")
     page.click("#picture-run")
-    assert tokens_of(page) == (257, 52)
+    assert tokens_of(page) == (257, 47)
 
 
 def test_two_users_at_once(user, photos):
@@ -218,9 +218,9 @@ def test_two_users_at_once(user, photos):
         page.wait_for_function("() => !document.querySelector('#picture-groups .progress-text, .generating')")
     assert numbers_of(second, 11) == expected[0] and tokens_of(second) == expected[1]
     assert second.locator("#picture-said").inner_text() == expected[2]
-    assert tokens_of(first) == (257, 52) != expected[1]
+    assert tokens_of(first) == (257, 47) != expected[1]
     # What each looks at next is drawn from what they asked for.
     set_slider(first, "picture-layer", 5)
     set_slider(second, "picture-layer", 5)
-    assert re.search(r"→ 154", numbers_of(first, 5))
+    assert re.search(r"→ 143", numbers_of(first, 5))
     assert numbers_of(second, 5) != numbers_of(first, 5)
