@@ -19,7 +19,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from ..configuration.checks import similar
 
@@ -40,7 +40,12 @@ def explain_errors(parser: argparse.ArgumentParser, command: str, options: Mappi
     parse, error = parser.parse_known_args, parser.error
     # What Python takes as an entry of a dict is an option here: of --ratio and --ratios.
     entry = re.compile(r"(argument --ratio(s?): .*)\{'flops_ratio': (.*)\}", re.DOTALL)
-    parser.error = lambda message: error(entry.sub(r"\1--flops-ratio\2 \3", message))
+    comma = re.compile(r"invalid (?:float|int) value: '(\d+),(\d+)'")
+
+    def explain(message: str) -> NoReturn:
+        error(comma.sub(r"\g<0>. Write \1.\2.", entry.sub(r"\1--flops-ratio\2 \3", message)))
+
+    parser.error = explain
 
     def parse_known_args(args: Any = None, namespace: Any = None) -> Any:
         found, unknown = parse(args, namespace)

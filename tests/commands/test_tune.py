@@ -124,6 +124,7 @@ def test_the_folder_of_another_search(tune, optimum_cli, tmp_path):
     [
         ([], "Name one of --flops-ratio, --num-tokens, --speed-up, --min-agreement and --max-loss"),
         (["--flops-ratio", 1.2, "--max-loss", 1], "Name only one of"),
+        (["--speed-up", "1,5"], "argument --speed-up: invalid float value: '1,5'. Write 1.5."),
         (["--flops-ratio", 1.2, "--speed-up", 1.5], "Name only one of"),
         (["--flops-ratio", 1.2, "--ratio", 0.9], "which is what is searched"),
         (["--flops-ratio", 50], "out of reach"),
