@@ -11,4 +11,5 @@ triton=triton==3.7.1
 packages() { "$1" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])'; }
 packages "$tested" > "$(packages "$folder/bin/python")/tested.pth"
 "$folder/bin/python" -m pip install -q --no-deps "$triton"
+"$folder/bin/python" -m pip install -q --no-deps -e .   # for the programs that tests start
 touch "$folder/$triton"
