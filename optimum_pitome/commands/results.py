@@ -115,7 +115,9 @@ def explained(error: Exception, model: str | None) -> str:
     unnamed = offline and not isinstance(error, ConnectionError) and model is not None and model not in str(error)
     about = f"{model}: " if unnamed else ""
     after = _OWN_MODEL if _UNKNOWN_MODEL in str(error) and _OWN_MODEL not in str(error) else ""
-    if model is not None and os.path.isdir(model) and not os.path.exists(os.path.join(model, "config.json")):
+    # A sentence-transformers' folder may have none, and fail for another reason.
+    about_config = model is not None and os.path.isdir(model) and "config.json" in str(error)
+    if about_config and not os.path.exists(os.path.join(model, "config.json")):
         after += f"\n\nThe folder {model} holds no config.json: name one in which a model or a recipe was saved."
     if offline and model is not None and not os.path.exists(model):
         after += f"\n\nThere is no folder {model} here, either."
