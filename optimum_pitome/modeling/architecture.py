@@ -145,8 +145,13 @@ class Architecture:
     @property
     def attention_classes(self) -> dict[type[nn.Module], type[MergingAttention]]:
         """The own classes of attention modules that are replaced, and what takes the place of each."""
+        return {own_class(ours, MergingAttention): ours for ours in self.replacing_attention}
+
+    @property
+    def replacing_attention(self) -> tuple[type[MergingAttention], ...]:
+        """`attention_class`, be it none, one or several."""
         given = self.attention_class or ()
-        return {own_class(ours, MergingAttention): ours for ours in (given if isinstance(given, tuple) else (given,))}
+        return given if isinstance(given, tuple) else (given,)
 
     @property
     def reads_token_ids(self) -> bool:

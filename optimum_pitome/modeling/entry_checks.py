@@ -59,8 +59,7 @@ def check_entry(architecture: Architecture) -> None:
         ValueError: for the first setting that cannot work; the message says what is expected.
     """
     _check_bases("layer_class", architecture.layer_class, MergingLayer, "layer")
-    given = architecture.attention_class
-    for attention_class in given if isinstance(given, tuple) else () if given is None else (given,):
+    for attention_class in architecture.replacing_attention:
         _check_bases("attention_class", attention_class, MergingAttention, "attention module")
     _check_num_prefix_tokens(architecture)
     _check_defaults(architecture)
