@@ -18,8 +18,8 @@ against every fixed profile, at the same number of operations.
     python examples/searched_ratios.py photos --flops-ratios 1.35 1.8 --max-settings 160
     python examples/searched_ratios.py documents --flops-ratios 1.35 1.8 --max-settings 160
 
-It searches on squares of 20 photos of ImageNet and tests on squares of 30 other photos (DINOv2-small as a ViT, its
-first token), or searches on training documents of 20 Newsgroups and tests on test documents (MiniLM, the mean token).
+It searches on 100 photos and tests on 100 others, and on squares of desktop photos (DINOv2-small as a ViT, its first
+token), or searches on training documents of 20 Newsgroups and tests on test documents (MiniLM, the mean token).
 The loss of an input is 1 - cosine to what the dense model says, the dense mean taken out of both.
 """
 
@@ -36,44 +36,42 @@ import numpy as np
 import torch
 from example_data import load, model_path
 from real_assets import data, dinov2_small_as_vit
+from real_assets.collected import collected_photos
 from scipy import stats
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
 from optimum_pitome import apply_pitome, pitome_summary, remove_pitome
 from optimum_pitome.analysis.loss import pooled
 from optimum_pitome.evaluation.data import take
-from optimum_pitome.tuning.found import PARTS
 from optimum_pitome.tuning.search import STARTS, search_ratios
 from optimum_pitome.tuning.space import SearchSpace
 
 
 NUM_TOKENS = 256
 BATCH_SIZE = 20
+Batches = list[Mapping[str, Any]]
 
 
-def load_photos(crops: Sequence[int]) -> tuple[torch.nn.Module, list[dict[str, Any]], list[dict[str, Any]], None]:
-    """The model, batches to search on and to test on, and the length of texts."""
+def load_photos(numbers: Sequence[int]) -> tuple[torch.nn.Module, Batches, dict[str, Batches], None]:
+    """The model, batches to search on and to test on (by what they are), and the length of texts."""
     folder = dinov2_small_as_vit()
     model, processor = AutoModel.from_pretrained(folder), AutoImageProcessor.from_pretrained(folder)
-    parts = others_apart(data.photos_to_choose_on(crops[0])), data.photos(crops[1])
-    return model, *([processor(part["image"], return_tensors="pt") for part in batches(of)] for of in parts), None
+    seen, others = (take(collected_photos(split), number) for split, number in zip(("train", "test"), numbers))
+    seen, *unseen = (
+        [processor(part["image"], return_tensors="pt") for part in batches(of)] for of in (seen, others, data.photos())
+    )
+    return model, seen, dict(zip(("other photos", "squares of desktop photos"), unseen)), None
 
 
-def others_apart(dataset):
-    """The last of every three rows, which the search keeps for its decision, shows photos that the others do not."""
-    places, count = range(len(dataset)), len(dataset) - len(dataset) // PARTS
-    first, last = iter(places[:count]), iter(places[count:])
-    return dataset.select([next(last if place % PARTS == PARTS - 1 else first) for place in places])
-
-
-def load_documents(numbers: Sequence[int]) -> tuple[torch.nn.Module, list[dict[str, Any]], list[dict[str, Any]], int]:
+def load_documents(numbers: Sequence[int]) -> tuple[torch.nn.Module, Batches, dict[str, Batches], int]:
     """The same, of texts."""
     folder = model_path("minilm")
     model, tokenizer = AutoModel.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     options = {"truncation": True, "max_length": NUM_TOKENS, "padding": True, "return_tensors": "pt"}
     parts = [take(load("newsgroups", split)[0], number) for split, number in zip(("train", "test"), numbers)]
     parts = [part.select(np.argsort([len(text) for text in part["text"]])) for part in parts]  # little padding
-    return model, *([tokenizer(part["text"], **options) for part in batches(of)] for of in parts), NUM_TOKENS
+    seen, unseen = ([tokenizer(part["text"], **options) for part in batches(of)] for of in parts)
+    return model, seen, {"test documents": unseen}, NUM_TOKENS
 
 
 def batches(dataset):
@@ -123,16 +121,14 @@ def main() -> None:
     parser.add_argument("inputs", choices=("photos", "documents"))
     parser.add_argument("--flops-ratios", type=float, nargs="+", default=[1.35, 1.8])
     parser.add_argument("--max-settings", type=int, default=160)
-    parser.add_argument(
-        "--numbers", type=int, nargs=2, help="to search on and to test on: squares of each photo, texts"
-    )
+    parser.add_argument("--numbers", type=int, nargs=2, help="so many inputs to search on and to test on")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output-dir", type=Path, default=Path("outputs/searched_ratios"))
     options = parser.parse_args()
-    read, usual = (load_photos, (8, 6)) if options.inputs == "photos" else (load_documents, (300, 400))
+    read, usual = (load_photos, (100, 100)) if options.inputs == "photos" else (load_documents, (300, 400))
     model, seen, unseen, length = read(options.numbers or usual)
     model.eval()
-    dense = embed(remove_pitome(model), unseen)
+    dense = {name: embed(remove_pitome(model), part) for name, part in unseen.items()}
     for target in options.flops_ratios:
         space = SearchSpace(model, target, sequence_length=length, batches=seen)
         settings = {name: space.config(space.profile(removed)) for name, removed in STARTS.items()}
@@ -148,21 +144,26 @@ def main() -> None:
             progress=True,
         )
         settings["found"] = found.config
-        rows = {}
-        for name, config in settings.items():
+        rows = {name: {} for name in unseen}
+        for setting, config in settings.items():
             apply_pitome(model, config)
             operations = pitome_summary(model, num_tokens=length).flops_ratio
-            rows[name] = (*compare(dense, embed(model, unseen)), operations)
-        losses = rows["found"][0]
-        one_ratio, *_ = rows["profile of lateness 0"]
-        lines = [
-            f"{name:<26}{loss.mean():.4f}  {kept:.1%} of the neighbours  {operations:.2f} x fewer operations"
-            + ("" if name == "found" else f"  found loses {less(losses, loss)} less")
-            for name, (loss, kept, operations) in rows.items()
-        ]
-        text = "\n".join([f"{options.inputs}, {target:g} x, {len(one_ratio)} inputs that no search has seen", *lines])
-        sys.stdout.write(f"{text}\n{json.dumps(found.config.to_pitome_dict())}\n\n")
+            for name, part in unseen.items():
+                rows[name][setting] = (*compare(dense[name], embed(model, part)), operations)
+        lines = [line for name, of in rows.items() for line in table(f"{name}, {target:g} x", of)]
+        sys.stdout.write("\n".join([*lines, json.dumps(found.config.to_pitome_dict())]) + "\n\n")
         remove_pitome(model)
+
+
+def table(title: str, rows: Mapping[str, tuple[np.ndarray, float, float]]) -> list[str]:
+    """The lines about one set of inputs that no search has seen."""
+    found, *_ = rows["found"]
+    lines = [
+        f"{name:<26}{losses.mean():.4f}  {kept:.1%} of the neighbours  {operations:.2f} x fewer operations"
+        + ("" if name == "found" else f"  found loses {less(found, losses)} less")
+        for name, (losses, kept, operations) in rows.items()
+    ]
+    return [f"{title}, {len(found)} inputs that no search has seen", *lines]
 
 
 if __name__ == "__main__":

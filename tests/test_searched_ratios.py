@@ -21,7 +21,6 @@ import numpy as np
 import pytest
 import searched_ratios
 import torch
-from datasets import Dataset
 from example_runs import run_here
 from training.tiny import Pictures
 from transformers import ViTModel
@@ -41,12 +40,6 @@ def test_losses_and_neighbours_by_hand():
     assert searched_ratios.compare(dense, mirrored)[1] < 0.6
 
 
-def test_the_photos_that_decide_are_others():
-    dataset = searched_ratios.others_apart(Dataset.from_dict({"row": range(11)}))
-    rows = dataset["row"]
-    assert sorted(rows) == list(range(11)) and [rows[place] for place in (2, 5, 8)] == [8, 9, 10]
-
-
 def test_how_much_less_is_lost():
     others = np.linspace(1, 2, 50)
     assert searched_ratios.less(others / 2, others) == "50.0 % (50.0 to 50.0)"
@@ -57,13 +50,16 @@ def test_how_much_less_is_lost():
 def test_a_search_is_compared_with_the_profiles(monkeypatch, capsys, tmp_path):
     torch.manual_seed(0)
     model = ViTModel(vit_config(), add_pooling_layer=False)
-    batches = [[{"pixel_values": Pictures(12, seed=seed).pixels}] for seed in (0, 1)]
-    monkeypatch.setattr(searched_ratios, "load_photos", lambda numbers: (model, *batches, None))
+    seen, *unseen = ([{"pixel_values": Pictures(12, seed=seed).pixels}] for seed in (0, 1, 2))
+    read = (model, seen, dict(zip(("others", "squares"), unseen)), None)
+    monkeypatch.setattr(searched_ratios, "load_photos", lambda numbers: read)
     arguments = ["photos", "--flops-ratios", "1.2", "--max-settings", "18", "--output-dir", tmp_path]
     run_here(monkeypatch, searched_ratios, *arguments)
-    title, *rows, settings, _, _ = capsys.readouterr().out.split("\n")
-    assert title.startswith("photos, 1.2 x, 12 inputs")
-    assert len(rows) == len(searched_ratios.STARTS) + 1 and rows[-1].startswith("found ")
-    assert all(re.search(r"1\.2\d x fewer operations", row) for row in rows)
+    *lines, settings, _, _ = capsys.readouterr().out.split("\n")
+    count = len(searched_ratios.STARTS) + 2
+    for name, (title, *rows) in (("others", lines[:count]), ("squares", lines[count:])):
+        assert title.startswith(f"{name}, 1.2 x, 12 inputs")
+        assert len(rows) == count - 1 and rows[-1].startswith("found ")
+        assert all(re.search(r"1\.2\d x fewer operations", row) for row in rows)
     assert PiToMeConfig(**json.loads(settings)).ratio is not None and getattr(model, "pitome", None) is None
     assert [path.name for path in tmp_path.iterdir()] == ["photos-1.2-0.jsonl"]

@@ -147,7 +147,7 @@ def fashion_mnist(split: str = "test") -> Dataset:
         pixels = np.frombuffer(gzip.decompress((root / f"{prefix}-images-idx3-ubyte.gz").read_bytes()), np.uint8)[16:]
         labels = np.frombuffer(gzip.decompress((root / f"{prefix}-labels-idx1-ubyte.gz").read_bytes()), np.uint8)[8:]
         pictures = (PILImage.fromarray(picture) for picture in pixels.reshape(-1, 28, 28))
-        columns = {"image": [{"bytes": _png(picture)} for picture in pictures], "label": labels.tolist()}
+        columns = {"image": [{"bytes": png(picture)} for picture in pictures], "label": labels.tolist()}
         Dataset.from_dict(columns, Features(image=Image(), label=ClassLabel(names=names))).save_to_disk(directory)
 
     return load_from_disk(str(made_once(f"fashion-mnist-{split}", make)))
@@ -166,7 +166,7 @@ def stamps(num_categories: int | None = None) -> Dataset:
         rows = [(path, caption) for path in sorted(root.rglob("*.png")) if (caption := _stamp_caption(path))]
         names = sorted({path.relative_to(root).parts[0] for path, _ in rows})
         columns = {
-            "image": [{"bytes": _png(_on_white(PILImage.open(path)))} for path, _ in rows],
+            "image": [{"bytes": png(_on_white(PILImage.open(path)))} for path, _ in rows],
             "label": [names.index(path.relative_to(root).parts[0]) for path, _ in rows],
             "caption": [caption for _, caption in rows],
         }
@@ -234,7 +234,7 @@ def lee_similarity() -> Dataset:
 
 def _squares(name: str, files: list[Path], crops_of_each: int) -> Dataset:
     def make(directory: Path) -> None:
-        pictures = [{"bytes": _png(crop)} for path in files for crop in _crops(path, crops_of_each)]
+        pictures = [{"bytes": png(crop)} for path in files for crop in _crops(path, crops_of_each)]
         labels = [label for label in range(len(files)) for _ in range(crops_of_each)]
         features = Features(image=Image(), label=ClassLabel(names=[path.stem for path in files]))
         Dataset.from_dict({"image": pictures, "label": labels}, features).save_to_disk(directory)
@@ -278,7 +278,7 @@ def _on_white(picture: PILImage.Image) -> PILImage.Image:
     return PILImage.alpha_composite(PILImage.new("RGBA", picture.size, "white"), picture).convert("RGB")
 
 
-def _png(picture: PILImage.Image) -> bytes:
+def png(picture: PILImage.Image) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()

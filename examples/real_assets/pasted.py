@@ -23,7 +23,7 @@ import numpy as np
 from datasets import Dataset, Features, Image, load_from_disk
 from PIL import Image as PILImage
 
-from .data import _choice, _png, made_once, photos, unpacked_path
+from .data import _choice, made_once, photos, png, unpacked_path
 
 
 #: Of the cut-out pictures, in a random order; the rest is the test part.
@@ -51,8 +51,8 @@ def pasted_stamps(split: str = "test") -> Dataset:
         random.Random(0).shuffle(files)
         squares = [row["image"] for row in photos() if _part_of_photo(row["label"]) == split]
         pairs = [_paste(path, squares) for path in files[part]]
-        columns = {"image": [{"bytes": _png(picture)} for picture, _ in pairs]}
-        columns["mask"] = [{"bytes": _png(mask)} for _, mask in pairs]
+        columns = {"image": [{"bytes": png(picture)} for picture, _ in pairs]}
+        columns["mask"] = [{"bytes": png(mask)} for _, mask in pairs]
         Dataset.from_dict(columns, Features(image=Image(), mask=Image())).save_to_disk(directory)
 
     return load_from_disk(str(made_once(f"pasted-stamps-{split}", make)))
