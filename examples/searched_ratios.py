@@ -55,7 +55,9 @@ Batches = list[Mapping[str, Any]]
 def load_photos(numbers: Sequence[int]) -> tuple[torch.nn.Module, Batches, dict[str, Batches], None]:
     """The model, batches to search on and to test on (by what they are), and the length of texts."""
     folder = dinov2_small_as_vit()
-    model, processor = AutoModel.from_pretrained(folder), AutoImageProcessor.from_pretrained(folder)
+    # Without a pooler, which the weights lack: one drawn anew would make every run a search of another model.
+    model = AutoModel.from_pretrained(folder, add_pooling_layer=False)
+    processor = AutoImageProcessor.from_pretrained(folder)
     seen, others = (take(collected_photos(split), number) for split, number in zip(("train", "test"), numbers))
     seen, *unseen = (
         [processor(part["image"], return_tensors="pt") for part in batches(of)] for of in (seen, others, data.photos())
