@@ -260,10 +260,9 @@ class _Search:
         first = min(profiles, key=lambda name: self.tried(profiles[name]))
         best = start = profiles[first]
         room = self.max_settings - self.count
-        # A diagonal covariance: with a setting or two for each number that varies, there is nothing to learn a full one
-        # from (measured: half as many settings for the same loss).
-        options = {"seed": seed + 1, "verbose": -9, "CMA_stds": 1.0, "CMA_diagonal": True}
-        strategy = cma.CMAEvolutionStrategy(self.space.point(ratios[first]), _STEP, options)
+        strategy = cma.CMAEvolutionStrategy(
+            self.space.point(ratios[first]), _STEP, {"seed": seed + 1, "verbose": -9, "CMA_stds": 1.0}
+        )
         stale, before = 0, self.loss(best)
         while self.count + strategy.popsize < self.max_settings and stale < _PATIENCE and not strategy.stop():
             points = strategy.ask()
