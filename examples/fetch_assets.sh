@@ -54,3 +54,4 @@ fetch_debian dataset-fashion-mnist usr/share/datasets/fashion-mnist
 fetch_debian lomiri-wallpapers-16.04 usr/share/backgrounds photos/lomiri-16.04
 fetch_debian lomiri-wallpapers-20.04 usr/share/backgrounds photos/lomiri-20.04
 fetch_debian mate-backgrounds usr/share/backgrounds/mate/nature photos/mate-nature
+fetch_debian gcompris-qt-data usr/share/gcompris-qt/rcc

@@ -14,6 +14,8 @@
 
 """The real weights load completely and are what they claim to be; the real data have their documented shape."""
 
+import struct
+
 import numpy as np
 import packaged_test_data
 import pytest
@@ -22,6 +24,7 @@ import torch
 from datasets import ClassLabel, load_from_disk
 from example_runs import run_here
 from PIL import Image
+from real_assets import collected
 from transformers import (
     AutoImageProcessor,
     AutoModelForSequenceClassification,
@@ -180,6 +183,28 @@ def test_photos_are_crops_of_thirty():
     # Different squares of one photo.
     first, second = (dataset[i]["image"].tobytes() for i in (0, 1))
     assert first != second
+
+
+def test_collected_photos_are_in_one_part_only():
+    train, test = (collected.collected_photos(split)["image"] for split in ("train", "test"))
+    pixels = [np.asarray(photo) for photo in (*train, *test)]
+    assert len(train) == len(test) == 100 and {one.shape for one in pixels} == {(224, 224, 3)}
+    assert len({one.tobytes() for one in pixels}) == 200 and min(one.std() for one in pixels) > 10
+    with pytest.raises(ValueError, match="expected train or test"):
+        collected.collected_photos("validation")
+
+
+def test_photos_of_a_qt_resource(tmp_path):
+    colour = Image.new("RGB", (300, 260), (10, 20, 30))
+    files = [b"<svg/>", *map(real_assets.data.png, (colour, Image.new("RGBA", (300, 260)), colour.resize((90, 90))))]
+    payload = b"".join(struct.pack(">I", len(file)) + file for file in files)
+    path = tmp_path / "a.rcc"
+    path.write_bytes(struct.pack(">4s4I", b"qres", 1, 0, 20, 20 + len(payload)) + payload)
+    (found,) = collected._photos_of(path)
+    assert found.size == (224, 224) and found.getpixel((5, 5)) == (10, 20, 30)
+    path.write_bytes(b"else" + payload)
+    with pytest.raises(ValueError, match="no Qt resource"):
+        next(collected._photos_of(path))
 
 
 def test_pasted_stamps_have_masks():

@@ -127,12 +127,6 @@ def photos(crops_of_each: int = 6) -> Dataset:
     return _squares("photos", [path for path in files if not path.stem.startswith("Painting")], crops_of_each)
 
 
-def photos_to_choose_on(crops_of_each: int = 8) -> Dataset:
-    """Squares cut from the 20 photos of [`imagenet_photos`], as those of [`photos`] are."""
-    root = package_path("foolbox", "foolbox/data")
-    return _squares("photos-to-choose-on", sorted(root.glob("imagenet_*.jpg")), crops_of_each)
-
-
 def fashion_mnist(split: str = "test") -> Dataset:
     """Fashion-MNIST, 28×28 grey pictures of ten kinds of clothes. Columns `image`, `label`. (Debian, Expat)
 
