@@ -190,7 +190,7 @@ def test_collected_photos_are_in_one_part_only():
     pixels = [np.asarray(photo) for photo in (*train, *test)]
     assert len(train) == len(test) == 100 and {one.shape for one in pixels} == {(224, 224, 3)}
     assert len({one.tobytes() for one in pixels}) == 200 and min(one.std() for one in pixels) > 10
-    with pytest.raises(ValueError, match="expected train or test"):
+    with pytest.raises(ValueError, match="Accepted: 'train', 'test'"):
         collected.collected_photos("validation")
 
 

@@ -26,7 +26,7 @@ from datasets import Dataset, Features, Image, load_from_disk
 from PIL import Image as PILImage
 from PIL import ImageOps, UnidentifiedImageError
 
-from .data import made_once, png, unpacked_path
+from .data import _choice, made_once, png, unpacked_path
 
 
 #: The parts of the game whose opaque pictures are photos.
@@ -43,8 +43,7 @@ def collected_photos(split: str = "train") -> Dataset:
     Args:
         split (`str`): `"train"` (every second photo, in an order drawn by chance) or `"test"` (the others).
     """
-    if split not in ("train", "test"):
-        raise ValueError(f"split={split!r}: expected train or test.")
+    _choice("split", split, {"train": "", "test": ""})
     return load_from_disk(str(made_once("collected-photos", _collect) / split))
 
 

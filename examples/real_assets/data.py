@@ -124,7 +124,15 @@ def photos(crops_of_each: int = 6) -> Dataset:
     """
     folders = ("lomiri-16.04", "lomiri-20.04", "mate-nature")
     files = [path for folder in folders for path in sorted(unpacked_path(f"photos/{folder}").glob("*.jpg"))]
-    return _squares("photos", [path for path in files if not path.stem.startswith("Painting")], crops_of_each)
+    files = [path for path in files if not path.stem.startswith("Painting")]
+
+    def make(directory: Path) -> None:
+        pictures = [{"bytes": png(crop)} for path in files for crop in _crops(path, crops_of_each)]
+        labels = [label for label in range(len(files)) for _ in range(crops_of_each)]
+        features = Features(image=Image(), label=ClassLabel(names=[path.stem for path in files]))
+        Dataset.from_dict({"image": pictures, "label": labels}, features).save_to_disk(directory)
+
+    return load_from_disk(str(made_once(f"photos-{crops_of_each}", make)))
 
 
 def fashion_mnist(split: str = "test") -> Dataset:
@@ -224,16 +232,6 @@ def lee_similarity() -> Dataset:
     columns = {"sentence1": [texts[i] for i in first], "sentence2": [texts[j] for j in second]}
     features = Features(sentence1=Value("string"), sentence2=Value("string"), score=Value("float32"))
     return Dataset.from_dict({**columns, "score": scores[first, second].tolist()}, features)
-
-
-def _squares(name: str, files: list[Path], crops_of_each: int) -> Dataset:
-    def make(directory: Path) -> None:
-        pictures = [{"bytes": png(crop)} for path in files for crop in _crops(path, crops_of_each)]
-        labels = [label for label in range(len(files)) for _ in range(crops_of_each)]
-        features = Features(image=Image(), label=ClassLabel(names=[path.stem for path in files]))
-        Dataset.from_dict({"image": pictures, "label": labels}, features).save_to_disk(directory)
-
-    return load_from_disk(str(made_once(f"{name}-{crops_of_each}", make)))
 
 
 def _images(files: list[tuple[Path, int]], label_feature: ClassLabel) -> Dataset:
