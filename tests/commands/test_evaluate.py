@@ -43,9 +43,6 @@ from optimum_pitome import PiToMeConfig, apply_pitome
 from optimum_pitome.commands import evaluate as command
 from optimum_pitome.commands.task_options import TASK_NAMES
 from optimum_pitome.commands.tasks import TASKS
-from optimum_pitome.evaluation.columns import accepted_answers, class_indices, find_columns, group_captions, texts_of
-from optimum_pitome.evaluation.data import Batches, load_labelled
-from optimum_pitome.evaluation.questions import rgb
 from optimum_pitome.evaluation.results import Evaluations
 from optimum_pitome.export import runtimes
 
@@ -280,27 +277,7 @@ def test_the_command_offers_every_task():
     assert tuple(TASKS) == TASK_NAMES
 
 
-def test_rows_without_what_the_task_needs(workplace, multimodal, evaluate):
-    columns = {"image": [picture(0), None], "question": ["w5", "w6"], "answers": [["w1"], []], "label": ["cat", None]}
-    features = Features(
-        image=ImageFeature(), question=Value("string"), answers=Sequence(Value("string")), label=Value("string")
-    )
-    data = Dataset.from_dict(columns, features)
-    with pytest.raises(ValueError, match=r"column 'answers' of 1 rows \(the first is row 1\)"):
-        accepted_answers(data, "answers")
-    with pytest.raises(ValueError, match=r"column 'answers' of 1 rows \(the first is row 1\)"):
-        group_captions(data, "image", "answers")
-    with pytest.raises(ValueError, match="column 'label' of 1 rows"):
-        class_indices(data, "label", BertConfig())
-    with pytest.raises(ValueError, match="A row has no picture"):
-        rgb(data["image"])
-    with pytest.raises(ValueError, match="column 'question' does not hold pictures. Pictures come from"):
-        find_columns(data, "question", ["question", "answers"])
-    with pytest.raises(ValueError, match="there is no column of pictures: question. Pictures come from"):
-        find_columns(data.select_columns("question"), "caption")
-    classes = Dataset.from_dict({"label": [1, 0]}, Features(label=ClassLabel(names=["cat", "dog"])))
-    assert accepted_answers(classes, "label") == [["dog"], ["cat"]] and texts_of(2) == ["2"]
-    assert texts_of("yes") == ["yes"] and texts_of([{"answer": "a"}, {"answer": "b"}]) == ["a", "b"]
+def test_a_task_that_is_not_the_models(multimodal, evaluate):
     error = evaluate("bert", "--task", "visual-question-answering", "--dataset", "questions", code=2)
     assert "AutoModelForImageTextToText knows no model of type 'bert'. Name the task" in error
 
@@ -386,22 +363,3 @@ def test_other_runtimes(evaluate, optimum_cli, workplace, monkeypatch, tmp_path)
         (["--max-samples", 8, "--calibration-split", "nope"], "split 'nope': expected one of train"),
     ):
         assert message in evaluate(*options, "int8", *given, code=2)
-
-
-@pytest.mark.parametrize("name, reason", [("cut.png", "truncated"), ("words.png", "it is no picture")])
-def test_a_picture_that_cannot_be_read_is_named(tmp_path, name, reason):
-    Image.effect_noise((64, 64), 50).save(tmp_path / "whole.png")
-    (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:-900])
-    (tmp_path / "words.png").write_text("no picture")
-    files = {"image": [str(tmp_path / "whole.png"), str(tmp_path / name)]}
-    rows = Dataset.from_dict(files).cast_column("image", ImageFeature())
-    with pytest.raises(ValueError, match=f"{name} cannot be read: .*{reason}.*Remove the file, or leave its row out"):
-        list(Batches(rows, ["image"], {}, 2, lambda images: {"images": images}))
-
-
-def test_data_without_labels_and_without_files(tmp_path):
-    pictures = Dataset.from_dict({"image": []}).cast_column("image", ImageFeature())
-    with pytest.raises(ValueError, match="no labels, only the column image.*one sub-folder per class.*min-agreement"):
-        find_columns(pictures, "image")
-    with pytest.raises(ValueError, match="nothing in this folder can be read. Expected one sub-folder of pictures"):
-        load_labelled(str(tmp_path))
