@@ -22,11 +22,9 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from torch import nn
 
 from optimum_pitome import (
     PiToMeConfig,
-    UnsupportedArchitectureError,
     apply_pitome,
     export_pitome,
     pitome_disabled,
@@ -323,63 +321,6 @@ def test_sizes_are_those_of_the_model(tmp_path):
     assert 1.3 <= pitome_summary(budget).flops_ratio < 1.5
     found = export_pitome(budget, tmp_path / "exported", format="torch")
     assert found.comparison.relative < 1e-4
-
-
-REFUSED = {
-    "a network without attention": (
-        "resnet18",
-        {},
-        "can merge where the model of timm inside is a Vision",
-    ),
-    "windows": ("swin_tiny_patch4_window7_224", {}, "and this one is neither; near it, vit"),
-    "other blocks": (
-        "vit_base_patch32_plus_256",
-        {"block_fn": timm.models.vision_transformer.ResPostBlock},
-        "its blocks are ResPostBlock, and only those of the class Block",
-    ),
-    "other attention": (
-        "vit_tiny_patch16_224",
-        {"attn_layer": "diff"},
-        "its attention is a DiffAttention, and only",
-    ),
-}
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_what_cannot_merge_says_why(name):
-    architecture, arguments, message = REFUSED[name]
-    with torch.device("meta"):
-        model = TimmWrapperModel(TimmWrapperConfig(architecture=architecture, model_args=arguments))
-    with pytest.raises(UnsupportedArchitectureError, match=message):
-        apply_pitome(model, 0.9)
-
-
-def test_short_sequences_are_refused(images):
-    for model in (timm_vit(), TimmWrapperModel(timm_config())):
-        with pytest.raises(UnsupportedArchitectureError, match="VisionTransformer pools its tokens itself"):
-            apply_pitome(model, {"ratio": 0.8, "unmerge": False})
-        assert not rewritten_encoders(model)
-
-
-def test_masks_are_refused_where_tokens_merge(images):
-    model = timm_vit()
-    mask = torch.ones(65, 65, dtype=torch.bool)
-    dense = model(images, attn_mask=mask)
-    apply_pitome(model, 0.8)
-    for masks in ({"attn_mask": mask}, {"is_causal": True}):
-        with pytest.raises(ValueError, match="attn_mask or is_causal, which tokens that merge do not follow"):
-            model(images, **masks)
-    with pitome_disabled(model):
-        assert torch.equal(model(images, attn_mask=mask), dense)
-
-
-def test_a_subclass_with_features_of_its_own_is_refused():
-    class Mine(timm.models.VisionTransformer):
-        def forward_features(self, x, attn_mask=None, is_causal=False):
-            return 2 * super().forward_features(x, attn_mask, is_causal)
-
-    with pytest.raises(UnsupportedArchitectureError, match="Mine is a VisionTransformer with a forward_features of"):
-        apply_pitome(nn.Sequential(Mine(**SIZES)), 0.8)
 
 
 def as_timm(state, num_layers):
