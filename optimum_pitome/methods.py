@@ -84,6 +84,11 @@ class Algorithm:
     protects: bool = False
     match: Callable[..., Any] | None = None
 
+    @property
+    def takes_means(self) -> bool:
+        """Whether tokens become a mean in some layer."""
+        return not {self.combine_in(index, 2) for index in range(2)} <= {"target", "prune", "resample"}
+
     def combine_in(self, index: int, num_layers: int) -> str:
         """What layer `index` of `num_layers` does, one of `COMBINATIONS`."""
         return self.combine if isinstance(self.combine, str) else self.combine(index, num_layers)

@@ -224,6 +224,11 @@ def test_importance_needs_a_class_token():
     assert {spec.importance for spec in rewritten_encoders(apply_pitome(model, 0.9))[0].pitome.specs} == {0.0}
     with pytest.raises(ValueError, match="algorithm='diffrate' ranks tokens by the attention of the class.*has none"):
         apply_pitome(model, {"algorithm": "diffrate"})
+    with pytest.raises(
+        ValueError, match="weighted_by='attention' weighs.*has none. Leave weighted_by out, or set it to"
+    ):
+        apply_pitome(model, {"weighted_by": "attention"})
+    apply_pitome(model, {"weighted_by": "nothing"})
 
 
 def test_what_becomes_of_a_group_is_resolved_for_each_layer():

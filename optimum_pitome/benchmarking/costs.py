@@ -104,9 +104,7 @@ def merge_seconds(
 
 def _merge_step(record: LayerRecord, hidden_states: torch.Tensor) -> torch.Tensor:
     plan = match_tokens(record.features, record.spec, record.masks)
-    merged = record.tokens.merged(plan)
-    sized = record.spec.size_weighted and record.tokens.sizes is not None
-    return plan.merge(hidden_states, *((record.tokens.sizes, merged.sizes) if sized else ()))
+    return record.tokens.merge(plan, hidden_states, *record.masks.weights(record.spec))[0]
 
 
 def loss(expected: Any, found: Any) -> float | None:

@@ -101,7 +101,7 @@ def official_text(index: int, num_layers: int) -> dict:
         "metric": "keys",
         "margin": 0.9 - 0.25 * index / num_layers,
         "proportional_attention": False,
-        "size_weighted": False,
+        "weighted_by": "nothing",
     }
 
 

@@ -62,7 +62,7 @@ def match_fused(features: torch.Tensor, spec: MergeSpec, masks: TokenMasks) -> F
     if features.dtype not in _DTYPES or features.shape[-1] > _MAX_DIM or not features.shape[0] <= _MAX_SAMPLES:
         return None
     batch_size, num_tokens, prefix = features.shape[0], features.shape[2], masks.num_prefix_tokens
-    weighted = spec.reads_attention and masks.attention is not None
+    weighted = spec.importance > 0.0 and masks.attention is not None
     given = tuple(mask is not None for mask in (masks.valid, masks.special, masks.protected))
     variant = _name(features.dtype), int(features.shape[3]), spec.energy, weighted, *given
     if not choice.is_chosen("match", features.device, *variant):

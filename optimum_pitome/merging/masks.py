@@ -22,6 +22,7 @@ import torch
 
 from .constants import Constants
 from .counts import KeepRatio
+from .spec import MergeSpec
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,12 @@ class TokenMasks:
         if self.attention is None or self.attention.dim() == 2:
             return self
         return replace(self, attention=self.attention.mean(dim=1))
+
+    def weights(self, spec: MergeSpec) -> tuple[torch.Tensor | None, bool]:
+        """What tokens weigh in means, `(B, N)`, and, where this is `None`, whether their sizes weigh instead."""
+        if spec.weighted_by != "attention" or self.attention is None:
+            return None, spec.weighted_by != "nothing"
+        return self.over_heads().attention.clamp(min=1e-9), True  # what nobody looks at has a mean, too
 
     def mergeable(self) -> torch.Tensor | None:
         """The tokens that are counted in `M`, `(B, N)` bool, or `None` where the prefix says it all."""

@@ -35,11 +35,15 @@ class MergeSpec:
         ratio (`KeepRatio`): fraction of the mergeable tokens that stay.
         algorithm (`str`): key of `ALGORITHMS`.
         energy (`str`): key of `ENERGIES`.
-        metric (`str`): `"keys"` (mean over the heads) or `"hidden_states"` (after attention).
+        metric (`str`):
+            `"keys"` (mean over the heads), `"grouped_keys"` (over each group of heads, see
+            [`~MergeSpec.num_key_groups`]) or `"hidden_states"` (after attention).
         margin, alpha (`float`): parameters of the energy.
         importance (`float`): exponent of the class token's attention in the similarity; 0 leaves it out.
         proportional_attention (`bool`): whether attention adds the log size of the keys.
-        size_weighted (`bool`): whether a token's weight in a mean is its size, or 1.
+        weighted_by (`str`):
+            A token's weight in a mean: its size (`"sizes"`), what the class token pays to it (`"attention"`), or 1
+            (`"nothing"`).
         random_seed (`int`): of what an algorithm leaves to chance.
         after (`str`): where in the layer tokens merge: after its `"attention"`, or after the whole `"layer"`.
         combine (`str`, *optional*):
@@ -55,7 +59,7 @@ class MergeSpec:
     alpha: float = 1.0
     importance: float = 0.0
     proportional_attention: bool = True
-    size_weighted: bool = True
+    weighted_by: str = "sizes"
     random_seed: int = 0
     after: str = "attention"
     combine: str | None = None
@@ -75,12 +79,20 @@ class MergeSpec:
         settings = vars(self).copy()
         object.__setattr__(self, "text", _as_text(*settings.items()))
         object.__setattr__(self, "is_dense", self.ratio.is_dense)
-        reads_attention = self.importance > 0.0 or ALGORITHMS[self.algorithm].reads_attention
+        reads_attention = self.importance > 0.0 or self.weighted_by == "attention"
+        reads_attention = reads_attention or ALGORITHMS[self.algorithm].reads_attention
         object.__setattr__(self, "reads_attention", reads_attention)
         ratio, *numbers = (settings.pop(name) for name in _NUMBERS)
         object.__setattr__(self, "kind", _as_text(*settings.items()))
         numbers = torch.tensor([*vars(ratio).values(), *numbers], dtype=torch.float64, device="cpu")
         object.__setattr__(self, "numbers", numbers)
+
+    def num_key_groups(self, num_heads: int) -> int:
+        """How many groups of as many heads each have a mean of their own among what is compared: with
+        `"grouped_keys"` four, or as many as divide the heads. More cost more, and measured no better."""
+        if self.metric != "grouped_keys":
+            return 1
+        return next(number for number in (4, 3, 2, 1) if num_heads % number == 0)
 
     @staticmethod
     @functools.lru_cache(maxsize=4096)  # every layer of every forward asks

@@ -54,10 +54,13 @@ def resolve_specs(
         ValueError: if a list does not fit the number of layers, a layer index is out of range, or importance or an
             algorithm that reads attention is asked for where no class token attends.
     """
-    if config.importance not in (None, 0) and not has_class_token:
+    of_attention = {"importance": config.importance} if config.importance not in (None, 0) else {}
+    of_attention |= {"weighted_by": config.weighted_by} if config.weighted_by == "attention" else {}
+    for name, value in of_attention.items() if not has_class_token else ():
         raise ValueError(
-            f"importance={show(config.importance)} weighs tokens by the attention of the class token, and "
-            f"{architecture.encoder_class.__name__} has none. Leave importance out, or set it to 0."
+            f"{name}={show(value)} weighs tokens by the attention of the class token, and "
+            f"{architecture.encoder_class.__name__} has none. Leave {name} out, or set it to "
+            f"{'0' if name == 'importance' else repr('sizes')}."
         )
     if config.preset == "official" and architecture.official is None:
         raise ValueError(

@@ -99,13 +99,15 @@ class Tokens:
         return TokenMasks(self.num_prefix_tokens, self.valid, *specials, attention, self.protected, self.constants)
 
     def merge(
-        self, plan: MergePlan | ResamplePlan, hidden_states: torch.Tensor, size_weighted: bool
+        self, plan: MergePlan | ResamplePlan, hidden_states: torch.Tensor, weights: torch.Tensor | None, sized: bool
     ) -> tuple[torch.Tensor, Tokens]:
-        """`hidden_states` `(B, n, dim)` and these tokens after a merge by `plan`."""
-        moved = merge_tokens(plan, hidden_states, self.sizes, self.rows, self.special, self.protected, size_weighted)
+        """`hidden_states` `(B, n, dim)` and these after a merge by `plan`, with [`~TokenMasks.weights`]."""
+        if weights is not None:
+            return plan.merge(hidden_states, weights), self.merged(plan)
+        moved = merge_tokens(plan, hidden_states, self.sizes, self.rows, self.special, self.protected, sized)
         if moved is None:
             merged = self.merged(plan)
-            weights = (self.sizes, merged.sizes) if size_weighted and self.sizes is not None else ()
+            weights = (self.sizes, merged.sizes) if sized and self.sizes is not None else ()
             return plan.merge(hidden_states, *weights), merged
         names = ("sizes", "log_sizes", "rows", "special", "protected")
         return moved[0], self._after(plan, **dict(zip(names, moved[1:])))
@@ -158,7 +160,6 @@ class Tokens:
         """One original token of each: `(B, n)`, int64. Only for tokens that have merged."""
         assignment = self.assignment
         position = torch.arange(assignment.shape[1], device=assignment.device).expand_as(assignment)
-        # Any token of a group will do, so it does not matter which of them is written last.
         return position.new_zeros(self.sizes.shape).scatter(1, assignment, position)
 
     def merged_into(self, later: Tokens, hidden_states: torch.Tensor) -> torch.Tensor:

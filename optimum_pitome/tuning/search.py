@@ -72,10 +72,10 @@ def tune_ratios(
 ) -> PiToMeConfig:
     """Searches a ratio for every layer on a few inputs, without labels and without gradient.
 
-    Compares profiles that merge more or less late, then lets an evolution strategy (CMA-ES, of the package `cma`) vary
-    how much each layer removes while all of them together keep the budget. It sees two of three samples; the others
-    decide at the end whether its best setting, the middle of its last settings, or the best profile is returned. The
-    model is left on what is returned.
+    Compares profiles that merge more or less late; tries means weighted by the class token's attention, and keys of
+    groups of heads, where the settings leave them open; then lets an evolution strategy (CMA-ES, of the package `cma`)
+    vary how much each layer removes while all keep the budget. It sees two of three samples; the others decide whether
+    its best setting, the middle of its last ones, or a profile is returned. The model is left on that.
 
     It costs at most `max_settings` merged forwards of two thirds of the inputs, eight of the last third, and one dense
     forward of all.
@@ -259,7 +259,12 @@ class _Search:
         profiles = {name: self.space.config(of_each) for name, of_each in ratios.items()}
         first = min(profiles, key=lambda name: self.tried(profiles[name]))
         best = start = profiles[first]
-        room = self.max_settings - self.count
+        for name, value in self.space.choices.items():
+            other = self.space.choosing(**{name: value})
+            config = other.config(of_each := other.profile(STARTS[first]))
+            if self.count < self.max_settings and self.tried(config) < self.loss(best):
+                self.space, best, ratios[first] = other, config, of_each
+        chosen, room = best, self.max_settings - self.count
         strategy = cma.CMAEvolutionStrategy(
             self.space.point(ratios[first]), _STEP, {"seed": seed + 1, "verbose": -9, "CMA_stds": 1.0}
         )
@@ -274,11 +279,11 @@ class _Search:
             if low < self.loss(best):
                 best = found[losses.index(low)]
             self.bar.set_postfix(loss=f"{self.loss(best):.5f}")
-        if best is not start:
+        if best is not chosen:
             # The best draw was also lucky with the samples that it was chosen by. What all draws lie around was not.
             middle = self.space.at(strategy.mean)
             self.tried(middle)
-            best = min(best, middle, key=self.held)
+            best = min(best, middle, chosen, key=self.held)
         self.bar.close()
         held = {name: self.held(config) for name, config in profiles.items()}
         if best is not start and not self.gains(best, start):

@@ -16,7 +16,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -26,16 +28,23 @@ from ..apply import apply_pitome, rewritten_encoders
 from ..configuration.checks import BUDGETS
 from ..configuration.config import PiToMeConfig
 from ..merging import MergeSpec
-from ..methods import in_proportion
+from ..methods import ALGORITHMS, in_proportion
 from ..modeling.budget import fit_path, flops_ratio, merging_layers
 from ..modeling.operations import EncoderShape
 from ..modeling.pictures import picture_size_of, with_picture_size
 from ..modeling.resolve import budget_of
 
 
+#: What a search may choose besides, where it applies and the user left it open.
+CHOICES = {"weighted_by": "attention", "metric": "grouped_keys"}
+
+
 class SearchSpace:
     """The settings of a model that keep a budget: one number per merging layer says how much it removes, in
     proportion to the others, and another one its importance, where the model has one that the user left open.
+
+    Attributes:
+        choices (`dict[str, str]`): those of [`CHOICES`] that can be made, see [`~SearchSpace.choosing`].
 
     Args:
         target (`float`, *optional*): the `flops_ratio`.
@@ -92,6 +101,23 @@ class SearchSpace:
         self.importance = [self.specs[index].importance for index in self.layers] if is_open else []
         if not all(self.importance):
             self.importance = []
+        chosen, first = encoder.pitome.config, self.specs[0]
+        applies = {
+            "weighted_by": first.reads_attention and ALGORITHMS[first.algorithm].takes_means,
+            "metric": first.metric == "keys" and ALGORITHMS[first.algorithm].comparisons is not None,
+        }
+        self.choices = {
+            name: value
+            for name, value in CHOICES.items()
+            if applies[name] and chosen.preset is None and getattr(chosen, name) is None
+        }
+
+    def choosing(self, **choice: str) -> SearchSpace:
+        """The settings with another of the `choices`, which costs operations, too."""
+        space = copy.copy(self)
+        space.usual = {**self.usual, **choice}
+        space.specs = tuple(replace(spec, **choice) for spec in self.specs)
+        return space
 
     def with_budget(self, budget: Mapping[str, Any], **defaults: Any) -> PiToMeConfig:
         """The settings of the model with another budget, in the part that has it."""

@@ -215,7 +215,7 @@ def test_the_released_codes_token_counts(ratio, expected):
     specs = model.model.vision_tower.pitome.specs
     assert [spec.algorithm for spec in specs] == ["tome"] * 13 + ["pitome"] * 11
     assert all(spec.after == "layer" and spec.metric == "hidden_states" for spec in specs)
-    assert not any(spec.size_weighted or spec.proportional_attention for spec in specs)
+    assert not any(spec.weighted_by != "nothing" or spec.proportional_attention for spec in specs)
     ids = torch.tensor([prompt(num_placeholders=576)])
     pixels = torch.randn(1, 3, 336, 336)
     assert logits(model, input_ids=ids, pixel_values=pixels).shape[1] == ids.shape[1] - 576 + expected

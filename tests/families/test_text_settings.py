@@ -85,7 +85,7 @@ def test_official_settings():
     first = specs[1]
     assert (first.algorithm, first.energy, first.metric) == ("pitome_halves", "gaussian", "keys")
     assert first.margin == pytest.approx(0.9 - 0.25 / 4)
-    assert not first.proportional_attention and not first.size_weighted
+    assert not first.proportional_attention and first.weighted_by == "nothing"
     with torch.no_grad():
         assert model(**text_inputs(2)).logits.isfinite().all()
 

@@ -45,7 +45,7 @@ def test_a_layer_of_which_only_the_ratio_is_said():
     spec = MergeSpec(KeepRatio.from_float(0.9))
     assert (spec.algorithm, spec.energy, spec.metric, spec.after) == ("pitome", "nearest", "keys", "attention")
     assert (spec.margin, spec.alpha, spec.importance, spec.ratio.min_tokens) == (0.9, 1.0, 0.0, 0)
-    assert spec.proportional_attention and spec.size_weighted
+    assert spec.proportional_attention and spec.weighted_by == "sizes"
 
 
 def test_who_may_merge():

@@ -57,7 +57,8 @@ def recompute(model, pixel_values, real, settings):
         if settings.get("after") == "layer":
             hidden_states = hidden_states + layer.mlp(layer.layernorm_after(hidden_states))
 
-        features = key.mean(dim=0) if settings["metric"] == "keys" else hidden_states
+        features = {"keys": key.mean(dim=0), "grouped_keys": torch.cat(list(key), dim=-1)}  # two groups of one head
+        features = features.get(settings["metric"], hidden_states)
         margin = 0.9 - 0.9 * index / num_layers
         pairs = zip(query.numpy(), key.numpy())
         attention = np.mean([reference.attention_weights(q, k, log_sizes, real)[0] for q, k in pairs], axis=0)
@@ -74,7 +75,7 @@ def recompute(model, pixel_values, real, settings):
             importance=settings.get("importance", 0.0),
         )
         closest = min(closest, merge.decisions.closest)
-        weights = sizes if settings.get("size_weighted", True) else np.ones_like(sizes)
+        weights = {"nothing": np.ones_like(sizes), "attention": attention}.get(settings.get("weighted_by"), sizes)
         # ToFu: the first half of the layers keeps the target, the second takes the longest norm.
         tofu = "target" if index < num_layers // 2 else "mlerp"
         combine = tofu if settings["algorithm"] == "tofu" else "mean"
@@ -89,6 +90,13 @@ def recompute(model, pixel_values, real, settings):
     return model.layernorm(hidden_states)[groups], closest
 
 
+ATTENTION_AND_GROUPS = {
+    "algorithm": "pitome",
+    "energy": "nearest",
+    "metric": "grouped_keys",
+    "proportional_attention": True,
+    "weighted_by": "attention",
+}
 SETTINGS = [
     {"algorithm": "pitome", "energy": "nearest", "metric": "keys", "proportional_attention": True, "importance": 0.5},
     {"algorithm": "pitome", "energy": "nearest", "metric": "keys", "proportional_attention": True, "importance": 0.0},
@@ -103,13 +111,18 @@ SETTINGS = [
     {"algorithm": "dct", "energy": "nearest", "metric": "keys", "proportional_attention": True},
     {"algorithm": "diffrate", "energy": "nearest", "metric": "keys", "proportional_attention": True},
     {"algorithm": "diffrate", "energy": "nearest", "metric": "hidden_states", "proportional_attention": False},
+    {**ATTENTION_AND_GROUPS, "metric": "keys", "importance": 0.0},
+    {**ATTENTION_AND_GROUPS, "algorithm": "tofu", "metric": "keys"},
+    {**ATTENTION_AND_GROUPS, "algorithm": "diffrate", "metric": "keys"},
+    {**ATTENTION_AND_GROUPS, "importance": 0.5},
+    {**ATTENTION_AND_GROUPS, "importance": 0.0, "weighted_by": "nothing"},
 ]
 
 #: What no user sets, but presets and families do: the fields of the layers' specs, beside settings from above.
 OF_FAMILIES = [
-    {**SETTINGS[0], "size_weighted": False},
+    {**SETTINGS[0], "weighted_by": "nothing"},
     {**SETTINGS[0], "after": "layer"},
-    {**SETTINGS[4], "after": "layer", "size_weighted": False},
+    {**SETTINGS[4], "after": "layer", "weighted_by": "nothing"},
 ]
 
 
@@ -127,7 +140,7 @@ def test_a_whole_model_with_the_settings_of_a_family_by_hand(settings):
 
 def check_by_hand(settings, attn_implementation, padded):
     dense = build("ViTModel", attn_implementation, dtype=DTYPE)
-    of_family = {name: value for name, value in settings.items() if name in ("after", "size_weighted")}
+    of_family = {name: value for name, value in settings.items() if name == "after"}
     of_user = {name: value for name, value in settings.items() if name not in of_family}
     model = apply_pitome(build("ViTModel", attn_implementation, dtype=DTYPE), PiToMeConfig(0.8, **of_user))
     rewrite = rewritten_encoders(model)[0].pitome

@@ -19,6 +19,7 @@ from training.tiny import Pictures, tiny_vit
 from optimum_pitome import PiToMeConfig, apply_pitome
 from optimum_pitome.tuning.found import Found
 from optimum_pitome.tuning.search import STARTS, search_ratios
+from optimum_pitome.tuning.space import CHOICES
 
 
 def test_a_search_without_room_for_a_generation_says_so():
@@ -27,11 +28,11 @@ def test_a_search_without_room_for_a_generation_says_so():
         limits = {"max_settings": max_settings, "seed": 0, "resume_from": None, "progress": False}
         return search_ratios(apply_pitome(tiny_vit(), 0.8), batches, flops_ratio=1.15, **limits)
 
-    found = search(len(STARTS) + 1)
-    assert found.num_settings == len(STARTS)
+    found = search(len(STARTS) + len(CHOICES) + 1)
+    assert found.num_settings == len(STARTS) + len(CHOICES)
     assert f"Raise max_settings (--max-settings) by {found.num_missing} or more" in str(found)
-    enough = search(len(STARTS) + 1 + found.num_missing)
-    assert enough.num_settings > len(STARTS) and enough.num_missing == 0 and "Raise" not in str(enough)
+    enough = search(len(STARTS) + len(CHOICES) + 1 + found.num_missing)
+    assert enough.num_settings > found.num_settings and enough.num_missing == 0 and "Raise" not in str(enough)
 
 
 def test_small_losses_keep_their_digits():

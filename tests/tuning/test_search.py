@@ -27,7 +27,7 @@ from optimum_pitome import PiToMeConfig, apply_pitome, pitome_summary, tune_rati
 from optimum_pitome.analysis.loss import Samples, set_apart
 from optimum_pitome.modeling.rewrite import rewritten_encoders
 from optimum_pitome.tuning.search import STARTS, import_cma, search_ratios
-from optimum_pitome.tuning.space import SearchSpace
+from optimum_pitome.tuning.space import CHOICES, SearchSpace
 
 
 def lively(model):
@@ -96,11 +96,48 @@ def test_it_is_no_worse_than_any_profile_on_samples_it_did_not_see(make):
     apply_pitome(model, config)
     found = held.losses().mean()
     profiles = []
-    space = SearchSpace(model, 1.15, sequence_length=length)
+    space = SearchSpace(apply_pitome(model, 0.8), 1.15, sequence_length=length)
     for removed in STARTS.values():
         apply_pitome(model, space.config(space.profile(removed)))
         profiles.append((seen.losses().mean(), held.losses().mean()))
     assert found <= min(profiles)[1] + 1e-6
+
+
+@pytest.mark.parametrize(
+    "make, settings, choices",
+    [
+        (tiny_vit, {}, CHOICES),
+        (tiny_vit, {"metric": "keys"}, {"weighted_by": "attention"}),
+        (tiny_vit, {"weighted_by": "sizes", "algorithm": "random"}, {}),
+        (tiny_vit, {"importance": 0}, {"metric": "grouped_keys"}),
+        (tiny_vit, {"preset": "official"}, {}),
+        (bert, {}, {"weighted_by": "attention"}),
+    ],
+    ids=str,
+)
+def test_what_a_search_may_choose_besides(make, settings, choices):
+    """What the model reads, at no more than a few operations, and the user left open."""
+    model = apply_pitome(make(), {"ratio": 0.8, **settings})
+    space = SearchSpace(model, 1.15, sequence_length=24 if make is bert else None)
+    assert space.choices == choices
+    other = space.choosing(**choices)
+    config = other.config(other.profile(STARTS["profile of lateness 0"]))
+    assert {name: getattr(config, name) for name in choices} == choices
+    apply_pitome(model, config)
+    assert pitome_summary(model, num_tokens=24 if make is bert else None).flops_ratio >= 1.15
+
+
+def test_a_choice_is_made_where_it_loses_less():
+    def telling(choices):
+        # The profiles and the choices on what the search sees, then the profiles and the choice made on what it does not.
+        distances = iter([*[0.5] * 6, *choices, *[0.5] * 6, 0.4])
+        return lambda merged, dense, inputs: torch.full((len(merged.logits),), next(distances))
+
+    limits = {"flops_ratio": 1.15, "max_settings": 8, "seed": 0, "resume_from": None, "progress": False}
+    for losses, expected in (([0.3, 0.4], ["attention", None]), ([0.6, 0.4], [None, "grouped_keys"])):
+        model = apply_pitome(lively(tiny_vit()), 0.8)
+        found = search_ratios(model, [{"pixel_values": Pictures(3).pixels}], None, telling(losses), **limits)
+        assert [found.config.weighted_by, found.config.metric] == expected
 
 
 def test_samples_are_set_apart():
@@ -181,7 +218,7 @@ def test_errors_leave_the_model_alone():
 
 
 def test_the_middle_of_the_last_settings_is_tried_last(tmp_path):
-    """Where the search goes on after the profiles, one more setting than whole generations."""
+    """Where the search goes on after the profiles and choices, one more setting than whole generations."""
     model, path = apply_pitome(lively(tiny_vit()), 0.8), tmp_path / "tried.jsonl"
     found = search_ratios(
         model,
@@ -193,11 +230,11 @@ def test_the_middle_of_the_last_settings_is_tried_last(tmp_path):
         progress=False,
     )
     held = [line["losses"] for line in map(json.loads, path.read_text().splitlines()) if line.get("part") == "held"]
-    best, middle, *profiles = (sum(losses) / len(losses) for losses in held)
+    best, middle, chosen, *profiles = (sum(losses) / len(losses) for losses in held)
     generation = import_cma().CMAEvolutionStrategy([0.0] * 8, 1.0, {"verbose": -9}).popsize
-    assert (found.num_settings - len(STARTS)) % generation == 1
-    # The better one of the best setting and the middle, or the profile that it does not clearly beat.
-    assert any(found.loss == pytest.approx(one) for one in (min(best, middle), *profiles))
+    assert (found.num_settings - len(STARTS) - len(CHOICES)) % generation == 1
+    # The best one of these three, or the profile that it does not clearly beat.
+    assert any(found.loss == pytest.approx(one) for one in (min(best, middle, chosen), *profiles))
 
 
 def test_a_point_of_the_search_says_its_ratios():

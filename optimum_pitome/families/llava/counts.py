@@ -95,7 +95,7 @@ def official_llava(index: int, num_layers: int) -> dict:
         "metric": "hidden_states",
         "margin": 0.9 - 0.9 * index / num_layers,
         "proportional_attention": False,
-        "size_weighted": False,
+        "weighted_by": "nothing",
         "after": "layer",
     }
 
