@@ -40,6 +40,7 @@ SPLIT_IN_TWO = (
     "movie_snippets",
     "captioned_stamps",
     "tagged_books",
+    "collected_photos",
 )
 WHOLE = ("stamps", "textiles", "photos", "generated_reactions")
 BUILT_IN_DATA = (*SPLIT_IN_TWO, *WHOLE)

@@ -153,7 +153,7 @@ def accuracy(model: torch.nn.Module, batches: Iterable[Mapping[str, Any]]) -> fl
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="dinov2_small", help="dinov2_small, minilm, a hub id, or a path")
-    packaged = ", ".join(name for name in SPLIT_IN_TWO if name != "captioned_stamps")
+    packaged = ", ".join(name for name in SPLIT_IN_TWO if name not in ("captioned_stamps", "collected_photos"))
     text = f"packaged data with a training part and classes ({packaged}), a Hub id, or a folder"
     parser.add_argument("--dataset", default="fashion_mnist", help=text)
     parser.add_argument("--max-train", type=int, default=1000)

@@ -19,6 +19,7 @@ packages; a loader that misses one says which. Weights are directories that `fro
 `$OPTIMUM_PITOME_CACHE` (default `~/.cache/optimum_pitome`); data sets are `datasets.Dataset`.
 """
 
+from .collected import collected_photos
 from .data import (
     MissingAssetError,
     cache_directory,

@@ -22,16 +22,19 @@ from zoo import all_cases, one_per_encoder
 from optimum_pitome import apply_pitome, pitome_summary
 
 
-COMPARED = ("mutual", "tofu", "dct", "diffrate")
+COMPARED = {
+    **{name: {"algorithm": name} for name in ("mutual", "tofu", "dct", "diffrate")},
+    "attention": {"weighted_by": "attention", "metric": "grouped_keys"},
+}
 each_case = pytest.mark.parametrize("case", one_per_encoder(), ids=lambda case: case.id)
 
 
 def merging(case, algorithm, ratio=0.8):
     """The rewritten model; `None` where no class token attends, which `diffrate` refuses."""
     try:
-        return apply_pitome(case.build(), {"ratio": ratio, "algorithm": algorithm})
+        return apply_pitome(case.build(), {"ratio": ratio, **COMPARED[algorithm]})
     except ValueError as error:
-        assert algorithm == "diffrate" and "ranks tokens by the attention of the class token" in str(error)
+        assert algorithm in ("diffrate", "attention") and "tokens by the attention of the class token" in str(error)
         return None
 
 
@@ -41,7 +44,7 @@ def test_diffrate_is_refused_where_importance_is(case):
         weighs = apply_pitome(case.build(), {"ratio": 0.8, "importance": 0.5})
     except ValueError:
         weighs = None
-    assert (merging(case, "diffrate") is None) == (weighs is None)
+    assert (merging(case, "diffrate") is None) == (merging(case, "attention") is None) == (weighs is None)
 
 
 @pytest.mark.parametrize("algorithm", COMPARED)
@@ -79,7 +82,7 @@ def test_half_precision(algorithm, dtype):
     for case in all_cases():
         if case.id not in ("ViTModel", "BertModel", "Dinov2WithRegistersModel", "DINOv3ViTModel"):
             continue
-        model = apply_pitome(case.build(dtype=dtype), {"ratio": 0.8, "algorithm": algorithm})
+        model = apply_pitome(case.build(dtype=dtype), {"ratio": 0.8, **COMPARED[algorithm]})
         inputs = {k: v.to(dtype) if v.is_floating_point() else v for k, v in case.inputs(2).items()}
         hidden_states = run(model, inputs)["last_hidden_state"]
         assert hidden_states.dtype == dtype and hidden_states.isfinite().all()
@@ -93,7 +96,7 @@ def test_gradients_and_checkpointing(algorithm):
             continue
         found = []
         for checkpointing in (False, True):
-            model = apply_pitome(case.build(), {"ratio": 0.8, "algorithm": algorithm}).train()
+            model = apply_pitome(case.build(), {"ratio": 0.8, **COMPARED[algorithm]}).train()
             for module in model.modules():
                 if isinstance(module, torch.nn.Dropout):
                     module.p = 0.0

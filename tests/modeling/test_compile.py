@@ -45,10 +45,15 @@ def test_compile_in_one_graph_and_once(name):
             assert_equal(compiled(images(seed=2)), model(images(seed=2)))
 
 
-SETTINGS = [{}, {"energy": "paper", "metric": "hidden_states"}, *({"algorithm": name} for name in COMPARED)]
+SETTINGS = [
+    {},
+    {"energy": "paper", "metric": "hidden_states"},
+    {"weighted_by": "attention", "metric": "grouped_keys"},
+    *({"algorithm": name} for name in COMPARED),
+]
 
 
-@pytest.mark.parametrize("settings", SETTINGS, ids=["default", "paper", *COMPARED])
+@pytest.mark.parametrize("settings", SETTINGS, ids=["default", "paper", "attention", *COMPARED])
 def test_compile_with_a_padding_mask(settings):
     model = apply_pitome(build("ViTModel", num_layers=LAYERS), PiToMeConfig(0.8, **settings))
     compiled = torch.compile(model, fullgraph=True, backend="eager")

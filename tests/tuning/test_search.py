@@ -129,7 +129,7 @@ def test_what_a_search_may_choose_besides(make, settings, choices):
 
 def test_a_choice_is_made_where_it_loses_less():
     def telling(choices):
-        # The profiles and the choices on what the search sees, then the profiles and the choice made on what it does not.
+        # The profiles and the choices on what the search sees, then the profiles and the result on what it does not.
         distances = iter([*[0.5] * 6, *choices, *[0.5] * 6, 0.4])
         return lambda merged, dense, inputs: torch.full((len(merged.logits),), next(distances))
 
