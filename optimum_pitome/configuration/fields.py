@@ -55,7 +55,7 @@ MIN_RATIO = 0.5
 #: More than any encoder can save.
 MAX_FLOPS_RATIO = 100.0
 
-_MAX_KEYS = _MAX_PART_NAME = 100  # more than any dict of settings has keys, and a part's name letters
+_MAX_KEYS = _MAX_PART_NAME = 100  # more keys than any dict of settings has, and letters than a part's name
 _TOKEN_IDS = "token ids, whole numbers of at least 0, such as [tokenizer.mask_token_id]"
 _PART_SETTINGS = "Expected a ratio, or a dict such as {'ratio': 0.9}."
 
@@ -112,7 +112,7 @@ class Settings:
     """The one declaration of the fields: name, type, default, and a [`Setting`]. Their order is that of arguments."""
 
     ratio: float | list[float] | None = declare(
-        "Fraction of the mergeable tokens that each merging layer keeps, in [0.5, 1]; a list has one per layer (or "
+        "Fraction of the mergeable tokens that each merging layer keeps, in [0.5, 1]. A list gives one per layer (or "
         "per entry of `layers`). 1.0 is dense. 0.9 where no budget is given instead (`flops_ratio` or `num_tokens`).",
         functools.partial(check_number, low=MIN_RATIO, high=1.0, listable=True),
         usual=0.9,
@@ -122,7 +122,7 @@ class Settings:
         check_integers("layer", "layer indices such as [0, 1, 2]", -MAX_ENTRIES, MAX_ENTRIES),
     )
     min_tokens: int | None = declare(
-        "So many of a sample's mergeable tokens stay in any case: short texts are left as they are. By default: 0.",
+        "So many of a sample's mergeable tokens stay in any case: short texts are left as they are. By default 0.",
         check_count,
     )
     algorithm: str | None = declare(
@@ -130,23 +130,22 @@ class Settings:
         'any token may merge), `"pitome_halves"` (its matching for text: the more redundant half joins the other), '
         '`"pitome_random_split"` (any half), `"mutual"` (those that are each other\'s nearest first), `"tome"` '
         '(alternating positions), `"tofu"` (as `"tome"`, but early layers keep one of two tokens and later ones the '
-        'norm), `"dct"` (the lowest frequencies), `"diffrate"` (by the class token\'s attention; half is dropped; no '
-        'rates are learned), or `"random"`.',
+        'norm), `"dct"` (no matching: the lowest frequencies of the sequence), `"diffrate"` (by the attention of the '
+        'class token: half of what goes is dropped; no rates are learned), or `"random"`.',
         choices=ALGORITHMS,
         register="optimum_pitome.register_algorithm",
         usual="pitome",
     )
     energy: str | None = declare(
-        'How redundant a token is: `"paper"` (equation 4), `"elu"`, `"gaussian"` (its code), or `"nearest"` (token).',
+        'How redundant a token is: `"nearest"` (as its nearest other), `"paper"` (equation 4), `"elu"`, `"gaussian"`.',
         choices=ENERGIES,
         register="optimum_pitome.register_energy",
         usual="nearest",
         read_by=lambda algorithm, energy: algorithm.reads_energy,
     )
     metric: str | None = declare(
-        'What is compared: `"keys"` (mean over the heads), `"grouped_keys"` (a mean over each of up to four groups of '
-        'heads) or `"hidden_states"` (the default for texts).',
-        choices=("keys", "grouped_keys", "hidden_states"),
+        'What is compared: `"keys"` (mean over the heads) or `"hidden_states"` (the default for texts).',
+        choices=("keys", "hidden_states"),
         usual="keys",
         read_by=lambda algorithm, energy: algorithm.comparisons is not None,
     )
@@ -180,8 +179,8 @@ class Settings:
     )
     parts: dict[str, Any] | None = declare(
         'Which parts of a model merge, and how: `{"vision": 0.9, "text": {"ratio": 0.8}}`. What a part leaves open '
-        "comes from the other fields; parts that are not named stay dense. By default, the vision part alone merges "
-        "where there is one. Names are those of the registered architectures (`Architecture.part`).",
+        "comes from the other fields; parts that are not named stay dense. By default, in a model that has a vision "
+        "part, only that one merges. The names are those of the registered architectures (`Architecture.part`).",
         check_parts,
         scope="model",
     )
@@ -197,8 +196,9 @@ class Settings:
         scope="file",
     )
     protect_token_ids: list[int] | None = declare(
-        "Ids of tokens of a text that never merge, beside the special ones. Others merge in their place, if there are "
-        "enough. Models that predict masked tokens add their mask token, if the tokenizer lies beside the weights.",
+        "Ids of tokens of a text that never merge, beside the special tokens. Other tokens merge in their place, as "
+        "long as a layer has more of those than it removes. A model that predicts masked tokens adds its mask token "
+        "by itself, where its tokenizer is found beside the weights.",
         check_integers("token", _TOKEN_IDS, 0, MAX_COUNT, may_be_empty=True),
     )
     flops_ratio: float | None = declare(
@@ -228,7 +228,7 @@ class Settings:
     )
     image_size: int | list[int] | None = declare(
         "Side of the pictures in pixels, or [height, width], at which budgets and operations are counted. By default "
-        "that of the processor beside the weights (found as they are loaded), else the configuration's.",
+        "that of the processor beside the weights, else the configuration's.",
         check_picture_size,
     )
     weighted_by: str | None = declare(

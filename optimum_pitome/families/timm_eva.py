@@ -72,8 +72,8 @@ class EvaAttention(RotaryAttention, eva.EvaAttention):
 class EvaBlock(MergingLayer, eva.EvaBlock):
     passes_kwargs = False
 
-    def compared_keys(self, keys, num_groups, rope=None, **kwargs):
-        return super().compared_keys(self.attn.rotated(keys, turned_back(rope), keys), num_groups)
+    def compared_keys(self, keys, rope=None, **kwargs):
+        return self.attn.rotated(keys, turned_back(rope), keys)
 
     def attention_half(self, x, rope=None, **kwargs):
         output = self.attn(self.norm1(x), rope=rope, **kwargs)

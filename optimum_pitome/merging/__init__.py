@@ -23,7 +23,7 @@ from .energy import pairwise_similarity
 from .exporting import exporting_for, is_open, runtime
 from .fused import merge_tokens
 from .masks import TokenMasks
-from .matching import match_tokens, over_heads, side_by_side
+from .matching import match_tokens, over_heads
 from .opaque import is_opaque
 from .pairs import plan_from_pairs
 from .plan import MergePlan
@@ -54,6 +54,5 @@ __all__ = [
     "plan_from_pairs",
     "rank_by_energy",
     "runtime",
-    "side_by_side",
     "take_rows",
 ]

@@ -41,8 +41,7 @@ def match_tokens(features: torch.Tensor, spec: MergeSpec, masks: TokenMasks | No
 
     Args:
         features (`torch.Tensor` of shape `(B, N, dim)` or `(B, heads, N, dim)`):
-            What is compared (hidden states, or the mean of keys over the heads, see [`side_by_side`]), any floating
-            dtype.
+            What is compared (hidden states, or the mean of keys over the heads), any floating dtype.
         spec (`MergeSpec`): the layer's settings.
         masks (`TokenMasks`, *optional*): special tokens and padding, and the attention that weighs.
 
@@ -67,14 +66,6 @@ def over_heads(features: torch.Tensor) -> torch.Tensor:
     """What `match_tokens` compares, `(B, N, dim)`."""
     # The released code's text models compare the mean over the heads, too: their sum differs by a factor only.
     return features.mean(dim=1) if features.dim() == 4 else features
-
-
-def side_by_side(keys: torch.Tensor, number: int) -> torch.Tensor:
-    """Keys of all heads as those of fewer, wider ones, whose mean is that of each of `number` groups of heads, side by
-    side: `(B, heads, N, d)` to `(B, heads / number, N, number * d)`. A view, if keys lie token by token."""
-    if number == 1:
-        return keys
-    return keys.unflatten(1, (-1, number)).transpose(2, 3).flatten(3)
 
 
 def _kind(combine: str) -> type[Plan]:

@@ -35,9 +35,7 @@ class MergeSpec:
         ratio (`KeepRatio`): fraction of the mergeable tokens that stay.
         algorithm (`str`): key of `ALGORITHMS`.
         energy (`str`): key of `ENERGIES`.
-        metric (`str`):
-            `"keys"` (mean over the heads), `"grouped_keys"` (over each group of heads, see
-            [`~MergeSpec.num_key_groups`]) or `"hidden_states"` (after attention).
+        metric (`str`): `"keys"` (mean over the heads) or `"hidden_states"` (after attention).
         margin, alpha (`float`): parameters of the energy.
         importance (`float`): exponent of the class token's attention in the similarity; 0 leaves it out.
         proportional_attention (`bool`): whether attention adds the log size of the keys.
@@ -86,13 +84,6 @@ class MergeSpec:
         object.__setattr__(self, "kind", _as_text(*settings.items()))
         numbers = torch.tensor([*vars(ratio).values(), *numbers], dtype=torch.float64, device="cpu")
         object.__setattr__(self, "numbers", numbers)
-
-    def num_key_groups(self, num_heads: int) -> int:
-        """How many groups of as many heads each have a mean of their own among what is compared: with
-        `"grouped_keys"` four, or as many as divide the heads. More cost more, and measured no better."""
-        if self.metric != "grouped_keys":
-            return 1
-        return next(number for number in (4, 3, 2, 1) if num_heads % number == 0)
 
     @staticmethod
     @functools.lru_cache(maxsize=4096)  # every layer of every forward asks

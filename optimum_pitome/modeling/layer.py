@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from ..merging import Constants, MergeSpec, is_opaque, is_traced, length_of, match_tokens, over_heads, side_by_side
+from ..merging import Constants, MergeSpec, is_opaque, is_traced, length_of, match_tokens, over_heads
 from .apart import run_apart
 from .call import CALL_KEY, AttentionCall
 from .record import LayerRecord
@@ -64,18 +64,17 @@ class MergingLayer:
         """The rest of the layer. `(B, n, dim)` to `(B, n, dim)`."""
         raise NotImplementedError(f"{type(self).__name__} needs mlp_half, the rest of it after attention_half.")
 
-    def compared_keys(self, keys: torch.Tensor, num_groups: int, *args, **kwargs) -> torch.Tensor:
-        """What tokens are compared by with `metric="keys"` and `"grouped_keys"`.
+    def compared_keys(self, keys: torch.Tensor, *args, **kwargs) -> torch.Tensor:
+        """What tokens are compared by with `metric="keys"`.
 
         Args:
             keys (`torch.Tensor` of shape `(B, heads, n, head_dim)`): as attention sees them.
-            num_groups (`int`): how many groups of heads have a mean of their own, see [`side_by_side`].
             args, kwargs: the arguments of the layer's own `forward`, cut to the tokens that are left.
 
         Returns:
-            `torch.Tensor` of shape `(B, heads / num_groups, n, num_groups * head_dim)`, or the mean over its heads.
+            `torch.Tensor` of that shape, or their mean over the heads, `(B, n, head_dim)`.
         """
-        return side_by_side(keys, num_groups)
+        return keys
 
     def forward(self, hidden_states: torch.Tensor, *args, **kwargs) -> torch.Tensor:
         state: MergeState | None = kwargs.pop(STATE_KEY, None)
@@ -141,9 +140,8 @@ class MergingLayer:
                 "function, so that token sizes never reached it. If the family is yours, give register_architecture "
                 "an attention_class."
             )
-        features = hidden_states
-        if spec.metric != "hidden_states":
-            features = self.compared_keys(call.keys, spec.num_key_groups(call.keys.shape[1]), *args, **kwargs)
+        by_keys = spec.metric != "hidden_states"
+        features = self.compared_keys(call.keys, *args, **kwargs) if by_keys else hidden_states
         masks = tokens.masks(call.attention)
         plan = match_tokens(features, spec, masks)
         if watch is not None:
@@ -185,9 +183,8 @@ class RotaryLayer(MergingLayer):
     (measured: docs/rotary.md).
     """
 
-    def compared_keys(self, keys: torch.Tensor, num_groups: int, *args, position_embeddings=None, **kwargs):
-        keys = super().compared_keys(keys, num_groups)
+    def compared_keys(self, keys: torch.Tensor, *args, position_embeddings=None, **kwargs) -> torch.Tensor:
         if position_embeddings is None:
             return keys
-        # All heads are rotated alike, so their means can be turned back in their place.
+        # All heads are rotated alike, so their mean can be turned back in their place.
         return turn_back(over_heads(keys), position_embeddings)

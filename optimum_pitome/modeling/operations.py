@@ -171,13 +171,12 @@ def _max_special(architecture: Architecture, num_tokens: int) -> int:
 
 def merge_step(spec: MergeSpec, mergeable: int, removed: int, widths: Widths) -> int:
     """Operations of one merge of `removed` out of `mergeable` tokens, special tokens aside."""
-    by_keys = spec.metric != "hidden_states"
-    dim = widths.hidden // widths.heads * spec.num_key_groups(widths.heads) if by_keys else widths.hidden
+    dim = widths.hidden if spec.metric == "hidden_states" else widths.hidden // widths.heads
     algorithm = ALGORITHMS[spec.algorithm]
     combining = _combining(spec.combine, mergeable, removed, widths.hidden)
     if algorithm.comparisons is None:
         return combining
-    reading = mergeable * (widths.hidden if by_keys else 0) + mergeable * dim  # head mean, norm
+    reading = mergeable * (widths.hidden if spec.metric == "keys" else 0) + mergeable * dim  # head mean, norm
     reading += mergeable * widths.hidden if spec.reads_attention else 0  # one query's scores
     energy = mergeable**2 if algorithm.reads_energy else 0
     return reading + algorithm.comparisons(mergeable, removed) * dim + energy + combining

@@ -65,17 +65,15 @@ def turn_back(keys: torch.Tensor, embeddings: tuple[torch.Tensor, torch.Tensor])
     """Keys as they were before the rotation, up to a factor.
 
     Args:
-        keys (`torch.Tensor` of shape `(B, n, d)`, or of a multiple of `d`):
-            The first half of each `d` features was rotated against the second.
+        keys (`torch.Tensor` of shape `(B, n, d)`): the first half of their features was rotated against the second.
         embeddings (`tuple[torch.Tensor, torch.Tensor]`):
             Cosines and sines, as [`cut_rotary`] takes or gives them, of all tokens or of those after the prefix.
     """
     cos, sin = (values.squeeze(1) if values.dim() == 4 else values for values in embeddings)
     number = cos.shape[-2]
     rotated = keys[:, keys.shape[1] - number :]
-    rotated, cos, sin = rotated.unflatten(-1, (-1, cos.shape[-1])), cos.unsqueeze(-2), sin.unsqueeze(-2)
     first, second = rotated.chunk(2, dim=-1)
-    turned = (rotated * cos + torch.cat([second, -first], dim=-1) * sin).flatten(2)
+    turned = rotated * cos + torch.cat([second, -first], dim=-1) * sin
     if number == keys.shape[1]:
         return turned
     return torch.cat([keys[:, : keys.shape[1] - number], turned], dim=1)

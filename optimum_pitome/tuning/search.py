@@ -72,10 +72,10 @@ def tune_ratios(
 ) -> PiToMeConfig:
     """Searches a ratio for every layer on a few inputs, without labels and without gradient.
 
-    Compares profiles that merge more or less late; tries means weighted by the class token's attention, and keys of
-    groups of heads, where the settings leave them open; then lets an evolution strategy (CMA-ES, of the package `cma`)
-    vary how much each layer removes while all keep the budget. It sees two of three samples; the others decide whether
-    its best setting, the middle of its last ones, or a profile is returned. The model is left on that.
+    Compares profiles that merge more or less late; tries means that are weighted by the class token's attention, where
+    the settings leave that open; then lets an evolution strategy (CMA-ES, of the package `cma`) vary how much each
+    layer removes while all of them together keep the budget. It sees two of three samples; the others decide at the
+    end whether its best setting, the middle of its last ones, or a profile is returned. The model is left on that.
 
     It costs at most `max_settings` merged forwards of two thirds of the inputs, eight of the last third, and one dense
     forward of all.
@@ -259,11 +259,10 @@ class _Search:
         profiles = {name: self.space.config(of_each) for name, of_each in ratios.items()}
         first = min(profiles, key=lambda name: self.tried(profiles[name]))
         best = start = profiles[first]
-        for name, value in self.space.choices.items():
-            other = self.space.choosing(**{name: value})
-            config = other.config(of_each := other.profile(STARTS[first]))
-            if self.count < self.max_settings and self.tried(config) < self.loss(best):
-                self.space, best, ratios[first] = other, config, of_each
+        if self.space.choices and self.count < self.max_settings:
+            other = self.space.choosing(**self.space.choices)
+            if self.tried(config := other.config(ratios[first])) < self.loss(best):
+                self.space, best = other, config
         chosen, room = best, self.max_settings - self.count
         strategy = cma.CMAEvolutionStrategy(
             self.space.point(ratios[first]), _STEP, {"seed": seed + 1, "verbose": -9, "CMA_stds": 1.0}

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -35,8 +34,8 @@ from ..modeling.pictures import picture_size_of, with_picture_size
 from ..modeling.resolve import budget_of
 
 
-#: What a search may choose besides, where it applies and the user left it open.
-CHOICES = {"weighted_by": "attention", "metric": "grouped_keys"}
+#: What a search may choose besides, where the model has it and the user left it open.
+CHOICES = {"weighted_by": "attention"}
 
 
 class SearchSpace:
@@ -44,7 +43,7 @@ class SearchSpace:
     proportion to the others, and another one its importance, where the model has one that the user left open.
 
     Attributes:
-        choices (`dict[str, str]`): those of [`CHOICES`] that can be made, see [`~SearchSpace.choosing`].
+        choices (`dict[str, str]`): those of [`CHOICES`] that there are, see [`~SearchSpace.choosing`].
 
     Args:
         target (`float`, *optional*): the `flops_ratio`.
@@ -91,7 +90,7 @@ class SearchSpace:
         # Texts have other defaults with a budget than with ratios. A search starts from the former.
         self.usual = {
             name: value
-            for name in ("algorithm", "importance")
+            for name in ("algorithm", "importance", "weighted_by")
             if (value := getattr(with_a_budget, name)) != getattr(encoder.pitome.specs[0], name)
         }
         apply_pitome(model, self.with_budget({"ratio": [0.5] * count}, **everywhere, **self.usual))
@@ -102,21 +101,14 @@ class SearchSpace:
         if not all(self.importance):
             self.importance = []
         chosen, first = encoder.pitome.config, self.specs[0]
-        applies = {
-            "weighted_by": first.reads_attention and ALGORITHMS[first.algorithm].takes_means,
-            "metric": first.metric == "keys" and ALGORITHMS[first.algorithm].comparisons is not None,
-        }
-        self.choices = {
-            name: value
-            for name, value in CHOICES.items()
-            if applies[name] and chosen.preset is None and getattr(chosen, name) is None
-        }
+        is_read = first.reads_attention and ALGORITHMS[first.algorithm].takes_means
+        is_open = chosen.weighted_by is None and chosen.preset is None and first.weighted_by == "sizes"
+        self.choices = CHOICES if is_read and is_open else {}
 
     def choosing(self, **choice: str) -> SearchSpace:
-        """The settings with another of the `choices`, which costs operations, too."""
+        """The settings with one of the `choices`. It costs no operations."""
         space = copy.copy(self)
         space.usual = {**self.usual, **choice}
-        space.specs = tuple(replace(spec, **choice) for spec in self.specs)
         return space
 
     def with_budget(self, budget: Mapping[str, Any], **defaults: Any) -> PiToMeConfig:

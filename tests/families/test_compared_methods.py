@@ -24,7 +24,7 @@ from optimum_pitome import apply_pitome, pitome_summary
 
 COMPARED = {
     **{name: {"algorithm": name} for name in ("mutual", "tofu", "dct", "diffrate")},
-    "attention": {"weighted_by": "attention", "metric": "grouped_keys"},
+    "attention": {"weighted_by": "attention"},
 }
 each_case = pytest.mark.parametrize("case", one_per_encoder(), ids=lambda case: case.id)
 

@@ -23,7 +23,7 @@ from hypothesis import assume, given, settings
 from merging import reference
 from merging.problems import COMPARED, NEAR_TIE, problems
 
-from optimum_pitome.merging import KeepRatio, MergeSpec, TokenMasks, match_tokens, over_heads, side_by_side
+from optimum_pitome.merging import KeepRatio, MergeSpec, TokenMasks, match_tokens
 from optimum_pitome.methods import ALGORITHMS
 
 
@@ -179,18 +179,6 @@ def test_nothing_to_do():
         assert match(features, 0.9, algorithm=algorithm) is None  # 6 * 0.1 is less than one token
         assert match(features, 0.5, TokenMasks(num_prefix_tokens=5), algorithm=algorithm) is None
         assert match(features, 0.5, TokenMasks(num_prefix_tokens=6), algorithm=algorithm) is None
-
-
-@pytest.mark.parametrize("heads, number", [(12, 4), (6, 3), (16, 4), (14, 2), (5, 1), (1, 1)])
-def test_keys_of_groups_of_heads(heads, number):
-    """The mean over each group stands beside those of the others."""
-    grouped, mean = (MergeSpec(KeepRatio.from_float(0.9), metric=metric) for metric in ("grouped_keys", "keys"))
-    assert grouped.num_key_groups(heads) == number and mean.num_key_groups(heads) == 1
-    tokens = torch.randn(2, 7, heads, 3)  # as a projection lays them out
-    wide = side_by_side(tokens.transpose(1, 2), number)
-    assert wide.data_ptr() == tokens.data_ptr() and wide.stride(-1) == 1
-    groups = [tokens[:, :, first::number].mean(dim=2) for first in range(number)]
-    torch.testing.assert_close(over_heads(wide), torch.cat(groups, dim=-1))
 
 
 def test_an_empty_batch():

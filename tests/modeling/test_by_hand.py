@@ -57,8 +57,7 @@ def recompute(model, pixel_values, real, settings):
         if settings.get("after") == "layer":
             hidden_states = hidden_states + layer.mlp(layer.layernorm_after(hidden_states))
 
-        features = {"keys": key.mean(dim=0), "grouped_keys": torch.cat(list(key), dim=-1)}  # two groups of one head
-        features = features.get(settings["metric"], hidden_states)
+        features = key.mean(dim=0) if settings["metric"] == "keys" else hidden_states
         margin = 0.9 - 0.9 * index / num_layers
         pairs = zip(query.numpy(), key.numpy())
         attention = np.mean([reference.attention_weights(q, k, log_sizes, real)[0] for q, k in pairs], axis=0)
@@ -90,10 +89,10 @@ def recompute(model, pixel_values, real, settings):
     return model.layernorm(hidden_states)[groups], closest
 
 
-ATTENTION_AND_GROUPS = {
+BY_ATTENTION = {
     "algorithm": "pitome",
     "energy": "nearest",
-    "metric": "grouped_keys",
+    "metric": "keys",
     "proportional_attention": True,
     "weighted_by": "attention",
 }
@@ -111,11 +110,11 @@ SETTINGS = [
     {"algorithm": "dct", "energy": "nearest", "metric": "keys", "proportional_attention": True},
     {"algorithm": "diffrate", "energy": "nearest", "metric": "keys", "proportional_attention": True},
     {"algorithm": "diffrate", "energy": "nearest", "metric": "hidden_states", "proportional_attention": False},
-    {**ATTENTION_AND_GROUPS, "metric": "keys", "importance": 0.0},
-    {**ATTENTION_AND_GROUPS, "algorithm": "tofu", "metric": "keys"},
-    {**ATTENTION_AND_GROUPS, "algorithm": "diffrate", "metric": "keys"},
-    {**ATTENTION_AND_GROUPS, "importance": 0.5},
-    {**ATTENTION_AND_GROUPS, "importance": 0.0, "weighted_by": "nothing"},
+    {**BY_ATTENTION, "importance": 0.0},
+    {**BY_ATTENTION, "algorithm": "tofu"},
+    {**BY_ATTENTION, "algorithm": "diffrate"},
+    {**BY_ATTENTION, "importance": 0.5},
+    {**BY_ATTENTION, "importance": 0.0, "weighted_by": "nothing"},
 ]
 
 #: What no user sets, but presets and families do: the fields of the layers' specs, beside settings from above.

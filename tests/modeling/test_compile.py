@@ -48,7 +48,7 @@ def test_compile_in_one_graph_and_once(name):
 SETTINGS = [
     {},
     {"energy": "paper", "metric": "hidden_states"},
-    {"weighted_by": "attention", "metric": "grouped_keys"},
+    {"weighted_by": "attention"},
     *({"algorithm": name} for name in COMPARED),
 ]
 

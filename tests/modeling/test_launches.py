@@ -53,7 +53,6 @@ def added(name, mask=None, **settings):
         ("ViTModel", {}, 37),
         ("CLIPVisionModel", {}, 37),
         ("ViTModel", {"importance": 0.0}, 25),
-        ("ViTModel", {"metric": "grouped_keys"}, 37),
         ("ViTModel", {"weighted_by": "attention"}, 39),
         ("ViTModel", {"energy": "elu", "importance": 0.0}, 24),
         ("ViTModel", {"algorithm": "tome"}, 22),

@@ -40,17 +40,6 @@ def test_dynamically_quantised_models_count_as_the_others():
     assert counted(quantised) == expected and pitome_summary(quantised).flops_ratio == ratio
 
 
-def test_groups_of_heads_cost_as_many_comparisons_more():
-    steps = {
-        metric: pitome_summary(apply_pitome(build("ViTModel"), {"ratio": 0.8, "metric": metric})).layers[0]
-        for metric in ("keys", "grouped_keys", "hidden_states")
-    }
-    heads, width, tokens = 2, build("ViTModel").config.hidden_size, steps["keys"].tokens_in - 1
-    one_more = (tokens**2 + tokens) * width // heads
-    added = steps["grouped_keys"].gflops_merge_step - steps["keys"].gflops_merge_step
-    assert added == pytest.approx(one_more / 1e9, rel=0.01)
-
-
 def test_layers_of_gpt2_and_packed_weights():
     class Packed(nn.Module):
         """As GPTQ and bitsandbytes keep them: the sizes as numbers, the weights in another shape."""

@@ -107,9 +107,8 @@ def test_it_is_no_worse_than_any_profile_on_samples_it_did_not_see(make):
     "make, settings, choices",
     [
         (tiny_vit, {}, CHOICES),
-        (tiny_vit, {"metric": "keys"}, {"weighted_by": "attention"}),
         (tiny_vit, {"weighted_by": "sizes", "algorithm": "random"}, {}),
-        (tiny_vit, {"importance": 0}, {"metric": "grouped_keys"}),
+        (tiny_vit, {"importance": 0}, {}),
         (tiny_vit, {"preset": "official"}, {}),
         (bert, {}, {"weighted_by": "attention"}),
     ],
@@ -128,16 +127,16 @@ def test_what_a_search_may_choose_besides(make, settings, choices):
 
 
 def test_a_choice_is_made_where_it_loses_less():
-    def telling(choices):
-        # The profiles and the choices on what the search sees, then the profiles and the result on what it does not.
-        distances = iter([*[0.5] * 6, *choices, *[0.5] * 6, 0.4])
+    def telling(choice):
+        # The profiles and the choice on what the search sees, then the profiles and the result on what it does not.
+        distances = iter([*[0.5] * 6, choice, *[0.5] * 6, 0.4])
         return lambda merged, dense, inputs: torch.full((len(merged.logits),), next(distances))
 
     limits = {"flops_ratio": 1.15, "max_settings": 8, "seed": 0, "resume_from": None, "progress": False}
-    for losses, expected in (([0.3, 0.4], ["attention", None]), ([0.6, 0.4], [None, "grouped_keys"])):
+    for loss, expected in ((0.3, "attention"), (0.6, None)):
         model = apply_pitome(lively(tiny_vit()), 0.8)
-        found = search_ratios(model, [{"pixel_values": Pictures(3).pixels}], None, telling(losses), **limits)
-        assert [found.config.weighted_by, found.config.metric] == expected
+        found = search_ratios(model, [{"pixel_values": Pictures(3).pixels}], None, telling(loss), **limits)
+        assert found.config.weighted_by == expected
 
 
 def test_samples_are_set_apart():
