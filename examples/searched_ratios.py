@@ -40,9 +40,10 @@ from real_assets.collected import collected_photos
 from scipy import stats
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
-from optimum_pitome import PiToMeConfig, apply_pitome, pitome_summary, remove_pitome
+from optimum_pitome import apply_pitome, pitome_summary, remove_pitome
 from optimum_pitome.analysis.loss import pooled
 from optimum_pitome.evaluation.data import take
+from optimum_pitome.methods import profile_of
 from optimum_pitome.tuning.search import STARTS, search_ratios
 from optimum_pitome.tuning.space import CHOICES, SearchSpace
 
@@ -145,8 +146,8 @@ def main() -> None:
             resume_from=options.output_dir / f"{options.inputs}-{target:g}-{options.seed}.jsonl",
             progress=True,
         )
-        chosen = {name: value for name in CHOICES if (value := getattr(found.config, name))}
-        settings["default profile with its choices"] = PiToMeConfig(flops_ratio=target, **chosen)
+        default = space.choosing(**CHOICES).config(space.profile(profile_of(0.1)))
+        settings["default profile, weighted by attention"] = default
         settings["found"] = found.config
         rows = {name: {} for name in unseen}
         for setting, config in settings.items():
@@ -163,7 +164,7 @@ def table(title: str, rows: Mapping[str, tuple[np.ndarray, float, float]]) -> li
     """The lines about one set of inputs that no search has seen."""
     found, *_ = rows["found"]
     lines = [
-        f"{name:<34}{losses.mean():.4f}  {kept:.1%} of the neighbours  {operations:.2f} x fewer operations"
+        f"{name:<40}{losses.mean():.4f}  {kept:.1%} of the neighbours  {operations:.2f} x fewer operations"
         + ("" if name == "found" else f"  found loses {less(found, losses)} less")
         for name, (losses, kept, operations) in rows.items()
     ]

@@ -23,7 +23,7 @@ from tiny_processors import image_processor, tokenizer
 from zoo.text import text_inputs
 from zoo.vit import pixel_values
 
-from optimum_pitome import export_pitome, load_exported, pitome_disabled
+from optimum_pitome import apply_pitome, export_pitome, load_exported, pitome_disabled
 from optimum_pitome.export.export import prepare_export
 from optimum_pitome.export.formats import WRITERS
 from optimum_pitome.export.quantization import QUANTIZERS
@@ -178,6 +178,26 @@ def test_int8_of_torch(tmp_path):
     with torch.no_grad():
         found, loaded = compiled(**inputs)["logits"], run(**inputs)["logits"]
     assert (found - loaded).norm() < 0.05 * loaded.norm()
+
+
+@pytest.mark.parametrize(
+    ("name", "format"),
+    [
+        ("ViTForImageClassification", "onnx"),
+        ("DistilBertForSequenceClassification", "onnx"),
+        ("DistilBertForSequenceClassification", "torch"),
+    ],
+)
+def test_means_weighted_by_attention(name, format, tmp_path):
+    by_size = merged(name)
+    model = apply_pitome(merged(name), {"ratio": 0.8, "weighted_by": "attention", "importance": 0.5})
+    exported(model, format, tmp_path)
+    inputs = pixel_values(2) if name.startswith("ViT") else text_inputs(2, lengths=[24, 13])
+    with torch.no_grad():
+        expected, other = (each(**inputs).logits for each in (model, by_size))
+    found = RUN[format](tmp_path / "out", inputs)["logits"]
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    assert (found - other).abs().max() > 1e-3
 
 
 @pytest.mark.slow
