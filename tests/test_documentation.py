@@ -170,6 +170,13 @@ def test_the_readme_runs(folders):
     assert type(found["model"]) is ViTForImageClassification and found["model"].config.pitome["ratio"] == 0.9
 
 
+def test_means_by_attention_run(folders):
+    found = run(
+        "docs/means.md", {"folder": folders["path"]}, {"model = ": "from transformers import AutoModel; model = "}
+    )
+    assert found["model"].config.pitome["weighted_by"] == "attention"
+
+
 # The floor's AutoImageProcessor needs torchvision, which has no build for CPUs.
 @pytest.mark.slow
 def test_the_guide_runs(folders, tmp_path, monkeypatch):
