@@ -77,7 +77,7 @@ def tune_ratios(
     layer removes while all of them together keep the budget. It sees two of three samples; the others decide at the
     end whether its best setting, the middle of its last ones, or a profile is returned. The model is left on that.
 
-    It costs at most `max_settings` merged forwards of two thirds of the inputs, eight of the last third, and one dense
+    It costs at most `max_settings` merged forwards of two thirds of the inputs, nine of the last third, and one dense
     forward of all.
 
     Args:

@@ -69,6 +69,17 @@ def test_a_merging_layer_has_at_most_six_launches(name, importance, launches):
         assert added == {}, (number, added)
 
 
+@pytest.mark.parametrize("name", ["ViTModel", "BertModel"])
+@pytest.mark.parametrize("importance", [0.5, 0.0])
+def test_means_weighted_by_attention_are_not_those_of_the_kernel(name, importance, launches):
+    """The kernel knows sizes alone: with other weights PyTorch merges what the kernels have matched."""
+    model, inputs = build(name, importance=importance, weighted_by="attention")
+    expected = without_kernels(lambda: model(**inputs).last_hidden_state.detach())
+    with torch.no_grad():
+        torch.testing.assert_close(model(**inputs).last_hidden_state, expected, atol=1e-5, rtol=1e-5)
+    assert "match_kernel" in launches and "merge_kernel" not in launches
+
+
 def test_gradients_reach_every_parameter():
     model, inputs = build("ViTModel")
 
