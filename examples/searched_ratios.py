@@ -106,7 +106,7 @@ def distance_of(centre: torch.Tensor):
 
 def _neighbours(vectors: torch.Tensor) -> torch.Tensor:
     vectors = torch.nn.functional.normalize(vectors, dim=-1)
-    return (vectors @ vectors.T).fill_diagonal_(-2).topk(10, dim=1).indices
+    return (vectors @ vectors.T).fill_diagonal_(-2).topk(min(10, len(vectors) - 1), dim=1).indices
 
 
 def less(losses: np.ndarray, others: np.ndarray) -> str:

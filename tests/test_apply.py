@@ -127,11 +127,11 @@ def test_parameters_without_effect_are_mentioned(monkeypatch):
     apply_pitome(build(), PiToMeConfig(margin=0.5, energy="paper"))
     assert not said
     apply_pitome(build(), PiToMeConfig(margin=0.5, alpha=2.0))
-    assert "margin and alpha without effect here" in said[0] and "energy='nearest'" in said[0]
+    assert "margin and alpha have no effect here" in said[0] and "energy='nearest'" in said[0]
     apply_pitome(build(), PiToMeConfig(algorithm="tome", energy="paper", metric="keys"))
-    assert said[1].startswith("energy without effect here: algorithm='tome'")
+    assert said[1].startswith("energy has no effect here: algorithm='tome'")
     apply_pitome(build(), PiToMeConfig(algorithm="random", importance=0.5, metric="keys"))
-    assert said[2].startswith("metric and importance without effect here: algorithm='random'")
+    assert said[2].startswith("metric and importance have no effect here: algorithm='random'")
 
 
 def test_margins_per_layer():

@@ -154,11 +154,11 @@ def _warn_of_unused(config: PiToMeConfig, specs: list[MergeSpec]) -> None:
     chosen = [setting for setting in FIELDS.values() if setting.read_by and getattr(config, setting.name) is not None]
     unused = [setting.name for setting in chosen if not any(setting.read_by(*pair) for pair in methods)]
     if unused:
+        have, them = ("have", "them") if len(unused) > 1 else ("has", "it")
         warn_once(
             logger,
-            f"{' and '.join(unused)} without effect here: algorithm={specs[0].algorithm!r} with "
-            f"energy={specs[0].energy!r} does not read {'them' if len(unused) > 1 else 'it'}. Leave "
-            f"{'them' if len(unused) > 1 else 'it'} out, or choose another algorithm or energy.",
+            f"{' and '.join(unused)} {have} no effect here: algorithm={specs[0].algorithm!r} with energy="
+            f"{specs[0].energy!r} does not read {them}. Leave {them} out, or choose another algorithm or energy.",
         )
 
 

@@ -57,7 +57,7 @@ class Found:
         text = f"{self.num_settings} settings compared; mean loss on {unseen} inputs that it did not see:\n{losses}"
         if self.num_missing:
             text += (
-                "\nOnly the profiles were compared: the search of a ratio for every layer had no room for its first "
+                "\nOnly these settings were compared: the search of a ratio for every layer had no room for its first "
                 f"generation. Raise max_settings (--max-settings) by {self.num_missing} or more."
             )
         if self.num_stale:

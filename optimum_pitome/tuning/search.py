@@ -259,14 +259,15 @@ class _Search:
         profiles = {name: self.space.config(of_each) for name, of_each in ratios.items()}
         first = min(profiles, key=lambda name: self.tried(profiles[name]))
         best = start = profiles[first]
-        if self.space.choices and self.count < self.max_settings:
+        room = self.max_settings - self.count - len(self.space.choices)
+        if self.space.choices and room >= 0:
             other = self.space.choosing(**self.space.choices)
-            if self.tried(config := other.config(ratios[first])) < self.loss(best):
+            profiles[f"{first}, weighted by attention"] = config = other.config(ratios[first])
+            if self.tried(config) < self.loss(best):
                 self.space, best = other, config
-        chosen, room = best, self.max_settings - self.count
-        strategy = cma.CMAEvolutionStrategy(
-            self.space.point(ratios[first]), _STEP, {"seed": seed + 1, "verbose": -9, "CMA_stds": 1.0}
-        )
+        chosen = best
+        options = {"seed": seed + 1, "verbose": -9, "CMA_stds": 1.0}
+        strategy = cma.CMAEvolutionStrategy(self.space.point(ratios[first]), _STEP, options)
         stale, before = 0, self.loss(best)
         while self.count + strategy.popsize < self.max_settings and stale < _PATIENCE and not strategy.stop():
             points = strategy.ask()
@@ -287,9 +288,9 @@ class _Search:
         held = {name: self.held(config) for name, config in profiles.items()}
         if best is not start and not self.gains(best, start):
             logger.warning(
-                f"On the samples that the search did not see, its result loses {self.held(best):.4g} and the best "
-                f"profile {self.held(start):.4g}. That is no gain beyond chance, so the profile is returned. More "
-                "samples help."
+                f"On the samples that the search did not see, its result loses {self.held(best):.4g}, and {first}, "
+                f"which was best on the others, {self.held(start):.4g}. That is no gain beyond chance, so the profile "
+                "is returned. More samples help."
             )
             best = start
         held = dict(sorted(held.items(), key=lambda one: one[1]))

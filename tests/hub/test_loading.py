@@ -80,8 +80,8 @@ def test_our_warnings_come_after_those_about_the_weights(tmp_path):
         for logger in loggers:
             logger.removeHandler(handler)
     report, ours = said[-2:]
-    assert "classifier.weight" in report and "alpha without effect here" in ours
-    assert sum("without effect" in text for text in said) == 1
+    assert "classifier.weight" in report and "alpha has no effect here" in ours
+    assert sum("no effect" in text for text in said) == 1
 
 
 def ratio_of(model):

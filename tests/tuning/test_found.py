@@ -28,7 +28,10 @@ def test_a_search_without_room_for_a_generation_says_so():
         limits = {"max_settings": max_settings, "seed": 0, "resume_from": None, "progress": False}
         return search_ratios(apply_pitome(tiny_vit(), 0.8), batches, flops_ratio=1.15, **limits)
 
+    none_but_profiles = search(len(STARTS))
+    assert search(len(STARTS) + none_but_profiles.num_missing).num_missing == 0
     found = search(len(STARTS) + len(CHOICES) + 1)
+    assert any(name.endswith(", weighted by attention") for name in found.profiles) and "weighted by" in str(found)
     assert found.num_settings == len(STARTS) + len(CHOICES)
     assert f"Raise max_settings (--max-settings) by {found.num_missing} or more" in str(found)
     enough = search(len(STARTS) + len(CHOICES) + 1 + found.num_missing)

@@ -112,7 +112,7 @@ def test_it_is_no_worse_than_any_profile_on_samples_it_did_not_see(make):
         (tiny_vit, {"preset": "official"}, {}),
         (bert, {}, {"weighted_by": "attention"}),
     ],
-    ids=str,
+    ids=["open", "sizes", "no importance", "preset", "text"],
 )
 def test_what_a_search_may_choose_besides(make, settings, choices):
     """What the model reads, at no more than a few operations, and the user left open."""
