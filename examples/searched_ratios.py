@@ -43,9 +43,9 @@ from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 from optimum_pitome import apply_pitome, pitome_summary, remove_pitome
 from optimum_pitome.analysis.loss import pooled
 from optimum_pitome.evaluation.data import take
-from optimum_pitome.methods import profile_of
+from optimum_pitome.methods import PROFILES
 from optimum_pitome.tuning.search import STARTS, search_ratios
-from optimum_pitome.tuning.space import CHOICES, SearchSpace
+from optimum_pitome.tuning.space import SearchSpace
 
 
 NUM_TOKENS = 256
@@ -146,8 +146,8 @@ def main() -> None:
             resume_from=options.output_dir / f"{options.inputs}-{target:g}-{options.seed}.jsonl",
             progress=True,
         )
-        default = space.choosing(**CHOICES).config(space.profile(profile_of(0.1)))
-        settings["default profile, weighted by attention"] = default
+        default = space.profile(PROFILES["balanced"].removed)
+        settings["default profile, weighted by attention"] = space.by_attention().config(default)
         settings["found"] = found.config
         rows = {name: {} for name in unseen}
         for setting, config in settings.items():

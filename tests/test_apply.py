@@ -132,6 +132,12 @@ def test_parameters_without_effect_are_mentioned(monkeypatch):
     assert said[1].startswith("energy has no effect here: algorithm='tome'")
     apply_pitome(build(), PiToMeConfig(algorithm="random", importance=0.5, metric="keys"))
     assert said[2].startswith("metric and importance have no effect here: algorithm='random'")
+    for algorithm in ("tofu", "diffrate", "mutual"):
+        apply_pitome(build(), PiToMeConfig(algorithm=algorithm, weighted_by="attention"))
+    assert len(said) == 3
+    for number, algorithm in enumerate(("random", "dct"), start=3):
+        apply_pitome(build(), PiToMeConfig(algorithm=algorithm, weighted_by="attention"))
+        assert said[number].startswith(f"weighted_by has no effect here: algorithm='{algorithm}'")
 
 
 def test_margins_per_layer():

@@ -112,8 +112,9 @@ class Settings:
     """The one declaration of the fields: name, type, default, and a [`Setting`]. Their order is that of arguments."""
 
     ratio: float | list[float] | None = declare(
-        "Fraction of the mergeable tokens that each merging layer keeps, in [0.5, 1]. A list gives one per layer (or "
-        "per entry of `layers`). 1.0 is dense. 0.9 where no budget is given instead (`flops_ratio` or `num_tokens`).",
+        "Fraction of the mergeable tokens that each merging layer keeps, in [0.5, 1]. A list gives one per layer of "
+        "the model (or one per entry of `layers`). 1.0 is the dense model. 0.9 where no budget is given instead: "
+        "`flops_ratio` or `num_tokens`.",
         functools.partial(check_number, low=MIN_RATIO, high=1.0, listable=True),
         usual=0.9,
     )
@@ -122,7 +123,8 @@ class Settings:
         check_integers("layer", "layer indices such as [0, 1, 2]", -MAX_ENTRIES, MAX_ENTRIES),
     )
     min_tokens: int | None = declare(
-        "So many of a sample's mergeable tokens stay in any case: short texts are left as they are. By default 0.",
+        "So many of a sample's mergeable tokens stay in any case: short texts are left as they are, and long ones "
+        "never get shorter than this. By default there is no such floor.",
         check_count,
     )
     algorithm: str | None = declare(
@@ -137,7 +139,8 @@ class Settings:
         usual="pitome",
     )
     energy: str | None = declare(
-        'How redundant a token is: `"nearest"` (as its nearest other), `"paper"` (equation 4), `"elu"`, `"gaussian"`.',
+        'How redundant a token is: `"paper"` (equation 4), `"elu"`, `"gaussian"` (the released code\'s), or '
+        '`"nearest"` (similarity to the nearest other token).',
         choices=ENERGIES,
         register="optimum_pitome.register_energy",
         usual="nearest",
@@ -171,7 +174,9 @@ class Settings:
         "Add the log size of the merged keys to the attention scores.", check_bool, usual=True
     )
     unmerge: bool | None = declare(
-        "Outputs have the original length, each token its group's vector. `False`: short.", check_bool, usual=True
+        "Outputs have the original length, each token its group's vector. `False`: they are short.",
+        check_bool,
+        usual=True,
     )
     preset: str | None = declare(
         '`"official"`: fields that are not set do what the released code of the paper does for the architecture.',
@@ -191,7 +196,8 @@ class Settings:
     )
     format_version: str = declare(
         "Version of this format.",
-        lambda name, value: FORMAT_VERSION,  # reading an older one upgrades it
+        # What is written is always the current format: reading an older one upgrades it.
+        lambda name, value: FORMAT_VERSION,
         default=FORMAT_VERSION,
         scope="file",
     )
@@ -227,12 +233,13 @@ class Settings:
         usual=1,
     )
     image_size: int | list[int] | None = declare(
-        "Side of the pictures in pixels, or [height, width], at which budgets and operations are counted. By default "
-        "that of the processor beside the weights, else the configuration's.",
+        "Side of the pictures in pixels, or [height, width], at which a budget is spread and operations are counted. "
+        "By default that of the processor beside the weights (found as they are loaded), else the configuration's.",
         check_picture_size,
     )
     weighted_by: str | None = declare(
-        'What weighs in the mean of tokens: `"sizes"`, the class token\'s `"attention"`, or `"nothing"`.',
+        'What a token weighs in the mean of those that merge: its size (`"sizes"`), what the class token pays to it '
+        '(`"attention"`), or as much as the others (`"nothing"`).',
         choices=("sizes", "attention", "nothing"),
         usual="sizes",
         read_by=lambda algorithm, energy: algorithm.takes_means,

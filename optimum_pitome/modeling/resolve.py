@@ -51,17 +51,16 @@ def resolve_specs(
         shape_of (`Callable[[], EncoderShape]`): what a budget is counted on; called where there is one.
 
     Raises:
-        ValueError: if a list does not fit the number of layers, a layer index is out of range, or importance or an
-            algorithm that reads attention is asked for where no class token attends.
+        ValueError: if a list does not fit the number of layers, a layer index is out of range, or importance, weights
+            or an algorithm that read attention are asked for where no class token attends.
     """
-    of_attention = {"importance": config.importance} if config.importance not in (None, 0) else {}
-    of_attention |= {"weighted_by": config.weighted_by} if config.weighted_by == "attention" else {}
-    for name, value in of_attention.items() if not has_class_token else ():
-        raise ValueError(
-            f"{name}={show(value)} weighs tokens by the attention of the class token, and "
-            f"{architecture.encoder_class.__name__} has none. Leave {name} out, or set it to "
-            f"{'0' if name == 'importance' else repr('sizes')}."
-        )
+    asked = {"importance": config.importance not in (None, 0), "weighted_by": config.weighted_by == "attention"}
+    for name, instead in (("importance", 0), ("weighted_by", "sizes")):
+        if asked[name] and not has_class_token:
+            raise ValueError(
+                f"{name}={show(getattr(config, name))} weighs tokens by the attention of the class token, and "
+                f"{architecture.encoder_class.__name__} has none. Leave {name} out, or set it to {instead!r}."
+            )
     if config.preset == "official" and architecture.official is None:
         raise ValueError(
             f"The released code has no {architecture.encoder_class.__name__}, so preset='official' means nothing "

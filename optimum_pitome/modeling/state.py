@@ -101,7 +101,8 @@ class Tokens:
     def merge(
         self, plan: MergePlan | ResamplePlan, hidden_states: torch.Tensor, weights: torch.Tensor | None, sized: bool
     ) -> tuple[torch.Tensor, Tokens]:
-        """`hidden_states` `(B, n, dim)` and these after a merge by `plan`, with [`~TokenMasks.weights`]."""
+        """`hidden_states` `(B, n, dim)` and these tokens after a merge by `plan`; `weights` and `sized` are what
+        [`~merging.TokenMasks.weights`] gives."""
         if weights is not None:
             return plan.merge(hidden_states, weights), self.merged(plan)
         moved = merge_tokens(plan, hidden_states, self.sizes, self.rows, self.special, self.protected, sized)
@@ -160,6 +161,7 @@ class Tokens:
         """One original token of each: `(B, n)`, int64. Only for tokens that have merged."""
         assignment = self.assignment
         position = torch.arange(assignment.shape[1], device=assignment.device).expand_as(assignment)
+        # Any token of a group will do, so it does not matter which of them is written last.
         return position.new_zeros(self.sizes.shape).scatter(1, assignment, position)
 
     def merged_into(self, later: Tokens, hidden_states: torch.Tensor) -> torch.Tensor:

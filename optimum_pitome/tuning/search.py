@@ -259,9 +259,9 @@ class _Search:
         profiles = {name: self.space.config(of_each) for name, of_each in ratios.items()}
         first = min(profiles, key=lambda name: self.tried(profiles[name]))
         best = start = profiles[first]
-        room = self.max_settings - self.count - len(self.space.choices)
-        if self.space.choices and room >= 0:
-            other = self.space.choosing(**self.space.choices)
+        room = self.max_settings - self.count - self.space.may_weigh
+        if self.space.may_weigh and room >= 0:
+            other = self.space.by_attention()
             profiles[f"{first}, weighted by attention"] = config = other.config(ratios[first])
             if self.tried(config) < self.loss(best):
                 self.space, best = other, config

@@ -34,16 +34,12 @@ from ..modeling.pictures import picture_size_of, with_picture_size
 from ..modeling.resolve import budget_of
 
 
-#: What a search may choose besides, where the model has it and the user left it open.
-CHOICES = {"weighted_by": "attention"}
-
-
 class SearchSpace:
     """The settings of a model that keep a budget: one number per merging layer says how much it removes, in
     proportion to the others, and another one its importance, where the model has one that the user left open.
 
     Attributes:
-        choices (`dict[str, str]`): those of [`CHOICES`] that there are, see [`~SearchSpace.choosing`].
+        may_weigh (`bool`): whether [`~SearchSpace.by_attention`] is another setting, which the user left open.
 
     Args:
         target (`float`, *optional*): the `flops_ratio`.
@@ -103,12 +99,12 @@ class SearchSpace:
         chosen, first = encoder.pitome.config, self.specs[0]
         is_read = first.reads_attention and ALGORITHMS[first.algorithm].takes_means
         is_open = chosen.weighted_by is None and chosen.preset is None and first.weighted_by == "sizes"
-        self.choices = CHOICES if is_read and is_open else {}
+        self.may_weigh = is_read and is_open
 
-    def choosing(self, **choice: str) -> SearchSpace:
-        """The settings with one of the `choices`. It costs no operations."""
+    def by_attention(self) -> SearchSpace:
+        """The same settings with means that are weighted by the class token's attention, at as many operations."""
         space = copy.copy(self)
-        space.usual = {**self.usual, **choice}
+        space.usual = {**self.usual, "weighted_by": "attention"}
         return space
 
     def with_budget(self, budget: Mapping[str, Any], **defaults: Any) -> PiToMeConfig:

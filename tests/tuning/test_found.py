@@ -19,7 +19,6 @@ from training.tiny import Pictures, tiny_vit
 from optimum_pitome import PiToMeConfig, apply_pitome
 from optimum_pitome.tuning.found import Found
 from optimum_pitome.tuning.search import STARTS, search_ratios
-from optimum_pitome.tuning.space import CHOICES
 
 
 def test_a_search_without_room_for_a_generation_says_so():
@@ -30,11 +29,11 @@ def test_a_search_without_room_for_a_generation_says_so():
 
     none_but_profiles = search(len(STARTS))
     assert search(len(STARTS) + none_but_profiles.num_missing).num_missing == 0
-    found = search(len(STARTS) + len(CHOICES) + 1)
+    found = search(len(STARTS) + 1 + 1)
     assert any(name.endswith(", weighted by attention") for name in found.profiles) and "weighted by" in str(found)
-    assert found.num_settings == len(STARTS) + len(CHOICES)
+    assert found.num_settings == len(STARTS) + 1
     assert f"Raise max_settings (--max-settings) by {found.num_missing} or more" in str(found)
-    enough = search(len(STARTS) + len(CHOICES) + 1 + found.num_missing)
+    enough = search(len(STARTS) + 1 + 1 + found.num_missing)
     assert enough.num_settings > found.num_settings and enough.num_missing == 0 and "Raise" not in str(enough)
 
 

@@ -27,7 +27,7 @@ from optimum_pitome import PiToMeConfig, apply_pitome, pitome_summary, tune_rati
 from optimum_pitome.analysis.loss import Samples, set_apart
 from optimum_pitome.modeling.rewrite import rewritten_encoders
 from optimum_pitome.tuning.search import STARTS, import_cma, search_ratios
-from optimum_pitome.tuning.space import CHOICES, SearchSpace
+from optimum_pitome.tuning.space import SearchSpace
 
 
 def lively(model):
@@ -104,24 +104,24 @@ def test_it_is_no_worse_than_any_profile_on_samples_it_did_not_see(make):
 
 
 @pytest.mark.parametrize(
-    "make, settings, choices",
+    "make, settings, is_open",
     [
-        (tiny_vit, {}, CHOICES),
-        (tiny_vit, {"weighted_by": "sizes", "algorithm": "random"}, {}),
-        (tiny_vit, {"importance": 0}, {}),
-        (tiny_vit, {"preset": "official"}, {}),
-        (bert, {}, {"weighted_by": "attention"}),
+        (tiny_vit, {}, True),
+        (tiny_vit, {"weighted_by": "sizes"}, False),
+        (tiny_vit, {"algorithm": "random"}, False),
+        (tiny_vit, {"importance": 0}, False),
+        (tiny_vit, {"preset": "official"}, False),
+        (bert, {}, True),
     ],
-    ids=["open", "sizes", "no importance", "preset", "text"],
+    ids=["open", "sizes", "no means", "no importance", "preset", "text"],
 )
-def test_what_a_search_may_choose_besides(make, settings, choices):
-    """What the model reads, at no more than a few operations, and the user left open."""
+def test_where_a_search_weighs_by_attention(make, settings, is_open):
+    """Where attention is read anyway, and the user left it open."""
     model = apply_pitome(make(), {"ratio": 0.8, **settings})
     space = SearchSpace(model, 1.15, sequence_length=24 if make is bert else None)
-    assert space.choices == choices
-    other = space.choosing(**choices)
-    config = other.config(other.profile(STARTS["profile of lateness 0"]))
-    assert {name: getattr(config, name) for name in choices} == choices
+    assert space.may_weigh == is_open
+    config = space.by_attention().config(space.profile(STARTS["profile of lateness 0"]))
+    assert (config.weighted_by == "attention") == (settings.get("weighted_by") is None)  # the user's own stays
     apply_pitome(model, config)
     assert pitome_summary(model, num_tokens=24 if make is bert else None).flops_ratio >= 1.15
 
@@ -231,7 +231,7 @@ def test_the_middle_of_the_last_settings_is_tried_last(tmp_path):
     held = [line["losses"] for line in map(json.loads, path.read_text().splitlines()) if line.get("part") == "held"]
     best, middle, chosen, *profiles = (sum(losses) / len(losses) for losses in held)
     generation = import_cma().CMAEvolutionStrategy([0.0] * 8, 1.0, {"verbose": -9}).popsize
-    assert (found.num_settings - len(STARTS) - len(CHOICES)) % generation == 1
+    assert (found.num_settings - len(STARTS) - 1) % generation == 1
     # The best one of these three, or the profile that it does not clearly beat.
     assert any(found.loss == pytest.approx(one) for one in (min(best, middle, chosen), *profiles))
 
