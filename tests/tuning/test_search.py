@@ -110,7 +110,7 @@ def test_it_is_no_worse_than_any_profile_on_samples_it_did_not_see(make):
         (tiny_vit, {"weighted_by": "sizes"}, False),
         (tiny_vit, {"algorithm": "random"}, False),
         (tiny_vit, {"importance": 0}, False),
-        (tiny_vit, {"preset": "official"}, False),
+        (tiny_vit, {"preset": "official", "importance": 0.5}, False),
         (bert, {}, True),
     ],
     ids=["open", "sizes", "no means", "no importance", "preset", "text"],
