@@ -146,8 +146,10 @@ def main() -> None:
             resume_from=options.output_dir / f"{options.inputs}-{target:g}-{options.seed}.jsonl",
             progress=True,
         )
-        default = space.profile(PROFILES["balanced"].removed)
-        settings["default profile, weighted by attention"] = space.by_attention().config(default)
+        means = space.other_means
+        for name, profile in {"one ratio": "uniform", "default profile": "balanced"}.items():
+            other = space.weighted_otherwise().config(space.profile(PROFILES[profile].removed))
+            settings[f"{name}, weighted by {means}"] = other
         settings["found"] = found.config
         rows = {name: {} for name in unseen}
         for setting, config in settings.items():

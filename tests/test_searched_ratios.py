@@ -56,10 +56,11 @@ def test_a_search_is_compared_with_the_profiles(monkeypatch, capsys, tmp_path):
     arguments = ["photos", "--flops-ratios", "1.2", "--max-settings", "18", "--output-dir", tmp_path]
     run_here(monkeypatch, searched_ratios, *arguments)
     *lines, settings, _, _ = capsys.readouterr().out.split("\n")
-    count = len(searched_ratios.STARTS) + 3
+    count = len(searched_ratios.STARTS) + 4
     for name, (title, *rows) in (("others", lines[:count]), ("squares", lines[count:])):
         assert title.startswith(f"{name}, 1.2 x, 12 inputs")
         assert len(rows) == count - 1 and rows[-1].startswith("found ")
+        assert rows[-3].startswith("one ratio, weighted by attention ")
         assert rows[-2].startswith("default profile, weighted by attention ")
         assert all(re.search(r"1\.2\d x fewer operations", row) for row in rows)
     assert PiToMeConfig(**json.loads(settings)).ratio is not None and getattr(model, "pitome", None) is None

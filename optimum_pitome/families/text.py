@@ -30,10 +30,10 @@ _INNER_SEPARATORS = 2
 
 #: Measured with MiniLM on 20 Newsgroups and Reuters (docs/results.md).
 DEFAULTS = {"layers": (0, 1, 2), "metric": "hidden_states"}
-BUDGET_DEFAULTS = {"algorithm": "tome", "importance": 0.75}
+BUDGET_DEFAULTS = {"algorithm": "tome", "importance": 0.75, "weighted_by": "attention"}
 #: What merges late has met its context, so that unlike words become one. Measured with a linear head on MiniLM's
 #: tokens (docs/results.md).
-PER_TOKEN_DEFAULTS = {"algorithm": "pitome", "importance": 0.5, "profile": "early"}
+PER_TOKEN_DEFAULTS = {"algorithm": "pitome", "importance": 0.5, "weighted_by": "sizes", "profile": "early"}
 
 
 def special_tokens(arguments: Mapping[str, Any]) -> tuple[torch.Tensor, int]:

@@ -71,10 +71,8 @@ def resolve_specs(
     ratios = _per_layer("ratio", MIN_RATIO if config.ratio is None else config.ratio, merging, num_layers)
     own = {name: _per_layer(name, getattr(config, name), merging, num_layers) for name in ("margin", "importance")}
     usual = _usual(config, architecture)
-    measured = {
-        (one["algorithm"], one["energy"]): one["importance"]
-        for one in ({name: field.usual for name, field in FIELDS.items()}, usual)
-    }
+    everywhere = {name: field.usual for name, field in FIELDS.items()}
+    measured = {(one["algorithm"], one["energy"]): one for one in (everywhere, usual)}
     chosen = {name: value for name in _OF_A_LAYER if name not in own and (value := getattr(config, name)) is not None}
     official = architecture.official if config.preset == "official" else None
     min_tokens, multiple_of = config.min_tokens or 0, config.multiple_of or FIELDS["multiple_of"].usual
@@ -88,12 +86,15 @@ def resolve_specs(
         settings.update(chosen, margin=own["margin"].get(index, settings["margin"]))
         if architecture.layer_class.merges_after is not None:
             settings["after"] = architecture.layer_class.merges_after
+        # What reads attention is on where it was measured: a comparison by name should compare what the name says.
+        method = measured.get((settings["algorithm"], settings["energy"]), {})
         if own["importance"]:
             settings["importance"] = own["importance"].get(index, 0.0)
         else:
-            # On where it was measured: a comparison by name should compare what the name says.
-            method = settings["algorithm"], settings["energy"]
-            settings["importance"] = measured.get(method, 0.0) if has_class_token else 0.0
+            settings["importance"] = method.get("importance", 0.0) if has_class_token else 0.0
+        is_usual = settings["weighted_by"] == "attention" and config.weighted_by is None
+        if is_usual and not (settings["importance"] and method.get("weighted_by") == "attention"):
+            settings["weighted_by"] = "sizes"
         algorithm = ALGORITHMS[settings["algorithm"]]
         if algorithm.reads_attention and not has_class_token:
             raise ValueError(

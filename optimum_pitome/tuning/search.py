@@ -259,10 +259,11 @@ class _Search:
         profiles = {name: self.space.config(of_each) for name, of_each in ratios.items()}
         first = min(profiles, key=lambda name: self.tried(profiles[name]))
         best = start = profiles[first]
-        room = self.max_settings - self.count - self.space.may_weigh
-        if self.space.may_weigh and room >= 0:
-            other = self.space.by_attention()
-            profiles[f"{first}, weighted by attention"] = config = other.config(ratios[first])
+        means = self.space.other_means
+        room = self.max_settings - self.count - (means is not None)
+        if means is not None and room >= 0:
+            other = self.space.weighted_otherwise()
+            profiles[f"{first}, weighted by {means}"] = config = other.config(ratios[first])
             if self.tried(config) < self.loss(best):
                 self.space, best = other, config
         chosen = best

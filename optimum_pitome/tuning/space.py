@@ -34,12 +34,16 @@ from ..modeling.pictures import picture_size_of, with_picture_size
 from ..modeling.resolve import budget_of
 
 
+#: `weighted_by` of the defaults, of texts with a budget and of the rest → what may lose less.
+_OTHER_MEANS = {"sizes": "attention", "attention": "sizes"}
+
+
 class SearchSpace:
     """The settings of a model that keep a budget: one number per merging layer says how much it removes, in
     proportion to the others, and another one its importance, where the model has one that the user left open.
 
     Attributes:
-        may_weigh (`bool`): whether [`~SearchSpace.by_attention`] is another setting, which the user left open.
+        other_means (`str`, *optional*): the `weighted_by` to try, where the user left it open and attention is read.
 
     Args:
         target (`float`, *optional*): the `flops_ratio`.
@@ -80,7 +84,7 @@ class SearchSpace:
             encoder, architecture, sequence_length, encoder.pitome.config.image_size, adapters=False
         )
         self.num_read = max(architecture.reads, default=count)
-        with_a_budget, is_open = encoder.pitome.specs[0], encoder.pitome.config.importance is None
+        with_a_budget, chosen = encoder.pitome.specs[0], encoder.pitome.config
         everywhere = {"layers": list(range(count))}
         apply_pitome(model, self.with_budget({"ratio": [0.5] * count}, **everywhere))
         # Texts have other defaults with a budget than with ratios. A search starts from the former.
@@ -93,18 +97,18 @@ class SearchSpace:
         self.specs: tuple[MergeSpec, ...] = encoder.pitome.specs
         self.layers = merging_layers(self.specs, self.num_read)
         #: The importance of every merging layer; empty where it is not searched.
-        self.importance = [self.specs[index].importance for index in self.layers] if is_open else []
+        self.importance = [self.specs[index].importance for index in self.layers] if chosen.importance is None else []
         if not all(self.importance):
             self.importance = []
-        chosen, first = encoder.pitome.config, self.specs[0]
+        first = self.specs[0]
         is_read = first.reads_attention and ALGORITHMS[first.algorithm].takes_means
-        is_open = chosen.weighted_by is None and chosen.preset is None and first.weighted_by == "sizes"
-        self.may_weigh = is_read and is_open
+        is_open = chosen.weighted_by is None and chosen.preset is None
+        self.other_means = _OTHER_MEANS.get(first.weighted_by) if is_read and is_open else None
 
-    def by_attention(self) -> SearchSpace:
-        """The same settings with means that are weighted by the class token's attention, at as many operations."""
+    def weighted_otherwise(self) -> SearchSpace:
+        """The same settings with `other_means`, at as many operations."""
         space = copy.copy(self)
-        space.usual = {**self.usual, "weighted_by": "attention"}
+        space.usual = {**self.usual, "weighted_by": self.other_means}
         return space
 
     def with_budget(self, budget: Mapping[str, Any], **defaults: Any) -> PiToMeConfig:

@@ -104,24 +104,24 @@ def test_it_is_no_worse_than_any_profile_on_samples_it_did_not_see(make):
 
 
 @pytest.mark.parametrize(
-    "make, settings, is_open",
+    "make, settings, means",
     [
-        (tiny_vit, {}, True),
-        (tiny_vit, {"weighted_by": "sizes"}, False),
-        (tiny_vit, {"algorithm": "random"}, False),
-        (tiny_vit, {"importance": 0}, False),
-        (tiny_vit, {"preset": "official", "importance": 0.5}, False),
-        (bert, {}, True),
+        (tiny_vit, {}, "attention"),
+        (tiny_vit, {"weighted_by": "sizes"}, None),
+        (tiny_vit, {"algorithm": "random"}, None),
+        (tiny_vit, {"importance": 0}, None),
+        (tiny_vit, {"preset": "official", "importance": 0.5}, None),
+        (bert, {}, "sizes"),
     ],
     ids=["open", "sizes", "no means", "no importance", "preset", "text"],
 )
-def test_where_a_search_weighs_by_attention(make, settings, is_open):
-    """Where attention is read anyway, and the user left it open."""
+def test_where_a_search_tries_other_means(make, settings, means):
+    """Where attention is read anyway, and the user left it open: not those of the defaults."""
     model = apply_pitome(make(), {"ratio": 0.8, **settings})
     space = SearchSpace(model, 1.15, sequence_length=24 if make is bert else None)
-    assert space.may_weigh == is_open
-    config = space.by_attention().config(space.profile(STARTS["profile of lateness 0"]))
-    assert (config.weighted_by == "attention") == (settings.get("weighted_by") is None)  # the user's own stays
+    assert space.other_means == means
+    config = space.weighted_otherwise().config(space.profile(STARTS["profile of lateness 0"]))
+    assert config.weighted_by == (means or settings.get("weighted_by"))  # the user's own stays
     apply_pitome(model, config)
     assert pitome_summary(model, num_tokens=24 if make is bert else None).flops_ratio >= 1.15
 
