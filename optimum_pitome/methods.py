@@ -73,6 +73,8 @@ class Algorithm:
         draws (`bool`): whether chance decides something, and with it the setting `random_seed`.
         protects (`bool`):
             Whether all but the `2k` tokens of highest energy are left alone. Nothing but pictures of it reads this.
+        takes_ends (`bool`):
+            Whether it may be given `TokenMasks.ends`. Those that users register may not: they know the masks alone.
         match (`Callable`, *optional*): the function. See [`register_algorithm`].
     """
 
@@ -82,6 +84,7 @@ class Algorithm:
     reads_attention: bool = False
     draws: bool = False
     protects: bool = False
+    takes_ends: bool = True
     match: Callable[..., Any] | None = None
 
     @property
@@ -224,7 +227,7 @@ def register_algorithm(
     """
     if isinstance(combine, str) and combine not in COMBINATIONS:
         raise ValueError(f"combine={combine!r} is not known. Accepted: {', '.join(COMBINATIONS)}.")
-    entry = Algorithm(comparisons, reads_energy, combine, reads_attention, draws, protects)
+    entry = Algorithm(comparisons, reads_energy, combine, reads_attention, draws, protects, takes_ends=False)
     return _adder(ALGORITHMS, "algorithm", name, entry, "match", exist_ok)
 
 

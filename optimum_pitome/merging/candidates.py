@@ -83,8 +83,8 @@ class Candidates:
         weights = None
         if spec.importance > 0.0 and masks.attention is not None:
             floor = None if constants is None else constants.floor
-            weights = importance_weights(masks.attention[:, prefix:], mergeable, spec.importance, floor)
-        return cls(features[:, prefix:], mergeable, counted, num_pairs, weights, spec, masks, constants)
+            weights = importance_weights(masks.inner(masks.attention), mergeable, spec.importance, floor)
+        return cls(masks.inner(features), mergeable, counted, num_pairs, weights, spec, masks, constants)
 
     def energy(self, spec: MergeSpec) -> tuple[torch.Tensor, torch.Tensor]:
         """Energies `(B, M)`, and the similarities of all pairs `(B, M, M)`, useless between a token and itself or one
@@ -161,6 +161,11 @@ class Candidates:
             return torch.arange(number, device=self.features.device)
         return self.constants.steps[:number]
 
+    @property
+    def num_tokens(self) -> int:
+        """N, the tokens that may merge and the others."""
+        return self.masks.start + length_of(self.features) + self.masks.ends[1]
+
     def count(self) -> torch.Tensor:
         """The sample's tokens that may merge, `(B, 1)`."""
         return self._count
@@ -185,8 +190,7 @@ class Candidates:
     @functools.cached_property
     def _pairs_of_sample(self) -> torch.Tensor:
         counted = self.count() if self.counted is None else self.counted
-        length = self.masks.num_prefix_tokens + length_of(self.features)
-        return self.masks.num_removed(self.spec.ratio, counted, length)
+        return self.masks.num_removed(self.spec.ratio, counted, self.num_tokens)
 
     def room(self) -> torch.Tensor:
         """How many of the sample's tokens that may merge are left over as targets, `(B, 1)`: less than k only where
@@ -204,10 +208,8 @@ class Candidates:
 
         With `"prune_half"`, the pairs come in the order in which they should rather merge than be dropped.
         """
-        masks, prefix = self.masks, self.masks.num_prefix_tokens
-        num_tokens = prefix + length_of(self.features)
+        masks, num_tokens, never = self.masks, self.num_tokens, self.masks.never
         # Samples with fewer special tokens than `max_special` merge more: the length must fit the one with the most.
-        never = prefix + masks.max_special
         num_kept = num_tokens if num_tokens < never else never + self.spec.ratio.num_kept(num_tokens - never, never)
         valid = masks.valid
         if valid is None and self.mergeable is not None:
@@ -226,7 +228,7 @@ class Candidates:
             dropped,
             PLANS.get(self.spec.combine, MergePlan),
             self.constants,
-            prefix,
+            masks.start,
         )
 
 

@@ -53,7 +53,7 @@ def match_diffrate(features: torch.Tensor, spec: MergeSpec, masks: TokenMasks) -
             "TokenMasks(attention=...)."
         )
     num_tokens = candidates.features.shape[1]
-    attention = masks.attention[:, masks.num_prefix_tokens :] * _FINER
+    attention = masks.inner(masks.attention) * _FINER
     order = rank_by_energy(attention, candidates.mergeable, num_tokens)
     # The pairs of a sample end where its mergeable tokens end.
     stay = candidates.room()

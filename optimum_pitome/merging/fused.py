@@ -56,7 +56,7 @@ def match_fused(features: torch.Tensor, spec: MergeSpec, masks: TokenMasks) -> F
     """`match_tokens`, or `None` where the kernels do not run or nothing is to be merged."""
     if not choice.may_run(features.device):
         return None
-    if spec.algorithm != "pitome" or spec.energy not in _ENERGIES or spec.combine != "mean":
+    if spec.algorithm != "pitome" or spec.energy not in _ENERGIES or spec.combine != "mean" or sum(masks.ends):
         return None
     features = features.unsqueeze(1) if features.dim() == 3 else features
     if features.dtype not in _DTYPES or features.shape[-1] > _MAX_DIM or not features.shape[0] <= _MAX_SAMPLES:

@@ -39,6 +39,10 @@ class TokenMasks:
         protected (`torch.BoolTensor` of shape `(B, N)`, *optional*):
             Tokens that do not merge either, any number of them per sample (masks of a masked language model).
         constants ([`Constants`], *optional*): of the forward. `None`: made where they are needed.
+        ends (`tuple[int, int]`):
+            So many further tokens never merge after the prefix and at the end of every sample. It says without a mask
+            what `special` says otherwise, only where there are no masks at all, and only to algorithms that know of it
+            (`Algorithm.takes_ends`). [`~TokenMasks.spelled_out`] is for the others.
 
     Special tokens are not counted in `M`, the mergeable tokens that `k = floor(M * (1 - ratio))` is made of; so
     `max_special` has to bound their number. Protected tokens are counted: the others of the sample make up for them.
@@ -55,6 +59,30 @@ class TokenMasks:
     attention: torch.Tensor | None = None
     protected: torch.Tensor | None = None
     constants: Constants | None = None
+    ends: tuple[int, int] = (0, 0)
+
+    @property
+    def start(self) -> int:
+        """Where the tokens begin that may merge: after the prefix and the first of the `ends`."""
+        return self.num_prefix_tokens + self.ends[0]
+
+    @property
+    def never(self) -> int:
+        """So many tokens of a sample never merge, at most: no fewer in any sample where there are no masks."""
+        return self.num_prefix_tokens + sum(self.ends) + self.max_special
+
+    def inner(self, values: torch.Tensor) -> torch.Tensor:
+        """`values` `(B, N, ...)` without the prefix and the `ends`."""
+        return values[:, self.start : -self.ends[1]] if self.ends[1] else values[:, self.start :]
+
+    def spelled_out(self, features: torch.Tensor) -> TokenMasks:
+        """The same with `special` in place of `ends`, for `features` `(B, N, dim)`."""
+        if self.ends == (0, 0):
+            return self
+        place = torch.arange(features.shape[1], device=features.device)
+        special = (place < self.start) | (place >= features.shape[1] - self.ends[1])
+        special = special.expand(features.shape[0], -1)
+        return replace(self, special=special, max_special=sum(self.ends), ends=(0, 0))
 
     @property
     def exclude(self) -> bool:
@@ -91,9 +119,9 @@ class TokenMasks:
 
     def most_removed(self, ratio: KeepRatio, num_tokens: int) -> int:
         """The largest k that a sample of `num_tokens` tokens can have: that of all, where no mask tells them apart."""
-        mergeable = num_tokens - self.num_prefix_tokens
+        mergeable = num_tokens - self.num_prefix_tokens - sum(self.ends)
         if self.valid is None and self.special is None:
-            return ratio.num_removed(mergeable, self.num_prefix_tokens)
+            return ratio.num_removed(mergeable, self.never)
         return ratio.most_removed(mergeable)
 
     def over_heads(self) -> TokenMasks:

@@ -54,9 +54,11 @@ def match_tokens(features: torch.Tensor, spec: MergeSpec, masks: TokenMasks | No
     plan = match_fused(features, spec, masks)
     if plan is not None:
         return plan
-    features, masks = over_heads(features), masks.over_heads()
+    features, masks, algorithm = over_heads(features), masks.over_heads(), ALGORITHMS[spec.algorithm]
+    if is_opaque(features) or not algorithm.takes_ends:
+        masks = masks.spelled_out(features)
     if not is_opaque(features):
-        return ALGORITHMS[spec.algorithm].match(features, spec, masks)
+        return algorithm.match(features, spec, masks)
     of_masks = masks.num_prefix_tokens, masks.valid, masks.special, masks.max_special, masks.attention, masks.protected
     names = _tensors(spec.combine, masks.mergeable() is not None)
     return _kind(spec.combine)(**dict(zip(names, _match(features, spec.kind, spec.numbers, *of_masks))))

@@ -175,7 +175,7 @@ def match_dct(features: torch.Tensor, spec: MergeSpec, masks: TokenMasks) -> Res
     candidates = Candidates.read(features, spec, masks)
     if candidates is None:
         return None
-    batch_size, prefix = features.shape[0], masks.num_prefix_tokens
+    batch_size, (start, end) = features.shape[0], (masks.start, masks.ends[1])
     if candidates.mergeable is None:
         # One plan serves all samples, and with it one matrix.
         candidates = replace(
@@ -197,9 +197,11 @@ def match_dct(features: torch.Tensor, spec: MergeSpec, masks: TokenMasks) -> Res
     middle = middle.gather(1, source)
     target = order.gather(1, middle.masked_fill(middle < 0, 0))
     plan = candidates.plan(source, target, candidates.pair_mask())
-    none = torch.full_like(rank[:, :1], -1).expand(-1, prefix)
-    place = torch.cat([none, rank.masked_fill(~takes_part, -1)], dim=1)
-    cell = torch.cat([none, cell.masked_fill(~takes_part, -1)], dim=1).gather(1, plan.kept)
+    place, cell = (
+        torch.nn.functional.pad(of_each.masked_fill(~takes_part, -1), (start, end), value=-1)
+        for of_each in (rank, cell)
+    )
+    cell = cell.gather(1, plan.kept)
     if plan.valid is not None:
         cell = cell.masked_fill(~plan.valid, -1)
     kept, assignment = plan.kept.expand(batch_size, -1), plan.assignment.expand(batch_size, -1)

@@ -71,6 +71,7 @@ class Tokens:
             Their logarithm in the dtype of the hidden states, its lowest number where no real token is; where it was
             made along with `sizes`.
         slots (`torch.LongTensor` of shape `(B, N)`, *optional*): [`~Tokens.assignment`], in a graph for a runtime.
+        ends (`tuple[int, int]`): see [`~merging.TokenMasks`].
     """
 
     sizes: torch.Tensor | None = None
@@ -86,6 +87,7 @@ class Tokens:
     constants: Constants | None = None
     log_sizes: torch.Tensor | None = None
     slots: torch.Tensor | None = None
+    ends: tuple[int, int] = (0, 0)
 
     @property
     def assignment(self) -> torch.Tensor | None:
@@ -95,8 +97,8 @@ class Tokens:
         return rows_of(self.rows, -self.sizes.shape[1])
 
     def masks(self, attention: torch.Tensor | None = None) -> TokenMasks:
-        specials = (self.special, self.max_special)
-        return TokenMasks(self.num_prefix_tokens, self.valid, *specials, attention, self.protected, self.constants)
+        masks = self.valid, self.special, self.max_special, attention, self.protected
+        return TokenMasks(self.num_prefix_tokens, *masks, self.constants, self.ends)
 
     def merge(
         self, plan: MergePlan | ResamplePlan, hidden_states: torch.Tensor, weights: torch.Tensor | None, sized: bool

@@ -130,3 +130,25 @@ def test_the_dense_path_runs_where_no_sample_can_merge(name, settings, monkeypat
     with torch.no_grad():
         outputs, expected = outputs_of(model(**inputs)), outputs_of(dense(**inputs))
     assert all(torch.equal(outputs[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize(
+    "name, settings, method",
+    [
+        ("BertModel", {}, ("tome", 0.75, "attention")),
+        ("BertForSequenceClassification", {"profile": "late"}, ("tome", 0.75, "attention")),
+        ("BertModel", {"importance": 0.3}, ("tome", 0.3, "attention")),
+        ("BertModel", {"weighted_by": "sizes"}, ("tome", 0.75, "sizes")),
+        ("BertModel", {"algorithm": "tome", "importance": 0}, ("tome", 0.0, "sizes")),
+        ("BertModel", {"algorithm": "pitome"}, ("pitome", 0.5, "sizes")),
+        ("BertModel", {"algorithm": "dct"}, ("dct", 0.0, "sizes")),
+        ("BertModel", {"energy": "paper"}, ("pitome", 0.0, "sizes")),
+        ("BertModel", {"preset": "official"}, ("pitome_halves", 0.0, "nothing")),
+        ("BertForTokenClassification", {}, ("pitome", 0.5, "sizes")),
+    ],
+)
+def test_what_reads_attention_with_a_budget(name, settings, method):
+    """Both the importance and the weights of means, where they were measured; a method by name is that method."""
+    (encoder,) = rewritten_encoders(apply_pitome(case_of(name).build(), {"flops_ratio": 1.2, **settings}))
+    spec = next(spec for spec in encoder.pitome.specs if not spec.ratio.is_dense)
+    assert (spec.algorithm, spec.importance, spec.weighted_by) == method

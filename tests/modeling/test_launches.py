@@ -23,6 +23,7 @@ import torch._inductor.config as inductor_config
 from modeling.counting import OperationCounter, added_operations
 from modeling.helpers import CASES
 from torch._inductor.ir import MultiOutput
+from zoo.text import text_inputs
 
 from optimum_pitome import PiToMeConfig, apply_pitome
 from optimum_pitome.merging import Constants, KeepRatio, MergeSpec, TokenMasks, match_tokens
@@ -85,6 +86,17 @@ def padded(input_ids):
 def test_no_merging_layer_of_padded_texts_adds_more(settings, budget):
     first, later, rest = added("BertModel", padded, **settings)
     assert later <= budget and first <= budget + 45 and rest <= 2
+
+
+@pytest.mark.parametrize(
+    "settings, budget",
+    [({}, 36), ({"algorithm": "tome", "importance": 0.75, "weighted_by": "attention"}, 35)],
+    ids=str,
+)
+def test_no_merging_layer_of_texts_without_padding_adds_more(settings, budget):
+    model = apply_pitome(CASES["BertModel"].build(), PiToMeConfig(ratio=0.8, **settings))
+    first, *later, rest, _ = added_operations(model, text_inputs(2, lengths=(24, 24)), layers_of(model))
+    assert max(later) <= budget and first <= budget + 36 and rest <= 2
 
 
 def test_what_counts_as_an_operation():
