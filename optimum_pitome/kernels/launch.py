@@ -37,7 +37,7 @@ def match(
     alpha: float,
     exponent: float,
 ) -> tuple[torch.Tensor, ...]:
-    """PiToMe's matching. Four launches.
+    """PiToMe's or ToMe's matching. Four launches.
 
     Args:
         features (`torch.Tensor` of shape `(B, heads, N, dim)`): their mean over the heads is compared.
@@ -47,7 +47,7 @@ def match(
         num_pairs, num_kept (`int`): k and n, of the whole batch.
         removed (`tuple[int, int, int, int]`):
             Numerator, denominator, `min_tokens` and `multiple_of` of `KeepRatio`.
-        energy (`str`), margin, alpha (`float`): of `ENERGIES`.
+        energy (`str`), margin, alpha (`float`): of `ENERGIES`; or "tome" for ToMe's matching, which protects nothing.
         exponent (`float`): of what a token weighs.
 
     Returns:
@@ -65,7 +65,8 @@ def match(
     # Without weights nothing reads or writes these.
     weights = torch.empty(shape, dtype=torch.float32, device=device) if weighted else energies
     masks = [part for mask in (valid, special, protected) for part in bytes_of(mask, mergeable)]
-    given = {"VALID": valid is not None}
+    given, turns = {"VALID": valid is not None}, {"ALTERNATE": energy == "tome"}
+    num_pool = (num_tokens - prefix + 1) // 2 if energy == "tome" else num_pairs
     if weighted:
         attention_paid = dense_rows(attention_paid)
         of_attention = attention_paid, attention_paid.shape[1], *attention_paid.stride()[:2]
@@ -96,6 +97,7 @@ def match(
         BLOCK_D=block_d,
         num_warps=4,
         **given,
+        **turns,
     )
     similarity.energies_kernel[(num_blocks(num_tokens, BLOCK_N), batch_size)](
         factors,
@@ -114,7 +116,8 @@ def match(
         num_warps=4,
     )
     # Not one tensor: an operator may not return two views of the same memory.
-    source, pool, target = (torch.empty((batch_size, num_pairs), dtype=torch.int64, device=device) for _ in range(3))
+    lengths = num_pairs, num_pool, num_pairs
+    source, pool, target = (torch.empty((batch_size, n), dtype=torch.int64, device=device) for n in lengths)
     matching.rank_kernel[(num_blocks(num_tokens, BLOCK_N), batch_size)](
         energies,
         mergeable,
@@ -125,11 +128,13 @@ def match(
         stays,
         num_tokens,
         num_pairs,
+        num_pool,
         prefix,
         BLOCK_N=BLOCK_N,
         BLOCK_R=BLOCK_R,
         num_warps=4,
         **given,
+        **turns,
     )
     rows = torch.empty(shape, dtype=torch.int64, device=device)
     kept = torch.empty((batch_size, num_kept), dtype=torch.int64, device=device)
@@ -150,6 +155,7 @@ def match(
         kept_valid.view(torch.uint8),
         num_tokens,
         num_pairs,
+        num_pool,
         num_kept,
         dim,
         WEIGHTED=weighted,
@@ -158,5 +164,6 @@ def match(
         BLOCK_R=BLOCK_R,
         num_warps=4,
         **given,
+        **turns,
     )
     return rows, kept, source, target, source_mask, kept_valid

@@ -34,7 +34,7 @@ def in_steps(energy):
     return tl.where(energy != energy, float("inf"), whole)
 
 
-@triton.jit(do_not_specialize=["num_tokens", "num_pairs", "prefix"])
+@triton.jit(do_not_specialize=["num_tokens", "num_pairs", "num_pool", "prefix"])
 def rank_kernel(
     energies,
     mergeable,
@@ -46,37 +46,49 @@ def rank_kernel(
     stays,
     num_tokens,
     num_pairs,
+    num_pool,
     prefix,
     VALID: tl.constexpr,
+    ALTERNATE: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_R: tl.constexpr,
 ):
     """Ranks tokens by energy, equal ones in their order, those that may not merge last: even ranks are the `source`
-    `(B, k)`, odd ones the `pool` `(B, k)`; where there is no room for k targets, all that are left are sources. And
-    which tokens stay, `(B, N)`."""
+    `(B, k)`, odd ones the `pool` `(B, k)`; where there is no room for k targets, all that are left are sources. Where
+    tokens take turns, the first ranks of those that propose are the source, and all that accept the pool. And which
+    tokens stay, `(B, N)`."""
     block, sample = tl.program_id(0), tl.program_id(1).to(tl.int64)
     energies += sample * num_tokens
     mergeable += sample * num_tokens
     own = block * BLOCK_N + tl.arange(0, BLOCK_N)
     inside = own < num_tokens
-    may = tl.load(mergeable + own, mask=inside, other=0) != 0
+    turn = tl.load(mergeable + own, mask=inside, other=0)
+    may = turn == 1
     steps = tl.where(may, in_steps(tl.load(energies + own, mask=inside, other=0.0)), float("-inf"))
     ahead = tl.zeros((BLOCK_N, BLOCK_R), dtype=tl.int32)
+    accept = tl.zeros((BLOCK_N, BLOCK_R), dtype=tl.int32)
     for first in range(0, num_tokens, BLOCK_R):
         others = first + tl.arange(0, BLOCK_R)
         others_inside = (others >= prefix) & (others < num_tokens)
-        others_may = tl.load(mergeable + others, mask=others_inside, other=0) != 0
+        others_turn = tl.load(mergeable + others, mask=others_inside, other=0)
+        others_may = others_turn == 1
         others_steps = in_steps(tl.load(energies + others, mask=others_inside, other=0.0))
         others_steps = tl.where(others_may, others_steps, float("-inf"))[None, :]
         before = (others_steps == steps[:, None]) & (others[None, :] < own[:, None])
         ahead += (others_inside[None, :] & ((others_steps > steps[:, None]) | before)).to(tl.int32)
+        if ALTERNATE:
+            accept += ((others_turn == 2)[None, :] & (others[None, :] < own[:, None])).to(tl.int32)
     rank = tl.sum(ahead, axis=1)
     pairs, room = tl.load(counts + sample * 3), tl.load(counts + sample * 3 + 1)
     ranked = inside & (own >= prefix)
-    half, even = rank // 2, rank % 2 == 0
-    place = tl.where(rank >= 2 * room, rank - room, tl.where(even, half, num_pairs))
+    if ALTERNATE:
+        place, offered, seat = rank, turn == 2, tl.sum(accept, axis=1)
+    else:
+        seat, even = rank // 2, rank % 2 == 0
+        place = tl.where(rank >= 2 * room, rank - room, tl.where(even, seat, num_pairs))
+        offered = even == 0
     tl.store(source + sample * num_pairs + place, own.to(tl.int64), mask=ranked & (place < num_pairs))
-    tl.store(pool + sample * num_pairs + half, own.to(tl.int64), mask=ranked & (even == 0) & (half < num_pairs))
+    tl.store(pool + sample * num_pool + seat, own.to(tl.int64), mask=ranked & offered & (seat < num_pool))
     real = inside
     if VALID:
         real = real & (tl.load(valid + sample * valid_stride + own, mask=inside, other=0) != 0)
@@ -95,7 +107,7 @@ def count_before(stays, own, num_tokens, BLOCK_N: tl.constexpr, BLOCK_R: tl.cons
     return tl.sum(before, axis=1)
 
 
-@triton.jit(do_not_specialize=["num_tokens", "num_pairs", "num_kept"])
+@triton.jit(do_not_specialize=["num_tokens", "num_pairs", "num_pool", "num_kept"])
 def match_kernel(
     factors,
     weights,
@@ -112,10 +124,12 @@ def match_kernel(
     kept_valid,
     num_tokens,
     num_pairs,
+    num_pool,
     num_kept,
     dim,
     VALID: tl.constexpr,
     WEIGHTED: tl.constexpr,
+    ALTERNATE: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
     BLOCK_R: tl.constexpr,
@@ -134,13 +148,14 @@ def match_kernel(
         pair = block * BLOCK_N + lanes
         pair_inside = pair < num_pairs
         moved = tl.load(source + sample * num_pairs + pair, mask=pair_inside, other=0).to(tl.int32)
-        num_targets = tl.minimum(pairs, room)
+        num_targets = room if ALTERNATE else tl.minimum(pairs, room)
         best = tl.full((BLOCK_N,), float("-inf"), dtype=tl.float32)
         found = tl.zeros((BLOCK_N,), dtype=tl.int32)
-        for first in range(0, num_pairs, BLOCK_N):
+        for first in range(0, num_pool, BLOCK_N):
             place = first + lanes
-            inside = place < num_pairs
-            offered = tl.load(pool + sample * num_pairs + place, mask=inside, other=0).to(tl.int32)
+            inside = place < num_pool
+            # Where tokens take turns, nothing was written after the last that accepts.
+            offered = tl.load(pool + sample * num_pool + place, mask=place < num_targets, other=0).to(tl.int32)
             similarity = similarities(
                 factors + sample * num_tokens * dim,
                 weights + sample * num_tokens,
@@ -158,10 +173,10 @@ def match_kernel(
             similarity = tl.where(inside[None, :], similarity, float("-inf"))
             highest = tl.max(similarity, axis=1)
             # The lowest place of the highest: a tie is decided here, not by the order of a reduction.
-            where = tl.min(tl.where(similarity == highest[:, None], place[None, :], num_pairs), axis=1)
-            better = (highest > best) & (where < num_pairs)
+            where = tl.min(tl.where(similarity == highest[:, None], place[None, :], num_pool), axis=1)
+            better = (highest > best) & (where < num_pool)
             best, found = tl.where(better, highest, best), tl.where(better, where, found)
-        joined = tl.load(pool + sample * num_pairs + found, mask=pair_inside, other=0)
+        joined = tl.load(pool + sample * num_pool + found, mask=pair_inside & (found < num_targets), other=0)
         slot = count_before(stays, joined.to(tl.int32), num_tokens, BLOCK_N, BLOCK_R)
         real = pair_inside & (pair < pairs)
         tl.store(target + sample * num_pairs + pair, joined, mask=pair_inside)

@@ -23,13 +23,26 @@ import triton.language as tl
 from .tiles import bytes_of, dense_rows, num_blocks, power_of_two
 
 
-@triton.jit(do_not_specialize=["num_tokens", "num_pairs", "num_kept", "num_original"])
+@triton.jit
+def paid(attention, heads, head_stride, token):
+    """What a token weighs in a mean: the mean over the heads of what the class token pays to it, and not nothing."""
+    total = 0.0
+    for head in range(heads):
+        total += tl.load(attention + head * head_stride + token)
+    return tl.maximum(tl.div_rn(total, heads.to(tl.float32)), 1e-9)
+
+
+@triton.jit(do_not_specialize=["attention_heads", "num_tokens", "num_pairs", "num_kept", "num_original"])
 def merge_kernel(
     hidden_states,
     sample_stride,
     token_stride,
     dim,
     sizes,
+    attention,
+    attention_heads,
+    attention_sample_stride,
+    attention_head_stride,
     kept,
     source,
     target,
@@ -54,7 +67,7 @@ def merge_kernel(
     num_original,
     MASKED: tl.constexpr,
     SIZED: tl.constexpr,
-    WEIGHTED: tl.constexpr,
+    WEIGHS: tl.constexpr,
     COMPOSED: tl.constexpr,
     SPECIAL: tl.constexpr,
     PROTECTED: tl.constexpr,
@@ -88,15 +101,26 @@ def merge_kernel(
             sizes += sample * num_tokens
             size = tl.sum(tl.load(sizes + moved, mask=joins, other=0.0)) + tl.load(sizes + own) * here
         weight = size
-        if WEIGHTED == 0:
+        if WEIGHS == "nothing":
             weight = number.to(tl.float32)
+        last = -1
+        if WEIGHS == "attention":
+            attention += sample * attention_sample_stride
+            weight = 0.0
+            for _ in range(number):
+                member = tl.min(tl.where(joins & (moved > last), moved, num_tokens))
+                member = tl.minimum(member, tl.where(own > last, own, num_tokens))
+                weight += paid(attention, attention_heads, attention_head_stride, member)
+                last = member
+            last = -1
         columns = block * BLOCK_D + tl.arange(0, BLOCK_D)
         total = tl.zeros((BLOCK_D,), dtype=tl.float32)
-        last = -1
         for _ in range(number):
             member = tl.min(tl.where(joins & (moved > last), moved, num_tokens))
             member = tl.minimum(member, tl.where(own > last, own, num_tokens))
-            if SIZED and WEIGHTED:
+            if WEIGHS == "attention":
+                share = tl.div_rn(paid(attention, attention_heads, attention_head_stride, member), weight)
+            elif SIZED and WEIGHS == "sizes":
                 share = tl.div_rn(tl.load(sizes + member), weight)
             else:
                 share = tl.div_rn(1.0, weight)
@@ -134,6 +158,7 @@ def merge(
     original_rows: torch.Tensor | None,
     special: torch.Tensor | None,
     protected: torch.Tensor | None,
+    attention: torch.Tensor | None,
     weighted: bool,
 ) -> tuple[torch.Tensor, ...]:
     """What becomes of a layer's tokens by a plan that [`match`] laid out. One launch.
@@ -144,7 +169,8 @@ def merge(
         rows, kept, source, target, source_mask, kept_valid: as [`match`] returns them; no masks: all.
         original_rows (`torch.LongTensor` of shape `(B, original)`, *optional*): where the original tokens are now.
         special, protected (`torch.BoolTensor` of shape `(B or 1, N)`, *optional*): cut to the tokens that are left.
-        weighted (`bool`): whether sizes weigh in the means.
+        attention (`torch.FloatTensor` of shape `(B, heads, N)`, *optional*): its mean weighs in the means.
+        weighted (`bool`): whether sizes weigh, where there is no `attention`.
 
     Returns:
         Merged vectors `(B, n, dim)`; sizes `(B, n)`, 0 where no real token is; log sizes `(B, n)` in the dtype of the
@@ -170,11 +196,16 @@ def merge(
         for mask in (special, protected)
     ]
     block_d = min(power_of_two(dim), 1024)
+    of_attention = merged_sizes, 1, 0, 0
+    if attention is not None:
+        attention = dense_rows(attention)
+        of_attention = attention, attention.shape[1], *attention.stride()[:2]
     merge_kernel[(num_kept + num_blocks(num_original, 256), batch_size, num_blocks(dim, block_d))](
         hidden_states,
         *hidden_states.stride()[:2],
         dim,
         merged_sizes if sizes is None else sizes,
+        *of_attention,
         kept,
         source,
         target,
@@ -196,7 +227,7 @@ def merge(
         num_original,
         MASKED=source_mask is not None,
         SIZED=sizes is not None,
-        WEIGHTED=weighted,
+        WEIGHS="attention" if attention is not None else "sizes" if weighted else "nothing",
         COMPOSED=original_rows is not None,
         SPECIAL=special is not None,
         PROTECTED=protected is not None,

@@ -117,13 +117,15 @@ def factors_kernel(
     SPECIAL: tl.constexpr,
     PROTECTED: tl.constexpr,
     WEIGHTED: tl.constexpr,
+    ALTERNATE: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
     """The mean of `features` `(B, heads, N, dim)` over the heads, scaled to its weight: `factors` `(B, N, dim)`;
-    the weights `(B, N)`, from `attention` `(B, heads, N)`; which tokens may merge, `(B, N)`; and of each sample its k,
-    how many targets it has room for, and how many tokens stay: `counts` `(B, 3)`."""
+    the weights `(B, N)`, from `attention` `(B, heads, N)`; which tokens may merge, `(B, N)`: 1, and where they take
+    turns 1 for those that propose and 2 for those that accept; and of each sample its k, how many targets it has room
+    for, and how many tokens stay: `counts` `(B, 3)`."""
     block, sample = tl.program_id(0), tl.program_id(1).to(tl.int64)
     tokens = tl.arange(0, BLOCK_N)
     rows, columns = block * BLOCK_M + tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_D)
@@ -171,9 +173,12 @@ def factors_kernel(
         total = tl.div_rn(total, tl.broadcast_to(length[:, None], (BLOCK_M, BLOCK_D)))
     tl.store(factors + (sample * num_tokens + rows[:, None]) * dim + columns[None, :], total, mask=inside)
     if block == 0:
-        tl.store(mergeable + sample * num_tokens + tokens, may.to(tl.int8), mask=tokens < num_tokens)
+        turn, room = may.to(tl.int32), num_pairs
+        if ALTERNATE:
+            turn = tl.where(may, 1 + (prefix + tl.cumsum(turn, axis=0) - 1) % 2, 0)
+            room = tl.sum((turn == 2).to(tl.int32))
+        tl.store(mergeable + sample * num_tokens + tokens, turn.to(tl.int8), mask=tokens < num_tokens)
         tl.store(counts + sample * 3, pairs)
-        room = num_pairs
         if PROTECTED:
             room = tl.sum(may.to(tl.int32)) - pairs
         tl.store(counts + sample * 3 + 1, room)
@@ -219,7 +224,7 @@ def similarities(
 @triton.jit
 def scores(similarity, both, different, margin, alpha, ENERGY: tl.constexpr):
     """What each pair adds to the energy of one of its tokens, as the functions of `merging/energy.py`."""
-    if ENERGY == "nearest":
+    if ENERGY == "nearest" or ENERGY == "tome":
         return tl.where(both & different, similarity, NEVER)
     if ENERGY == "gaussian":
         sigma = 1.0 - margin
@@ -254,7 +259,7 @@ def energies_kernel(
 
     The similarity of two tokens comes from one order of the two, the lower block on the left, in whichever program
     needs it. So it is the same number for both, bit for bit, however the product is computed, and mutual nearest
-    neighbours get equal energies.
+    neighbours get equal energies. With "tome", it is the similarity to the nearest token that accepts.
     """
     block, sample = tl.program_id(0), tl.program_id(1).to(tl.int64)
     factors += sample * num_tokens * dim
@@ -263,8 +268,9 @@ def energies_kernel(
     lanes = tl.arange(0, BLOCK_N)
     own = block * BLOCK_N + lanes
     own_inside = own < num_tokens
-    own_may = tl.load(mergeable + own, mask=own_inside, other=0) != 0
-    nearest: tl.constexpr = ENERGY == "nearest"
+    own_may = tl.load(mergeable + own, mask=own_inside, other=0) == 1
+    nearest: tl.constexpr = ENERGY == "nearest" or ENERGY == "tome"
+    turn: tl.constexpr = 2 if ENERGY == "tome" else 1
     start = NEVER if nearest else 0.0
     in_rows = tl.full((BLOCK_N, BLOCK_N), start, dtype=tl.float32)
     in_columns = tl.full((BLOCK_N, BLOCK_N), start, dtype=tl.float32)
@@ -272,7 +278,7 @@ def energies_kernel(
     for first in range(block * BLOCK_N, num_tokens, BLOCK_N):
         others = first + lanes
         inside = others < num_tokens
-        may = tl.load(mergeable + others, mask=inside, other=0) != 0
+        may = tl.load(mergeable + others, mask=inside, other=0) == turn
         similarity = similarities(
             factors, weights, own, others, own_inside, inside, dim, WEIGHTED, BLOCK_N, BLOCK_N, BLOCK_K
         )
@@ -284,7 +290,7 @@ def energies_kernel(
     for first in range(0, block * BLOCK_N + (BLOCK_N if nearest else 0), BLOCK_N):
         others = first + lanes
         inside = others < num_tokens
-        may = tl.load(mergeable + others, mask=inside, other=0) != 0
+        may = tl.load(mergeable + others, mask=inside, other=0) == turn
         similarity = similarities(
             factors, weights, others, own, inside, own_inside, dim, WEIGHTED, BLOCK_N, BLOCK_N, BLOCK_K
         )

@@ -27,7 +27,7 @@ import torch
 from ..kernels import choice
 from ..methods import ENERGIES
 from .energy import MANY_TOKENS
-from .masks import TokenMasks
+from .masks import TokenMasks, weights_of
 from .plan import MergePlan, _merge_gradient
 from .rows import sum_rows
 from .spec import MergeSpec
@@ -56,7 +56,10 @@ def match_fused(features: torch.Tensor, spec: MergeSpec, masks: TokenMasks) -> F
     """`match_tokens`, or `None` where the kernels do not run or nothing is to be merged."""
     if not choice.may_run(features.device):
         return None
-    if spec.algorithm != "pitome" or spec.energy not in _ENERGIES or spec.combine != "mean" or sum(masks.ends):
+    # ToMe ranks by what each token that proposes is nearest to.
+    energy = "tome" if spec.algorithm == "tome" else spec.energy
+    known = spec.algorithm == "pitome" and spec.energy in _ENERGIES or energy == "tome" and masks.protected is None
+    if not known or spec.combine != "mean" or sum(masks.ends):
         return None
     features = features.unsqueeze(1) if features.dim() == 3 else features
     if features.dtype not in _DTYPES or features.shape[-1] > _MAX_DIM or not features.shape[0] <= _MAX_SAMPLES:
@@ -64,7 +67,7 @@ def match_fused(features: torch.Tensor, spec: MergeSpec, masks: TokenMasks) -> F
     batch_size, num_tokens, prefix = features.shape[0], features.shape[2], masks.num_prefix_tokens
     weighted = spec.importance > 0.0 and masks.attention is not None
     given = tuple(mask is not None for mask in (masks.valid, masks.special, masks.protected))
-    variant = _name(features.dtype), int(features.shape[3]), spec.energy, weighted, *given
+    variant = _name(features.dtype), int(features.shape[3]), energy, weighted, *given
     if not choice.is_chosen("match", features.device, *variant):
         return None
     ratio = spec.ratio
@@ -80,10 +83,10 @@ def match_fused(features: torch.Tensor, spec: MergeSpec, masks: TokenMasks) -> F
     # Layers share a graph where they differ in whole numbers alone. Compilers take other numbers for constants, so
     # only those that count are among the arguments.
     margin, alpha = 0.0, 1.0
-    if ENERGIES[spec.energy].has_margin:
+    if energy != "tome" and ENERGIES[energy].has_margin:
         margin, alpha = spec.margin, spec.alpha
     removed = ratio.removed_numerator, ratio.removed_denominator, ratio.min_tokens, ratio.multiple_of
-    arguments += (*removed, spec.energy, margin, alpha, spec.importance / 2 if weighted else 0.0)
+    arguments += (*removed, energy, margin, alpha, spec.importance / 2 if weighted else 0.0)
     if torch.compiler.is_compiling():
         found = _match(*arguments)
     else:
@@ -112,6 +115,7 @@ def merge_tokens(
     rows: torch.Tensor | None,
     special: torch.Tensor | None,
     protected: torch.Tensor | None,
+    attention: torch.Tensor | None,
     size_weighted: bool,
 ) -> tuple[torch.Tensor | None, ...] | None:
     """All that a layer does with a plan, or `None` where the kernel does not run.
@@ -122,7 +126,9 @@ def merge_tokens(
         sizes (`torch.FloatTensor` of shape `(B, N)`, *optional*): of the tokens. `None`: all 1.
         rows (`torch.LongTensor` of shape `(B, original)`, *optional*): where the original tokens are. `None`: here.
         special, protected (`torch.BoolTensor` of shape `(B, N)`, *optional*): see `TokenMasks`.
-        size_weighted (`bool`): whether sizes weigh in the means.
+        attention (`torch.FloatTensor` of shape `(B, N)` or `(B, heads, N)`, *optional*):
+            What weighs in the means, as [`~masks.weights_of`] says.
+        size_weighted (`bool`): whether sizes weigh, where there is no `attention`.
 
     Returns:
         Merged hidden states `(B, n, dim)`; their sizes `(B, n)`; log sizes `(B, n)` in the dtype of `hidden_states`,
@@ -135,13 +141,15 @@ def merge_tokens(
     ):
         return None
     masked = plan.source_mask is not None
-    flags = masked, sizes is not None, rows is not None, special is not None, protected is not None, size_weighted
-    variant = _name(hidden_states.dtype), int(hidden_states.shape[2]), *flags
+    flags = masked, sizes is not None, rows is not None, special is not None, protected is not None
+    weighs = "attention" if attention is not None else "sizes" if size_weighted else "nothing"
+    variant = _name(hidden_states.dtype), int(hidden_states.shape[2]), *flags, weighs
     if not choice.is_chosen("merge", hidden_states.device, *variant):
         return None
     moved = rows, special, protected
     pairs = plan.kept, plan.source, plan.target, plan.source_mask, plan.valid
-    arguments = (hidden_states, sizes, plan.rows, plan.counted, *pairs, *moved, size_weighted)
+    attention = attention.unsqueeze(1) if attention is not None and attention.dim() == 2 else attention
+    arguments = (hidden_states, sizes, plan.rows, plan.counted, *pairs, *moved, attention, weighs == "sizes")
     if torch.compiler.is_compiling() or (torch.is_grad_enabled() and hidden_states.requires_grad):
         found = _merge(*arguments)
     else:
@@ -231,7 +239,7 @@ def launch_merge(hidden_states, sizes, rows, counted, *others):
     mutates_args=(),
     schema="(Tensor hidden_states, Tensor? sizes, Tensor rows, Tensor? counted, Tensor kept, Tensor source, "
     "Tensor target, Tensor? source_mask, Tensor? kept_valid, Tensor? original_rows, Tensor? special, "
-    "Tensor? protected, bool weighted) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    "Tensor? protected, Tensor? attention, bool weighted) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
 def _merge(hidden_states, *others):
     return launch_merge(hidden_states, *others)
@@ -250,18 +258,18 @@ def _(hidden_states, sizes, rows, counted, kept, source, target, source_mask, ke
 
 
 def _save_for_gradient(ctx, inputs, output):
-    _, sizes, rows, counted, *_, weighted = inputs
+    _, sizes, rows, counted, *_, attention, weighted = inputs
     # A bias of the attention that asked for a gradient would exclude its fast kernels.
     ctx.mark_non_differentiable(*output[1:])
-    ctx.save_for_backward(sizes if weighted else None, output[1], rows, counted)
+    ctx.save_for_backward(sizes if weighted else None, attention, output[1], rows, counted)
 
 
 def _gradient(ctx, gradient, *_):
-    sizes, merged_sizes, rows, counted = ctx.saved_tensors
-    if sizes is None:  # each token weighs 1
-        sizes = torch.ones_like(rows, dtype=torch.float32)
-        merged_sizes = sum_rows(sizes if counted is None else sizes * counted, rows, merged_sizes.shape[1])
-    return _merge_gradient(gradient, sizes, merged_sizes, rows, counted, None), *[None] * 12
+    weights, attention, totals, rows, counted = ctx.saved_tensors
+    if weights is None:  # each token weighs 1, or what it is paid
+        weights = torch.ones_like(rows, dtype=torch.float32) if attention is None else weights_of(attention)
+        totals = sum_rows(weights if counted is None else weights * counted, rows, totals.shape[1])
+    return _merge_gradient(gradient, weights, totals, rows, counted, None), *[None] * 13
 
 
 _merge.register_autograd(_gradient, setup_context=_save_for_gradient)

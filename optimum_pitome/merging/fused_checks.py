@@ -23,11 +23,12 @@ from __future__ import annotations
 import torch
 
 from ..kernels.choice import COMPARISONS
+from ..methods import ALGORITHMS
 from .algorithms import match_pitome
 from .attention import attention_over_heads
 from .counts import KeepRatio
 from .fused import launch_class_attention, launch_match, launch_merge
-from .masks import TokenMasks
+from .masks import TokenMasks, weights_of
 from .spec import MergeSpec
 
 
@@ -49,9 +50,10 @@ def exact_features(dim: int, generator: torch.Generator) -> torch.Tensor:
 
 
 def compare_match(device, dtype, dim, energy, weighted, valid, special, protected):
-    """Raises where the kernels and `match_pitome` give other plans."""
+    """Raises where the kernels and the functions of [`match_tokens`] give other plans."""
     generator = torch.Generator().manual_seed(0)
-    spec = MergeSpec(KeepRatio.from_float(0.7), energy=energy, margin=0.3, importance=0.5 if weighted else 0.0)
+    method = {"algorithm": "tome"} if energy == "tome" else {"energy": energy}
+    spec = MergeSpec(KeepRatio.from_float(0.7), **method, margin=0.3, importance=0.5 if weighted else 0.0)
     lengths = torch.tensor([[_TOKENS], [_TOKENS - 22]])
     masks = {
         "valid": torch.arange(_TOKENS) < lengths if valid else None,
@@ -64,13 +66,14 @@ def compare_match(device, dtype, dim, energy, weighted, valid, special, protecte
     attention = torch.rand(_BATCH, 4, _TOKENS, generator=generator)
     # Where all get the same attention, every weight is 1.
     cases = [(exact_features(dim, generator), torch.full_like(attention, 0.25), 1.0), (random, attention, 0.9)]
-    for features, paid, share in cases[0 if energy == "nearest" else 1 :]:
+    for features, paid, share in cases[0 if energy in ("nearest", "tome") else 1 :]:
         features = features.to(device, getattr(torch, dtype))
         paid = paid.to(device) if weighted else None
         mean = None if paid is None else paid.mean(dim=1)
-        expected = match_pitome(features.mean(dim=1), spec, TokenMasks(1, **masks, max_special=limit, attention=mean))
+        of_tokens = TokenMasks(1, **masks, max_special=limit, attention=mean)
+        expected = ALGORITHMS[spec.algorithm].match(features.mean(dim=1), spec, of_tokens)
         kept, pairs = expected.num_kept, expected.source.shape[1]
-        numbers = *vars(spec.ratio).values(), spec.energy, spec.margin, spec.alpha, spec.importance / 2
+        numbers = *vars(spec.ratio).values(), energy, spec.margin, spec.alpha, spec.importance / 2
         rows, kept, *_, source_mask, kept_valid = launch_match(
             features, paid, *masks.values(), 1, pairs, kept, *numbers
         )
@@ -83,7 +86,7 @@ def compare_match(device, dtype, dim, energy, weighted, valid, special, protecte
             require(expected.valid is None or torch.equal(kept_valid, expected.valid), "other slots are filled")
 
 
-def compare_merge(device, dtype, dim, masked, sized, moved, special, protected, weighted):
+def compare_merge(device, dtype, dim, masked, sized, moved, special, protected, weighs):
     """Raises where the kernel and [`MergePlan`] merge otherwise."""
     generator = torch.Generator().manual_seed(0)
     hidden_states = torch.randn(_BATCH, _TOKENS, dim, generator=generator).to(device, getattr(torch, dtype))
@@ -96,9 +99,11 @@ def compare_merge(device, dtype, dim, masked, sized, moved, special, protected, 
     marks = [(torch.rand(plan.rows.shape, generator=generator) < 0.3).to(device) for _ in range(2)]
     marks = [mark if given else None for mark, given in zip(marks, (special, protected))]
     pairs = plan.kept, plan.source, plan.target, plan.source_mask, plan.valid
-    found = launch_merge(hidden_states, sizes, plan.rows, plan.counted, *pairs, original, *marks, weighted)
+    attention = torch.rand(_BATCH, 4, _TOKENS, generator=generator).to(device) if weighs == "attention" else None
+    rest = original, *marks, attention, weighs == "sizes"
+    found = launch_merge(hidden_states, sizes, plan.rows, plan.counted, *pairs, *rest)
     totals = plan.merge_sizes(torch.ones_like(plan.rows, dtype=torch.float32) if sizes is None else sizes)
-    weights = (sizes, totals) if weighted and sized else ()
+    weights = (sizes, totals) if weighs == "sizes" and sized else () if attention is None else (weights_of(attention),)
     merged, log_sizes = plan.merge(hidden_states, *weights), totals.log()
     if masked:
         log_sizes = log_sizes.masked_fill(~plan.valid, torch.finfo(hidden_states.dtype).min)

@@ -131,10 +131,10 @@ class TokenMasks:
         return replace(self, attention=self.attention.mean(dim=1))
 
     def weights(self, spec: MergeSpec) -> tuple[torch.Tensor | None, bool]:
-        """What tokens weigh in means, `(B, N)`, and, where this is `None`, whether their sizes weigh instead."""
-        if spec.weighted_by != "attention" or self.attention is None:
-            return None, spec.weighted_by != "nothing"
-        return self.over_heads().attention.clamp(min=1e-9), True  # what nobody looks at has a mean, too
+        """The attention that says what tokens weigh in means ([`weights_of`]), and, where it is `None`, whether sizes
+        weigh."""
+        by_attention = spec.weighted_by == "attention" and self.attention is not None
+        return self.attention if by_attention else None, spec.weighted_by != "nothing"
 
     def mergeable(self) -> torch.Tensor | None:
         """The tokens that are counted in `M`, `(B, N)` bool, or `None` where the prefix says it all."""
@@ -154,3 +154,9 @@ class TokenMasks:
         if special is not None:
             return ~special
         return None if self.protected is None else torch.ones_like(self.protected[:, start:])
+
+
+def weights_of(attention: torch.Tensor) -> torch.Tensor:
+    """What tokens weigh in means, `(B, N)`, where the class token pays `attention` `(B, N)` or `(B, heads, N)`."""
+    attention = attention.mean(dim=1) if attention.dim() == 3 else attention
+    return attention.clamp(min=1e-9)  # what nobody looks at has a mean, too

@@ -37,6 +37,7 @@ from ..merging import (
     merge_tokens,
     take_rows,
 )
+from ..merging.masks import weights_of
 from ..merging.rows import composed, rows_of, sum_rows, take_pairs
 
 
@@ -101,16 +102,16 @@ class Tokens:
         return TokenMasks(self.num_prefix_tokens, *masks, self.constants, self.ends)
 
     def merge(
-        self, plan: MergePlan | ResamplePlan, hidden_states: torch.Tensor, weights: torch.Tensor | None, sized: bool
+        self, plan: MergePlan | ResamplePlan, hidden_states: torch.Tensor, attention: torch.Tensor | None, sized: bool
     ) -> tuple[torch.Tensor, Tokens]:
-        """`hidden_states` `(B, n, dim)` and these tokens after a merge by `plan`; `weights` and `sized` are what
+        """`hidden_states` `(B, n, dim)` and these tokens after a merge by `plan`; `attention` and `sized` are what
         [`~merging.TokenMasks.weights`] gives."""
-        if weights is not None:
-            return plan.merge(hidden_states, weights), self.merged(plan)
-        moved = merge_tokens(plan, hidden_states, self.sizes, self.rows, self.special, self.protected, sized)
+        moved = self.rows, self.special, self.protected
+        moved = merge_tokens(plan, hidden_states, self.sizes, *moved, attention, sized)
         if moved is None:
             merged = self.merged(plan)
             weights = (self.sizes, merged.sizes) if sized and self.sizes is not None else ()
+            weights = weights if attention is None else (weights_of(attention),)
             return plan.merge(hidden_states, *weights), merged
         names = ("sizes", "log_sizes", "rows", "special", "protected")
         return moved[0], self._after(plan, **dict(zip(names, moved[1:])))

@@ -93,7 +93,7 @@ def launch_all(dtype: torch.dtype, heads: int, num_tokens: int, dim: int, width:
         paid if masked else None,
         mask,
         mask,
-        mask,
+        None if energy == "tome" else mask,
         1,
         pairs,
         num_tokens - pairs,
@@ -108,16 +108,19 @@ def launch_all(dtype: torch.dtype, heads: int, num_tokens: int, dim: int, width:
     masks = masks if masked else [None, None]
     sizes = paid[:, 0] if masked else None
     moved = rows if masked else None
-    merging.merge(hidden_states, sizes, rows, kept, source, target, *masks, moved, mask, mask, True)
+    merging.merge(
+        hidden_states, sizes, rows, kept, source, target, *masks, moved, mask, mask, paid if masked else None, True
+    )
     bias = hidden_states[:, None, None, :, 0].contiguous() if masked else None
     attention.class_attention(keys, keys, bias, mask, 0.125)
 
 
-#: ViT-B, plain and with all masks; hidden states of ViT-B and of so400m; the longest and widest.
+#: ViT-B, plain and with all masks; hidden states of ViT-B, of a large BERT and of so400m; the longest and widest.
 CASES = (
     (torch.bfloat16, 12, 197, 64, 768, False, "nearest"),
     (torch.float16, 12, 197, 64, 768, True, "nearest"),
     (torch.bfloat16, 1, 577, 768, 768, True, "nearest"),
+    (torch.float16, 1, 512, 1024, 1024, True, "tome"),
     (torch.float32, 16, 729, 80, 1280, False, "elu"),
     (torch.float32, 1, 729, 1152, 1152, True, "paper"),
     (torch.bfloat16, 16, 4096, 128, 2048, True, "gaussian"),

@@ -53,12 +53,13 @@ MATCHES = (
     (BFLOAT16, 64, "nearest", True, True, True, True),
     (FLOAT16, 80, "nearest", True, False, False, False),
     (FLOAT32, 768, "nearest", False, True, False, False),
+    (BFLOAT16, 384, "tome", True, True, True, False),
     (FLOAT32, 64, "paper", False, False, False, False),
 )
 MERGES = (
-    (BFLOAT16, 768, False, False, False, False, False, True),
-    (BFLOAT16, 768, True, True, True, True, True, True),
-    (FLOAT32, 1152, False, True, True, False, False, False),
+    (BFLOAT16, 768, False, False, False, False, False, "sizes"),
+    (BFLOAT16, 768, True, True, True, True, True, "attention"),
+    (FLOAT32, 1152, False, True, True, False, False, "nothing"),
 )
 ATTENTIONS = ((BFLOAT16, 64, "none", False), (BFLOAT16, 64, BFLOAT16, False), (FLOAT32, 80, "allowed", True))
 
@@ -127,7 +128,7 @@ def merge_step(device: torch.device, batch_size: int, num_tokens: int, heads: in
     def run():
         masks = TokenMasks(1, attention=class_attention(query, key, bias, None, 0.125))
         plan = match_tokens(key, spec, masks)
-        found = merge_tokens(plan, hidden_states, sizes, rows, None, None, True)
+        found = merge_tokens(plan, hidden_states, sizes, rows, None, None, None, True)
         if found is None:
             merged_sizes = plan.merge_sizes(sizes)
             merged = plan.merge(hidden_states, sizes, merged_sizes)

@@ -28,6 +28,7 @@ from optimum_pitome.merging import fused as fused_module
 from optimum_pitome.merging.algorithms import match_pitome
 from optimum_pitome.merging.attention import class_attention
 from optimum_pitome.merging.fused import FusedPlan
+from optimum_pitome.merging.masks import weights_of
 
 
 SPEC = MergeSpec(KeepRatio.from_float(0.75))
@@ -66,11 +67,12 @@ class Fakes:
 
     def merge(self, hidden_states, sizes, rows, counted, kept, source, target, mask, valid, original, *marks):
         self._note("merge")
-        *marks, weighted = marks
+        *marks, attention, weighted = marks
         plan = MergePlan(kept, source, None, None, mask, valid, rows, kept.shape[1], counted, target=target)
         sizes = torch.ones(rows.shape) if sizes is None else sizes
         totals = plan.merge_sizes(sizes)
-        merged = plan.merge(hidden_states, *((sizes, totals) if weighted else ()))
+        weights = (sizes, totals) if weighted else ()
+        merged = plan.merge(hidden_states, *(weights if attention is None else (weights_of(attention),)))
         bias = totals.log().to(hidden_states.dtype)
         bias = bias if valid is None else bias.masked_fill(~valid, torch.finfo(bias.dtype).min)
         composed = rows.new_empty(0) if original is None else rows.flatten()[original]
@@ -135,7 +137,7 @@ def test_compared_once_and_then_used(fakes):
     match_tokens(features.half(), SPEC)
     assert fakes.calls == ["match"] * (4 + 3)
     hidden_states = torch.randn(2, 12, 6)
-    merged, sizes, log_sizes, rows, special, protected = merge_tokens(plan, hidden_states, *[None] * 4, True)
+    merged, sizes, log_sizes, rows, special, protected = merge_tokens(plan, hidden_states, *[None] * 5, True)
     assert fakes.calls[7:] == ["merge"] * 2
     assert torch.equal(merged, plan.merge(hidden_states)) and torch.equal(log_sizes, sizes.log())
     assert rows is plan.rows and special is protected is None
@@ -169,10 +171,10 @@ def test_what_fails_later_falls_back(fakes):
     """A size that no comparison had may need more than a device has."""
     features, hidden_states = torch.randn(2, 12, 4), torch.randn(2, 12, 6)
     plan = match_tokens(features, SPEC)
-    assert merge_tokens(plan, hidden_states, *[None] * 4, True) is not None
+    assert merge_tokens(plan, hidden_states, *[None] * 5, True) is not None
     fakes.fail["match"] = fakes.fail["merge"] = RuntimeError("out of resource: shared memory")
     with pytest.warns(RuntimeWarning, match="out of resource") as told:
-        assert merge_tokens(plan, hidden_states, *[None] * 4, True) is None
+        assert merge_tokens(plan, hidden_states, *[None] * 5, True) is None
         assert type(match_tokens(features, SPEC)) is MergePlan
     assert len(told) == 1
 
@@ -231,7 +233,7 @@ def test_what_has_no_kernel(fakes, settings):
 def test_other_dtypes_and_too_many_tokens_have_no_kernel(fakes):
     assert type(match_tokens(torch.randn(2, 12, 4, dtype=torch.float64), SPEC)) is MergePlan
     plan = match_tokens(torch.randn(1, 4200, 2), SPEC)
-    assert type(plan) is MergePlan and merge_tokens(plan, torch.randn(1, 4200, 2), *[None] * 4, True) is None
+    assert type(plan) is MergePlan and merge_tokens(plan, torch.randn(1, 4200, 2), *[None] * 5, True) is None
 
 
 def test_wrong_masks_are_refused(fakes):
@@ -253,13 +255,15 @@ def test_exports_hold_no_kernel(fakes):
 def test_gradients_take_the_way_of_the_plan(fakes):
     features, sizes = torch.randn(2, 12, 4), torch.randint(1, 4, (2, 12)).float()
     plan = match_tokens(features, SPEC, TokenMasks(1))
-    for weighted in (True, False):
+    attention = torch.rand(2, 3, 12)
+    for attention, weighted in ((None, True), (None, False), (attention, True)):
         hidden_states = torch.randn(2, 12, 6, requires_grad=True)
-        merged, totals, log_sizes, *_ = merge_tokens(plan, hidden_states, sizes, None, None, None, weighted)
+        merged, totals, log_sizes, *_ = merge_tokens(plan, hidden_states, sizes, *[None] * 3, attention, weighted)
         assert not totals.requires_grad and not log_sizes.requires_grad
         factor = torch.randn_like(merged)
         (gradient,) = torch.autograd.grad((merged * factor).sum(), hidden_states)
-        expected = plan.merge(hidden_states, *((sizes, totals) if weighted else ()))
+        weights = (sizes, totals) if weighted else ()
+        expected = plan.merge(hidden_states, *(weights if attention is None else (attention.mean(dim=1),)))
         torch.testing.assert_close(gradient, torch.autograd.grad((expected * factor).sum(), hidden_states)[0])
 
 

@@ -47,18 +47,22 @@ def without_kernels(function):
 
 
 @pytest.mark.parametrize("name", ["ViTModel", "BertModel"])
-@pytest.mark.parametrize("importance", [0.5, 0.0])
-def test_a_merging_layer_has_at_most_six_launches(name, importance, launches):
-    model, inputs = build(name, importance=importance)
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"importance": 0.0}, {"algorithm": "tome", "importance": 0.75, "weighted_by": "attention"}],
+    ids=["defaults", "no importance", "those of texts with a budget"],
+)
+def test_a_merging_layer_has_at_most_six_launches(name, settings, launches):
+    model, inputs = build(name, **settings)
     model.set_attn_implementation("sdpa")
     expected = without_kernels(lambda: model(**inputs).last_hidden_state.detach())
     with torch.no_grad():
         merged = operations_of_layers(model, inputs, layers_of(model))
         num_launches = len(launches)
-        assert torch.equal(model(**inputs).last_hidden_state, expected)
+        torch.testing.assert_close(model(**inputs).last_hidden_state, expected, atol=2e-6, rtol=0)
         with pitome_disabled(model):
             dense = operations_of_layers(model, inputs, layers_of(model))
-    names = ["class_attention_kernel"] if importance else []
+    names = [] if settings.get("importance") == 0 else ["class_attention_kernel"]
     names += ["factors_kernel", "energies_kernel", "rank_kernel", "match_kernel", "merge_kernel"]
     merging = num_launches // len(names)
     assert merging >= 3 and launches[:num_launches] == names * merging
@@ -69,19 +73,9 @@ def test_a_merging_layer_has_at_most_six_launches(name, importance, launches):
         assert added == {}, (number, added)
 
 
-@pytest.mark.parametrize("name", ["ViTModel", "BertModel"])
-@pytest.mark.parametrize("importance", [0.5, 0.0])
-def test_means_weighted_by_attention_are_not_those_of_the_kernel(name, importance, launches):
-    """The kernel knows sizes alone: with other weights PyTorch merges what the kernels have matched."""
-    model, inputs = build(name, importance=importance, weighted_by="attention")
-    expected = without_kernels(lambda: model(**inputs).last_hidden_state.detach())
-    with torch.no_grad():
-        torch.testing.assert_close(model(**inputs).last_hidden_state, expected, atol=1e-5, rtol=1e-5)
-    assert "match_kernel" in launches and "merge_kernel" not in launches
-
-
-def test_gradients_reach_every_parameter():
-    model, inputs = build("ViTModel")
+@pytest.mark.parametrize("weighted_by", ["sizes", "attention"])
+def test_gradients_reach_every_parameter(weighted_by):
+    model, inputs = build("ViTModel", weighted_by=weighted_by)
 
     def gradients():
         model.zero_grad()
@@ -91,7 +85,7 @@ def test_gradients_reach_every_parameter():
     expected, found = without_kernels(gradients), gradients()
     assert found.keys() == expected.keys()
     for name, gradient in found.items():
-        torch.testing.assert_close(gradient, expected[name], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(gradient, expected[name], atol=3e-5, rtol=1e-3)
 
 
 def test_compiled_with_and_without_gradients():

@@ -25,13 +25,16 @@ from merging.test_matching import check
 from optimum_pitome.kernels.attention import class_attention
 from optimum_pitome.kernels.launch import match
 from optimum_pitome.merging import KeepRatio, MergeSpec, TokenMasks, fused, match_tokens, merge_tokens
-from optimum_pitome.merging.algorithms import match_pitome
 from optimum_pitome.merging.attention import attention_over_heads
 from optimum_pitome.merging.fused import FusedPlan, match_fused
 from optimum_pitome.merging.fused_checks import compare_class_attention, compare_match, compare_merge
+from optimum_pitome.merging.masks import weights_of
+from optimum_pitome.methods import ALGORITHMS
 
 
 pytestmark = pytest.mark.usefixtures("kernels_on")
+#: What may weigh in a mean.
+WEIGHS = ("sizes", "attention", "nothing")
 #: The fixture does not depend on the example.
 SHARED = [HealthCheck.function_scoped_fixture]
 
@@ -56,7 +59,8 @@ def exact_problems(draw, num_tokens=st.integers(2, 40)):
         masks["valid"] = np.arange(tokens) < lengths if draw(st.booleans()) else np.arange(tokens) >= tokens - lengths
     if draw(st.booleans()):
         masks["special"] = generator.random((batch_size, tokens)) < 0.2
-    if draw(st.booleans()):
+    algorithm = draw(st.sampled_from(["pitome", "tome"]))
+    if algorithm == "pitome" and draw(st.booleans()):
         masks["protected"] = generator.random((batch_size, tokens)) < draw(st.sampled_from([0.1, 0.6, 0.95]))
     masks = {name: None if mask is None else torch.tensor(mask) for name, mask in masks.items()}
     special = masks["special"]
@@ -68,6 +72,7 @@ def exact_problems(draw, num_tokens=st.integers(2, 40)):
             draw(st.sampled_from([0, 0, 5])),
             draw(st.sampled_from([1, 1, 4])),
         ),
+        algorithm,
         importance=draw(st.sampled_from([0.0, 0.5])),
     )
     features = torch.tensor(features).to(draw(st.sampled_from(DTYPES)))
@@ -75,7 +80,8 @@ def exact_problems(draw, num_tokens=st.integers(2, 40)):
 
 
 def assert_equal_plans(features, spec, masks):
-    plan, expected = match_fused(features, spec, masks), match_pitome(features.mean(dim=1), spec, masks.over_heads())
+    plan = match_fused(features, spec, masks)
+    expected = ALGORITHMS[spec.algorithm].match(features.mean(dim=1), spec, masks.over_heads())
     assert (plan is None) == (expected is None)
     if plan is None:
         return None
@@ -114,13 +120,13 @@ def test_the_longest(num_tokens):
     masks = TokenMasks(1, valid, attention=torch.ones(1, 2, num_tokens))
     plan = assert_equal_plans(mean, MergeSpec(KeepRatio.from_float(0.9), importance=0.5), masks)
     hidden_states = torch.randn(1, num_tokens, 16, dtype=torch.bfloat16)
-    merged, sizes, *_ = merge_tokens(plan, hidden_states, None, None, None, None, True)
+    merged, sizes, *_ = merge_tokens(plan, hidden_states, *[None] * 5, True)
     assert torch.equal(merged, plan.merge(hidden_states))
     assert torch.equal(sizes, plan.merge_sizes(torch.ones(1, num_tokens)))
 
 
 @settings(max_examples=120, suppress_health_check=SHARED)
-@given(problems(algorithms=("pitome",)))
+@given(problems(algorithms=("pitome", "tome")))
 def test_matching_against_the_reference(kernels_on, problem):
     plan = problem.plan()
     assert plan is None or isinstance(plan, FusedPlan)
@@ -128,8 +134,8 @@ def test_matching_against_the_reference(kernels_on, problem):
 
 
 @settings(max_examples=80, suppress_health_check=SHARED)
-@given(problems(algorithms=("pitome",)), st.booleans(), st.booleans(), st.booleans())
-def test_merging_is_that_of_the_plan(kernels_on, problem, sized, weighted, moved):
+@given(problems(algorithms=("pitome", "tome")), st.booleans(), st.sampled_from(WEIGHS), st.booleans())
+def test_merging_is_that_of_the_plan(kernels_on, problem, sized, weighs, moved):
     """Bit for bit: a group is added in the order of the tokens, which is what PyTorch does on a CPU."""
     plan = problem.plan()
     if plan is None:
@@ -138,11 +144,15 @@ def test_merging_is_that_of_the_plan(kernels_on, problem, sized, weighted, moved
     real = torch.ones_like(plan.rows) if problem.valid is None else problem.valid
     sizes = problem.sizes * real if sized else None
     marks = problem.special, problem.protected
-    found = merge_tokens(plan, problem.hidden_states, sizes, rows, *marks, weighted)
+    # Means over two heads that nothing rounds.
+    attention = torch.randint(0, 9, (len(plan.rows), 2, plan.rows.shape[1])) / 8 if weighs == "attention" else None
+    found = merge_tokens(plan, problem.hidden_states, sizes, rows, *marks, attention, weighs == "sizes")
     merged, merged_sizes, log_sizes, after, *marks_after = found
     totals = plan.merge_sizes(torch.ones_like(problem.sizes) if sizes is None else sizes)
     assert torch.equal(merged_sizes, totals)
-    assert torch.equal(merged, plan.merge(problem.hidden_states, *((sizes, totals) if sized and weighted else ())))
+    weights = (sizes, totals) if sized and weighs == "sizes" else ()
+    weights = weights if attention is None else (weights_of(attention),)
+    assert torch.equal(merged, plan.merge(problem.hidden_states, *weights))
     assert torch.equal(after, plan.rows if rows is None else plan.rows.flatten()[rows])
     for mark, mark_after in zip(marks, marks_after):
         assert mark_after is None if mark is None else torch.equal(mark_after, mark.gather(1, plan.kept))
@@ -203,8 +213,10 @@ def test_mutual_nearest_neighbours_are_opposite():
 def test_the_comparisons_of_first_use_pass(dtype):
     device = torch.device("cpu")
     compare_match(device, dtype, 64, "nearest", True, True, True, True)
+    compare_match(device, dtype, 64, "tome", True, True, True, False)
     compare_match(device, dtype, 20, "paper", False, False, False, False)
-    compare_merge(device, dtype, 70, True, True, True, True, True, True)
+    for weighs in WEIGHS:
+        compare_merge(device, dtype, 70, True, True, True, True, True, weighs)
     compare_class_attention(device, dtype, 48, dtype, True)
 
 
@@ -222,6 +234,6 @@ def test_the_comparisons_notice(monkeypatch):
     with pytest.raises(RuntimeError, match="of the tokens go where they should"):
         compare_match(device, "float32", 16, "nearest", False, False, False, False)
     with pytest.raises(AssertionError):
-        compare_merge(device, "float32", 16, False, False, False, False, False, True)
+        compare_merge(device, "float32", 16, False, False, False, False, False, "sizes")
     with pytest.raises(AssertionError):
         compare_class_attention(device, "float32", 16, "none", False)
