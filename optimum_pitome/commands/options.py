@@ -270,11 +270,12 @@ def _json(text: str, example: str) -> dict[str, Any]:
 
 
 def _json_settings(text: str) -> dict[str, Any]:
+    file = "" if text.lstrip().startswith("{") else f"{text}: "
     try:
         settings = fields_of(_json(text, '{"ratio": 0.9}'))
+        return {name: FIELDS[name].checked(value) if name in FIELDS else value for name, value in settings.items()}
     except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    return {name: _checked(name, value) if name in FIELDS else value for name, value in settings.items()}
+        raise argparse.ArgumentTypeError(f"{file}{error}") from None
 
 
 _OPTIONS = {
