@@ -22,7 +22,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from .hub.import_hooks import when_imported
-from .hub.loading import COMPOSERS, install, install_composer
+from .hub.loading import COMPOSERS, install, install_composer, install_config
 
 
 __version__ = "0.1.0"
@@ -92,6 +92,7 @@ def _register_recipe_processors(function: str, auto_module: ModuleType) -> None:
     getattr(importlib.import_module(".hub.recipe_processors", __name__), function)(auto_module)
 
 
+when_imported("transformers.configuration_utils", install_config)
 when_imported("transformers.modeling_utils", install)
 for _name in COMPOSERS:
     when_imported(f"transformers.models.{_name}.modeling_{_name}", install_composer)

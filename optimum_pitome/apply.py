@@ -30,6 +30,7 @@ from transformers import PreTrainedConfig
 
 from . import families  # noqa: F401  (tells the registry where the families are)
 from .configuration.config import PiToMeConfig, configurations
+from .configuration.sources import about_part, settings_are
 from .modeling.hosts import Host, adapt_architectures, check_hosts, find_hosts
 from .modeling.mask_token import find_mask_token
 from .modeling.parts import select_encoders
@@ -70,10 +71,11 @@ def apply_pitome(model: nn.Module, config: Any) -> nn.Module:
     """
     check_model("apply_pitome", model)
     settings = PiToMeConfig.from_value(config)
-    if settings is not None:
-        settings = with_picture_size(model, settings, local_files_only=True)
-    # Who has a model in hand does not expect a download here.
-    return rewrite_model(model, settings, local_files_only=True)
+    with settings_are("" if settings is None else settings.origin):
+        if settings is not None:
+            settings = with_picture_size(model, settings, local_files_only=True)
+        # Who has a model in hand does not expect a download here.
+        return rewrite_model(model, settings, local_files_only=True)
 
 
 def rewrite_model(model: nn.Module, config: Any, **hub: Any) -> nn.Module:
@@ -151,7 +153,10 @@ def survey(model: nn.Module, config: PiToMeConfig, hub: Mapping[str, Any] | None
     if hub is not None and any(architecture.reads_token_ids for _, architecture, _ in encoders):
         named = any(settings.protect_token_ids for _, _, settings in encoders)
         mask_token = find_mask_token(modules, named, **hub)
-    rewrites = [(encoder, plan_rewrite(encoder, *settings, mask_token)) for encoder, *settings in encoders]
+    rewrites = []
+    for encoder, architecture, settings in encoders:
+        with about_part(architecture.part if config.parts else None):
+            rewrites.append((encoder, plan_rewrite(encoder, architecture, settings, mask_token)))
     merging = [(encoder, plan.architecture, plan.unmerge) for encoder, plan in rewrites if not plan.is_dense]
     check_hosts(modules, merging)
     before = [(encoder, encoder.pitome) for encoder in rewritten_among(modules)]

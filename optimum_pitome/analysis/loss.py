@@ -103,6 +103,15 @@ class Samples:
         ]
         return 1 - torch.stack(cosines).mean(dim=0)
 
+    @property
+    def loss_name(self) -> str:
+        """What [`~Samples.losses`] are of this model, in words."""
+        if self.distance is not None:
+            return "the distance that was passed"
+        if self.classifies:
+            return "the Kullback-Leibler divergence of the logits"
+        return "1 - cosine of the first token and of the mean token, the mean of the two"
+
     def check_classes(self) -> None:
         """
         Raises:

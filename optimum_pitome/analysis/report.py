@@ -232,7 +232,8 @@ class PiToMeSummary(Plain):
     def __str__(self) -> str:
         lines = []
         for encoder in self.encoders:
-            lines.append(f"{encoder.name}: GFLOPs per sample ({self.count} count, multiply-add = 1)")
+            counted = f"counted at {encoder.tokens[0]} tokens ({self.count} count, multiply-add = 1)"
+            lines.append(f"{encoder.name}: GFLOPs per sample, {counted}")
             lines.append(str(encoder))
         lines.append(f"{times_fewer(self.flops_ratio)} operations than the dense model")
         if self.reader is not None:

@@ -124,10 +124,15 @@ def write_recipe_section(
     results: list[EvalResult] | None = None,
     repository: str | None = None,
     auto_class: str = "AutoModel",
+    place: str | None = None,
 ) -> Path | None:
-    """As [`write_section`], for a repository without weights: `settings` name the model that it loads."""
+    """As [`write_section`], for a repository without weights: `settings` name the model that it loads. Without a
+    `repository` the example loads it from `place`, by default the name of the folder."""
+    if place is None and not str(directory).endswith(".md"):
+        place = Path(directory).resolve().name
     name = settings["base_model_name_or_path"]
     base_model = hub_id(name)
+    shown = base_model or Path(name).name
     if base_model is None:
         settings = {key: value for key, value in settings.items() if key != "base_model_name_or_path"}
     return write_section(
@@ -135,11 +140,11 @@ def write_recipe_section(
         settings,
         results,
         base_model=base_model,
-        title=repository or f"PiToMe recipe for {base_model or Path(name).name}",
+        title=repository or f"PiToMe recipe for {shown}",
         auto_class=auto_class,
-        repository=repository,
+        repository=repository or place,
         recipe=True,
-        recipe_of=base_model,
+        recipe_of=shown,
     )
 
 

@@ -38,7 +38,8 @@ def is_ours(result: EvalResult) -> bool:
 
 
 def tables(results: list[EvalResult]) -> list[dict[str, Any]]:
-    """One table per task and data set: `heading`, `rows` of what was measured, dense, merged, `gains`, `command`.
+    """One table per task and data set: `heading`, `rows` of what was measured, dense, merged, `gains`, `command`, and
+    `explained`: what the reader has to be told of (`"intervals"`, `"means"` over samples, `"times"`).
 
     What somebody took out of the metadata is missing in it.
     """
@@ -54,6 +55,11 @@ def _table(group: list[EvalResult]) -> dict[str, Any]:
     for result in group:
         metrics[result.metric_type][result.metric_config] = result
     speed, gflops = metrics.pop("speedup", {}).get("merged"), metrics.get("gflops", {})
+    explained = [
+        *(["intervals"] if any("interval_95" in _args(result.metric_args) for result in group) else []),
+        *(["means"] if gflops and not any("num_tokens" in _args(one.metric_args) for one in gflops.values()) else []),
+        *(["times"] if "latency" in metrics else []),
+    ]
     rows = [(_label(found), *(_cell(found.get(which)) for which in _MODELS)) for found in metrics.values()]
     gains = ""
     if speed and len(gflops) == 2:
@@ -67,7 +73,8 @@ def _table(group: list[EvalResult]) -> dict[str, Any]:
     args = _args(about.dataset_args)
     data = " / ".join(part for part in (about.dataset_name, about.dataset_config, about.dataset_split) if part)
     heading = f"{about.task_name} on {data}, {args.get('num_samples')} samples:"
-    return {"heading": heading, "rows": rows, "gains": gains, "command": args.get("command")}
+    command = args.get("command")
+    return {"heading": heading, "rows": rows, "gains": gains, "command": command, "explained": explained}
 
 
 def _label(found: dict[str, EvalResult]) -> str:
@@ -76,6 +83,10 @@ def _label(found: dict[str, EvalResult]) -> str:
     args = _args(result.metric_args)
     if "interval_95" in args:
         return f"{name}, %"
+    if "inputs" in args:
+        return f"{name} on {args['inputs']}"
+    if "num_tokens" in args:
+        return f"{name}, counted at {args['num_tokens']} tokens"
     return f"{name} of {args['batch_size']}" if "batch_size" in args else name
 
 

@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 
     from ..configuration.config import PiToMeConfig
 
-#: Exit codes: it began and failed; it cannot be done as asked, as of argparse; somebody stopped it, as of shells.
-FAILED, REFUSED, INTERRUPTED = 1, 2, 130
+#: Exit codes: it began and failed; it cannot be done as asked, as of argparse; somebody stopped it, or stopped reading
+#: what it writes, as of shells.
+FAILED, REFUSED, INTERRUPTED, UNREAD = 1, 2, 130, 141
 
 #: Options that name several settings.
 _SEVERAL = ("ratios", "flops_ratios", "algorithms", "settings")

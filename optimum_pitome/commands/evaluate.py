@@ -103,7 +103,10 @@ def _check_exported(args: argparse.Namespace) -> None:
 
 
 def _write_card(args: argparse.Namespace, config: PreTrainedConfig, evaluations: Evaluations, model: Any) -> Path:
-    known = {"repository": None if Path(args.model).exists() else args.model, "evaluations": list(evaluations)}
+    folder = Path(args.model)
+    known = {"place": folder.resolve().name, "evaluations": list(evaluations), "repository": None}
+    if not folder.exists():
+        known["repository"] = known["place"] = args.model
     if isinstance(config, PiToMeConfig):  # names its base model itself
         auto_class = TASKS[args.task].auto_class.__name__
         return write_recipe_card(config, args.model_card, auto_class=auto_class, **known)
@@ -111,5 +114,5 @@ def _write_card(args: argparse.Namespace, config: PreTrainedConfig, evaluations:
     if not known["saved"]:
         known["repository"] = None  # what is there merges otherwise, or not at all
     base_model = args.base_model[0] if args.base_model and len(args.base_model) == 1 else args.base_model
-    known |= {"name": Path(args.model).name, "base_model": base_model, "provenance": args.provenance}
+    known |= {"name": folder.name, "base_model": base_model, "provenance": args.provenance}
     return write_card(model, args.model_card, **known)

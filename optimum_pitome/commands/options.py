@@ -79,7 +79,9 @@ def _add_tuning(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
         "what is searched",
         "With --flops-ratio, --num-tokens or --speed-up: the ratio of every layer that loses the least within that "
-        "budget. With --min-agreement or --max-loss: the largest --flops-ratio that keeps it.",
+        "budget. With --min-agreement or --max-loss: the largest --flops-ratio that keeps it. The loss is that to the "
+        "dense model: the Kullback-Leibler divergence of the logits, or, of a model without logits, 1 - cosine of the "
+        "first token and of the mean token, the mean of the two.",
     )
     group.add_argument(
         "--speed-up",
@@ -91,7 +93,7 @@ def _add_tuning(parser: argparse.ArgumentParser) -> None:
         type=float,
         help="Share of the inputs that keep their class, such as 0.99: the lower end of its 95 %% interval.",
     )
-    group.add_argument("--max-loss", type=float, help="Largest mean loss (1 - cosine of features), such as 0.01.")
+    group.add_argument("--max-loss", type=float, help="Largest mean loss, such as 0.01.")
     group.add_argument("--max-settings", type=int, default=100, help="Settings tried, each on all inputs (100).")
     group.add_argument("--seed", type=int, default=0, help="Of the search (0).")
     parser.add_argument(
@@ -270,11 +272,12 @@ def _json(text: str, example: str) -> dict[str, Any]:
 
 
 def _json_settings(text: str) -> dict[str, Any]:
+    file = "" if text.lstrip().startswith("{") else f"{text}: "
     try:
         settings = fields_of(_json(text, '{"ratio": 0.9}'))
+        return {name: FIELDS[name].checked(value) if name in FIELDS else value for name, value in settings.items()}
     except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    return {name: _checked(name, value) if name in FIELDS else value for name, value in settings.items()}
+        raise argparse.ArgumentTypeError(f"{file}{error}") from None
 
 
 _OPTIONS = {

@@ -26,7 +26,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TextIO
 
 import datasets
 from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
@@ -36,7 +36,7 @@ from transformers.utils import logging as transformers_logging
 from .. import __version__
 from ..analysis.plain import as_json
 from ..configuration.checks import NotReachedError
-from .arguments import FAILED, INTERRUPTED, REFUSED, check_model, fail
+from .arguments import FAILED, INTERRUPTED, REFUSED, UNREAD, check_model, fail
 
 
 #: What is wrong with a path that was named; libraries that find no model on the Hub give no number.
@@ -76,17 +76,25 @@ class Results:
         with contextlib.redirect_stdout(self._stdout):  # tables fit the terminal that shows them
             text = str(text)
         if text:
-            self._stdout.write(f"{text}\n")
-            self._stdout.flush()
+            _write(self._stdout, text)
 
     def note(self, text: str) -> None:
         """Tells people something that is no result."""
         if not self._quiet:
-            self._stderr.write(f"{text}\n")
+            _write(self._stderr, text)
 
     def finish(self) -> None:
         if self._as_json:
-            self._stdout.write(f"{as_json(self._found)}\n")
+            _write(self._stdout, as_json(self._found))
+
+
+def _write(stream: TextIO, text: str) -> None:
+    try:
+        stream.write(f"{text}\n")
+        stream.flush()
+    except BrokenPipeError:  # who read it has seen enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # Python flushes once more as it ends
+        sys.exit(UNREAD)
 
 
 def run_command(name: str, args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:

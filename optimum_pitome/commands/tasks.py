@@ -110,12 +110,17 @@ def check_dtype(name: str) -> None:
 
 
 def source_of(args: argparse.Namespace, task: str, split: str | None) -> dict[str, str]:
-    """What a card says of the data and of the command. A path of this machine says nothing to others."""
+    """What a card says of the data and of the command. Of paths of this machine, the names are enough."""
     path = Path(args.dataset)
     source = {"task": task, "dataset": path.resolve().stem if path.exists() else args.dataset}
     source |= {"config": args.dataset_config, "split": split}
-    source["command"] = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    source["command"] = shlex.join([Path(sys.argv[0]).name, *map(_without_folders, sys.argv[1:])])
     return {name: value for name, value in source.items() if value}
+
+
+def _without_folders(word: str) -> str:
+    option, equals, value = word.rpartition("=")
+    return f"{option}{equals}{Path(value).name}" if Path(value).is_absolute() else word
 
 
 def read_data(args: argparse.Namespace) -> tuple[Dataset, str]:

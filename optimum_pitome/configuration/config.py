@@ -30,6 +30,7 @@ from transformers.utils import logging
 
 from .checks import BUDGETS, FORMAT_VERSION, Setting, check_budget, check_version, is_number, show
 from .fields import FIELDS, LOADING_KEYS, TRANSFORMERS_KEYS, Settings, fields_of, unknown_field_message
+from .sources import about_part, settings_are
 
 
 logger = logging.get_logger(__name__)
@@ -89,6 +90,7 @@ class PiToMeConfig(PreTrainedConfig, Settings):
             check_budget(own)
             # Arguments of `from_pretrained` that are meant for the model that this recipe names. They are never saved.
             own["model_arguments"] = {}
+            own["_origin"] = ""
             own["_checked"] = _seal(own) or b""
 
     @classmethod
@@ -132,15 +134,17 @@ class PiToMeConfig(PreTrainedConfig, Settings):
             ValueError: for the checkpoint of a dense model.
         """
         found, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        name = kwargs.setdefault("name_or_path", str(pretrained_model_name_or_path))  # as AutoConfig does
         model_type = found.get("model_type")
         if model_type in (None, cls.model_type):
             return found, kwargs
-        settings = cls.from_value(found.get("pitome"))
+        with settings_are(f"the `pitome` entry in the config.json of {show(name)}"):
+            settings = cls.from_value(found.get("pitome"))
         if settings is None:
             raise ValueError(
-                f"{show(pretrained_model_name_or_path)} is a {show(model_type)} model without a `pitome` entry in its "
-                "config.json, so there are no settings of merging to read. Load it with pitome=0.9, say, and save it, "
-                "or write a recipe: PiToMeConfig(ratio=0.9, base_model_name_or_path=...).save_pretrained(folder)."
+                f"{show(name)} is a {show(model_type)} model without a `pitome` entry in its config.json, so there "
+                "are no settings of merging to read. Load it with pitome=0.9, say, and save it, or write a recipe: "
+                "PiToMeConfig(ratio=0.9, base_model_name_or_path=...).save_pretrained(folder)."
             )
         return settings.to_pitome_dict(), kwargs
 
@@ -155,7 +159,12 @@ class PiToMeConfig(PreTrainedConfig, Settings):
         # `image_size`, a field of most configurations of models, too, is meant for the model's.
         names = [name for name in (*FIELDS, "name_or_path", "_commit_hash") if name != "image_size"]
         own = {name: kwargs.pop(name) for name in names if name in kwargs}
-        config = cls(**{**config_dict, **own})
+        passed = ", ".join(name for name in own if name in FIELDS)
+        origin = f"those in the config.json of {show(str(name))}" if (name := own.get("name_or_path")) else ""
+        origin += f", but for what was passed: {passed}" if origin and passed else ""
+        with settings_are(origin):
+            config = cls(**{**config_dict, **own})
+        config._origin = origin
         if return_unused_kwargs:
             return config, kwargs
         config.model_arguments = kwargs
@@ -171,7 +180,14 @@ class PiToMeConfig(PreTrainedConfig, Settings):
         shared = {key: value for key, value in self.to_pitome_dict().items() if FIELDS[key].scope == "part"}
         if any(budget in own for budget in BUDGETS):  # of its own, which replaces the shared one and its profile
             shared = {key: value for key, value in shared.items() if key not in (*BUDGETS, "profile")}
-        return type(self)(**{**shared, **own})
+        with about_part(name):
+            return type(self)(**{**shared, **own})
+
+    @property
+    def origin(self) -> str:
+        """Where the settings were read from, for messages; empty where they were not, or have changed since."""
+        own = vars(self)
+        return own["_origin"] if own.get("_origin") and _seal(own) == own["_checked"] else ""
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
         """Writes `config.json`; for a recipe also its section of the model card."""
@@ -196,7 +212,7 @@ class PiToMeConfig(PreTrainedConfig, Settings):
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as plain data, as it is saved."""
-        hidden = ("model_arguments", "_checked")
+        hidden = ("model_arguments", "_checked", "_origin")
         return {name: value for name, value in super().to_dict().items() if name not in hidden}
 
     def __eq__(self, other: object) -> bool:

@@ -46,6 +46,7 @@ from .checks import (
     show,
     similar,
 )
+from .sources import about_part
 
 
 #: How `pitome_summary` counts.
@@ -80,10 +81,8 @@ def check_parts(name: str, value: Any) -> dict[str, dict[str, Any]]:
             raise ValueError(f"{name}={show(value)}: {show(part)} is not a part's name. Expected {accepted}.")
         if settings is None or settings is False:
             continue
-        try:
+        with about_part(part):
             checked[part] = _settings_of_a_part(settings)
-        except ValueError as error:
-            raise ValueError(f"{name}[{part!r}]: {error}") from None
     if not checked:
         raise ValueError(
             f"{name}={show(value)} leaves every part dense: expected {accepted}, or None for the default."

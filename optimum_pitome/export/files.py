@@ -125,5 +125,5 @@ def save_beside(
     exported = (
         f"`{manifest['file']}` is for {runtime}, from {inputs} to {outputs}. On inputs that were made up, {comparison}"
     )
-    write_card(inner, folder, repository, exported=exported)
+    write_card(inner, folder, repository, exported=exported, place=folder.resolve().name)
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")

@@ -23,6 +23,7 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from ..configuration.config import PiToMeConfig, configurations
+from ..configuration.sources import settings_are
 from . import UNSET
 
 
@@ -36,12 +37,9 @@ def entries(config: Any) -> list[tuple[str, Any]]:
 
 def check_values(pitome: Any, config: Any = None) -> None:
     """Refuses values that no model accepts."""
-    if pitome is not UNSET:
-        PiToMeConfig.from_value(pitome)
-        return
-    for name, entry in entries(config):
-        with _explaining(name, pitome):
-            PiToMeConfig.from_value(entry)
+    for name, value in entries(config) if pitome is UNSET else [("", pitome)]:
+        with _explaining(name, pitome, config):
+            PiToMeConfig.from_value(value)
 
 
 def check_before_weights(pitome: Any, config: Any, preview: Callable[[Any], Any], **hub: Any) -> None:
@@ -63,7 +61,7 @@ def plan(model: Any, pitome: Any, **hub: Any) -> None:
     for name, part, value in _wanted(model, pitome):
         settings = PiToMeConfig.from_value(value)
         if settings is not None:
-            with _explaining(name, pitome), looking_ahead():
+            with _explaining(name, pitome, model.config), looking_ahead():
                 survey(part, _for_pictures(part, settings, pitome, hub))
 
 
@@ -73,7 +71,7 @@ def rewrite(model: Any, pitome: Any, **hub: Any) -> None:
     for name, part, value in _wanted(model, pitome):
         from ..apply import rewrite_model  # not for a dense model
 
-        with _explaining(name, pitome):
+        with _explaining(name, pitome, model.config):
             settings = PiToMeConfig.from_value(value)
             rewrite_model(part, None if settings is None else _for_pictures(part, settings, pitome, hub), **hub)
 
@@ -115,20 +113,26 @@ def _parts_with_entries(module: Any, prefix: str = "") -> Iterator[tuple[str, An
 
 
 @contextlib.contextmanager
-def _explaining(part: str, pitome: Any) -> Iterator[None]:
-    """Tells the reader of an error whose settings these are, where they did not ask for any, and what to do."""
+def _explaining(part: str, pitome: Any, config: Any) -> Iterator[None]:
+    """Tells the reader of an error whose settings these are, where that can be doubted, and what to do."""
     try:
         yield
     except ValueError as error:
-        if pitome is UNSET:
-            from ..modeling.registry import UnsupportedArchitectureError
+        with settings_are(*_whose(part, pitome, config, error)):
+            raise
 
-            whose = f"the configuration of the model's part {part!r}" if part else "the model's configuration"
-            register = ""
-            if isinstance(error, UnsupportedArchitectureError):
-                register = " If a module of yours registers the architecture, import it before loading."
-            error.args = (
-                f"{error} (These settings are the `pitome` entry in {whose}.{register} pitome=False loads the dense "
-                "model.)",
-            )
-        raise
+
+def _whose(part: str, pitome: Any, config: Any, error: ValueError) -> tuple[str, str]:
+    """Where settings came from, and what to do about an error in them; empty where the caller wrote them down."""
+    origin = pitome.origin if isinstance(pitome, PiToMeConfig) else ""
+    if pitome is UNSET:
+        of = f"the configuration of the model's part {part!r}" if part else "the model's configuration"
+        origin = f"the `pitome` entry in {of}"
+    elif not origin:
+        return "those that were passed, not the `pitome` entry in the configuration" if entries(config) else "", ""
+    from ..modeling.registry import UnsupportedArchitectureError
+
+    register = ""
+    if isinstance(error, UnsupportedArchitectureError):
+        register = " If a module of yours registers the architecture, import it before loading."
+    return origin, f"{register} pitome=False loads the dense model."

@@ -15,8 +15,8 @@
 """The load hook: `from_pretrained(..., pitome=...)`, `from_config`, and the card on save and on push.
 
 Wraps four methods of `PreTrainedModel`, which auto classes, direct classes, `pipeline` and `Trainer` all pass through,
-the methods that put a model together from two checkpoints, and the function that a load calls last before it looks
-for the weights: settings that do not fit are refused there.
+the methods that put a model together from two checkpoints, the function that a load calls last before it looks for the
+weights (settings that do not fit are refused there), and the one in which auto classes read the configuration.
 
 What counts everywhere is the keyword; without it, the entry `pitome` of the model's own configuration; without that,
 entries in the configurations of its parts (a model that was put together from a rewritten tower has one there), each
@@ -99,6 +99,23 @@ def install(modeling_utils: ModuleType) -> None:
         wrap(modeling_utils, _BEFORE_WEIGHTS, _check_before_weights)
 
 
+def install_config(configuration_utils: ModuleType) -> None:
+    """Wraps the method of `PreTrainedConfig` that takes keywords out which belong to a configuration."""
+    wrap(configuration_utils.PreTrainedConfig, "from_dict", _from_dict)
+
+
+def _from_dict(original: Callable) -> Callable:
+    # An entry `pitome` would take the keyword of whoever loads a model, and nobody could tell them apart any more.
+    def from_dict(cls, config_dict, **kwargs):
+        if "pitome" not in kwargs or not kwargs.get("return_unused_kwargs"):
+            return original(cls, config_dict, **kwargs)
+        keyword = {"pitome": kwargs.pop("pitome")}
+        config, unused = original(cls, config_dict, **kwargs)
+        return config, unused | keyword
+
+    return from_dict
+
+
 def _from_pretrained(original: Callable) -> Callable:
     def from_pretrained(cls, pretrained_model_name_or_path, *args, pitome=UNSET, config=None, **kwargs):
         from .entries import check_values, rewrite
@@ -110,9 +127,7 @@ def _from_pretrained(original: Callable) -> Callable:
 
         composing = _composing.get()
         if composing is None:
-            # Before the configuration is read. Of a checkpoint that has an entry, the auto classes put the keyword
-            # into the configuration.
-            check_values(pitome, config)
+            check_values(pitome, config)  # the auto classes have read the configuration, others have not
         hub = {name: kwargs[name] for name in _HUB_ARGUMENTS if name in kwargs}
         token = _load.set(_Load(pitome, preview, hub))
         try:

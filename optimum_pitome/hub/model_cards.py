@@ -37,7 +37,6 @@ from .entries import entries
 
 logger = logging.get_logger(__name__)
 
-_LOSS = "mean loss against the dense model"
 #: Metric, its name, of which model, its value, and what else there is to say.
 _Row = tuple[str, str, str, float, dict[str, Any] | None]
 
@@ -52,6 +51,7 @@ def write_card(
     saved: bool = True,
     provenance: str | None = None,
     exported: str | None = None,
+    place: str | None = None,
 ) -> Path | None:
     """Writes how `model` merges into `README.md` in `directory`; of a dense model, takes out what was said there.
 
@@ -68,6 +68,7 @@ def write_card(
             Whether the settings are in the `config.json` that goes with the card; else the card says how to pass them.
         provenance (`str`, *optional*): where the weights come from, in a sentence or two.
         exported (`str`, *optional*): of what is no checkpoint: which file of the folder it is, and for which runtime.
+        place (`str`, *optional*): what loads it where there is no repository: the name of a folder.
 
     Returns:
         `pathlib.Path` of the card, or `None` for a dense model.
@@ -93,7 +94,7 @@ def write_card(
         loaded_from=None if loaded_from == repository else loaded_from,
         title=repository or f"{name or type(model).__name__} with merged tokens",
         auto_class=auto_class_of(model),
-        repository=repository,
+        repository=repository or place,
         summary=summary,
         num_tokens=num_tokens,
         parts="" not in settings,
@@ -110,11 +111,12 @@ def write_recipe_card(
     evaluations: list[Evaluation] | None = None,
     auto_class: str = "AutoModel",
     results: list[EvalResult] | None = None,
+    place: str | None = None,
 ) -> Path | None:
     """Writes what the recipe `config` does into `README.md` in `directory`; as [`write_card`], or with the `results`
     of a search."""
     results = [*_results(evaluations), *(results or [])]
-    return write_recipe_section(directory, config.to_pitome_dict(), results, repository, auto_class)
+    return write_recipe_section(directory, config.to_pitome_dict(), results, repository, auto_class, place)
 
 
 def search_results(
@@ -129,15 +131,20 @@ def search_results(
         hardware (`str`): of the timing.
     """
     operations = {"merged": summary.gflops_merged + summary.gflops_merge_step, "dense": summary.gflops_dense}
-    rows = [("gflops", GFLOPS_TITLE, which, value, None) for which, value in operations.items()]
+    length = {"num_tokens": summary.tokens[0]}
+    rows = [("gflops", GFLOPS_TITLE, which, value, length) for which, value in operations.items()]
+    loss = f"mean loss against the dense model ({found.loss_name})"
     if isinstance(found, Choice):
         interval = {"interval_95": [_rounded(found.low), _rounded(found.high)]}
         if found.name == "agreement":
             rows.append(("agreement", "same class as the dense model", "merged", found.value, interval))
         else:
-            rows.append(("loss", _LOSS, "merged", found.value, {"ends_of_95": interval["interval_95"]}))
+            about = {"inputs": f"{found.num_samples} inputs", "ends_of_95": interval["interval_95"]}
+            rows.append(("loss", loss, "merged", found.value, about))
     else:
-        rows.append(("loss", _LOSS, "merged", found.loss, {"profiles": _all_rounded(found.profiles)}))
+        inputs = f"{found.num_unseen} inputs that the search did not see"
+        about = {"inputs": inputs, "profiles": _all_rounded(found.profiles)}
+        rows.append(("loss", loss, "merged", found.loss, about))
         if found.timing is not None:
             rows += _speed(found.timing, hardware, "milliseconds of the timed batches", None)
     return _as_results(source, found.num_samples, rows)

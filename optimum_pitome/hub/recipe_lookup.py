@@ -57,7 +57,7 @@ def read_recipe(name: Any, arguments: dict[str, Any]) -> PiToMeConfig:
             f"{str(name)!r} is no PiToMe recipe: the model_type in its config.json is {settings.get('model_type')!r}, "
             f"not {PiToMeConfig.model_type!r}. What has weights loads with an auto class and pitome=0.9."
         )
-    return PiToMeConfig.from_dict(settings)
+    return PiToMeConfig.from_dict(settings, name_or_path=str(name))
 
 
 def find_recipe(name: Any, arguments: dict[str, Any]) -> PiToMeConfig | None:
@@ -70,7 +70,7 @@ def find_recipe(name: Any, arguments: dict[str, Any]) -> PiToMeConfig | None:
             return None
     except Exception:
         return None
-    return PiToMeConfig.from_dict(settings)
+    return PiToMeConfig.from_dict(settings, name_or_path=str(name))
 
 
 def explain_recipe(config: PiToMeConfig, recipe: Any, class_name: str) -> None:
@@ -162,7 +162,9 @@ def load_base_model(
     if isinstance(arguments.get("config"), PiToMeConfig):
         config = arguments.pop("config")
     meant = dict(config.model_arguments)
-    config, arguments = PiToMeConfig.from_dict(config.to_pitome_dict(), return_unused_kwargs=True, **arguments)
+    about = {"return_unused_kwargs": True, "name_or_path": str(recipe)}
+    changed, arguments = PiToMeConfig.from_dict(config.to_pitome_dict(), **about, **arguments)
+    config = config if changed == config else changed
     arguments.setdefault("pitome", meant.pop("pitome", config))
     adapter, adapter_kwargs = _take_adapter(recipe, arguments)
     with following(config, recipe, arguments) as (base, arguments):

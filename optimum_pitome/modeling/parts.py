@@ -114,6 +114,7 @@ def _check_picture_size(config: PiToMeConfig, selected: list[tuple[nn.Module, Ar
         special = architecture.count_prefix(encoder_config) + architecture.count_suffix(encoder_config)
         if reads and architecture.count_tokens(encoder_config, settings.image_size) <= special:
             raise ValueError(
-                f"image_size={settings.image_size!r}: {type(encoder).__name__} makes no patch of so small a picture "
-                f"(patch_size={getattr(encoder_config, 'patch_size', None)}). Give the pixels of a side."
+                f"image_size={settings.image_size!r}: {type(encoder).__name__} (the part {architecture.part!r}) makes "
+                f"no patch of so small a picture (patch_size={getattr(encoder_config, 'patch_size', None)}). Give the "
+                "pixels of a side."
             )

@@ -66,6 +66,8 @@ class Choice:
         next ([`Tried`], *optional*):
             The next larger budget, which does not keep the bound. `None` of a speed-up, and where there is no larger
             one.
+        num_tokens (`int`): the length that operations were counted at.
+        loss_name (`str`): which loss it is, in words; empty of what is no loss.
     """
 
     config: PiToMeConfig
@@ -77,6 +79,8 @@ class Choice:
     num_samples: int
     num_settings: int
     next: Tried | None = None
+    num_tokens: int = 0
+    loss_name: str = ""
 
     def __str__(self) -> str:
         ends = "quartiles" if self.name == SPEED_UP else "95 % interval"
@@ -85,12 +89,13 @@ class Choice:
             f"({ends} {self.low:.4g} to {self.high:.4g}, {self.num_samples} inputs, "
             f"{self.num_settings} settings tried)"
         )
-        if self.next is None:
-            return text
-        return (
-            f"{text}\n{self.next.flops_ratio:.2f}x does not keep the bound: {self.name} {self.next.value:.4g} "
-            f"({ends} {self.next.low:.4g} to {self.next.high:.4g})"
-        )
+        if self.next is not None:
+            text += (
+                f"\n{self.next.flops_ratio:.2f}x does not keep the bound: {self.name} {self.next.value:.4g} "
+                f"({ends} {self.next.low:.4g} to {self.next.high:.4g})"
+            )
+        text += f"\nOperations are counted at {self.num_tokens} tokens."
+        return f"{text} The loss is {self.loss_name}." if self.loss_name else text
 
 
 def find_budget(
@@ -210,14 +215,18 @@ def _find(model, batches, min_agreement, max_loss, distance, progress) -> Choice
             f"interval {interval[0]:.4g} to {interval[1]:.4g}, {count} inputs). The whole interval must keep it: give "
             "more inputs, or a bound that is easier to keep."
         )
-    return Choice(*best, tried, failed)
+    name = samples.loss_name if min_agreement is None else ""
+    return Choice(*best, tried, failed, space.shape.num_tokens, name)
 
 
 def _find_speed(model, batches, speed_up, timing, progress) -> Choice:
-    found = find_speed(SearchSpace(model, 1.0, batches=batches), speed_up, timing or timing_of(batches), progress)
+    space = SearchSpace(model, 1.0, batches=batches)
+    found = find_speed(space, speed_up, timing or timing_of(batches), progress)
     number = sum(len(next(iter(batch.values()))) for batch in batches)
     ends = found.timing.speedup, found.timing.speedup_low, found.timing.speedup_high
-    return Choice(found.config, found.flops_ratio, SPEED_UP, *ends, number, found.num_settings)
+    return Choice(
+        found.config, found.flops_ratio, SPEED_UP, *ends, number, found.num_settings, None, space.shape.num_tokens
+    )
 
 
 def _measure(samples: Samples, min_agreement: float | None) -> tuple[str, float, tuple[float, float], int]:

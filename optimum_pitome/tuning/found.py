@@ -40,6 +40,7 @@ class Found:
         num_missing (`int`):
             so many more settings a first generation of the evolution strategy takes; 0 where there was one.
         num_stale (`int`): the search stopped since so many generations gained too little; 0 where it did not.
+        loss_name (`str`): which loss it is, in words.
     """
 
     config: PiToMeConfig
@@ -50,11 +51,18 @@ class Found:
     timing: Timing | None = None
     num_missing: int = 0
     num_stale: int = 0
+    loss_name: str = ""
+
+    @property
+    def num_unseen(self) -> int:
+        """So many samples the losses are means over."""
+        return len(range(PARTS - 1, self.num_samples, PARTS))
 
     def __str__(self) -> str:
-        unseen, rows = len(range(PARTS - 1, self.num_samples, PARTS)), {"found": self.loss, **self.profiles}
+        rows = {"found": self.loss, **self.profiles}
         losses = "\n".join(f"  {name:<28} {loss:.4g}" for name, loss in rows.items())
-        text = f"{self.num_settings} settings compared; mean loss on {unseen} inputs that it did not see:\n{losses}"
+        about = f"{self.num_settings} settings compared; mean loss on {self.num_unseen} inputs that it did not see"
+        text = f"{about}:\n{losses}\nThe loss is {self.loss_name}."
         if self.num_missing:
             text += (
                 "\nOnly these settings were compared: the search of a ratio for every layer had no room for its first "

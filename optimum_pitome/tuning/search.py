@@ -95,8 +95,8 @@ def tune_ratios(
             First [`find_budget`] finds how many operations that takes; the search then keeps to them.
         sequence_length (`int`, *optional*): of texts, for counting operations; the longest that the model reads.
         distance (`Callable`, *optional*):
-            Of (merged outputs, dense outputs, inputs), one number per sample: a tensor of shape `(batch_size,)`. By
-            default that of [`~analysis.loss.Samples.losses`].
+            Of (merged outputs, dense outputs, inputs), one number per sample, `(batch_size,)`. By default, as in
+            [`~analysis.loss.Samples.losses`], divergence of logits, or 1 - cosine of the first and of the mean token.
         timing (`Callable`, *optional*): measures a speed-up, see [`find_budget`].
         max_settings (`int`, *optional*, defaults to 100): how many settings are tried.
         seed (`int`, *optional*, defaults to 0): of the evolution strategy.
@@ -297,5 +297,5 @@ class _Search:
         held = dict(sorted(held.items(), key=lambda one: one[1]))
         missing = 0 if strategy.countiter else strategy.popsize + 1 - room
         counts = {"num_settings": self.count, "num_samples": self.num_samples, "num_missing": missing}
-        counts["num_stale"] = stale if stale == _PATIENCE else 0
-        return Found(best, self.held(best), held, **counts)
+        stale, name = stale if stale == _PATIENCE else 0, self.parts["held"].loss_name
+        return Found(best, self.held(best), held, **counts, num_stale=stale, loss_name=name)

@@ -121,6 +121,7 @@ def test_counted_tokens_are_the_ones_that_run(case):
 
 def test_it_prints_a_table():
     text = str(pitome_summary(apply_pitome(on_meta(384, 12, 224, 16), 0.9)))
+    assert text.splitlines()[0].endswith(": GFLOPs per sample, counted at 197 tokens (exact count, multiply-add = 1)")
     assert "197 -> 178" in text and "fewer operations" in text and len(text.splitlines()) == 19
     assert "settings: ratio=0.9, layers=all, algorithm=pitome, energy=nearest, metric=keys, importance=0.5,\n" in text
     assert "min_tokens=0" in text and "special tokens, which never merge: up to 1 in a sample" in text

@@ -216,13 +216,14 @@ def test_the_card_says_how_to_load_what_was_evaluated(evaluate, tmp_path):
     PreTrainedTokenizerFast.from_pretrained("bert").save_pretrained(tmp_path / "model")
     options = ["--task", "text-classification", "--dataset", "reviews.csv", "--model-card", tmp_path / "card.md"]
     for model, given, expected in (
-        (tmp_path / "model", [], '("path/or/id")                # merges tokens'),
-        (tmp_path / "model", ["--ratio", 0.5], '("path/or/id", pitome=0.5)  # merges tokens'),
-        ("bert", ["--ratio", 0.5, "--layers", 0], "pitome={'ratio': 0.5, 'layers': [0]})  # merges tokens"),
+        (tmp_path / "model", [], '("model")                # merges tokens'),
+        (tmp_path / "model", ["--ratio", 0.5], '("model", pitome=0.5)  # merges tokens'),
+        ("bert", ["--ratio", 0.5, "--layers", 0], "(\"bert\", pitome={'ratio': 0.5, 'layers': [0]})  # merges tokens"),
     ):
         evaluate(model, *given, *options)
         text = (tmp_path / "card.md").read_text()
         assert expected in text and ("they have to be passed" in text) == bool(given)
+        assert str(tmp_path) not in text and "95 % intervals in brackets" in text and "Times are" in text
 
 
 def test_questions_are_padded_on_the_left(multimodal, evaluate, monkeypatch, tmp_path):

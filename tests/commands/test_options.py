@@ -78,6 +78,14 @@ def test_a_recipe_is_a_file_of_settings(tmp_path):
     assert PiToMeConfig(**arguments.settings_from(parse("--pitome-config", tmp_path / "all.json"))) == config
 
 
+@pytest.mark.parametrize("wrong", ["ratio", "ratoi"])
+def test_a_broken_file_of_settings_is_named(wrong, tmp_path, capsys):
+    (tmp_path / "config.json").write_text(json.dumps({wrong: 0.3}))
+    with pytest.raises(SystemExit):
+        parse("--pitome-config", tmp_path / "config.json")
+    assert f"argument --pitome-config: {tmp_path / 'config.json'}: " in capsys.readouterr().err
+
+
 WRONG = {
     "--ratio 0.2": "argument --ratio: ratio=0.2 is out of range",
     "--ratio 0.9,0.2": "argument --ratio: ratio[1]=0.2 is out of range",

@@ -17,7 +17,10 @@
 import argparse
 import errno
 import json
+import os
 import re
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -162,6 +165,35 @@ def test_exit_codes(run, monkeypatch, error, code, message, options):
 
     monkeypatch.setattr(summary, "run", fail)
     assert message in run("summary", *options, code=code)
+
+
+@pytest.fixture
+def unread():
+    """The end of a pipe that nobody reads any more."""
+    read, write = os.pipe()
+    os.close(read)
+    with open(write, "w") as end:
+        yield end
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("options", [(), ("--json",)], ids=["", "json"])
+def test_a_reader_that_went_away_ends_it_quietly(run, unread, monkeypatch, command, options):
+    monkeypatch.setattr(sys, "stdout", unread)
+    assert run(command, "--quiet", *options, code=141) == ""
+
+
+def test_python_ends_quietly_then_too(workplace, unread):
+    program = "from optimum.commands.optimum_cli import main; main()"
+    line = [
+        sys.executable,
+        "-c",
+        program,
+        "pitome",
+        *map(str, ("summary", workplace / LINES["summary"][0], "--quiet")),
+    ]
+    done = subprocess.run(line, stdout=unread, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 def test_a_hub_that_cannot_be_asked(run, optimum_cli, monkeypatch, workplace):

@@ -51,17 +51,41 @@ def test_a_recipe_and_where_it_ended(tune, tmp_path):
     assert (
         "AutoModelForSequenceClassification.from_pretrained" in ModelCard.load(tmp_path / "recipe" / "README.md").text
     )
+    assert ": GFLOPs per sample, counted at 10 tokens (exact" in text
+    assert "\nThe loss is the Kullback-Leibler divergence of the logits.\n" in text
     assert tune(*command) == text and (tmp_path / "recipe" / "search.jsonl").read_text() == tried
+
+
+def test_a_card_says_what_is_known_and_nothing_else(tune, tmp_path):
+    def card(*options):
+        folder = tmp_path / f"to {options[0]}"
+        tune(*TEXTS, *options, f"--output={folder}")
+        text = ModelCard.load(folder / "README.md").content
+        assert f'from_pretrained("{folder.name}")  ' in text and "path/or/id" not in text
+        assert "It loads the model that it names, `bert`, and" in text and str(tmp_path) not in text
+        assert "| Encoder GFLOPs per sample, counted at 10 tokens |" in text
+        assert "means over the samples" not in text and "Times are" not in text
+        return text
+
+    loss = "\n| Mean loss against the dense model (the Kullback-Leibler divergence of the logits) on "
+    for options, inputs in (
+        (("--flops-ratio", 1.1, "--max-settings", 6), "4 inputs that the search did not see"),
+        (("--max-loss", 5.0), "12 inputs"),
+    ):
+        text = card(*options)
+        assert f"{loss}{inputs} |" in text and "intervals in brackets" not in text
+    assert "intervals in brackets" in card("--min-agreement", 0.3)
 
 
 def test_a_bound(tune):
     text = tune(*TEXTS, "--min-agreement", 0.3)
     assert "x fewer operations: agreement" in text and "12 inputs" in text
+    assert "\nOperations are counted at 512 tokens.\n" in text and "counted at 10 tokens" in text
     assert json.loads(text[text.index("{") :])["flops_ratio"] > 1
     assert json.loads(tune(*TEXTS, "--min-agreement", 0.3, "--json"))["next"] is None  # 1.05 is all that it can save
     assert "12 inputs cannot show an agreement of 0.99" in tune(*TEXTS, "--min-agreement", 0.99, code=2)
     assert "No budget keeps max_loss=1e-08" in tune(*TEXTS, "--max-loss", 1e-8, code=1)
-    assert "loss" in tune(*TEXTS, "--max-loss", 5.0)
+    assert "The loss is the Kullback-Leibler divergence of the logits.\n" in tune(*TEXTS, "--max-loss", 5.0)
 
 
 def test_a_speed_up(tune, tmp_path, monkeypatch):

@@ -121,7 +121,8 @@ def test_pictures(name, format, tmp_path, capsys):
         assert any((value - dense[output]).abs().max() > 1e-3 for output, value in found.items())
     folder = tmp_path / "out"
     assert json.loads((folder / "config.json").read_text())["pitome"]["ratio"] == 0.8
-    assert (folder / "preprocessor_config.json").is_file() and "pitome" in (folder / "README.md").read_text()
+    assert (folder / "preprocessor_config.json").is_file()
+    assert f'load_exported("{folder.name}")' in (folder / "README.md").read_text()
     assert manifest(tmp_path)["inputs"] == ["pixel_values"] and manifest(tmp_path)["comparison"]["relative"] < 1e-4
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     if format == "onnx":

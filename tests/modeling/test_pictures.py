@@ -78,6 +78,8 @@ def test_a_budget_is_for_the_pictures_of_the_processor(tmp_path):
     saved = AutoModel.from_pretrained(tmp_path / "dense")
     assert "image_size" not in saved.config.pitome and specs_of(saved) != specs_of(model)
     assert pitome_summary(saved).tokens[0] == 257
+    # The keyword goes before it, and is no saved one.
+    assert specs_of(AutoModel.from_pretrained(tmp_path / "dense", pitome=BUDGET)) == specs_of(model)
 
 
 @needs_image_processors
@@ -126,7 +128,7 @@ def test_the_size_in_the_settings_and_in_the_summary():
     assert pitome_summary(model, image_size=(64, 64)).tokens[0] == 65
     with pytest.raises(ValueError, match="image_size=0: expected pixels of a side"):
         pitome_summary(model, image_size=0)
-    with pytest.raises(ValueError, match=r"image_size=7: ViTModel makes no patch .*patch_size=8"):
+    with pytest.raises(ValueError, match=r"image_size=7: ViTModel .* makes no patch .*patch_size=8"):
         apply_pitome(model, {**BUDGET, "image_size": 7})
 
 

@@ -12,9 +12,12 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What a search prints: where it had no room for a generation, and small losses."""
+"""What a search prints: where it had no room for a generation, small losses, and which loss it is."""
 
+import pytest
+import torch
 from training.tiny import Pictures, tiny_vit
+from tuning.test_search import vit
 
 from optimum_pitome import PiToMeConfig, apply_pitome
 from optimum_pitome.tuning.found import Found
@@ -40,6 +43,21 @@ def test_a_search_without_room_for_a_generation_says_so():
 def test_small_losses_keep_their_digits():
     found = Found(PiToMeConfig(), 1.2346e-7, {"uniform": 2e-7}, num_settings=6, num_samples=4)
     assert "1.235e-07" in str(found) and "2e-07" in str(found)
+
+
+@pytest.mark.parametrize(
+    ("model", "distance", "name"),
+    [
+        (tiny_vit(), None, "the Kullback-Leibler divergence of the logits"),
+        (vit(), None, "1 - cosine of the first token and of the mean token, the mean of the two"),
+        (vit(), lambda merged, dense, inputs: torch.ones(4), "the distance that was passed"),
+    ],
+    ids=["logits", "features", "of one's own"],
+)
+def test_a_search_says_which_loss_it_minimises(model, distance, name):
+    limits = {"max_settings": len(STARTS), "seed": 0, "resume_from": None, "progress": False}
+    found = search_ratios(model, [{"pixel_values": Pictures(4).pixels}], None, distance, flops_ratio=1.1, **limits)
+    assert found.loss_name == name and f"\nThe loss is {name}." in str(found)
 
 
 def test_a_search_says_why_it_stopped():
