@@ -20,7 +20,7 @@ import torch
 
 from .constants import deciding
 from .fused import class_attention_fused
-from .opaque import operator
+from .opaque import empty, operator
 
 
 @deciding
@@ -49,9 +49,7 @@ def class_attention(
     return attention_over_heads(query, key, bias, valid, scaling)
 
 
-@operator(
-    "class_attention", fake=lambda query, key, *_: key.new_empty((key.shape[0], key.shape[2]), dtype=torch.float32)
-)
+@operator("class_attention", fake=lambda query, key, *_: empty(key, (key.shape[0], key.shape[2]), torch.float32))
 def attention_over_heads(
     query: torch.Tensor, key: torch.Tensor, bias: torch.Tensor | None, valid: torch.Tensor | None, scaling: float
 ) -> torch.Tensor:

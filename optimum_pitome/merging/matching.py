@@ -25,7 +25,7 @@ from .combine import PLANS
 from .constants import deciding
 from .fused import match_fused
 from .masks import TokenMasks
-from .opaque import is_opaque, new_length, operator
+from .opaque import empty, is_opaque, new_length, operator
 from .plan import MergePlan
 from .resample import ResamplePlan
 from .spec import MergeSpec
@@ -102,7 +102,7 @@ def _shapes_of_plan(features, settings, numbers, num_prefix_tokens, valid, speci
         "cell": (shared, num_kept),
     }
     masks = ("source_mask", "counted", "valid")
-    return [features.new_empty(shapes[name], dtype=torch.bool if name in masks else torch.int64) for name in names]
+    return [empty(features, shapes[name], torch.bool if name in masks else torch.int64) for name in names]
 
 
 @operator("match", fake=_shapes_of_plan)

@@ -25,7 +25,7 @@ and a dozen layers share one set of kernels.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch.fx.experimental import symbolic_shapes
@@ -93,3 +93,16 @@ def new_length(fake: torch.Tensor, at_least: int) -> torch.SymInt:
     length = fake.fake_mode.shape_env.create_unbacked_symint()
     symbolic_shapes._constrain_range_for_size(length, min=at_least)
     return length
+
+
+def empty(like: torch.Tensor, shape: Sequence[int], dtype: torch.dtype | None = None) -> torch.Tensor:
+    """An empty tensor for a `fake`, as `like.new_empty(shape)`, whose strides are plain products of the lengths.
+
+    PyTorch's own take lengths that only a run tells for possibly zero, and so are products of `max(1, length)`, which
+    Inductor would simplify again and again.
+    """
+    strides, stride = [], 1
+    for length in reversed(shape):
+        strides.append(stride)
+        stride = stride * length
+    return like.new_empty_strided(tuple(shape), strides[::-1], dtype=dtype or like.dtype)

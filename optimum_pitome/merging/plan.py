@@ -20,7 +20,7 @@ import torch
 
 from .constants import Constants, is_fused
 from .exporting import runtime, sum_slots
-from .opaque import operator
+from .opaque import empty, operator
 from .rows import kept_first, rows_of, sum_rows, take, take_rows
 
 
@@ -46,7 +46,7 @@ _GROUPS = "Tensor rows, Tensor? counted, Tensor? zero"
 
 @operator(
     "merge_backward",
-    fake=lambda gradient, weights, *_: gradient.new_empty((*weights.shape, gradient.shape[2])),
+    fake=lambda gradient, weights, *_: empty(gradient, (*weights.shape, gradient.shape[2])),
     schema=f"(Tensor gradient, Tensor weights, Tensor totals, {_GROUPS}) -> Tensor",
 )
 def _merge_gradient(
@@ -64,7 +64,7 @@ def _merge_gradient(
 
 @operator(
     "merge",
-    fake=lambda hidden_states, weights, totals, *_: hidden_states.new_empty((*totals.shape, hidden_states.shape[2])),
+    fake=lambda hidden_states, weights, totals, *_: empty(hidden_states, (*totals.shape, hidden_states.shape[2])),
     save=lambda hidden_states, *others: others,
     gradient=_merge_gradient,
     schema=f"(Tensor hidden_states, Tensor weights, Tensor totals, {_GROUPS}) -> Tensor",
@@ -85,7 +85,7 @@ def _merge(
 
 @operator(
     "merge_sizes",
-    fake=lambda sizes, num_kept, *_: sizes.new_empty((sizes.shape[0], num_kept)),
+    fake=lambda sizes, num_kept, *_: empty(sizes, (sizes.shape[0], num_kept)),
     schema=f"(Tensor sizes, SymInt num_kept, {_GROUPS}) -> Tensor",
 )
 def _merge_sizes(

@@ -30,7 +30,7 @@ import torch
 from ..methods import ALGORITHMS
 from .candidates import Candidates
 from .masks import TokenMasks
-from .opaque import operator
+from .opaque import empty, operator
 from .rows import gather_tokens, narrowed, rows_of, scatter_tokens, take_rows
 from .spec import MergeSpec
 
@@ -82,12 +82,12 @@ def _resample_gradient(
 
 @operator(
     "resample",
-    fake=lambda hidden_states, kept, *_: hidden_states.new_empty((*kept.shape, hidden_states.shape[2])),
+    fake=lambda hidden_states, kept, *_: empty(hidden_states, (*kept.shape, hidden_states.shape[2])),
     save=lambda hidden_states, *others: others,
     gradient=operator(
         "resample_backward",
-        fake=lambda gradient, kept, place, cell: gradient.new_empty(
-            (gradient.shape[0], place.shape[1], gradient.shape[2])
+        fake=lambda gradient, kept, place, cell: empty(
+            gradient, (gradient.shape[0], place.shape[1], gradient.shape[2])
         ),
     )(_resample_gradient),
 )
@@ -104,7 +104,7 @@ def _resample(
     )
 
 
-@operator("resample_sizes", fake=lambda sizes, kept, *_: sizes.new_empty(kept.shape))
+@operator("resample_sizes", fake=lambda sizes, kept, *_: empty(sizes, kept.shape))
 def _resample_sizes(sizes: torch.Tensor, kept: torch.Tensor, place: torch.Tensor, cell: torch.Tensor) -> torch.Tensor:
     """See [`ResamplePlan.merge_sizes`]."""
     mass = (sizes * (place >= 0)).sum(dim=1, keepdim=True)

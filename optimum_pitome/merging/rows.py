@@ -20,7 +20,7 @@ import torch
 
 from .constants import Constants, is_traced
 from .exporting import runtime
-from .opaque import operator
+from .opaque import empty, operator
 
 
 def scatter_tokens(tokens: torch.Tensor, index: torch.Tensor, num_tokens: int) -> torch.Tensor:
@@ -31,13 +31,11 @@ def scatter_tokens(tokens: torch.Tensor, index: torch.Tensor, num_tokens: int) -
 
 @operator(
     "gather_tokens",
-    fake=lambda tokens, index: tokens.new_empty((*index.shape, *tokens.shape[2:])),
+    fake=lambda tokens, index: empty(tokens, (*index.shape, *tokens.shape[2:])),
     save=lambda tokens, index: (index, tokens.shape[1]),
     gradient=operator(
         "gather_tokens_backward",
-        fake=lambda gradient, index, num_tokens: gradient.new_empty(
-            (gradient.shape[0], num_tokens, *gradient.shape[2:])
-        ),
+        fake=lambda gradient, index, num_tokens: empty(gradient, (gradient.shape[0], num_tokens, *gradient.shape[2:])),
     )(scatter_tokens),
 )
 def gather_tokens(tokens: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
@@ -70,7 +68,13 @@ def composed(plan, rows: torch.Tensor | None, slots: torch.Tensor | None) -> dic
     if runtime() is not None:
         slots = plan.assignment if slots is None else plan.assignment.gather(1, slots)
         return {"rows": rows_of(slots, plan.num_kept), "slots": slots}
-    return {"rows": plan.rows if rows is None else plan.rows.flatten()[rows], "slots": None}
+    return {"rows": plan.rows if rows is None else _rows_through(plan.rows, rows), "slots": None}
+
+
+@operator("rows_through", fake=lambda later, rows: empty(rows, rows.shape))
+def _rows_through(later: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """Where original tokens go that are `rows` `(B, N)` of a flattened batch whose tokens go to `later` `(B, n)`."""
+    return later.flatten()[rows]
 
 
 def sum_rows(
@@ -95,13 +99,11 @@ def sum_rows(
 
 take_rows = operator(
     "take_rows",
-    fake=lambda tokens, rows: tokens.new_empty((*rows.shape, *tokens.shape[2:])),
+    fake=lambda tokens, rows: empty(tokens, (*rows.shape, *tokens.shape[2:])),
     save=lambda tokens, rows: (rows, tokens.shape[1]),
     gradient=operator(
         "take_rows_backward",
-        fake=lambda gradient, rows, num_tokens: gradient.new_empty(
-            (gradient.shape[0], num_tokens, *gradient.shape[2:])
-        ),
+        fake=lambda gradient, rows, num_tokens: empty(gradient, (gradient.shape[0], num_tokens, *gradient.shape[2:])),
         schema="(Tensor gradient, Tensor rows, SymInt num_tokens) -> Tensor",
     )(sum_rows),
 )(take)

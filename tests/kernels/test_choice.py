@@ -25,7 +25,7 @@ from optimum_pitome import use_kernels
 from optimum_pitome.kernels import choice
 from optimum_pitome.merging import KeepRatio, MergePlan, MergeSpec, TokenMasks, match_tokens, merge_tokens
 from optimum_pitome.merging import fused as fused_module
-from optimum_pitome.merging.algorithms import match_pitome
+from optimum_pitome.merging.algorithms import match_pitome, match_tome
 from optimum_pitome.merging.attention import class_attention
 from optimum_pitome.merging.fused import FusedPlan
 from optimum_pitome.merging.masks import weights_of
@@ -56,9 +56,13 @@ class Fakes:
         self._note("match")
         attention = None if attention is None else attention.mean(dim=1)
         *removed, energy, margin, alpha, exponent = settings
-        spec = MergeSpec(KeepRatio(*removed), energy=energy, margin=margin, alpha=alpha, importance=2 * exponent)
+        ratio, importance = KeepRatio(*removed), 2 * exponent
         masks = TokenMasks(prefix, valid, special, 0, attention, protected)
-        plan = match_pitome(features.mean(dim=1), spec, masks)
+        if energy == "tome":
+            plan = match_tome(features.mean(dim=1), MergeSpec(ratio, "tome", importance=importance), masks)
+        else:
+            spec = MergeSpec(ratio, energy=energy, margin=margin, alpha=alpha, importance=importance)
+            plan = match_pitome(features.mean(dim=1), spec, masks)
         assert plan.num_kept == num_kept and plan.source.shape[1] == num_pairs
         real = torch.ones_like(plan.source, dtype=torch.bool) if plan.source_mask is None else plan.source_mask
         valid = torch.ones_like(plan.kept, dtype=torch.bool) if plan.valid is None else plan.valid
@@ -218,16 +222,27 @@ def test_attention_by_head_weighs_as_its_mean(fakes):
 @pytest.mark.parametrize(
     "settings",
     [
-        {"algorithm": "tome"},
+        {"algorithm": "tofu"},
         {"algorithm": "pitome_halves"},
         {"combine": "mlerp"},
         {"ratio": KeepRatio.from_float(1.0)},
     ],
-    ids=["tome", "halves", "mlerp", "dense"],
+    ids=["tofu", "halves", "mlerp", "dense"],
 )
 def test_what_has_no_kernel(fakes, settings):
     plan = match_tokens(torch.randn(2, 2, 12, 4), MergeSpec(**{"ratio": SPEC.ratio, **settings}))
     assert not isinstance(plan, FusedPlan) and fakes.calls == []
+
+
+def test_what_tome_has_a_kernel_for(fakes):
+    """Not for protected tokens: their number says who proposes."""
+    features, spec = torch.randn(2, 2, 12, 4), MergeSpec(SPEC.ratio, "tome")
+    protected = torch.arange(12).expand(2, -1) == 3
+    masks = TokenMasks(1, protected=protected)
+    assert not isinstance(match_tokens(features, spec, masks), FusedPlan) and fakes.calls == []
+    plan = match_tokens(features, spec, TokenMasks(1))
+    assert isinstance(plan, FusedPlan) and fakes.calls == ["match"] * 3  # the first two compare
+    assert torch.equal(plan.rows, match_tome(features.mean(dim=1), spec, TokenMasks(1)).rows)
 
 
 def test_other_dtypes_and_too_many_tokens_have_no_kernel(fakes):
