@@ -24,15 +24,18 @@ from .tiles import bytes_of, dense_rows, num_blocks, power_of_two
 
 
 @triton.jit
-def paid(attention, heads, head_stride, token):
-    """What a token weighs in a mean: the mean over the heads of what the class token pays to it, and not nothing."""
+def paid(attention, heads, head_stride, token, share):
+    """What a token weighs in a mean: the mean over the heads of what the class token pays to it, and not nothing;
+    `share` is that of a head."""
     total = 0.0
     for head in range(heads):
         total += tl.load(attention + head * head_stride + token)
-    return tl.maximum(tl.div_rn(total, heads.to(tl.float32)), 1e-9)
+    return tl.maximum(total * share, 1e-9)
 
 
-@triton.jit(do_not_specialize=["attention_heads", "num_tokens", "num_pairs", "num_kept", "num_original"])
+@triton.jit(
+    do_not_specialize=["attention_heads", "share_of_head", "num_tokens", "num_pairs", "num_kept", "num_original"]
+)
 def merge_kernel(
     hidden_states,
     sample_stride,
@@ -41,6 +44,7 @@ def merge_kernel(
     sizes,
     attention,
     attention_heads,
+    share_of_head,
     attention_sample_stride,
     attention_head_stride,
     kept,
@@ -110,7 +114,7 @@ def merge_kernel(
             for _ in range(number):
                 member = tl.min(tl.where(joins & (moved > last), moved, num_tokens))
                 member = tl.minimum(member, tl.where(own > last, own, num_tokens))
-                weight += paid(attention, attention_heads, attention_head_stride, member)
+                weight += paid(attention, attention_heads, attention_head_stride, member, share_of_head)
                 last = member
             last = -1
         columns = block * BLOCK_D + tl.arange(0, BLOCK_D)
@@ -119,7 +123,8 @@ def merge_kernel(
             member = tl.min(tl.where(joins & (moved > last), moved, num_tokens))
             member = tl.minimum(member, tl.where(own > last, own, num_tokens))
             if WEIGHS == "attention":
-                share = tl.div_rn(paid(attention, attention_heads, attention_head_stride, member), weight)
+                own_weight = paid(attention, attention_heads, attention_head_stride, member, share_of_head)
+                share = tl.div_rn(own_weight, weight)
             elif SIZED and WEIGHS == "sizes":
                 share = tl.div_rn(tl.load(sizes + member), weight)
             else:
@@ -196,10 +201,10 @@ def merge(
         for mask in (special, protected)
     ]
     block_d = min(power_of_two(dim), 1024)
-    of_attention = merged_sizes, 1, 0, 0
+    of_attention = merged_sizes, 1, 1.0, 0, 0
     if attention is not None:
         attention = dense_rows(attention)
-        of_attention = attention, attention.shape[1], *attention.stride()[:2]
+        of_attention = attention, attention.shape[1], 1.0 / attention.shape[1], *attention.stride()[:2]
     merge_kernel[(num_kept + num_blocks(num_original, 256), batch_size, num_blocks(dim, block_d))](
         hidden_states,
         *hidden_states.stride()[:2],

@@ -140,11 +140,14 @@ def test_operators_hold_what_they_promise():
     operators, numbers = torch.ops.optimum_pitome, (3, 10, 0, 1, "nearest", 0.9, 1.0, 0.25)
     torch.library.opcheck(operators.match_fused.default, (keys, paid, valid, valid & False, None, 1, 5, 15, *numbers))
     torch.library.opcheck(operators.match_fused.default, (keys, None, None, None, None, 1, 5, 15, *numbers))
+    of_tome = (3, 10, 0, 1, "tome", 0.0, 1.0, 0.25)
+    torch.library.opcheck(operators.match_fused.default, (keys, paid, valid, None, None, 1, 5, 15, *of_tome))
     torch.library.opcheck(operators.class_attention_fused.default, (keys, keys, None, valid, 0.3))
     plan = match_tokens(keys, spec, TokenMasks(1, valid, attention=paid))
     pairs = plan.kept, plan.source, plan.target, plan.source_mask, plan.valid
     for moved in ((None, None, None), (plan.rows, valid, valid)):
-        arguments = (hidden_states, sizes, plan.rows, plan.counted, *pairs, *moved, True)
+        attention = None if moved[0] is None else paid
+        arguments = (hidden_states, sizes, plan.rows, plan.counted, *pairs, *moved, attention, True)
         torch.library.opcheck(operators.merge_fused.default, arguments)
 
 

@@ -76,23 +76,23 @@ def test_no_merging_layer_adds_more(name, settings, budget):
     assert first <= budget + 12 and rest <= 8
 
 
+#: What the defaults of texts are with a budget.
+OF_A_BUDGET = {"algorithm": "tome", "importance": 0.75, "weighted_by": "attention"}
+
+
 def padded(input_ids):
     mask = torch.ones_like(input_ids)
     mask[1, -3:] = 0
     return mask
 
 
-@pytest.mark.parametrize("settings, budget", [({}, 63), ({"algorithm": "tome"}, 57)], ids=str)
+@pytest.mark.parametrize("settings, budget", [({}, 63), ({"algorithm": "tome"}, 57), (OF_A_BUDGET, 76)], ids=str)
 def test_no_merging_layer_of_padded_texts_adds_more(settings, budget):
     first, later, rest = added("BertModel", padded, **settings)
     assert later <= budget and first <= budget + 45 and rest <= 2
 
 
-@pytest.mark.parametrize(
-    "settings, budget",
-    [({}, 36), ({"algorithm": "tome", "importance": 0.75, "weighted_by": "attention"}, 35)],
-    ids=str,
-)
+@pytest.mark.parametrize("settings, budget", [({}, 36), (OF_A_BUDGET, 35)], ids=str)
 def test_no_merging_layer_of_texts_without_padding_adds_more(settings, budget):
     model = apply_pitome(CASES["BertModel"].build(), PiToMeConfig(ratio=0.8, **settings))
     first, *later, rest, _ = added_operations(model, text_inputs(2, lengths=(24, 24)), layers_of(model))
