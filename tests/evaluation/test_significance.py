@@ -46,6 +46,18 @@ def test_the_permutation_test_against_all_permutations():
     assert paired_test([0.0] * 50, [0.1] * 50, num_comparisons=500)[0] == pytest.approx(2 / 100_001)
 
 
+def test_what_is_near_the_level_is_drawn_finer():
+    """Whether it is called a difference does not hang on the seed, nor on which of the two comes first."""
+    difference = np.array([0.31, 0.13, -0.12, 0.42, 0.21, 0.17, 0.22, 0.53, 0.09, 0.11, 0.35, 0.05])
+    signs = np.array(np.meshgrid(*[[-1, 1]] * 12)).reshape(12, -1)
+    exact = (np.abs(signs.T @ np.abs(difference)) >= abs(difference.sum()) - 1e-9).mean()
+    scores = [0.5] * 12, list(0.5 + difference)
+    for seed in range(3):
+        for first, second in (scores, scores[::-1]):
+            p, _ = paired_test(first, second, num_comparisons=40, seed=seed)
+            assert p == pytest.approx(exact, rel=0.25) and 0.05 < 40 * exact < 0.1
+
+
 def test_noise_is_called_a_difference_one_time_in_twenty():
     generator, found = np.random.default_rng(0), []
     for _ in range(200):
