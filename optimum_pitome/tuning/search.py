@@ -238,13 +238,6 @@ class _Search:
         """The mean loss over the samples that it does not look at."""
         return statistics.fmean(self.losses(config, "held"))
 
-    def gains(self, config: PiToMeConfig, other: PiToMeConfig) -> bool:
-        """Whether `config` loses less than `other` on the samples that the search does not look at, by more than the
-        standard error of the difference."""
-        found = [before - now for now, before in zip(self.losses(config, "held"), self.losses(other, "held"))]
-        error = statistics.stdev(found) / len(found) ** 0.5 if len(found) > 1 else 0.0
-        return statistics.fmean(found) > error
-
     def tried(self, config: PiToMeConfig) -> float:
         """The mean loss of one more setting over the samples that the search looks at."""
         self.count += 1
@@ -258,7 +251,7 @@ class _Search:
         ratios = {name: self.space.profile(removed) for name, removed in STARTS.items()}
         profiles = {name: self.space.config(of_each) for name, of_each in ratios.items()}
         first = min(profiles, key=lambda name: self.tried(profiles[name]))
-        best = start = profiles[first]
+        best = profiles[first]
         means = self.space.other_means
         room = self.max_settings - self.count - (means is not None)
         if means is not None and room >= 0:
@@ -280,20 +273,21 @@ class _Search:
             if low < self.loss(best):
                 best = found[losses.index(low)]
             self.bar.set_postfix(loss=f"{self.loss(best):.5f}")
+        candidates = list(profiles.values())
         if best is not chosen:
             # The best draw was also lucky with the samples that it was chosen by. What all draws lie around was not.
             middle = self.space.at(strategy.mean)
             self.tried(middle)
-            best = min(best, middle, chosen, key=self.held)
+            candidates += [best, middle]
         self.bar.close()
+        best = min(candidates, key=self.held)
         held = {name: self.held(config) for name, config in profiles.items()}
-        if best is not start and not self.gains(best, start):
+        known = next((name for name, config in profiles.items() if config is best), None)
+        if strategy.countiter and known is not None:
             logger.warning(
-                f"On the samples that the search did not see, its result loses {self.held(best):.4g}, and {first}, "
-                f"which was best on the others, {self.held(start):.4g}. That is no gain beyond chance, so the profile "
-                "is returned. More samples help."
+                f"On the samples that the search did not see, no ratios that it drew lose less than {known}, "
+                f"{self.held(best):.4g}, so that is returned. More samples help."
             )
-            best = start
         held = dict(sorted(held.items(), key=lambda one: one[1]))
         missing = 0 if strategy.countiter else strategy.popsize + 1 - room
         counts = {"num_settings": self.count, "num_samples": self.num_samples, "num_missing": missing}
