@@ -166,7 +166,7 @@ def table(title: str, rows: Mapping[str, tuple[np.ndarray, float, float]]) -> li
     """The lines about one set of inputs that no search has seen."""
     found, *_ = rows["found"]
     lines = [
-        f"{name:<40}{losses.mean():.4f}  {kept:.1%} of the neighbours  {operations:.2f} x fewer operations"
+        f"{name:<44}{losses.mean():.4f}  {kept:.1%} of the neighbours  {operations:.2f} x fewer operations"
         + ("" if name == "found" else f"  found loses {less(found, losses)} less")
         for name, (losses, kept, operations) in rows.items()
     ]

@@ -164,7 +164,8 @@ class MergingLayer:
         if spec is None or spec.ratio.is_dense:
             return "no merging"
         # Without its ratio, which the encoder tells: PyTorch prints layers that say the same once.
-        return f"algorithm={spec.algorithm}, energy={spec.energy}, metric={spec.metric}"
+        told = {name: getattr(spec, name) for name in ("algorithm", "energy", "metric", "importance", "weighted_by")}
+        return ", ".join(f"{name}={value}" for name, value in told.items())
 
 
 def _pass_on(layer, hidden_states, tokens):

@@ -192,8 +192,9 @@ def resolve_protected_ids(
 def _merging_layers(config: PiToMeConfig, architecture: Architecture, num_layers: int) -> dict[int, int]:
     """The merging layers, each with its position in the user's list."""
     layers = config.layers
-    if layers is None and config.ratio is None:
-        layers = range(num_layers)  # the profile says which of them merge
+    one_for_each = isinstance(config.ratio, list) and len(config.ratio) == num_layers
+    if layers is None and (config.ratio is None or one_for_each):
+        layers = range(num_layers)  # the profile or the list says which of them merge
     elif layers is None:
         default = architecture.defaults.get("layers")
         layers = range(num_layers) if default is None else [index for index in default if index < num_layers]

@@ -60,7 +60,8 @@ class Found:
 
     def __str__(self) -> str:
         rows = {"found": self.loss, **self.profiles}
-        losses = "\n".join(f"  {name:<28} {loss:.4g}" for name, loss in rows.items())
+        width = max(map(len, rows))
+        losses = "\n".join(f"  {name:<{width}}  {loss:.4g}" for name, loss in rows.items())
         about = f"{self.num_settings} settings compared; mean loss on {self.num_unseen} inputs that it did not see"
         text = f"{about}:\n{losses}\nThe loss is {self.loss_name}."
         if self.num_missing:

@@ -46,7 +46,11 @@ logger = logging.get_logger(__name__)
 #: The profiles that the search compares first, by name: how late they merge (see [`~methods.profile_of`]), and the
 #: one for models that label every token.
 STARTS: dict[str, Callable[[float, float], float]] = {
-    **{f"profile of lateness {late:g}": profile_of(late) for late in (0.0, 0.05, 0.1, 0.2, 0.4)},
+    "profile uniform": profile_of(0.0),
+    "profile of lateness 0.05": profile_of(0.05),
+    "profile balanced": profile_of(0.1),
+    "profile late": profile_of(0.2),
+    "profile of lateness 0.4": profile_of(0.4),
     "profile early": first_third,
 }
 #: The search starts with steps of this size, in powers of e by which a layer removes more or less.

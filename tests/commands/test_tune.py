@@ -47,7 +47,7 @@ def test_a_recipe_and_where_it_ended(tune, tmp_path):
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "recipe")
     assert pitome_summary(model, num_tokens=10).flops_ratio >= 1.1  # the mean length of the texts
     tried = (tmp_path / "recipe" / "search.jsonl").read_text()
-    assert "  found " in text and "profile of lateness 0.1" in text
+    assert "  found " in text and "profile balanced" in text
     assert (
         "AutoModelForSequenceClassification.from_pretrained" in ModelCard.load(tmp_path / "recipe" / "README.md").text
     )

@@ -105,6 +105,21 @@ def test_layers_can_be_chosen():
     assert [spec.ratio.is_dense for spec in model.pitome.specs] == [True, True, True, False]
 
 
+@pytest.mark.parametrize(
+    "ratio, kept",
+    [
+        (0.8, [0.8, 0.8, 0.8, 1.0]),
+        ([0.9, 0.8, 0.7], [0.9, 0.8, 0.7, 1.0]),
+        ([1.0, 0.9, 0.8, 0.7], [1.0, 0.9, 0.8, 0.7]),
+    ],
+    ids=str,
+)
+def test_a_ratio_for_each_layer_is_for_all_of_them(ratio, kept):
+    """Though by default the first three merge."""
+    model = apply_pitome(case_of("BertModel").build(), {"ratio": ratio})
+    assert [spec.ratio.kept for spec in model.pitome.specs] == kept
+
+
 def test_gradients_reach_every_parameter():
     model = apply_pitome(case_of("BertForSequenceClassification").build(), 0.7).train()
     model(**text_inputs(3), labels=torch.tensor([0, 1, 2])).loss.backward()

@@ -120,7 +120,7 @@ def test_where_a_search_tries_other_means(make, settings, means):
     model = apply_pitome(make(), {"ratio": 0.8, **settings})
     space = SearchSpace(model, 1.15, sequence_length=24 if make is bert else None)
     assert space.other_means == means
-    config = space.weighted_otherwise().config(space.profile(STARTS["profile of lateness 0"]))
+    config = space.weighted_otherwise().config(space.profile(STARTS["profile uniform"]))
     assert config.weighted_by == (means or settings.get("weighted_by"))  # the user's own stays
     apply_pitome(model, config)
     assert pitome_summary(model, num_tokens=24 if make is bert else None).flops_ratio >= 1.15
@@ -244,7 +244,7 @@ def test_a_point_of_the_search_says_its_ratios():
         if min(1 - ratios[index] for index in space.layers) > 0.01:
             at = space.at(space.point(ratios))
             assert at.ratio == pytest.approx(ratios, abs=2e-3) and at.importance == [0.5] * len(ratios)
-    late = space.profile(STARTS["profile of lateness 0.2"])
+    late = space.profile(STARTS["profile late"])
     assert space.at([0.0] * 2 * len(space.layers)).ratio != pytest.approx(late, abs=1e-3)
     away = space.at([*space.point(late)[:-1], 2.0])
     assert away.importance == [0.5, 0.5, 0.5, 0.881] and PiToMeConfig.from_value(away.to_pitome_dict()) == away
@@ -252,7 +252,7 @@ def test_a_point_of_the_search_says_its_ratios():
 
 def test_texts_are_searched_with_their_defaults_under_a_budget():
     space = SearchSpace(bert(), 1.1, sequence_length=24)
-    profile = space.config(space.profile(STARTS["profile of lateness 0.1"]))
+    profile = space.config(space.profile(STARTS["profile balanced"]))
     assert (profile.algorithm, profile.importance) == ("tome", 0.75)
     model = apply_pitome(bert(), {"flops_ratio": 1.1})
     (budgeted,) = rewritten_encoders(model)
@@ -270,7 +270,7 @@ def test_texts_are_searched_with_their_defaults_under_a_budget():
 )
 def test_importance_is_searched_where_it_is_open_and_read(settings, searched):
     space = SearchSpace(apply_pitome(vit(), settings), 1.25)
-    config = space.at(space.point(space.profile(STARTS["profile of lateness 0.2"])))
+    config = space.at(space.point(space.profile(STARTS["profile late"])))
     assert isinstance(config.importance, list) == searched
     if not searched:
         assert config.importance == settings.get("importance")
