@@ -266,18 +266,22 @@ def _json(text: str, example: str) -> dict[str, Any]:
         if not isinstance(settings, dict):
             raise ValueError(f"expected an object, not {type(settings).__name__}")
     except (OSError, RecursionError, ValueError) as error:
-        error = f"{text}: {reason_of(error)}" if isinstance(error, OSError) else error
-        raise argparse.ArgumentTypeError(f"{error}. Expected JSON such as {example}, or a file of it.") from None
+        reason = f"{_file(text)}{reason_of(error) if isinstance(error, OSError) else error}"
+        raise argparse.ArgumentTypeError(f"{reason}. Expected JSON such as {example}, or a file of it.") from None
     return settings
 
 
+def _file(text: str) -> str:
+    """What begins a message about `text`, if that is the name of a file rather than JSON itself."""
+    return "" if text.lstrip().startswith("{") else f"{text}: "
+
+
 def _json_settings(text: str) -> dict[str, Any]:
-    file = "" if text.lstrip().startswith("{") else f"{text}: "
     try:
         settings = fields_of(_json(text, '{"ratio": 0.9}'))
         return {name: FIELDS[name].checked(value) if name in FIELDS else value for name, value in settings.items()}
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{file}{error}") from None
+        raise argparse.ArgumentTypeError(f"{_file(text)}{error}") from None
 
 
 _OPTIONS = {
