@@ -217,8 +217,8 @@ def test_a_folder_without_a_tokenizer(in_workplace, tmp_path, model_class):
     sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
     model_class(model_class.config_class(vocab_size=40, num_labels=2, **sizes)).save_pretrained(tmp_path)
     data = ["--dataset", "reviews.csv", "--input-columns", "text", "--ratio", 0.8]
-    for command, task in (("evaluate", ["--task", "feature-extraction"]), ("spectrum", [])):
-        error = in_workplace(command, tmp_path, *data, *task, code=2)
+    for name, task in (("evaluate", ["--task", "feature-extraction"]), ("spectrum", [])):
+        error = in_workplace(name, tmp_path, *data, *task, code=2)
         assert f"{tmp_path}: its tokenizer knows no words (of 5 entries all are special tokens)" in error
 
 
