@@ -19,9 +19,11 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import json
 import marshal
 import os
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +41,10 @@ logger = logging.get_logger(__name__)
 _BASE_KEYS = TRANSFORMERS_KEYS | LOADING_KEYS | {field.name for field in dataclasses.fields(PreTrainedConfig)}
 #: What transformers puts into every configuration. To make it anew each time would take longer than all the rest.
 _UNTOUCHED = vars(PreTrainedConfig())
+_USE_OF_RECIPES = (
+    " The folder {name} holds a recipe. The auto class of its model loads the model with it: from_pretrained({name}). "
+    "Or pass its settings, pitome=PiToMeConfig.from_pretrained({name})."
+)
 
 
 def _seal(fields: Mapping[str, Any]) -> bytes | None:
@@ -47,6 +53,15 @@ def _seal(fields: Mapping[str, Any]) -> bytes | None:
         return marshal.dumps([fields.get(name) for name in FIELDS], 2)  # later versions depend on who else holds what
     except ValueError:
         return None
+
+
+def _holds_recipe(value: Any) -> bool:
+    """Whether `value` names a folder with a recipe."""
+    try:
+        found = json.loads((Path(value) / "config.json").read_text(encoding="utf-8"))
+    except (OSError, RecursionError, TypeError, ValueError):
+        return False
+    return isinstance(found, dict) and found.get("model_type") == PiToMeConfig.model_type
 
 
 class PiToMeConfig(PreTrainedConfig, Settings):
@@ -124,6 +139,7 @@ class PiToMeConfig(PreTrainedConfig, Settings):
         raise ValueError(
             f"pitome={show(value)} is not understood. Pass a ratio (pitome=0.9), a dict (pitome={{'ratio': 0.9}}; "
             "per layer {'ratio': [0.9, ...]}; by part {'vision': 0.9}), a PiToMeConfig, or False for the dense model."
+            + (_USE_OF_RECIPES.format(name=show(str(value))) if _holds_recipe(value) else "")
         )
 
     @classmethod
