@@ -126,6 +126,6 @@ def check_tokenizer(tokenizer: Any, model: str) -> None:
     if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
         raise ValueError(
             f"{model}: its tokenizer knows no words (of {len(tokenizer)} entries all are special tokens), since no "
-            "files of a tokenizer lie beside the weights. Save the one of the model that the weights were made from "
-            "in their folder: AutoTokenizer.from_pretrained(that model).save_pretrained(folder)."
+            "files of a tokenizer lie beside the weights. Put that of the model which they were made from there: "
+            "AutoTokenizer.from_pretrained(that model).save_pretrained(folder)."
         )

@@ -41,10 +41,6 @@ logger = logging.get_logger(__name__)
 _BASE_KEYS = TRANSFORMERS_KEYS | LOADING_KEYS | {field.name for field in dataclasses.fields(PreTrainedConfig)}
 #: What transformers puts into every configuration. To make it anew each time would take longer than all the rest.
 _UNTOUCHED = vars(PreTrainedConfig())
-_USE_OF_RECIPES = (
-    " The folder {name} holds a recipe. The auto class of its model loads the model with it: from_pretrained({name}). "
-    "Or pass its settings, pitome=PiToMeConfig.from_pretrained({name})."
-)
 
 
 def _seal(fields: Mapping[str, Any]) -> bytes | None:
@@ -136,10 +132,16 @@ class PiToMeConfig(PreTrainedConfig, Settings):
             return cls(**fields_of(value))
         if is_number(value):
             return cls(ratio=value)
+        hint = ""
+        if _holds_recipe(value):
+            hint = (
+                f" {show(str(value))} is the folder of a recipe: load its model from there, without pitome (the auto "
+                "classes do that), or pass PiToMeConfig.from_pretrained(that folder)."
+            )
         raise ValueError(
             f"pitome={show(value)} is not understood. Pass a ratio (pitome=0.9), a dict (pitome={{'ratio': 0.9}}; "
-            "per layer {'ratio': [0.9, ...]}; by part {'vision': 0.9}), a PiToMeConfig, or False for the dense model."
-            + (_USE_OF_RECIPES.format(name=show(str(value))) if _holds_recipe(value) else "")
+            "per layer {'ratio': [0.9, ...]}; by part {'vision': 0.9}), a PiToMeConfig, or False for the dense "
+            f"model.{hint}"
         )
 
     @classmethod

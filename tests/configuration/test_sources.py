@@ -80,8 +80,8 @@ def test_the_folder_of_a_recipe_as_settings(tmp_path):
     PiToMeConfig(0.8, base_model_name_or_path=str(folder)).save_pretrained(tmp_path / "tuned")
     for name in (tmp_path / "tuned", str(tmp_path / "tuned")):
         said = refused(AutoModel.from_pretrained, folder, pitome=name)
-        assert f"The folder '{tmp_path / 'tuned'}' holds a recipe" in said
-    assert "holds a recipe" not in refused(AutoModel.from_pretrained, folder, pitome=str(folder))
+        assert f"'{tmp_path / 'tuned'}' is the folder of a recipe" in said
+    assert "folder of a recipe" not in refused(AutoModel.from_pretrained, folder, pitome=str(folder))
     ViTModel(vit_config()).save_pretrained(folder)
     model = AutoModel.from_pretrained(folder, pitome=PiToMeConfig.from_pretrained(tmp_path / "tuned"))
     assert model.config.pitome["ratio"] == 0.8
