@@ -132,7 +132,7 @@ def explained(error: Exception, model: str | None) -> str:
         after += f"\n\nThere is no folder {model} here, either."
     broken = error.__context__
     if isinstance(error, OSError) and isinstance(broken, json.JSONDecodeError):  # transformers does not say where
-        after += f" It says: {broken}."
+        after += f" What is wrong there: {broken}."
     return f"{about}{error}{after}"
 
 
