@@ -28,6 +28,7 @@ from ..export.export import export_pitome
 from ..export.files import check_output, check_source
 from ..export.modules import check_class
 from ..export.requirements import check_request
+from .preparing import check_tokenizer
 from .pushing import check_push, push
 from .results import Results
 from .tasks import check_numbers
@@ -94,7 +95,10 @@ def _processor(args: argparse.Namespace, kind: str, results: Results) -> Any:
     """What makes the model's inputs; `None` where none lies beside it."""
     loader = AutoTokenizer if kind == "text" else AutoImageProcessor
     try:
-        return loader.from_pretrained(args.model, revision=args.revision)
+        processor = loader.from_pretrained(args.model, revision=args.revision)
+        if kind == "text":
+            check_tokenizer(processor, args.model)
+        return processor
     except (OSError, ValueError, KeyError, ImportError) as error:
         what = "tokenizer" if kind == "text" else "image processor"
         reason = str(error).strip().partition("\n")[0]

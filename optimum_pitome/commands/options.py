@@ -74,7 +74,7 @@ def _add_summary(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_tuning(parser: argparse.ArgumentParser) -> None:
-    add_data(parser)
+    add_data(parser, max_samples="128; with --min-agreement or --max-loss 1000")
     add_running(parser)
     group = parser.add_argument_group(
         "what is searched",
@@ -94,7 +94,9 @@ def _add_tuning(parser: argparse.ArgumentParser) -> None:
         help="Share of the inputs that keep their class, such as 0.99: the lower end of its 95 %% interval.",
     )
     group.add_argument("--max-loss", type=float, help="Largest mean loss, such as 0.01.")
-    group.add_argument("--max-settings", type=int, default=100, help="Settings tried, each on all inputs (100).")
+    text = "Settings tried, each on two thirds of the inputs (100): profiles, then ratios of every layer, for which "
+    text += "less than about 20 leave no room."
+    group.add_argument("--max-settings", type=int, default=100, help=text)
     group.add_argument("--seed", type=int, default=0, help="Of the search (0).")
     parser.add_argument(
         "-o",
@@ -120,7 +122,8 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
     add("--tolerance", type=float, help="Largest relative difference (0.001); of int8 mean of 1 - cosine (0.05).")
     add("-o", "--output", metavar="DIR", required=True, help="A folder, new or empty.")
     _add_push(add)
-    add_data(parser, required=False).add_argument("--batch-size", type=int, default=8, help="Samples at once (8).")
+    data = add_data(parser, required=False, max_samples="64")
+    data.add_argument("--batch-size", type=int, default=8, help="Samples at once (8).")
 
 
 def _add_visualize(parser: argparse.ArgumentParser) -> None:
@@ -140,7 +143,7 @@ def _add_visualize(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_spectrum(parser: argparse.ArgumentParser) -> None:
-    add_data(parser)
+    add_data(parser, max_samples="32")
     add_running(parser)
     several = {"nargs": "+", "metavar": "JSON", "type": _json_settings}
     text = "Settings to compare, as JSON or files. Default: every algorithm. The one layer that merges keeps --ratio "
@@ -266,18 +269,22 @@ def _json(text: str, example: str) -> dict[str, Any]:
         if not isinstance(settings, dict):
             raise ValueError(f"expected an object, not {type(settings).__name__}")
     except (OSError, RecursionError, ValueError) as error:
-        error = f"{text}: {reason_of(error)}" if isinstance(error, OSError) else error
-        raise argparse.ArgumentTypeError(f"{error}. Expected JSON such as {example}, or a file of it.") from None
+        reason = f"{_file(text)}{reason_of(error) if isinstance(error, OSError) else error}"
+        raise argparse.ArgumentTypeError(f"{reason}. Expected JSON such as {example}, or a file of it.") from None
     return settings
 
 
+def _file(text: str) -> str:
+    """What begins a message about `text`, if that is the name of a file rather than JSON itself."""
+    return "" if text.lstrip().startswith("{") else f"{text}: "
+
+
 def _json_settings(text: str) -> dict[str, Any]:
-    file = "" if text.lstrip().startswith("{") else f"{text}: "
     try:
         settings = fields_of(_json(text, '{"ratio": 0.9}'))
         return {name: FIELDS[name].checked(value) if name in FIELDS else value for name, value in settings.items()}
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{file}{error}") from None
+        raise argparse.ArgumentTypeError(f"{_file(text)}{error}") from None
 
 
 _OPTIONS = {

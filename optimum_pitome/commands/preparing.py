@@ -53,6 +53,7 @@ def tag(model: nn.Module, dataset: Dataset, columns: list[str], args: argparse.N
 
 def answer(model: nn.Module, dataset: Dataset, columns: list[str], args: argparse.Namespace):
     processor = AutoProcessor.from_pretrained(args.model, revision=args.revision)
+    check_tokenizer(processor.tokenizer, args.model)
     judge = AnswerJudge(model, processor, args.max_new_tokens)
     processor.tokenizer.padding_side = "left"  # answers follow their questions
     answers = accepted_answers(dataset, columns[-1])
@@ -66,6 +67,7 @@ def answer(model: nn.Module, dataset: Dataset, columns: list[str], args: argpars
 def retrieve(model: nn.Module, dataset: Dataset, columns: list[str], args: argparse.Namespace):
     judge = RetrievalJudge(model)
     processor = AutoProcessor.from_pretrained(args.model, revision=args.revision)
+    check_tokenizer(processor.tokenizer, args.model)
     pictures, captions = group_captions(dataset, *columns)
     encode = functools.partial(encode_captions, model, processor, max_length=args.max_length)
     return judge, Batches(pictures, columns[:1], {"captions": captions}, args.batch_size, prepare_images(args), encode)
@@ -112,4 +114,18 @@ def prepare_texts(args: argparse.Namespace) -> Callable:
 def _tokenizer(args: argparse.Namespace) -> tuple[Any, int]:
     """The model's, and the longest text in tokens."""
     tokenizer = AutoTokenizer.from_pretrained(args.model, revision=args.revision)
+    check_tokenizer(tokenizer, args.model)
     return tokenizer, args.max_length or min(tokenizer.model_max_length, MAX_LENGTH)
+
+
+def check_tokenizer(tokenizer: Any, model: str) -> None:
+    """
+    Raises:
+        ValueError: for one that transformers made of the configuration alone, to which no word means anything.
+    """
+    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
+        raise ValueError(
+            f"{model}: its tokenizer knows no words (of {len(tokenizer)} entries all are special tokens), since no "
+            "files of a tokenizer lie beside the weights. Put that of the model which they were made from there: "
+            "AutoTokenizer.from_pretrained(that model).save_pretrained(folder)."
+        )

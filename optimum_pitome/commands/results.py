@@ -21,6 +21,7 @@ import contextlib
 import errno
 import importlib
 import io
+import json
 import logging
 import os
 import sys
@@ -129,6 +130,9 @@ def explained(error: Exception, model: str | None) -> str:
         after += f"\n\nThe folder {model} holds no config.json: name one in which a model or a recipe was saved."
     if offline and model is not None and not os.path.exists(model):
         after += f"\n\nThere is no folder {model} here, either."
+    broken = error.__context__
+    if isinstance(error, OSError) and isinstance(broken, json.JSONDecodeError):  # transformers does not say where
+        after += f" What is wrong there: {broken}."
     return f"{about}{error}{after}"
 
 

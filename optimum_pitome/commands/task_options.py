@@ -41,7 +41,10 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--revision", default="main", help="Revision on the Hub.")
 
 
-def add_data(parser: argparse.ArgumentParser, required: bool = True) -> argparse._ArgumentGroup:
+def add_data(
+    parser: argparse.ArgumentParser, required: bool = True, max_samples: str = "all"
+) -> argparse._ArgumentGroup:
+    """The options that say what is read; `max_samples` says how many that is by default."""
     data = parser.add_argument_group("data")
     data.add_argument(
         "--dataset",
@@ -52,7 +55,8 @@ def add_data(parser: argparse.ArgumentParser, required: bool = True) -> argparse
     data.add_argument("--dataset-config", help="Configuration of a data set on the Hub.")
     data.add_argument("--dataset-revision", help="Revision of a data set on the Hub.")
     data.add_argument("--split", help="Default: test, validation, or the only one.")
-    data.add_argument("--max-samples", type=int, help="Number of samples; the random choice is always the same.")
+    text = f"Number of samples ({max_samples}); the random choice is always the same."
+    data.add_argument("--max-samples", type=int, help=text)
     data.add_argument(
         "--input-columns",
         nargs="+",

@@ -19,9 +19,11 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import json
 import marshal
 import os
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +49,15 @@ def _seal(fields: Mapping[str, Any]) -> bytes | None:
         return marshal.dumps([fields.get(name) for name in FIELDS], 2)  # later versions depend on who else holds what
     except ValueError:
         return None
+
+
+def _holds_recipe(value: Any) -> bool:
+    """Whether `value` names a folder with a recipe."""
+    try:
+        found = json.loads((Path(value) / "config.json").read_text(encoding="utf-8"))
+    except (OSError, RecursionError, TypeError, ValueError):
+        return False
+    return isinstance(found, dict) and found.get("model_type") == PiToMeConfig.model_type
 
 
 class PiToMeConfig(PreTrainedConfig, Settings):
@@ -121,9 +132,16 @@ class PiToMeConfig(PreTrainedConfig, Settings):
             return cls(**fields_of(value))
         if is_number(value):
             return cls(ratio=value)
+        hint = ""
+        if _holds_recipe(value):
+            hint = (
+                f" {show(str(value))} is the folder of a recipe: load its model from there, without pitome (the auto "
+                "classes do that), or pass PiToMeConfig.from_pretrained(that folder)."
+            )
         raise ValueError(
             f"pitome={show(value)} is not understood. Pass a ratio (pitome=0.9), a dict (pitome={{'ratio': 0.9}}; "
-            "per layer {'ratio': [0.9, ...]}; by part {'vision': 0.9}), a PiToMeConfig, or False for the dense model."
+            "per layer {'ratio': [0.9, ...]}; by part {'vision': 0.9}), a PiToMeConfig, or False for the dense "
+            f"model.{hint}"
         )
 
     @classmethod

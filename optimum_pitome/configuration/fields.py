@@ -130,9 +130,10 @@ class Settings:
         'How tokens are matched: `"pitome"`, `"pitome_unprotected"` (energy-ordered matching of the released code: '
         'any token may merge), `"pitome_halves"` (its matching for text: the more redundant half joins the other), '
         '`"pitome_random_split"` (any half), `"mutual"` (those that are each other\'s nearest first), `"tome"` '
-        '(alternating positions), `"tofu"` (as `"tome"`, but early layers keep one of two tokens and later ones the '
-        'norm), `"dct"` (no matching: the lowest frequencies of the sequence), `"diffrate"` (by the attention of the '
-        'class token: half of what goes is dropped; no rates are learned), or `"random"`.',
+        '(alternating positions; the default of texts with a budget, but for labels of every token), `"tofu"` (as '
+        '`"tome"`, but early layers keep one of two tokens and later ones the norm), `"dct"` (no matching: the lowest '
+        'frequencies of the sequence), `"diffrate"` (by the attention of the class token: half of what goes is '
+        'dropped; no rates are learned), or `"random"`.',
         choices=ALGORITHMS,
         register="optimum_pitome.register_algorithm",
         usual="pitome",
@@ -164,7 +165,8 @@ class Settings:
     )
     importance: float | list[float] | None = declare(
         "Exponent of the class token's attention, which weighs distances between tokens, in [0, 1], for all or per "
-        "layer: what it does not look at merges first. 0 (the default with another algorithm or energy): left out.",
+        "layer: what it does not look at merges first. 0 (the default with another algorithm or energy): left out. "
+        "Texts with a budget, but for labels of every token: 0.75.",
         functools.partial(check_number, low=0.0, high=1.0, listable=True),
         usual=0.5,
         read_by=lambda algorithm, energy: algorithm.comparisons is not None,
@@ -238,7 +240,8 @@ class Settings:
     )
     weighted_by: str | None = declare(
         'What a token weighs in the mean of those that merge: its size (`"sizes"`), what the class token pays to it '
-        '(`"attention"`), or as much as the others (`"nothing"`).',
+        '(`"attention"`; the default of texts with a budget, but for labels of every token), or as much as the others '
+        '(`"nothing"`).',
         choices=("sizes", "attention", "nothing"),
         usual="sizes",
         read_by=lambda algorithm, energy: algorithm.takes_means,
@@ -299,7 +302,9 @@ def _are_parts(given: Mapping[Any, Any]) -> bool:
 
 
 def _misspelt(name: Any) -> str | None:
-    return similar(name, list(FIELDS), cutoff=0.7)  # a part may be called "audio", which is close to "ratio"
+    begun = [field for field in FIELDS if isinstance(name, str) and "_" in name and field.startswith(name)]
+    # A part may be called "audio", which is close to "ratio".
+    return begun[0] if begun else similar(name, list(FIELDS), cutoff=0.7)
 
 
 def _are_settings(value: Any) -> bool:

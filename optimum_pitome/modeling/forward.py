@@ -28,7 +28,7 @@ from transformers.utils import is_torchdynamo_compiling, output_capturing
 
 from .attention import check_implementation
 from .marks import mark_tokens
-from .masks import check_mask, read_mask, without_masks
+from .masks import check_mask, read_mask
 from .signatures import names
 from .state import STATE_KEY, MergeState, Tokens
 from .wrap import wrap
@@ -183,11 +183,6 @@ def _read_tokens(rewrite: EncoderRewrite, arguments: Mapping[str, Any]) -> Token
         special, max_special = _last(rewrite.num_suffix_tokens, arguments), rewrite.num_suffix_tokens
     if valid is not None and special is not None:
         valid = valid.expand_as(special)  # a 4D mask may be one for the whole batch
-    protected = _places_of(rewrite.protect_token_ids, arguments.get("input_ids"))
-    ends = (0, 0)
-    if pairwise_mask is None and protected is None and rewrite.watch is None:  # who watches wants to see masks
-        valid, special, ends = without_masks(valid, special)
-        max_special = 0 if sum(ends) else max_special
     return Tokens(
         valid=valid,
         special=special,
@@ -195,8 +190,7 @@ def _read_tokens(rewrite: EncoderRewrite, arguments: Mapping[str, Any]) -> Token
         track_positions=bool(rewrite.architecture.token_arguments) or rewrite.architecture.window is not None,
         num_prefix_tokens=rewrite.num_prefix_tokens,
         max_special=max_special,
-        protected=protected,
-        ends=ends,
+        protected=_places_of(rewrite.protect_token_ids, arguments.get("input_ids")),
     )
 
 

@@ -25,6 +25,7 @@ import torch
 from ..merging import Constants, MergeSpec, is_opaque, is_traced, length_of, match_tokens, over_heads
 from .apart import run_apart
 from .call import CALL_KEY, AttentionCall
+from .masks import without_masks
 from .record import LayerRecord
 from .state import STATE_KEY, MergeState, Tokens
 from .token_arguments import turn_back
@@ -108,6 +109,8 @@ class MergingLayer:
             return MergingLayer._run_dense, tokens, args, kwargs
         if tokens.sizes is None:
             tokens = state.read_tokens()
+            if state.watch is None:  # who watches wants to see masks
+                tokens = without_masks(tokens, hidden_states)
             if not traced:
                 tokens = replace(tokens, constants=Constants.of(hidden_states))
         watch = None if state.watch is None else functools.partial(_tell, state.watch, index)

@@ -17,13 +17,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn.attention.flex_attention import BlockMask, create_mask
 
 from ..kernels.choice import may_run
 from ..merging.constants import is_traced
+
+
+if TYPE_CHECKING:
+    from .state import Tokens
 
 
 #: A score that is lowered by this much weighs nothing in a softmax, in any dtype.
@@ -77,34 +82,30 @@ def read_mask(attention_mask: torch.Tensor | None) -> tuple[torch.Tensor | None,
     return valid, attention_mask if says_more else None
 
 
-def without_masks(
-    valid: torch.Tensor | None, special: torch.Tensor | None
-) -> tuple[torch.Tensor | None, torch.Tensor | None, tuple[int, int]]:
-    """What says as much as two masks `(B, N)` with fewer operations in every layer, where they are at hand to look at:
-    on a CPU, while nothing is recorded. Kernels need nothing like it.
+def without_masks(tokens: Tokens, hidden_states: torch.Tensor) -> Tokens:
+    """The `tokens` of `hidden_states` `(B, N, dim)` with what says as much as their masks in fewer operations of every
+    layer: without `valid` where all are real, and with `ends` in place of `special` where these are the same number
+    at the front and at the end of every sample.
 
-    Args:
-        valid (`torch.BoolTensor`, *optional*): real tokens, not padding.
-        special (`torch.BoolTensor`, *optional*): tokens that never merge.
-
-    Returns:
-        `valid`, `None` if all are real; `special`, `None` if no other tokens are real and special than the same
-        number at the front and at the end of every sample; and these two numbers, 0 and 0 where there is a mask.
+    Masks are looked at where they are at hand: on a CPU, while nothing is recorded. Kernels need nothing like it. What
+    does not fit `hidden_states` is left for [`~merging.TokenMasks.check`] to refuse.
     """
+    valid, special = tokens.valid, tokens.special
     given = [mask for mask in (valid, special) if mask is not None]
-    if is_traced() or any(type(mask) is not torch.Tensor or mask.device.type != "cpu" for mask in given):
-        return valid, special, (0, 0)
-    if not given or may_run(given[0].device) or (valid is not None and not valid.numpy().all()):
-        return valid, special, (0, 0)
-    if special is None or 0 in special.shape:
-        return None, special, (0, 0)
+    if not given or is_traced() or tokens.pairwise_mask is not None or tokens.protected is not None:
+        return tokens
+    if any(type(mask) is not torch.Tensor or mask.device.type != "cpu" for mask in given) or may_run(given[0].device):
+        return tokens
+    if any(mask.shape != hidden_states.shape[:2] for mask in given) or not (valid is None or valid.numpy().all()):
+        return tokens
+    tokens = replace(tokens, valid=None)
+    if special is None or special.numpy().all():
+        return tokens
     marks = special.numpy()
-    if marks.all():
-        return None, special, (0, 0)
     first, last = int(marks[0].argmin()), int(marks[0, ::-1].argmin())
     if marks.sum() != len(marks) * (first + last) or marks[:, first : marks.shape[1] - last].any():
-        return None, special, (0, 0)
-    return None, None, (first, last)
+        return tokens
+    return replace(tokens, special=None, max_special=0, ends=(first, last))
 
 
 def read_cache(arguments: Mapping[str, Any]) -> Any:

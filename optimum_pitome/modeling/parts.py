@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from ..configuration.checks import similar
 from ..configuration.config import PiToMeConfig
 from ..configuration.fields import FIELDS
 from .architecture import Architecture
@@ -68,8 +69,10 @@ def select_encoders(
         accepted = f"Parts of this model that can merge: {', '.join(map(repr, available))}."
         if part in refusals:
             raise ValueError(f"The part {part!r} of {name} cannot merge: {refusals[part]}. {accepted}")
+        hint = f" Did you mean {close!r}?" if (close := similar(part, available)) else ""
         raise ValueError(
-            f"{name} has no part {part!r}. {accepted}{explain(model)} If a setting was meant: {', '.join(FIELDS)}."
+            f"{name} has no part {part!r}.{hint} {accepted}{explain(model)} If a setting was meant: "
+            f"{', '.join(FIELDS)}."
         )
     default = "vision" if "vision" in available else None
     selected = []

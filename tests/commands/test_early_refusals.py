@@ -83,3 +83,9 @@ def test_before_weights(refused, workplace, monkeypatch, line, message):
 def test_packages_that_are_missing(refused, monkeypatch, line, package, message):
     monkeypatch.setitem(sys.modules, package, None)
     assert message in refused(*line)
+
+
+def test_a_broken_configuration_says_where(refused, tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "pitome", ratio: 0.9}')
+    said = refused("tune", tmp_path, *DATA, "--flops-ratio", 1.2)
+    assert f"'{tmp_path / 'config.json'}' is not a valid JSON file" in said and "line 1 column 26" in said

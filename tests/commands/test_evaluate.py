@@ -35,6 +35,7 @@ from transformers import (
     CLIPProcessor,
     DPTImageProcessorPil,
     PreTrainedTokenizerFast,
+    RobertaForSequenceClassification,
 )
 from zoo import vision_language, vit_like
 from zoo.llava import make_processor, picture
@@ -208,6 +209,17 @@ def test_captioned_pictures_and_the_card(evaluate, multimodal, tmp_path):
     assert "there is no obvious caption column: name it (--label-column)" in error
     error = evaluate("vit", *command[1:], "--dataset", "captioned", code=2)
     assert "A ViTModel has no image and text embeddings to compare" in error
+
+
+@pytest.mark.parametrize("model_class", [BertForSequenceClassification, RobertaForSequenceClassification])
+def test_a_folder_without_a_tokenizer(in_workplace, tmp_path, model_class):
+    """transformers makes a tokenizer of the configuration, which reads every word as unknown, or leaves it out."""
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    model_class(model_class.config_class(vocab_size=40, num_labels=2, **sizes)).save_pretrained(tmp_path)
+    data = ["--dataset", "reviews.csv", "--input-columns", "text", "--ratio", 0.8]
+    for name, task in (("evaluate", ["--task", "feature-extraction"]), ("spectrum", [])):
+        error = in_workplace(name, tmp_path, *data, *task, code=2)
+        assert f"{tmp_path}: its tokenizer knows no words (of 5 entries all are special tokens)" in error
 
 
 def test_the_card_says_how_to_load_what_was_evaluated(evaluate, tmp_path):

@@ -57,6 +57,13 @@ def test_texts_and_a_recipe(export, tmp_path):
     assert (tmp_path / "out" / "tokenizer.json").is_file()
 
 
+def test_a_tokenizer_that_knows_no_words_is_not_written(export, optimum_cli, tmp_path):
+    BertForSequenceClassification.from_pretrained("bert").save_pretrained(tmp_path / "saved")
+    export(tmp_path / "saved", "--ratio", 0.8, "-o", tmp_path / "out")
+    assert "No tokenizer could be read, so none is written beside" in optimum_cli.errors[-1]
+    assert not (tmp_path / "out" / "tokenizer.json").exists()
+
+
 def test_checkpoints_in_bfloat16_are_loaded_in_float32(export, workplace, tmp_path):
     BertForSequenceClassification.from_pretrained(workplace / "bert").bfloat16().save_pretrained(tmp_path / "bert")
     export(tmp_path / "bert", "--ratio", 0.8, "-o", tmp_path / "out")

@@ -22,8 +22,9 @@ import sys
 import pytest
 
 from optimum_pitome import PiToMeConfig
-from optimum_pitome.commands import arguments, options
+from optimum_pitome.commands import arguments, export, options, spectrum, tune
 from optimum_pitome.configuration.fields import FIELDS
+from optimum_pitome.families.text import BUDGET_DEFAULTS
 
 
 def parse(*given):
@@ -78,12 +79,32 @@ def test_a_recipe_is_a_file_of_settings(tmp_path):
     assert PiToMeConfig(**arguments.settings_from(parse("--pitome-config", tmp_path / "all.json"))) == config
 
 
-@pytest.mark.parametrize("wrong", ["ratio", "ratoi"])
+@pytest.mark.parametrize("wrong", ['{"ratio": 0.3}', '{"ratoi": 0.3}', '{"ratio": 0.9, ', "[0.9]"])
 def test_a_broken_file_of_settings_is_named(wrong, tmp_path, capsys):
-    (tmp_path / "config.json").write_text(json.dumps({wrong: 0.3}))
+    (tmp_path / "config.json").write_text(wrong)
     with pytest.raises(SystemExit):
         parse("--pitome-config", tmp_path / "config.json")
     assert f"argument --pitome-config: {tmp_path / 'config.json'}: " in capsys.readouterr().err
+
+
+def test_what_commands_read_by_default():
+    """The help says how many samples, which the commands know."""
+    for command, module, also in (("tune", tune, "1000"), ("spectrum", spectrum, ""), ("export", export, "")):
+        parser = argparse.ArgumentParser()
+        options.add_options(parser, command)
+        text = " ".join(parser.format_help().split())
+        said = text.rpartition("--max-samples MAX_SAMPLES Number of samples (")[2].partition(")")[0]
+        assert said.startswith(str(module._NUM_SAMPLES)) and said.endswith(also), command
+    assert tune._NUM_SAMPLES_OF_A_BOUND == 1000
+
+
+def test_the_help_says_what_texts_with_a_budget_get():
+    """Beside what is usual, which is said of everything else."""
+    for name, value in BUDGET_DEFAULTS.items():
+        assert (
+            "exts with a budget, but for labels of every token" in FIELDS[name].help
+            and str(value) in FIELDS[name].help
+        )
 
 
 WRONG = {

@@ -87,6 +87,11 @@ BAD_SETTINGS = {
     "parts as a list": ({"parts": ["vision"]}, ["parts=['vision']", "dict from part to settings"]),
     "a bad setting of a part": ({"parts": {"vision": 1.5}}, ["parts['vision']", "ratio=1.5", "[0.5, 1]"]),
     "a part that is not there": ({"parts": {"text": 0.9}}, ["text", "vision"]),
+    "a part misspelt": ({"vison": 0.9}, ["no part 'vison'", "Did you mean 'vision'?"]),
+    "the beginning of a field": (
+        {"base_model": "me/vit"},
+        ["'base_model'", "Did you mean 'base_model_name_or_path'?"],
+    ),
     "text": ("0.9", ["pitome='0.9'", "pitome=0.9", "PiToMeConfig"]),
     "a list": ([0.9, 0.8], ["pitome=[0.9, 0.8]", "{'ratio': 0.9}"]),
     "a truth value": (True, ["pitome=True", "False for the dense model"]),

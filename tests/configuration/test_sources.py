@@ -75,6 +75,18 @@ def test_the_auto_classes_leave_the_keyword_to_the_model(tmp_path):
     assert ViTConfig.from_pretrained(folder, return_unused_kwargs=True)[1] == {}
 
 
+def test_the_folder_of_a_recipe_as_settings(tmp_path):
+    folder = checkpoint(tmp_path / "checkpoint", None)
+    PiToMeConfig(0.8, base_model_name_or_path=str(folder)).save_pretrained(tmp_path / "tuned")
+    for name in (tmp_path / "tuned", str(tmp_path / "tuned")):
+        said = refused(AutoModel.from_pretrained, folder, pitome=name)
+        assert f"'{tmp_path / 'tuned'}' is the folder of a recipe" in said
+    assert "folder of a recipe" not in refused(AutoModel.from_pretrained, folder, pitome=str(folder))
+    ViTModel(vit_config()).save_pretrained(folder)
+    model = AutoModel.from_pretrained(folder, pitome=PiToMeConfig.from_pretrained(tmp_path / "tuned"))
+    assert model.config.pitome["ratio"] == 0.8
+
+
 @pytest.mark.parametrize("wrong", WRONG, ids=str)
 @pytest.mark.parametrize("model_class", [AutoModel, ViTModel])
 def test_a_recipe(wrong, model_class, tmp_path, monkeypatch):

@@ -21,8 +21,9 @@ from modeling.test_launches import layers_of
 from zoo.text import CASES, text_inputs
 
 from optimum_pitome import apply_pitome
-from optimum_pitome.modeling import forward, masks
+from optimum_pitome.modeling import layer, masks
 from optimum_pitome.modeling.masks import without_masks
+from optimum_pitome.modeling.state import Tokens
 
 
 ALL = torch.ones(2, 6, dtype=torch.bool)
@@ -33,43 +34,64 @@ def marks(*rows):
     return torch.tensor([[mark == "x" for mark in row] for row in rows])
 
 
+def of(valid, special, **more):
+    """What becomes of two samples of six tokens with these masks."""
+    tokens = Tokens(valid=valid, special=special, max_special=4, **more)
+    return without_masks(tokens, torch.zeros(2, 6, 3))
+
+
 @pytest.mark.parametrize(
-    "valid, special, expected",
+    "valid, special, ends",
     [
-        (None, None, (None, None, (0, 0))),
-        (ALL, None, (None, None, (0, 0))),
-        (PADDED, None, (PADDED, None, (0, 0))),
-        (None, marks("x....x", "x....x"), (None, None, (1, 1))),
-        (ALL, marks("xx....", "xx...."), (None, None, (2, 0))),
-        (ALL, marks("...xxx", "...xxx"), (None, None, (0, 3))),
-        (ALL, marks("......", "......"), (None, None, (0, 0))),
-        (PADDED, marks("x....x", "x..x.."), "as they are"),
-        (ALL, marks("x....x", "x...xx"), "one mask"),
-        (ALL, marks("x.x..x", "x....x"), "one mask"),
-        (ALL, marks("x....x", "x.x..x"), "one mask"),
-        (ALL, marks("x....x", "xx...."), "one mask"),
-        (ALL, marks("xxxxxx", "xxxxxx"), "one mask"),
-        (None, torch.ones(2, 0, dtype=torch.bool), "one mask"),
+        (None, None, None),
+        (ALL, None, None),
+        (None, marks("x....x", "x....x"), (1, 1)),
+        (ALL, marks("xx....", "xx...."), (2, 0)),
+        (ALL, marks("...xxx", "...xxx"), (0, 3)),
+        (ALL, marks("......", "......"), (0, 0)),
+        (ALL, marks("x....x", "x...xx"), None),
+        (ALL, marks("x.x..x", "x....x"), None),
+        (ALL, marks("x....x", "x.x..x"), None),
+        (ALL, marks("x....x", "xx...."), None),
+        (ALL, marks("xxxxxx", "xxxxxx"), None),
     ],
 )
-def test_what_masks_say(valid, special, expected):
-    if isinstance(expected, str):
-        expected = (None if expected == "one mask" else valid, special, (0, 0))
-    found = without_masks(valid, special)
-    assert found[0] is expected[0] and found[1] is expected[1] and found[2] == expected[2]
+def test_what_masks_say(valid, special, ends):
+    """`ends` is `None` where the special tokens stay a mask, or there are none."""
+    found = of(valid, special)
+    assert found.valid is None and found.ends == (ends or (0, 0))
+    assert found.special is (special if ends is None else None)
+    assert found.max_special == (4 if ends is None else 0)
 
 
-@pytest.mark.parametrize("why", ["recorded", "no data", "kernels"])
+@pytest.mark.parametrize(
+    "masks",
+    [
+        (PADDED, None),
+        (PADDED, marks("x....x", "x..x..")),
+        (ALL[:, :5], None),
+        (ALL, marks("x...x", "x...x")),
+        (torch.ones(3, 6, dtype=torch.bool), None),
+    ],
+)
+def test_masks_that_say_more_stay(masks):
+    found = of(*masks)
+    assert found.valid is masks[0] and found.special is masks[1] and found.ends == (0, 0)
+
+
+@pytest.mark.parametrize("why", ["recorded", "no data", "kernels", "a pattern", "protected"])
 def test_nothing_is_looked_at(why, monkeypatch):
-    special = marks("x....x", "x....x")
+    valid, special, more = ALL, marks("x....x", "x....x"), {}
     if why == "recorded":
         monkeypatch.setattr(masks, "is_traced", lambda: True)
     elif why == "kernels":
         monkeypatch.setattr(masks, "may_run", lambda device: True)
+    elif why == "no data":
+        valid, special = valid.to("meta"), special.to("meta")
     else:
-        special = special.to("meta")
-    valid, found, ends = without_masks(ALL.to(special.device), special)
-    assert valid is not None and found is special and ends == (0, 0)
+        more = {"pairwise_mask" if why == "a pattern" else "protected": ALL}
+    found = of(valid, special, **more)
+    assert found.valid is valid and found.special is special and found.ends == (0, 0)
 
 
 @pytest.mark.parametrize("settings", [{"ratio": 0.8}, {"flops_ratio": 1.5}], ids=str)
@@ -81,7 +103,7 @@ def test_texts_without_padding_merge_alike_in_fewer_operations(name, settings, m
     outputs, counts = {}, {}
     for looks in (True, False):
         if not looks:
-            monkeypatch.setattr(forward, "without_masks", lambda valid, special: (valid, special, (0, 0)))
+            monkeypatch.setattr(layer, "without_masks", lambda tokens, hidden_states: tokens)
         with torch.no_grad():
             outputs[looks] = model(**alike).last_hidden_state
             outputs["in a batch"] = model(**padded).last_hidden_state[:2]
