@@ -119,9 +119,10 @@ class TokenMasks:
 
     def most_removed(self, ratio: KeepRatio, num_tokens: int) -> int:
         """The largest k that a sample of `num_tokens` tokens can have: that of all, where no mask tells them apart."""
-        mergeable = num_tokens - self.num_prefix_tokens - sum(self.ends)
+        others = self.num_prefix_tokens + sum(self.ends)
+        mergeable = num_tokens - others
         if self.valid is None and self.special is None:
-            return ratio.num_removed(mergeable, self.never)
+            return ratio.num_removed(mergeable, others)
         return ratio.most_removed(mergeable)
 
     def over_heads(self) -> TokenMasks:
