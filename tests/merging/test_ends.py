@@ -15,7 +15,7 @@
 """Special tokens at the ends of every sample without a mask: the same merge as with one, in fewer operations."""
 
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optimum_pitome import register_algorithm
@@ -29,6 +29,7 @@ def numbers(*shape, seed=0):
     return torch.randint(-8, 9, shape, generator=generator) / 4
 
 
+@settings(max_examples=60)
 @given(
     st.sampled_from(sorted(ALGORITHMS)),
     st.integers(1, 3),
