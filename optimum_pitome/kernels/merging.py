@@ -33,6 +33,13 @@ def paid(attention, heads, head_stride, token, share):
     return tl.maximum(total * share, 1e-9)
 
 
+@triton.jit
+def next_member(moved, joins, own, last, num_tokens):
+    """The first token after `last` of a group: of those that join, and the one that stays."""
+    member = tl.min(tl.where(joins & (moved > last), moved, num_tokens))
+    return tl.minimum(member, tl.where(own > last, own, num_tokens))
+
+
 @triton.jit(
     do_not_specialize=["attention_heads", "share_of_head", "num_tokens", "num_pairs", "num_kept", "num_original"]
 )
@@ -112,16 +119,14 @@ def merge_kernel(
             attention += sample * attention_sample_stride
             weight = 0.0
             for _ in range(number):
-                member = tl.min(tl.where(joins & (moved > last), moved, num_tokens))
-                member = tl.minimum(member, tl.where(own > last, own, num_tokens))
+                member = next_member(moved, joins, own, last, num_tokens)
                 weight += paid(attention, attention_heads, attention_head_stride, member, share_of_head)
                 last = member
             last = -1
         columns = block * BLOCK_D + tl.arange(0, BLOCK_D)
         total = tl.zeros((BLOCK_D,), dtype=tl.float32)
         for _ in range(number):
-            member = tl.min(tl.where(joins & (moved > last), moved, num_tokens))
-            member = tl.minimum(member, tl.where(own > last, own, num_tokens))
+            member = next_member(moved, joins, own, last, num_tokens)
             if WEIGHS == "attention":
                 own_weight = paid(attention, attention_heads, attention_head_stride, member, share_of_head)
                 share = tl.div_rn(own_weight, weight)
