@@ -12,8 +12,8 @@ VLLM := .venv-vllm
 TIMM := .venv-timm
 UPSTREAM := .venv-upstream
 BIN := $(VENV)/bin
-# Two test processes with one thread each do more than one with two.
-PYTEST := -n 2 -q --durations=10
+# Two test processes with one thread each do more than one with two. Whoever has finished takes over tests of the other.
+PYTEST := -n 2 --dist worksteal -q --durations=10
 
 .PHONY: help demo test test-fast test-floor test-newest test-kernels test-timm test-vllm upstream-tests capabilities bench quality lint-workflows style assets docs links space test-space dist clean
 

@@ -44,9 +44,9 @@ pytestmark = pytest.mark.real
 
 def test_the_default_keeps_the_answers_at_ratio_09(monkeypatch, tmp_path):
     """The image example, five-fold heads trained on dense features, on part of the pictures of docs/results.md."""
-    run_here(monkeypatch, image_classification, "--ratios", 0.9, "--max-samples", 350, "--output-dir", tmp_path)
+    run_here(monkeypatch, image_classification, "--ratios", 0.9, "--max-samples", 250, "--output-dir", tmp_path)
     (found,) = results(tmp_path)
-    assert found["num_samples"] == 350
+    assert found["num_samples"] == 250
     assert found["gflops_dense"] / found["gflops_merged"] == pytest.approx(1.8, abs=0.01)
     assert found["agreement"]["agreement"] >= 0.975
     assert found["dense"]["accuracy"] >= 0.8 and abs(found["difference"]["accuracy"]) <= 0.01
@@ -57,7 +57,7 @@ def test_the_default_keeps_the_answers_at_ratio_09(monkeypatch, tmp_path):
 def test_text_keeps_its_answers_at_1_6_times_fewer_operations(monkeypatch, tmp_path):
     """The text example on 20 Newsgroups, with fewer documents than the table in docs/results.md."""
     settings = {"layers": [1, 2, 3], "min_tokens": 64}
-    options = ("--ratios", 0.7, "--pitome", json.dumps(settings), "--max-train", 1000, "--max-samples", 400)
+    options = ("--ratios", 0.7, "--pitome", json.dumps(settings), "--max-train", 600, "--max-samples", 250)
     run_here(monkeypatch, text_classification, *options, "--output-dir", tmp_path)
     (found,) = results(tmp_path)
     assert found["gflops_dense"] / found["gflops_merged"] >= 1.6
