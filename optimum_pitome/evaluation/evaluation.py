@@ -33,6 +33,7 @@ from ..analysis.timing import AlternatingTimer, Timing
 from ..apply import apply_pitome, pitome_disabled, settings_kept
 from ..configuration.checks import BUDGETS
 from ..configuration.config import PiToMeConfig
+from ..modeling.eval_mode import eval_mode
 from ..modeling.rewrite import rewritten_encoders
 from ..modeling.sentences import transformers_model
 from .elsewhere import Elsewhere, Way, answered_by, check_elsewhere
@@ -99,12 +100,8 @@ def evaluate(
     """
     settings, model = _named(ratios), transformers_model(model)
     refuse_one_batch(data)
-    was_training = model.training
-    try:
-        with settings_kept(model.eval()):
-            return _Run(model, settings, runtimes, warmup).over(data, judge, total, progress, dict(source or {}))
-    finally:
-        model.train(was_training)
+    with eval_mode(model), settings_kept(model):
+        return _Run(model, settings, runtimes, warmup).over(data, judge, total, progress, dict(source or {}))
 
 
 class _Run:

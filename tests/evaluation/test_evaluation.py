@@ -104,11 +104,12 @@ def test_several_settings_are_what_each_is_alone(model, batches):
 
 
 def test_the_model_is_left_as_it_was(model, batches):
-    model.train()
+    model.train().vit.layers[0].eval()  # frozen
     rewrite, settings = model.vit.pitome, dict(model.config.pitome)
     evaluate(model, batches)
     evaluate(model, batches, ratios=[0.9, 0.8])
-    assert model.training and not [layer for layer in model.vit.layers if layer._forward_pre_hooks]
+    assert model.training and not model.vit.layers[0].training
+    assert not [layer for layer in model.vit.layers if layer._forward_pre_hooks]
     with pytest.raises(RuntimeError, match="the data broke"):
         evaluate(model, broken(batches), ratios=0.9)
     assert model.vit.pitome is rewrite and model.config.pitome == settings

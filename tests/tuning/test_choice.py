@@ -32,12 +32,14 @@ def removed(model) -> float:
 
 def test_the_largest_budget_that_keeps_the_loss():
     model = vit()
+    model.train().layers[0].eval()  # frozen
     inputs = [{"pixel_values": Pictures(16).pixels}]
 
     def distance(merged, dense, inputs):  # grows with what is removed: the bound says which budget is meant
         return torch.full((16,), removed(model)) + torch.linspace(0, 1e-6, 16)
 
     choice = find_budget(model, inputs, max_loss=0.2, distance=distance, progress=False)
+    assert model.training and not model.layers[0].training
     assert removed(model) <= 0.2 < removed(apply_next(model, choice.flops_ratio))
     assert choice.config.flops_ratio == choice.flops_ratio and choice.num_samples == 16
     assert choice.low <= choice.value <= choice.high <= 0.2
