@@ -15,17 +15,39 @@
 import dataclasses
 import json
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
+from modeling.test_other_architectures import clean_registry
+from modeling.test_whole_layer import KeywordEncoder, RenamedLayer
 from PIL import Image
-from transformers import ViTForImageClassification
+from transformers import (
+    Qwen2VLForConditionalGeneration,
+    ViTConfig,
+    ViTForImageClassification,
+    Wav2Vec2ForSequenceClassification,
+)
+from zoo.audio import wav2vec2_config, waves
+from zoo.packed import CASES as PACKED
+from zoo.packed import with_text
 from zoo.vit import vit_config
 
-from optimum_pitome import PiToMeConfig, apply_pitome, evaluate, pitome_summary, remove_pitome
+from optimum_pitome import (
+    PiToMeConfig,
+    apply_pitome,
+    evaluate,
+    pitome_summary,
+    register_architecture,
+    remove_pitome,
+)
 from optimum_pitome.analysis.report import milliseconds
 from optimum_pitome.analysis.timing import DenseMergedTimer, Timing
+from optimum_pitome.evaluation.judges import AnswerJudge, EmbeddingJudge
 from optimum_pitome.evaluation.results import Evaluations, percent
+
+
+__all__ = ["clean_registry"]
 
 
 @pytest.fixture
@@ -72,6 +94,31 @@ def test_operations_are_counted_at_the_lengths_that_were_run(model, batches):
     batch = {"pixel_values": larger, "labels": batches[0]["labels"], "interpolate_pos_encoding": torch.tensor(True)}
     (evaluation,) = evaluate(model, [batch])
     assert evaluation.gflops_dense == pytest.approx(pitome_summary(model, num_tokens=257).gflops_dense)
+
+
+def packed_patches():
+    config = next(case for case in PACKED if case.model_class is Qwen2VLForConditionalGeneration).config()
+    model = Qwen2VLForConditionalGeneration(config).eval()
+    answering = AnswerJudge(model, SimpleNamespace(batch_decode=lambda ids, **kwargs: ["1"] * len(ids)), 2)
+    return model, {**with_text(2), "answers": [["1"], ["2"]]}, answering, 48
+
+
+def sounds_with_a_mask_of_values():
+    model, batch = Wav2Vec2ForSequenceClassification(wav2vec2_config()).eval(), waves(2)
+    return model, {**batch, "labels": torch.tensor([0, 1])}, None, int(model._get_feat_extract_output_lengths(300))
+
+
+def tokens_by_another_keyword():
+    register_architecture(KeywordEncoder, RenamedLayer, layers="blocks", attention="attn", num_prefix_tokens=1)
+    model = KeywordEncoder(ViTConfig(hidden_size=16, num_attention_heads=2)).eval()
+    return model, {"hidden_states": torch.randn(12, 21, 16)}, EmbeddingJudge(model, neighbours=1), 21
+
+
+@pytest.mark.usefixtures("clean_registry")
+@pytest.mark.parametrize("make", [packed_patches, sounds_with_a_mask_of_values, tokens_by_another_keyword])
+def test_tokens_are_counted_whatever_layers_get(make):
+    model, batch, judge, length = make()
+    assert evaluate(model, [batch], judge, ratios=0.8, progress=False)[0].num_tokens == [length]
 
 
 def test_budgets_that_mean_something_else_at_these_lengths(model, batches):
