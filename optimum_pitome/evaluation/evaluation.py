@@ -33,7 +33,9 @@ from ..analysis.timing import AlternatingTimer, Timing
 from ..apply import apply_pitome, pitome_disabled, settings_kept
 from ..configuration.checks import BUDGETS
 from ..configuration.config import PiToMeConfig
+from ..configuration.fields import FIELDS, are_parts
 from ..modeling.eval_mode import eval_mode
+from ..modeling.parts import parts_of
 from ..modeling.rewrite import rewritten_encoders
 from ..modeling.sentences import transformers_model
 from .elsewhere import Elsewhere, Way, answered_by, check_elsewhere
@@ -81,7 +83,8 @@ def evaluate(
             head, else nearest neighbours). For questions (`answers`), pass `AnswerJudge(model, processor)`.
         ratios (*optional*):
             What `pitome=` takes (a ratio, `dict` or [`PiToMeConfig`]), a list of it, or a mapping of it from the names
-            that tables are to show. Defaults to the settings that the model has.
+            that tables are to show, which are no fields and no parts of the model. Defaults to the settings that the
+            model has.
         runtimes (`Sequence`, *optional*):
             What [`~optimum_pitome.export.runtimes.runtimes`] returns: the dense model and all settings also run there,
             in other runtimes or with int8 weights. All are compared with the dense model in PyTorch.
@@ -98,7 +101,8 @@ def evaluate(
         ValueError: if there are no batches, the settings do not fit the model, or it is dense and there are none; or
             if it cannot run in one of `runtimes`.
     """
-    settings, model = _named(ratios), transformers_model(model)
+    model = transformers_model(model)
+    settings = _named(ratios, model)
     refuse_one_batch(data)
     with eval_mode(model), settings_kept(model):
         return _Run(model, settings, runtimes, warmup).over(data, judge, total, progress, dict(source or {}))
@@ -205,11 +209,11 @@ class _Run:
         return lambda lengths: tuple(lengths[place] for place in places)
 
 
-def _named(ratios: Any) -> dict[str, PiToMeConfig | None]:
+def _named(ratios: Any, model: nn.Module) -> dict[str, PiToMeConfig | None]:
     """The settings by the names that tables show; `None`, under no name, for those of the model."""
     if ratios is None:
         return {"": None}
-    if isinstance(ratios, Mapping) and all(isinstance(value, (Mapping, PiToMeConfig)) for value in ratios.values()):
+    if isinstance(ratios, Mapping) and not {*FIELDS, *parts_of(model)} & ratios.keys() and _are_several(ratios):
         return {str(name): _config(value) for name, value in ratios.items()}
     several = ratios if isinstance(ratios, (list, tuple)) else [ratios]
     configs = [_config(value) for value in several]
@@ -218,6 +222,11 @@ def _named(ratios: Any) -> dict[str, PiToMeConfig | None]:
     settings = [config.to_pitome_dict() for config in configs]
     common = {key: value for key, value in settings[0].items() if all(one.get(key) == value for one in settings)}
     return {_name(one, common if len(several) > 1 else {}): config for one, config in zip(settings, configs)}
+
+
+def _are_several(ratios: Mapping[Any, Any]) -> bool:
+    """Whether the values are settings, under names which may look like a field; else it is one that is misspelt."""
+    return are_parts(ratios) or any(isinstance(value, (Mapping, PiToMeConfig)) for value in ratios.values())
 
 
 def _config(value: Any) -> PiToMeConfig:

@@ -121,3 +121,9 @@ def _check_picture_size(config: PiToMeConfig, selected: list[tuple[nn.Module, Ar
                 f"no patch of so small a picture (patch_size={getattr(encoder_config, 'patch_size', None)}). Give the "
                 "pixels of a side."
             )
+
+
+def parts_of(model: nn.Module) -> set[str]:
+    """The parts of `model`, also those that cannot merge."""
+    found = (find(module) for module in model.modules() for find in (find_architecture, find_refusal))
+    return {one.part for one in found if one is not None}

@@ -24,6 +24,7 @@ from modeling.test_whole_layer import KeywordEncoder, RenamedLayer
 from PIL import Image
 from transformers import (
     Qwen2VLForConditionalGeneration,
+    VisionTextDualEncoderModel,
     ViTConfig,
     ViTForImageClassification,
     Wav2Vec2ForSequenceClassification,
@@ -31,6 +32,7 @@ from transformers import (
 from zoo.audio import wav2vec2_config, waves
 from zoo.packed import CASES as PACKED
 from zoo.packed import with_text
+from zoo.vision_language import dual_encoder_config, image_and_text
 from zoo.vit import vit_config
 
 from optimum_pitome import (
@@ -143,11 +145,20 @@ def test_several_settings_are_what_each_is_alone(model, batches):
         (alone,) = evaluate(model, batches, ratios=settings)
         for name in ("dense", "merged", "difference", "agreement", "gflops_dense", "gflops_merged", "settings"):
             assert getattr(one, name) == getattr(alone, name)
-    named = evaluate(model, batches, ratios={"mild": {"ratio": 0.9}, "strong": {"ratio": 0.5}}, progress=False)
-    assert list(named.table().index) == ["dense", "mild", "strong"]
+    named = evaluate(model, batches, ratios={"mild": 0.9, "ratio 0.5": {"ratio": 0.5}}, progress=False)
+    assert list(named.table().index) == ["dense", "mild", "ratio 0.5"]
     # What all settings have in common distinguishes none.
     common = evaluate(model, batches, ratios=[{"ratio": 0.9, "layers": [0]}, {"ratio": 0.8, "layers": [0]}])
     assert [one.name for one in common] == ["0.9", "0.8"]
+
+
+def test_parts_are_no_names():
+    model, inputs = VisionTextDualEncoderModel(dual_encoder_config()), image_and_text(3)
+    (found,) = evaluate(
+        model, [{**inputs, "captions": [["a"], ["b"], ["c"]]}], ratios={"text": {"ratio": 0.75}}, progress=False
+    )
+    assert found.settings["parts"] == {"text": {"ratio": 0.75}}
+    assert found.num_tokens == [inputs["input_ids"].shape[1]]
 
 
 def test_the_model_is_left_as_it_was(model, batches):
@@ -222,6 +233,8 @@ def test_what_cannot_be_evaluated(model, batches):
         evaluate(model, batches, ratios=[False])
     with pytest.raises(ValueError, match="ratio=0.1 is out of range"):
         evaluate(model, batches, ratios=0.1)
+    with pytest.raises(ValueError, match="no field 'ratoi'. Did you mean 'ratio'"):
+        evaluate(model, batches, ratios={"ratoi": 0.9})
 
 
 def test_numbers_of_tables_are_plain_and_lie_in_their_intervals(model, batches):
