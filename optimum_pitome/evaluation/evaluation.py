@@ -35,7 +35,7 @@ from ..configuration.checks import BUDGETS
 from ..configuration.config import PiToMeConfig
 from ..configuration.fields import FIELDS, are_parts
 from ..modeling.eval_mode import eval_mode
-from ..modeling.parts import parts_of
+from ..modeling.parts import parts_of, settings_of
 from ..modeling.rewrite import rewritten_encoders
 from ..modeling.sentences import transformers_model
 from .elsewhere import Elsewhere, Way, answered_by, check_elsewhere
@@ -117,7 +117,7 @@ class _Run:
         for config in settings.values():  # what does not fit is refused before anything is read
             for encoder in self.apply(config):
                 self.layers[encoder] = encoder.pitome.architecture.find_layers(encoder)[0]
-        named = {name or _name(self.own_settings(), {}): config for name, config in settings.items()}
+        named = {name or _name(settings_of(model).to_pitome_dict(), {}): config for name, config in settings.items()}
         self.ways = [Way("dense", None, merges=False), *(Way(name, config) for name, config in named.items())]
         if runtimes:
             check_elsewhere(model)
@@ -154,10 +154,6 @@ class _Run:
             with self._set_to(way):
                 way.load(self.model, batch)
 
-    def own_settings(self) -> dict[str, Any]:
-        entry = getattr(getattr(self.model, "config", None), "pitome", None)
-        return dict(entry or rewritten_encoders(self.model)[0].pitome.config.to_pitome_dict())
-
     def over(self, data, judge: Judge | None, total: int | None, progress: bool, source: dict) -> Evaluations:
         data = logging.tqdm(data, total=total, desc="Evaluating dense and merged", disable=not progress)
         read = read_answers(self.model, data, judge, self.layers.values(), self.timer.run, self._load)
@@ -193,7 +189,7 @@ class _Run:
     def _settings_of(self, way: Way) -> dict[str, Any]:
         if not way.merges:
             return {}
-        return self.own_settings() if way.config is None else way.config.to_pitome_dict()
+        return (way.config or settings_of(self.model)).to_pitome_dict()
 
     def _operations(self, way: Way, lengths: list[tuple[int, ...]]) -> dict[str, Any]:
         """Of the dense model those without merging, of the encoders that the first settings are about."""
