@@ -25,7 +25,7 @@ from torch import nn
 from transformers.utils import logging
 
 from ..analysis.intervals import Z_95, half_width
-from ..analysis.loss import Distance, Samples
+from ..analysis.loss import Distance, Samples, checked
 from ..analysis.timing import Timing
 from ..apply import apply_pitome, settings_kept
 from ..configuration.checks import NotReachedError, check_number
@@ -136,7 +136,7 @@ def find_budget(
             for the bound, no budget keeps it, or none is as fast.
     """
     min_agreement, max_loss, speed_up = check_bound(min_agreement, max_loss, speed_up)
-    batches = list(batches)
+    batches = checked(batches)
     with eval_mode(model), settings_kept(model):
         if speed_up is not None:
             choice = _find_speed(model, batches, speed_up, timing, progress)

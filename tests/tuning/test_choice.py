@@ -77,6 +77,13 @@ def test_agreement_counts_with_its_interval():
     assert model.config.pitome["flops_ratio"] == choice.flops_ratio
 
 
+@pytest.mark.parametrize("bound", [{"max_loss": 1.0}, {"speed_up": 1.5}], ids=str)
+@pytest.mark.parametrize("batches, message", [({"pixel_values": 0}, "one batch"), ([], "No calibration batches")])
+def test_batches_are_a_list(bound, batches, message):
+    with pytest.raises(ValueError, match=message):
+        find_budget(vit(), batches, **bound, progress=False)
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
