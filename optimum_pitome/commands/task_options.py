@@ -52,7 +52,7 @@ def add_data(
         help="Hub id; a folder with one sub-folder of pictures per class, or with a metadata.jsonl, or written "
         "by save_to_disk; of texts also a csv, tsv, json, jsonl, parquet or txt file.",
     )
-    data.add_argument("--dataset-config", help="Configuration of a data set on the Hub.")
+    data.add_argument("--dataset-config", help="Configuration of a data set on the Hub, or of a folder with several.")
     data.add_argument("--dataset-revision", help="Revision of a data set on the Hub.")
     data.add_argument("--split", help="Default: test, validation, or the only one.")
     text = f"Number of samples ({max_samples}); the random choice is always the same."
