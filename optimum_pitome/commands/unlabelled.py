@@ -51,8 +51,14 @@ def load_model(args: argparse.Namespace, settings: dict[str, Any]) -> tuple[torc
     check_numbers(args)
     check_dtype(args.dtype)
     config, recipe = read_config(args)
-    if recipe is not None or entries(config):
-        settings = {**_others(recipe.to_pitome_dict() if recipe is not None else config.pitome), **settings}
+    found = [("", recipe)] if recipe is not None else entries(config)
+    if len(found) > 1:
+        raise ValueError(
+            f"{args.model} has settings for several of its parts ({', '.join(name for name, _ in found)}), and this "
+            "command is about one encoder. Save that part by itself, and name its folder."
+        )
+    for known in filter(None, (PiToMeConfig.from_value(entry) for _, entry in found)):
+        settings = {**_others(known.to_pitome_dict()), **settings}
     chosen = {"revision": args.revision, "dtype": args.dtype}
     device = device_of(args.device)
     model = model_class(config).from_pretrained(args.model, **chosen, pitome=settings or {}).eval()
