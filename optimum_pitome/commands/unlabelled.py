@@ -86,10 +86,10 @@ def one_setting(args: argparse.Namespace) -> tuple[PreTrainedConfig, dict[str, A
 
 def load_inputs(
     args: argparse.Namespace, kind: str, max_samples: int, device: torch.device | None = None
-) -> tuple[list[dict[str, Any]], list[int]]:
-    """The batches of `--dataset`, at most `max_samples` unless `--max-samples` says otherwise, on a device; and of
-    texts the length of each."""
-    dataset, _ = load_labelled(args.dataset, args.dataset_config, args.split, args.dataset_revision)
+) -> tuple[list[dict[str, Any]], list[int], str]:
+    """The batches of `--dataset`, at most `max_samples` unless `--max-samples` says otherwise, on a device; of texts
+    the length of each; and the name of the split."""
+    dataset, split = load_labelled(args.dataset, args.dataset_config, args.split, args.dataset_revision)
     dataset = take(dataset, max_samples if args.max_samples is None else args.max_samples)
     columns = find_columns(dataset, kind, args.input_columns, labelled=False)
     prepare, lengths = prepare_images(args) if kind == "image" else prepare_texts(args), []
@@ -101,7 +101,7 @@ def load_inputs(
         dataset = dataset.select(sorted(range(len(lengths)), key=lengths.__getitem__))
     batches = Batches(dataset, columns, {}, args.batch_size, prepare)
     found = logging.tqdm(batches, leave=False, disable=None, desc="reading inputs")
-    return [{key: value.to(device) for key, value in batch.items()} for batch in found], lengths
+    return [{key: value.to(device) for key, value in batch.items()} for batch in found], lengths, split
 
 
 def _others(settings: dict[str, Any]) -> dict[str, Any]:

@@ -68,6 +68,7 @@ def test_a_card_says_what_is_known_and_nothing_else(tune, tmp_path):
         assert f'from_pretrained("{folder.name}")  ' in text and "path/or/id" not in text
         assert "It loads the model that it names, `bert`, and" in text and str(tmp_path) not in text
         assert "| Encoder GFLOPs per sample, counted at 10 tokens |" in text
+        assert "reviews / train" in text  # the only split
         assert "means over the samples" not in text and "Times are" not in text
         return text
 
