@@ -46,6 +46,10 @@ def refused(in_workplace, workplace, monkeypatch):
         ([*EVALUATE, "--ratios", 0.9, 0.8, 0.7, "--model-card", "card.md"], "and these are 3. Compare them without"),
         ([*EVALUATE, "--flops-ratios", 1.2, 1.5, "--model-card", "card.md"], "and these are 2. Compare them without"),
         ([*EVALUATE, "--ratio", 0.9, "--ratios", 0.8], "--ratios and --ratio both say ratio: say it in one"),
+        (
+            ["benchmark", "bert", "--algorithms", "random", "pitome", "--settings", '{"algorithm": "tome"}'],
+            "--algorithms and --settings both say algorithm: say it in one",
+        ),
         ([*EVALUATE, "--plot", "found.xyz"], "found.xyz: name a plot with its format at the end, one of"),
         ([*EVALUATE, "--plot", "found"], "found: name a plot with its format at the end"),
         ([*EVALUATE, "--device", "nowhere"], "--device nowhere"),
