@@ -54,6 +54,19 @@ def refused(in_workplace, workplace, monkeypatch):
         ([*EVALUATE, "--plot", "found"], "found: name a plot with its format at the end"),
         ([*EVALUATE, "--device", "nowhere"], "--device nowhere"),
         ([*EVALUATE, "--base-model", "me/bert"], "--base-model is for the card"),
+        (
+            [*EVALUATE, "--instruction", "Be brief."],
+            "--instruction is read by visual-question-answering, and --task is",
+        ),
+        ([*EVALUATE, "--max-new-tokens", 4], "--max-new-tokens is read by visual-question-answering"),
+        (
+            ["evaluate", "bert", "--task", "feature-extraction", *DATA, "--label-column", "label"],
+            "--label-column is read by image-classification, text-classification,",
+        ),
+        (
+            ["export", "bert", "-o", "out", "--format", "torch", "--split", "test"],
+            "--split is about --dataset: name one",
+        ),
         ([*EVALUATE, "--dtype", "float99"], "--dtype float99"),
         ([*TUNE, "--min-agreement", 99], "--min-agreement 99: expected a share below 1. Did you mean 0.99?"),
         ([*TUNE, "--min-agreement", 1.5], "min_agreement=1.5 is out of range"),
