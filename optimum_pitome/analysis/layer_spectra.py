@@ -26,6 +26,7 @@ from transformers.utils import logging
 from ..apply import apply_pitome, layers_watched, settings_kept
 from ..configuration.config import PiToMeConfig
 from ..methods import ALGORITHMS
+from ..modeling.eval_mode import eval_mode
 from ..modeling.record import LayerRecord
 from ..modeling.rewrite import rewritten_encoders
 from .loss import Distance, Samples
@@ -102,33 +103,28 @@ def measure_spectra(
     """
     settings = all_algorithms() if settings is None else settings
     _check(settings, ratio, graph)
-    training = model.training
-    model.eval()
-    try:
-        with settings_kept(model):
-            apply_pitome(model, PiToMeConfig(ratio=ratio))
-            (encoder,) = _one(rewritten_encoders(model))
-            samples = Samples(model, batches, distance)
-            indices = _indices(layers, len(encoder.pitome.specs))
-            bar = logging.tqdm(total=len(indices) * len(settings), disable=not progress, unit=" merges")
-            metrics, distances, losses = set(), [], []
-            for fields in settings.values():
-                for layer in indices:
-                    apply_pitome(model, PiToMeConfig(**{**fields, "ratio": ratio, "layers": [layer]}))
-                    metrics.add(encoder.pitome.specs[layer].metric)
-                    found: list[torch.Tensor] = []
-                    with layers_watched(model, lambda record: found.append(record_distances(record, graph).cpu())):
-                        losses.append(samples.losses().double().cpu())
-                    if sum(map(len, found)) != len(losses[-1]):
-                        raise ValueError(
-                            f"Layer {layer} merges nothing at ratio={ratio}, at least of some inputs, which are too "
-                            "short. Take a lower ratio or longer inputs."
-                        )
-                    distances.append(torch.cat(found))
-                    bar.update()
-            bar.close()
-    finally:
-        model.train(training)
+    with eval_mode(model), settings_kept(model):
+        apply_pitome(model, PiToMeConfig(ratio=ratio))
+        (encoder,) = _one(rewritten_encoders(model))
+        samples = Samples(model, batches, distance)
+        indices = _indices(layers, len(encoder.pitome.specs))
+        bar = logging.tqdm(total=len(indices) * len(settings), disable=not progress, unit=" merges")
+        metrics, distances, losses = set(), [], []
+        for fields in settings.values():
+            for layer in indices:
+                apply_pitome(model, PiToMeConfig(**{**fields, "ratio": ratio, "layers": [layer]}))
+                metrics.add(encoder.pitome.specs[layer].metric)
+                found: list[torch.Tensor] = []
+                with layers_watched(model, lambda record: found.append(record_distances(record, graph).cpu())):
+                    losses.append(samples.losses().double().cpu())
+                if sum(map(len, found)) != len(losses[-1]):
+                    raise ValueError(
+                        f"Layer {layer} merges nothing at ratio={ratio}, at least of some inputs, which are too "
+                        "short. Take a lower ratio or longer inputs."
+                    )
+                distances.append(torch.cat(found))
+                bar.update()
+        bar.close()
     shape = (len(settings), len(indices), -1)
     values = [torch.stack(one).view(shape) for one in (distances, losses)]
     if values[0].shape[2] < 2:

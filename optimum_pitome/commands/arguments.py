@@ -43,6 +43,8 @@ def several_settings(args: argparse.Namespace) -> list[dict[str, Any]]:
     given = [{"ratio": ratio} for ratio in args.ratios or ()]
     given += [{"flops_ratio": ratio} for ratio in args.flops_ratios or ()] + (args.settings or [])
     if getattr(args, "algorithms", None):
+        if any("algorithm" in one for one in given):
+            raise ValueError("--algorithms and --settings both say algorithm: say it in one of them.")
         given = [{"algorithm": name, **one} for one in given or [{}] for name in args.algorithms]
     named = {name for one in given for name in one}
     twice = sorted(named & common.keys())

@@ -32,6 +32,7 @@ from ..export.runtimes import PYTORCH, runtimes
 from ..hub.model_cards import write_card, write_recipe_card
 from .arguments import pitome_keyword, several_settings
 from .results import Results
+from .task_options import READ_BY
 from .tasks import TASKS, check_task, load_more, load_task, read_data, read_other_data, source_of
 
 
@@ -53,6 +54,11 @@ def _evaluate(args: argparse.Namespace) -> tuple[PreTrainedConfig, Evaluations, 
     for option in ("base_model", "provenance"):
         if getattr(args, option) is not None and args.model_card is None:
             raise ValueError(f"--{option.replace('_', '-')} is for the card: name one with --model-card.")
+    for option, (usual, tasks) in READ_BY.items():
+        if args.task not in tasks and getattr(args, option) != usual:
+            raise ValueError(
+                f"--{option.replace('_', '-')} is read by {', '.join(tasks)}, and --task is {args.task}. Leave it out."
+            )
     for name in args.base_model or ():
         validate_repo_id(name)
     several = several_settings(args)

@@ -42,6 +42,9 @@ _NUM_SAMPLES = 64
 def run(args: argparse.Namespace, results: Results) -> None:
     check_request(args.format, args.quantize, args.opset, args.part)
     check_numbers(args)
+    for option in ("dataset_config", "dataset_revision", "split", "max_samples", "input_columns", "max_length"):
+        if args.dataset is None and getattr(args, option) is not None:
+            raise ValueError(f"--{option.replace('_', '-')} is about --dataset: name one, or leave it out.")
     check_output(args.output)
     check_push(args)
     check_source(args.model, args.revision)

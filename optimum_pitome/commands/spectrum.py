@@ -41,7 +41,7 @@ def run(args: argparse.Namespace, results: Results) -> None:
     settings, name = _compared(args, common), args.model
     model, kind, loaded = load_model(args, {})
     settings = {title: {**loaded, **fields} for title, fields in settings.items()}
-    inputs, _ = load_inputs(args, kind, _NUM_SAMPLES, model.device)
+    inputs, *_ = load_inputs(args, kind, _NUM_SAMPLES, model.device)
     how_much = {"ratio": how_much.get("ratio", _RATIO), "layers": how_much.get("layers")}
     found = measure_spectra(model, inputs, settings, graph=args.graph, **how_much)
     text = f"one layer keeps {how_much['ratio']} of the tokens that may merge\n{found}"

@@ -34,6 +34,14 @@ TASK_NAMES = (
     "image-text-retrieval",
     "feature-extraction",
 )
+_WITH_TEXTS = ("text-classification", "token-classification", "image-text-retrieval", "feature-extraction")
+#: Options that some tasks alone read → what they are by default, and those tasks.
+READ_BY: dict[str, tuple[Any, tuple[str, ...]]] = {
+    "instruction": ("", ("visual-question-answering",)),
+    "max_new_tokens": (16, ("visual-question-answering",)),
+    "max_length": (None, _WITH_TEXTS),
+    "label_column": (None, TASK_NAMES[:-1]),
+}
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
@@ -52,7 +60,7 @@ def add_data(
         help="Hub id; a folder with one sub-folder of pictures per class, or with a metadata.jsonl, or written "
         "by save_to_disk; of texts also a csv, tsv, json, jsonl, parquet or txt file.",
     )
-    data.add_argument("--dataset-config", help="Configuration of a data set on the Hub.")
+    data.add_argument("--dataset-config", help="Configuration of a data set on the Hub, or of a folder with several.")
     data.add_argument("--dataset-revision", help="Revision of a data set on the Hub.")
     data.add_argument("--split", help="Default: test, validation, or the only one.")
     text = f"Number of samples ({max_samples}); the random choice is always the same."
@@ -106,9 +114,11 @@ def add_task(parser: argparse.ArgumentParser) -> None:
     data.add_argument(
         "--label-column", help="Of classes, masks, answers or captions. Default: found by type, or by name."
     )
-    data.add_argument("--instruction", default="", help="Appended to every question.")
+    data.add_argument("--instruction", default=READ_BY["instruction"][0], help="Appended to every question.")
     running = add_running(parser)
-    running.add_argument("--max-new-tokens", type=int, default=16, help="Longest answer in tokens (16).")
+    running.add_argument(
+        "--max-new-tokens", type=int, default=READ_BY["max_new_tokens"][0], help="Longest answer in tokens (16)."
+    )
 
 
 def add_entry(parser: argparse.ArgumentParser) -> None:

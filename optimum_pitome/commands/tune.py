@@ -81,7 +81,8 @@ def run(args: argparse.Namespace, results: Results) -> None:
         check_recipe_repository(args.push_to_hub)
         _check_base_model(args)
     model, kind, _ = load_model(args, settings)
-    inputs, lengths = load_inputs(args, kind, _NUM_SAMPLES_OF_A_BOUND if bounds else _NUM_SAMPLES, model.device)
+    number = _NUM_SAMPLES_OF_A_BOUND if bounds else _NUM_SAMPLES
+    inputs, lengths, split = load_inputs(args, kind, number, model.device)
     length = None if kind == "image" else round(sum(lengths) / len(lengths))
     if bounds:
         found = find_budget(model, inputs, **bounds)
@@ -96,7 +97,7 @@ def run(args: argparse.Namespace, results: Results) -> None:
         return
     with contextlib.ExitStack() as stack:
         folder = args.output or stack.enter_context(tempfile.TemporaryDirectory())
-        source = source_of(args, _TASKS.get(auto_class := auto_class_of(model), "feature-extraction"), args.split)
+        source = source_of(args, _TASKS.get(auto_class := auto_class_of(model), "feature-extraction"), split)
         measured = search_results(found, summary, source, hardware_of(model))
         recipe = PiToMeConfig(**{**found.config.to_pitome_dict(), "base_model_name_or_path": args.model})
         Path(folder).mkdir(parents=True, exist_ok=True)

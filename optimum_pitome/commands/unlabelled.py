@@ -51,8 +51,14 @@ def load_model(args: argparse.Namespace, settings: dict[str, Any]) -> tuple[torc
     check_numbers(args)
     check_dtype(args.dtype)
     config, recipe = read_config(args)
-    if recipe is not None or entries(config):
-        settings = {**_others(recipe.to_pitome_dict() if recipe is not None else config.pitome), **settings}
+    found = [("", recipe)] if recipe is not None else entries(config)
+    if len(found) > 1:
+        raise ValueError(
+            f"{args.model} has settings for several of its parts ({', '.join(name for name, _ in found)}), and this "
+            "command is about one encoder. Save that part by itself, and name its folder."
+        )
+    for known in filter(None, (PiToMeConfig.from_value(entry) for _, entry in found)):
+        settings = {**_others(known.to_pitome_dict()), **settings}
     chosen = {"revision": args.revision, "dtype": args.dtype}
     device = device_of(args.device)
     model = model_class(config).from_pretrained(args.model, **chosen, pitome=settings or {}).eval()
@@ -80,10 +86,10 @@ def one_setting(args: argparse.Namespace) -> tuple[PreTrainedConfig, dict[str, A
 
 def load_inputs(
     args: argparse.Namespace, kind: str, max_samples: int, device: torch.device | None = None
-) -> tuple[list[dict[str, Any]], list[int]]:
-    """The batches of `--dataset`, at most `max_samples` unless `--max-samples` says otherwise, on a device; and of
-    texts the length of each."""
-    dataset, _ = load_labelled(args.dataset, args.dataset_config, args.split, args.dataset_revision)
+) -> tuple[list[dict[str, Any]], list[int], str]:
+    """The batches of `--dataset`, at most `max_samples` unless `--max-samples` says otherwise, on a device; of texts
+    the length of each; and the name of the split."""
+    dataset, split = load_labelled(args.dataset, args.dataset_config, args.split, args.dataset_revision)
     dataset = take(dataset, max_samples if args.max_samples is None else args.max_samples)
     columns = find_columns(dataset, kind, args.input_columns, labelled=False)
     prepare, lengths = prepare_images(args) if kind == "image" else prepare_texts(args), []
@@ -95,7 +101,7 @@ def load_inputs(
         dataset = dataset.select(sorted(range(len(lengths)), key=lengths.__getitem__))
     batches = Batches(dataset, columns, {}, args.batch_size, prepare)
     found = logging.tqdm(batches, leave=False, disable=None, desc="reading inputs")
-    return [{key: value.to(device) for key, value in batch.items()} for batch in found], lengths
+    return [{key: value.to(device) for key, value in batch.items()} for batch in found], lengths, split
 
 
 def _others(settings: dict[str, Any]) -> dict[str, Any]:

@@ -272,7 +272,7 @@ def fields_of(settings: Mapping[Any, Any], may_name_parts: bool = True) -> dict[
     dropped = TRANSFORMERS_KEYS | {key for key in LOADING_KEYS if settings.get(key) is None}
     given = {key: value for key, value in settings.items() if key not in dropped}
     unknown = [key for key in given if key not in FIELDS]
-    if unknown and may_name_parts and len(unknown) == len(given) and _are_parts(given):
+    if unknown and may_name_parts and len(unknown) == len(given) and are_parts(given):
         return {"parts": given}
     newer_minor = check_version(given.get("format_version", FORMAT_VERSION))
     for key in sorted(unknown, key=lambda key: _misspelt(key) is None):  # the most telling first
@@ -295,7 +295,7 @@ def unknown_field_message(name: Any, value: Any = None) -> str:
     return f"PiToMeConfig has no field {show(name)}.{hint} {_FIELDS_MESSAGE}"
 
 
-def _are_parts(given: Mapping[Any, Any]) -> bool:
+def are_parts(given: Mapping[Any, Any]) -> bool:
     """Whether a dict without any field goes from part to settings, rather than being a field misspelt."""
     names = all(isinstance(key, str) and key not in LOADING_KEYS and not _misspelt(key) for key in given)
     return names and any(value is None or value is False or _are_settings(value) for value in given.values())

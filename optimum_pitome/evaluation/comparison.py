@@ -29,6 +29,7 @@ from torch import nn
 from transformers.utils import logging
 
 from ..apply import apply_pitome, pitome_disabled, settings_kept
+from ..modeling.eval_mode import eval_mode
 from ..modeling.rewrite import rewritten_encoders
 from .comparison_report import Comparison
 from .grid import DENSE, Grid, Variant
@@ -139,26 +140,22 @@ class _Measuring:
 
     def run(self, variants: Mapping[str, Variant | None]) -> None:
         """Measures those of the settings, by the keys of their rows, that the file lacks."""
-        training = self.model.training
-        try:
-            with settings_kept(self.model.eval()):
-                for variant in filter(None, variants.values()):  # what does not fit is refused before anything is run
-                    self._apply(variant)
-                with pitome_disabled(self.model):
-                    read = self._read(())
-                    self.judge, self.references, self.count = read.judge, read.references, len(read.lengths)
-                    dense = self.judge.decide(read.answers[0], read.references)
-                same: dict[str, dict[str, Any]] = {}
-                for key, variant in variants.items():
-                    row = self.file.rows.get(key)
-                    if row is None:
-                        row = self._dense(dense) if variant is None else self._row(variant, dense, same)
-                        row = self.file.add(key, row)
-                        self.bar.update()
-                    if variant is not None:
-                        same[row["resolved"]] = row
-        finally:
-            self.model.train(training)
+        with eval_mode(self.model), settings_kept(self.model):
+            for variant in filter(None, variants.values()):  # what does not fit is refused before anything is run
+                self._apply(variant)
+            with pitome_disabled(self.model):
+                read = self._read(())
+                self.judge, self.references, self.count = read.judge, read.references, len(read.lengths)
+                dense = self.judge.decide(read.answers[0], read.references)
+            same: dict[str, dict[str, Any]] = {}
+            for key, variant in variants.items():
+                row = self.file.rows.get(key)
+                if row is None:
+                    row = self._dense(dense) if variant is None else self._row(variant, dense, same)
+                    row = self.file.add(key, row)
+                    self.bar.update()
+                if variant is not None:
+                    same[row["resolved"]] = row
 
     def _apply(self, variant: Variant) -> list[nn.Module]:
         try:

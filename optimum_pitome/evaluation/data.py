@@ -57,7 +57,7 @@ def load_labelled(
         name (`str`):
             Hub id; folder (one sub-folder of pictures per class, files that `load_dataset` knows, or what
             `save_to_disk` wrote); or a file (csv, tsv, json, jsonl, parquet, txt with a text on every line).
-        config (`str`, *optional*): configuration of a data set on the Hub.
+        config (`str`, *optional*): configuration of a data set on the Hub, or of a folder whose README.md has some.
         split (`str`, *optional*): defaults to `test`, `validation`, or the only one.
         revision (`str`, *optional*): revision on the Hub.
         streaming (`bool`, *optional*, defaults to `False`): read it row by row: the split is an `IterableDataset`.
@@ -70,6 +70,10 @@ def load_labelled(
         ConnectionError: if the Hub cannot be asked.
     """
     path = Path(name)
+    if config is not None and (path.is_file() or is_saved_dataset(path)):
+        raise ValueError(f"configuration {config!r}: {name} is a data set without configurations. Leave it out.")
+    if revision is not None and path.exists():
+        raise ValueError(f"revision {revision!r}: {name} lies on this machine and has no revisions. Leave it out.")
     if is_saved_dataset(path):
         found = load_from_disk(name)
     elif path.is_file():
@@ -79,7 +83,7 @@ def load_labelled(
         found = load_dataset(_FORMATS[path.suffix], data_files=name, streaming=streaming, **separator)
     elif path.is_dir():
         try:
-            found = load_dataset(name, streaming=streaming)
+            found = load_dataset(name, config, streaming=streaming)
         except FileNotFoundError as error:  # of datasets: no file of a kind that it knows
             raise ValueError(
                 f"{name}: nothing in this folder can be read. Expected one sub-folder of pictures per class, files "

@@ -33,6 +33,9 @@ from ..analysis.timing import AlternatingTimer, Timing
 from ..apply import apply_pitome, pitome_disabled, settings_kept
 from ..configuration.checks import BUDGETS
 from ..configuration.config import PiToMeConfig
+from ..configuration.fields import FIELDS, are_parts
+from ..modeling.eval_mode import eval_mode
+from ..modeling.parts import parts_of, settings_of
 from ..modeling.rewrite import rewritten_encoders
 from ..modeling.sentences import transformers_model
 from .elsewhere import Elsewhere, Way, answered_by, check_elsewhere
@@ -80,7 +83,8 @@ def evaluate(
             head, else nearest neighbours). For questions (`answers`), pass `AnswerJudge(model, processor)`.
         ratios (*optional*):
             What `pitome=` takes (a ratio, `dict` or [`PiToMeConfig`]), a list of it, or a mapping of it from the names
-            that tables are to show. Defaults to the settings that the model has.
+            that tables are to show, which are no fields and no parts of the model. Defaults to the settings that the
+            model has.
         runtimes (`Sequence`, *optional*):
             What [`~optimum_pitome.export.runtimes.runtimes`] returns: the dense model and all settings also run there,
             in other runtimes or with int8 weights. All are compared with the dense model in PyTorch.
@@ -97,14 +101,11 @@ def evaluate(
         ValueError: if there are no batches, the settings do not fit the model, or it is dense and there are none; or
             if it cannot run in one of `runtimes`.
     """
-    settings, model = _named(ratios), transformers_model(model)
+    model = transformers_model(model)
+    settings = _named(ratios, model)
     refuse_one_batch(data)
-    was_training = model.training
-    try:
-        with settings_kept(model.eval()):
-            return _Run(model, settings, runtimes, warmup).over(data, judge, total, progress, dict(source or {}))
-    finally:
-        model.train(was_training)
+    with eval_mode(model), settings_kept(model):
+        return _Run(model, settings, runtimes, warmup).over(data, judge, total, progress, dict(source or {}))
 
 
 class _Run:
@@ -116,7 +117,7 @@ class _Run:
         for config in settings.values():  # what does not fit is refused before anything is read
             for encoder in self.apply(config):
                 self.layers[encoder] = encoder.pitome.architecture.find_layers(encoder)[0]
-        named = {name or _name(self.own_settings(), {}): config for name, config in settings.items()}
+        named = {name or _name(settings_of(model).to_pitome_dict(), {}): config for name, config in settings.items()}
         self.ways = [Way("dense", None, merges=False), *(Way(name, config) for name, config in named.items())]
         if runtimes:
             check_elsewhere(model)
@@ -153,10 +154,6 @@ class _Run:
             with self._set_to(way):
                 way.load(self.model, batch)
 
-    def own_settings(self) -> dict[str, Any]:
-        entry = getattr(getattr(self.model, "config", None), "pitome", None)
-        return dict(entry or rewritten_encoders(self.model)[0].pitome.config.to_pitome_dict())
-
     def over(self, data, judge: Judge | None, total: int | None, progress: bool, source: dict) -> Evaluations:
         data = logging.tqdm(data, total=total, desc="Evaluating dense and merged", disable=not progress)
         read = read_answers(self.model, data, judge, self.layers.values(), self.timer.run, self._load)
@@ -192,7 +189,7 @@ class _Run:
     def _settings_of(self, way: Way) -> dict[str, Any]:
         if not way.merges:
             return {}
-        return self.own_settings() if way.config is None else way.config.to_pitome_dict()
+        return (way.config or settings_of(self.model)).to_pitome_dict()
 
     def _operations(self, way: Way, lengths: list[tuple[int, ...]]) -> dict[str, Any]:
         """Of the dense model those without merging, of the encoders that the first settings are about."""
@@ -208,11 +205,11 @@ class _Run:
         return lambda lengths: tuple(lengths[place] for place in places)
 
 
-def _named(ratios: Any) -> dict[str, PiToMeConfig | None]:
+def _named(ratios: Any, model: nn.Module) -> dict[str, PiToMeConfig | None]:
     """The settings by the names that tables show; `None`, under no name, for those of the model."""
     if ratios is None:
         return {"": None}
-    if isinstance(ratios, Mapping) and all(isinstance(value, (Mapping, PiToMeConfig)) for value in ratios.values()):
+    if isinstance(ratios, Mapping) and not {*FIELDS, *parts_of(model)} & ratios.keys() and _are_several(ratios):
         return {str(name): _config(value) for name, value in ratios.items()}
     several = ratios if isinstance(ratios, (list, tuple)) else [ratios]
     configs = [_config(value) for value in several]
@@ -221,6 +218,11 @@ def _named(ratios: Any) -> dict[str, PiToMeConfig | None]:
     settings = [config.to_pitome_dict() for config in configs]
     common = {key: value for key, value in settings[0].items() if all(one.get(key) == value for one in settings)}
     return {_name(one, common if len(several) > 1 else {}): config for one, config in zip(settings, configs)}
+
+
+def _are_several(ratios: Mapping[Any, Any]) -> bool:
+    """Whether the values are settings, under names which may look like a field; else it is one that is misspelt."""
+    return are_parts(ratios) or any(isinstance(value, (Mapping, PiToMeConfig)) for value in ratios.values())
 
 
 def _config(value: Any) -> PiToMeConfig:

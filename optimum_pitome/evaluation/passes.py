@@ -38,6 +38,7 @@ from .pixels import DepthJudge, PixelJudge
 
 _CLASSES_OF_PIXELS = frozenset(MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES.values())
 _DEPTHS_OF_PIXELS = frozenset(MODEL_FOR_DEPTH_ESTIMATION_MAPPING_NAMES.values())
+_DID_NOT_RUN = (0,)
 
 
 @dataclass(frozen=True)
@@ -106,11 +107,8 @@ def read_answers(
         references.extend(
             right.cpu().numpy() if is_map else right.tolist() if isinstance(right, torch.Tensor) else right
         )
-        # In batches of texts each has the length of its own.
-        mask = inputs.get("attention_mask") if judge.counts_masks else None
         number = len(right) or len(next(value for value in inputs.values() if isinstance(value, torch.Tensor)))
-        own = [seen.lengths] * number if mask is None else [[n] * len(layers) for n in mask.sum(-1).tolist()]
-        lengths += map(tuple, own)
+        lengths += seen.of_samples(number, inputs.get("attention_mask") if judge.counts_masks else None)
         batch_size = max(batch_size, number)
     if not lengths:
         raise ValueError("There is nothing to evaluate: there are no batches.")
@@ -153,7 +151,7 @@ class _SequenceLengths:
 
     def __init__(self, layers: Iterable[nn.Module]):
         self._layers = list(layers)
-        self.lengths = [0] * len(self._layers)
+        self._shapes: list[tuple[int, ...]] = [_DID_NOT_RUN] * len(self._layers)
 
     def __enter__(self) -> _SequenceLengths:
         self._handles = [
@@ -167,7 +165,19 @@ class _SequenceLengths:
             handle.remove()
 
     def _read(self, index: int, layer: nn.Module, args: tuple, kwargs: dict) -> None:
-        self.lengths[index] = (args[0] if args else kwargs["hidden_states"]).shape[1]
+        tokens = args[0] if args else kwargs[getattr(layer, "tokens_name", "hidden_states")]
+        self._shapes[index] = tokens.shape[:-1]
+
+    def of_samples(self, number: int, mask: torch.Tensor | None) -> list[tuple[int, ...]]:
+        """Of each of `number` samples the tokens in front of every layer: as many as `mask` says, where it is one of
+        these tokens. Where a layer gets those of all samples in one sequence, their mean."""
+        found = []
+        for shape in self._shapes:
+            if mask is not None and shape in (mask.shape, _DID_NOT_RUN):
+                found.append(mask.sum(-1).tolist())
+            else:
+                found.append([shape[1] if len(shape) > 1 else shape[0] // number] * number)
+        return list(zip(*found)) or [()] * number
 
 
 def operations(model: nn.Module, lengths: Counter) -> dict[str, Any]:

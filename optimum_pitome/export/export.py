@@ -31,6 +31,7 @@ from transformers.utils import logging
 from ..analysis.plain import Plain
 from ..configuration.checks import NotReachedError
 from ..methods import ALGORITHMS
+from ..modeling.eval_mode import eval_mode
 from ..modeling.registry import encoder_configs
 from ..modeling.rewrite import check_model, rewritten_encoders
 from .comparison import Comparison, check, compare
@@ -126,9 +127,8 @@ def export_pitome(
     check_fit(model, format)
     check_output(output)
     tokenizer = model.tokenizer if is_sentence_transformer(model) else processor
-    training = model.training
     with contextlib.ExitStack() as stack:
-        stack.callback(model.train, training)
+        stack.enter_context(eval_mode(model))
         inputs = [dict(batch) for batch in inputs]
         module, samples, example, outputs = prepare_export(model, part, tokenizer, shape_of(inputs, processor))
         given = _read(inputs, samples.names)  # before there is a folder: what fails in it is no failure to write

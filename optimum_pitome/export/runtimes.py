@@ -94,12 +94,12 @@ class ExportedFiles:
         floats = None if quantize is None else self._file(model, key, runtime, None, batches)
         path = Path(self._folder.name) / str(len(self._files)) / WRITERS[runtime].file
         if floats is None:
-            path.parent.mkdir(parents=True)
             prepared = prepare_export(model, shape=shape_of(batches))
+            path.parent.mkdir(parents=True, exist_ok=True)  # of one that could not be written
             WRITERS[runtime].write(prepared.module, prepared.example, None, path)
             found = _File(path, tuple(prepared.example))
         else:
-            shutil.copytree(floats.path.parent, path.parent)
+            shutil.copytree(floats.path.parent, path.parent, dirs_exist_ok=True)
             QUANTIZERS[runtime](path, [completed(batch, floats.inputs) for batch in batches])
             found = _File(path, floats.inputs)
         self._files[full] = found

@@ -30,6 +30,7 @@ from .registry import (
     is_known,
     supported_message,
 )
+from .rewrite import rewritten_encoders
 
 
 def select_encoders(
@@ -121,3 +122,19 @@ def _check_picture_size(config: PiToMeConfig, selected: list[tuple[nn.Module, Ar
                 f"no patch of so small a picture (patch_size={getattr(encoder_config, 'patch_size', None)}). Give the "
                 "pixels of a side."
             )
+
+
+def parts_of(model: nn.Module) -> set[str]:
+    """The parts of `model`, also those that cannot merge."""
+    found = (find(module) for module in model.modules() for find in (find_architecture, find_refusal))
+    return {one.part for one in found if one is not None}
+
+
+def settings_of(model: nn.Module) -> PiToMeConfig | None:
+    """The settings that `model` merges with, as its configuration has them, or else its encoders; `None` if it is
+    dense."""
+    found = {one.pitome.architecture.part: one.pitome.config for one in rewritten_encoders(model)}
+    entry = getattr(getattr(model, "config", None), "pitome", None)
+    if not found or entry is not None:
+        return PiToMeConfig.from_value(entry) if found else None
+    return PiToMeConfig(parts=found) if len(parts_of(model)) > 1 else next(iter(found.values()))

@@ -115,7 +115,7 @@ class PiToMeCallback(TrainerCallback):
         """Ties the callback to its trainer. `Trainer` does this by itself for the callbacks that it is given."""
         if self.trainer is trainer:
             return
-        self.trainer = trainer
+        self.trainer, self.scheduler = trainer, None
         callbacks = trainer.callback_handler.callbacks
         if self in callbacks:
             # Reporting integrations come before a user's callbacks: they would miss what this one adds to the logs.
@@ -138,7 +138,7 @@ class PiToMeCallback(TrainerCallback):
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
         self._check_attached()
-        schedule = self._make_schedule(args.seed)
+        schedule, self._savings = self._make_schedule(args.seed), {}
         self.scheduler = RatioScheduler(model, self.config, num_training_steps=state.max_steps, schedule=schedule)
         for ratio in self.eval_ratios:
             with_ratio(self.scheduler.target, ratio)

@@ -16,8 +16,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +26,7 @@ from torch.nn import functional
 
 from ..apply import pitome_disabled
 from ..configuration.checks import check_choice
+from ..modeling.eval_mode import eval_mode
 
 
 FEATURES = ("cosine", "mse")
@@ -92,7 +92,7 @@ class DenseDistillation:
         # DDP's own forward would get its reducer ready for a backward that never comes.
         model = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
         inputs = {name: value for name, value in self.prepare(inputs).items() if name not in _LOSS_INPUTS}
-        with torch.no_grad(), pitome_disabled(model), _eval_mode(model):
+        with torch.no_grad(), pitome_disabled(model), eval_mode(model):
             dense = model(**inputs)
         terms = []
         if self.weight:
@@ -137,15 +137,3 @@ def _get(outputs: Any, name: str, remedy: str) -> Any:
             "that part out."
         )
     return value
-
-
-@contextlib.contextmanager
-def _eval_mode(model: nn.Module) -> Iterator[None]:
-    """Every module in eval mode inside the block; afterwards each as it was (some may be frozen in eval mode)."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True

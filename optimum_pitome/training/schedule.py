@@ -25,9 +25,10 @@ from typing import Any
 
 from torch import nn
 
-from ..apply import apply_pitome, rewritten_encoders
+from ..apply import apply_pitome
 from ..configuration.checks import BUDGETS
 from ..configuration.config import PiToMeConfig
+from ..modeling.parts import settings_of
 
 
 SCHEDULES = ("constant", "linear", "cosine", "stepped", "random")
@@ -219,8 +220,7 @@ class RatioScheduler:
         self.target = target_settings(self.model, config)
         self.schedule = schedule or RatioSchedule()
         self.num_training_steps = num_training_steps
-        rewritten = rewritten_encoders(self.model)
-        self.current = PiToMeConfig.from_value(getattr(self.model.config, "pitome", None)) if rewritten else None
+        self.current = settings_of(self.model)
         # What the settings could get wrong shows now, not in mid-training.
         self.set_config(self.schedule.config_at(0, num_training_steps, self.target))
         self.finish()
@@ -258,8 +258,7 @@ def target_settings(model: nn.Module, config: Any) -> PiToMeConfig:
         ValueError: if neither says anything.
     """
     found = PiToMeConfig.from_value(config)
-    if found is None and rewritten_encoders(model):
-        found = PiToMeConfig.from_value(getattr(model.config, "pitome", None))
+    found = settings_of(model) if found is None else found
     if found is None:
         raise ValueError(
             f"This {type(model).__name__} is dense, and no settings were given. Name the target, PiToMeCallback(0.9), "

@@ -30,7 +30,7 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback
 from transformers.utils import SAFE_WEIGHTS_NAME, logging
 
 from ..cards.card import write_section
-from ..configuration.config import PiToMeConfig
+from ..modeling.parts import settings_of
 from ..modeling.wrap import wrap
 from .distillation import DenseDistillation
 
@@ -87,7 +87,7 @@ def _write_section(trainer: Trainer, folder: str | None = None) -> None:
         return
     model = trainer.accelerator.unwrap_model(trainer.model)
     model = getattr(model, "get_base_model", lambda: model)()  # below an adapter
-    settings = PiToMeConfig.from_value(getattr(getattr(model, "config", None), "pitome", None))
+    settings = settings_of(model)
     settings = {} if settings is None else settings.to_pitome_dict()
     name = type(model).__name__.removeprefix("FSDP")  # FSDP2 gives a model a class of its own
     write_section(folder or trainer.args.output_dir, settings, auto_class=name)

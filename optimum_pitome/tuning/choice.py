@@ -25,12 +25,13 @@ from torch import nn
 from transformers.utils import logging
 
 from ..analysis.intervals import Z_95, half_width
-from ..analysis.loss import Distance, Samples
+from ..analysis.loss import Distance, Samples, checked
 from ..analysis.timing import Timing
 from ..apply import apply_pitome, settings_kept
 from ..configuration.checks import NotReachedError, check_number
 from ..configuration.config import PiToMeConfig
 from ..evaluation.metrics import wilson_interval
+from ..modeling.eval_mode import eval_mode
 from .space import SearchSpace
 from .speed import check_speed_up, find_speed, timing_of
 
@@ -135,17 +136,12 @@ def find_budget(
             for the bound, no budget keeps it, or none is as fast.
     """
     min_agreement, max_loss, speed_up = check_bound(min_agreement, max_loss, speed_up)
-    batches = list(batches)
-    with settings_kept(model):
-        training = model.training
-        model.eval()
-        try:
-            if speed_up is not None:
-                choice = _find_speed(model, batches, speed_up, timing, progress)
-            else:
-                choice = _find(model, batches, min_agreement, max_loss, distance, progress)
-        finally:
-            model.train(training)
+    batches = checked(batches)
+    with eval_mode(model), settings_kept(model):
+        if speed_up is not None:
+            choice = _find_speed(model, batches, speed_up, timing, progress)
+        else:
+            choice = _find(model, batches, min_agreement, max_loss, distance, progress)
     apply_pitome(model, choice.config)
     return choice
 

@@ -35,6 +35,7 @@ from ..analysis.timing import Timing
 from ..apply import apply_pitome, settings_kept
 from ..configuration.config import PiToMeConfig
 from ..methods import first_third, profile_of
+from ..modeling.eval_mode import eval_mode
 from .found import PARTS, Found
 from .record import SearchRecord
 from .space import SearchSpace
@@ -159,26 +160,21 @@ def search_ratios(
             "as fast), one of them."
         )
     batches, record, speed = checked(batches), SearchRecord(resume_from), {}
-    with settings_kept(model):  # an error leaves the model as it was
-        training = model.training
-        model.eval()
-        try:
-            if speed_up is not None:
-                speed_up, timing = check_speed_up(speed_up), timing or timing_of(batches)
-                known = record.budget_of(speed_up)
-                flops_ratio = known or _budget_of(model, batches, speed_up, sequence_length, timing, progress)
-                speed = {"speed_up": speed_up, "flops_ratio": flops_ratio}
-            space = SearchSpace(model, flops_ratio, num_tokens, sequence_length, batches)
-            search = _Search(space, batches, distance, record, max_settings, progress)
-            record.begin(search.identity(), **speed)
-            if record.num_settings:
-                note(f"Going on with {record.num_settings} settings from {resume_from}.")
-            found = search.run(seed)
-            if speed_up is not None:
-                apply_pitome(model, found.config)
-                found = replace(found, timing=record.timing_of(found.config, lambda: timing(model)))
-        finally:
-            model.train(training)
+    with eval_mode(model), settings_kept(model):  # an error leaves the model as it was
+        if speed_up is not None:
+            speed_up, timing = check_speed_up(speed_up), timing or timing_of(batches)
+            known = record.budget_of(speed_up)
+            flops_ratio = known or _budget_of(model, batches, speed_up, sequence_length, timing, progress)
+            speed = {"speed_up": speed_up, "flops_ratio": flops_ratio}
+        space = SearchSpace(model, flops_ratio, num_tokens, sequence_length, batches)
+        search = _Search(space, batches, distance, record, max_settings, progress)
+        record.begin(search.identity(), **speed)
+        if record.num_settings:
+            note(f"Going on with {record.num_settings} settings from {resume_from}.")
+        found = search.run(seed)
+        if speed_up is not None:
+            apply_pitome(model, found.config)
+            found = replace(found, timing=record.timing_of(found.config, lambda: timing(model)))
     apply_pitome(model, found.config)
     return found
 

@@ -30,6 +30,7 @@ from ..merging import MergeSpec
 from ..methods import ALGORITHMS, in_proportion
 from ..modeling.budget import fit_path, flops_ratio, merging_layers
 from ..modeling.operations import EncoderShape
+from ..modeling.parts import settings_of
 from ..modeling.pictures import picture_size_of, with_picture_size
 from ..modeling.resolve import budget_of
 
@@ -65,7 +66,7 @@ class SearchSpace:
             )
         given = {"flops_ratio": target} if num_tokens is None else {"num_tokens": num_tokens}
         PiToMeConfig(**given)  # what is no budget at all
-        settings = PiToMeConfig.from_value(getattr(model.config, "pitome", None)) or PiToMeConfig()
+        settings = settings_of(model) or PiToMeConfig()
         size = picture_size_of(batches)
         size = with_picture_size(model, _replaced(settings, given), size, local_files_only=True).image_size
         settings = PiToMeConfig(**{**settings.to_pitome_dict(), "image_size": size})

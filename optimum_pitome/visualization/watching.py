@@ -27,6 +27,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ..apply import layers_watched
+from ..modeling.eval_mode import eval_mode
 from ..modeling.rewrite import rewritten_encoders
 from ..modeling.signatures import names
 from .groups import LayerGroups, RunTrace
@@ -68,21 +69,16 @@ def watch_forward(model: nn.Module, inputs: Mapping[str, Any]) -> list[EncoderRu
     """
     runs: list[EncoderRun] = []
     given: dict[str, torch.Tensor] = {}
-    training = model.training
-    model.eval()
-    try:
-        with contextlib.ExitStack() as stack, torch.no_grad():
-            for module in model.modules():
-                if isinstance(module, PreTrainedModel) or module is model:
-                    known = names(type(module).forward)
-                    if any(name in known for name in (*_INPUTS, "grid_thw")):
-                        note = functools.partial(_note_inputs, given, known)
-                        stack.callback(module.register_forward_pre_hook(note, with_kwargs=True).remove)
-            for encoder in rewritten_encoders(model):
-                stack.enter_context(_watched(encoder, given, runs))
-            model(**inputs)
-    finally:
-        model.train(training)
+    with eval_mode(model), contextlib.ExitStack() as stack, torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, PreTrainedModel) or module is model:
+                known = names(type(module).forward)
+                if any(name in known for name in (*_INPUTS, "grid_thw")):
+                    note = functools.partial(_note_inputs, given, known)
+                    stack.callback(module.register_forward_pre_hook(note, with_kwargs=True).remove)
+        for encoder in rewritten_encoders(model):
+            stack.enter_context(_watched(encoder, given, runs))
+        model(**inputs)
     return runs
 
 

@@ -46,10 +46,27 @@ def refused(in_workplace, workplace, monkeypatch):
         ([*EVALUATE, "--ratios", 0.9, 0.8, 0.7, "--model-card", "card.md"], "and these are 3. Compare them without"),
         ([*EVALUATE, "--flops-ratios", 1.2, 1.5, "--model-card", "card.md"], "and these are 2. Compare them without"),
         ([*EVALUATE, "--ratio", 0.9, "--ratios", 0.8], "--ratios and --ratio both say ratio: say it in one"),
+        (
+            ["benchmark", "bert", "--algorithms", "random", "pitome", "--settings", '{"algorithm": "tome"}'],
+            "--algorithms and --settings both say algorithm: say it in one",
+        ),
         ([*EVALUATE, "--plot", "found.xyz"], "found.xyz: name a plot with its format at the end, one of"),
         ([*EVALUATE, "--plot", "found"], "found: name a plot with its format at the end"),
         ([*EVALUATE, "--device", "nowhere"], "--device nowhere"),
         ([*EVALUATE, "--base-model", "me/bert"], "--base-model is for the card"),
+        (
+            [*EVALUATE, "--instruction", "Be brief."],
+            "--instruction is read by visual-question-answering, and --task is",
+        ),
+        ([*EVALUATE, "--max-new-tokens", 4], "--max-new-tokens is read by visual-question-answering"),
+        (
+            ["evaluate", "bert", "--task", "feature-extraction", *DATA, "--label-column", "label"],
+            "--label-column is read by image-classification, text-classification,",
+        ),
+        (
+            ["export", "bert", "-o", "out", "--format", "torch", "--split", "test"],
+            "--split is about --dataset: name one",
+        ),
         ([*EVALUATE, "--dtype", "float99"], "--dtype float99"),
         ([*TUNE, "--min-agreement", 99], "--min-agreement 99: expected a share below 1. Did you mean 0.99?"),
         ([*TUNE, "--min-agreement", 1.5], "min_agreement=1.5 is out of range"),

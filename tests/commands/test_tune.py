@@ -16,15 +16,19 @@
 
 import functools
 import json
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 from huggingface_hub import ModelCard
-from transformers import AutoModel, AutoModelForSequenceClassification
+from transformers import AutoModel, AutoModelForSequenceClassification, VisionTextDualEncoderModel, ViTModel
 from zoo.audio import ast_config
+from zoo.vision_language import dual_encoder_config
+from zoo.vit import vit_config
 
 from optimum_pitome import PiToMeConfig, pitome_summary
 from optimum_pitome.analysis.timing import Timing
+from optimum_pitome.commands.unlabelled import load_model
 from optimum_pitome.tuning import search
 
 
@@ -64,6 +68,7 @@ def test_a_card_says_what_is_known_and_nothing_else(tune, tmp_path):
         assert f'from_pretrained("{folder.name}")  ' in text and "path/or/id" not in text
         assert "It loads the model that it names, `bert`, and" in text and str(tmp_path) not in text
         assert "| Encoder GFLOPs per sample, counted at 10 tokens |" in text
+        assert "reviews / train" in text  # the only split
         assert "means over the samples" not in text and "Times are" not in text
         return text
 
@@ -75,6 +80,27 @@ def test_a_card_says_what_is_known_and_nothing_else(tune, tmp_path):
         text = card(*options)
         assert f"{loss}{inputs} |" in text and "intervals in brackets" not in text
     assert "intervals in brackets" in card("--min-agreement", 0.3)
+
+
+@pytest.mark.parametrize("entries", [{"": 0.9}, {"": False}, {"vision_config": {"energy": "elu"}}])
+def test_settings_wherever_a_checkpoint_has_them(tmp_path, entries):
+    model = ViTModel(vit_config()) if "" in entries else VisionTextDualEncoderModel(dual_encoder_config())
+    for part, entry in entries.items():
+        (getattr(model.config, part) if part else model.config).pitome = entry
+    model.save_pretrained(tmp_path)
+    args = {"model": str(tmp_path), "revision": "main", "dtype": "auto", "device": "cpu"}
+    _, _, settings = load_model(Namespace(**args), {"margin": 0.5})
+    assert settings.pop("format_version", None) in (None, "1.2")
+    assert settings == {"margin": 0.5, **(entries.get("vision_config") or {})}
+
+
+def test_settings_of_several_parts_are_refused(tmp_path):
+    config = dual_encoder_config()
+    config.vision_config.pitome = config.text_config.pitome = {"ratio": 0.9}
+    config.save_pretrained(tmp_path)
+    args = {"model": str(tmp_path), "revision": "main", "dtype": "auto", "device": "cpu"}
+    with pytest.raises(ValueError, match="settings for several of its parts .* one encoder. Save that part by itself"):
+        load_model(Namespace(**args), {})
 
 
 def test_a_bound(tune):

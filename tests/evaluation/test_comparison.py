@@ -228,9 +228,9 @@ def test_tables_and_files(model, batches, tmp_path):
 
 
 def test_the_model_comes_back_as_it_was(model, batches):
-    apply_pitome(model, 0.7).train()
+    apply_pitome(model, 0.7).train().vit.layers[0].eval()  # frozen
     compare(model, batches, GRID, progress=False)
-    assert model.training and model.config.pitome["ratio"] == 0.7
+    assert model.training and not model.vit.layers[0].training and model.config.pitome["ratio"] == 0.7
     remove_pitome(model)
     with pytest.raises(ValueError, match=r"deep, on noise: layers=\[9\]: the model has"):
         compare(model, batches, {"settings": {"deep": {"layers": [9]}}}, name="noise", progress=False)

@@ -66,3 +66,17 @@ def test_data_without_labels_and_without_files(tmp_path):
         find_columns(pictures, "image")
     with pytest.raises(ValueError, match="nothing in this folder can be read. Expected one sub-folder of pictures"):
         load_labelled(str(tmp_path))
+
+
+def test_configurations_of_folders(tmp_path):
+    for name in ("first", "second"):
+        (tmp_path / f"{name}.csv").write_text(f"text\n{name}\n")
+    configs = "".join(f"- config_name: {name}\n  data_files: {name}.csv\n" for name in ("first", "second"))
+    (tmp_path / "README.md").write_text(f"---\nconfigs:\n{configs}---\n")
+    assert load_labelled(str(tmp_path), "second")[0]["text"] == ["second"]
+    with pytest.raises(ValueError, match="BuilderConfig 'third' not found"):
+        load_labelled(str(tmp_path), "third")
+    with pytest.raises(ValueError, match="configuration 'second': .*first.csv is a data set without configurations"):
+        load_labelled(str(tmp_path / "first.csv"), "second")
+    with pytest.raises(ValueError, match="revision 'main': .* lies on this machine and has no revisions"):
+        load_labelled(str(tmp_path), "second", revision="main")

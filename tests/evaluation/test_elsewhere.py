@@ -138,6 +138,21 @@ def test_what_cannot_run_elsewhere(model, batches, files_are):
         evaluate(model, [batch], ClassJudge(model), runtimes=runtimes(["onnx"]))
 
 
+def test_what_failed_is_tried_again(model, batches, files_are, monkeypatch):
+    files_are()
+
+    def quantize(path, batches):
+        raise RuntimeError("int8 broke")
+
+    monkeypatch.setitem(module.QUANTIZERS, "onnx", quantize)
+    files = module.ExportedFiles()
+    for _ in range(2):
+        with pytest.raises(ValueError, match="has two encoders"):
+            files.load(merged("CLIPModel"), "two", "onnx", None, batches)
+        with pytest.raises(RuntimeError, match="int8 broke"):
+            files.load(model, "one", "onnx", "int8", [{"pixel_values": batches[0]["pixel_values"]}])
+
+
 def test_texts_without_masks_and_types_are_completed():
     ids = torch.tensor([[3, 4]])
     found = completed({"input_ids": ids}, ("input_ids", "attention_mask", "token_type_ids"))

@@ -15,17 +15,41 @@
 import dataclasses
 import json
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
+from modeling.test_other_architectures import clean_registry
+from modeling.test_whole_layer import KeywordEncoder, RenamedLayer
 from PIL import Image
-from transformers import ViTForImageClassification
+from transformers import (
+    Qwen2VLForConditionalGeneration,
+    VisionTextDualEncoderModel,
+    ViTConfig,
+    ViTForImageClassification,
+    Wav2Vec2ForSequenceClassification,
+)
+from zoo.audio import wav2vec2_config, waves
+from zoo.packed import CASES as PACKED
+from zoo.packed import with_text
+from zoo.vision_language import dual_encoder_config, image_and_text
 from zoo.vit import vit_config
 
-from optimum_pitome import PiToMeConfig, apply_pitome, evaluate, pitome_summary, remove_pitome
+from optimum_pitome import (
+    PiToMeConfig,
+    apply_pitome,
+    evaluate,
+    pitome_summary,
+    register_architecture,
+    remove_pitome,
+)
 from optimum_pitome.analysis.report import milliseconds
 from optimum_pitome.analysis.timing import DenseMergedTimer, Timing
+from optimum_pitome.evaluation.judges import AnswerJudge, EmbeddingJudge
 from optimum_pitome.evaluation.results import Evaluations, percent
+
+
+__all__ = ["clean_registry"]
 
 
 @pytest.fixture
@@ -74,6 +98,31 @@ def test_operations_are_counted_at_the_lengths_that_were_run(model, batches):
     assert evaluation.gflops_dense == pytest.approx(pitome_summary(model, num_tokens=257).gflops_dense)
 
 
+def packed_patches():
+    config = next(case for case in PACKED if case.model_class is Qwen2VLForConditionalGeneration).config()
+    model = Qwen2VLForConditionalGeneration(config).eval()
+    answering = AnswerJudge(model, SimpleNamespace(batch_decode=lambda ids, **kwargs: ["1"] * len(ids)), 2)
+    return model, {**with_text(2), "answers": [["1"], ["2"]]}, answering, 48
+
+
+def sounds_with_a_mask_of_values():
+    model, batch = Wav2Vec2ForSequenceClassification(wav2vec2_config()).eval(), waves(2)
+    return model, {**batch, "labels": torch.tensor([0, 1])}, None, int(model._get_feat_extract_output_lengths(300))
+
+
+def tokens_by_another_keyword():
+    register_architecture(KeywordEncoder, RenamedLayer, layers="blocks", attention="attn", num_prefix_tokens=1)
+    model = KeywordEncoder(ViTConfig(hidden_size=16, num_attention_heads=2)).eval()
+    return model, {"hidden_states": torch.randn(12, 21, 16)}, EmbeddingJudge(model, neighbours=1), 21
+
+
+@pytest.mark.usefixtures("clean_registry")
+@pytest.mark.parametrize("make", [packed_patches, sounds_with_a_mask_of_values, tokens_by_another_keyword])
+def test_tokens_are_counted_whatever_layers_get(make):
+    model, batch, judge, length = make()
+    assert evaluate(model, [batch], judge, ratios=0.8, progress=False)[0].num_tokens == [length]
+
+
 def test_budgets_that_mean_something_else_at_these_lengths(model, batches):
     """A budget is counted at the configured size: the table's footer says what it is here."""
     budgets = [{"flops_ratio": 1.1}, {"flops_ratio": 1.3}]
@@ -96,19 +145,29 @@ def test_several_settings_are_what_each_is_alone(model, batches):
         (alone,) = evaluate(model, batches, ratios=settings)
         for name in ("dense", "merged", "difference", "agreement", "gflops_dense", "gflops_merged", "settings"):
             assert getattr(one, name) == getattr(alone, name)
-    named = evaluate(model, batches, ratios={"mild": {"ratio": 0.9}, "strong": {"ratio": 0.5}}, progress=False)
-    assert list(named.table().index) == ["dense", "mild", "strong"]
+    named = evaluate(model, batches, ratios={"mild": 0.9, "ratio 0.5": {"ratio": 0.5}}, progress=False)
+    assert list(named.table().index) == ["dense", "mild", "ratio 0.5"]
     # What all settings have in common distinguishes none.
     common = evaluate(model, batches, ratios=[{"ratio": 0.9, "layers": [0]}, {"ratio": 0.8, "layers": [0]}])
     assert [one.name for one in common] == ["0.9", "0.8"]
 
 
+def test_parts_are_no_names():
+    model, inputs = VisionTextDualEncoderModel(dual_encoder_config()), image_and_text(3)
+    (found,) = evaluate(
+        model, [{**inputs, "captions": [["a"], ["b"], ["c"]]}], ratios={"text": {"ratio": 0.75}}, progress=False
+    )
+    assert found.settings["parts"] == {"text": {"ratio": 0.75}}
+    assert found.num_tokens == [inputs["input_ids"].shape[1]]
+
+
 def test_the_model_is_left_as_it_was(model, batches):
-    model.train()
+    model.train().vit.layers[0].eval()  # frozen
     rewrite, settings = model.vit.pitome, dict(model.config.pitome)
     evaluate(model, batches)
     evaluate(model, batches, ratios=[0.9, 0.8])
-    assert model.training and not [layer for layer in model.vit.layers if layer._forward_pre_hooks]
+    assert model.training and not model.vit.layers[0].training
+    assert not [layer for layer in model.vit.layers if layer._forward_pre_hooks]
     with pytest.raises(RuntimeError, match="the data broke"):
         evaluate(model, broken(batches), ratios=0.9)
     assert model.vit.pitome is rewrite and model.config.pitome == settings
@@ -174,6 +233,8 @@ def test_what_cannot_be_evaluated(model, batches):
         evaluate(model, batches, ratios=[False])
     with pytest.raises(ValueError, match="ratio=0.1 is out of range"):
         evaluate(model, batches, ratios=0.1)
+    with pytest.raises(ValueError, match="no field 'ratoi'. Did you mean 'ratio'"):
+        evaluate(model, batches, ratios={"ratoi": 0.9})
 
 
 def test_numbers_of_tables_are_plain_and_lie_in_their_intervals(model, batches):

@@ -302,9 +302,9 @@ def test_a_place_where_no_folder_can_be_made(vit, tmp_path, fake_format):
 
 def test_the_model_stays_as_it_is(vit, tmp_path, fake_format):
     fake_format()
-    vit.train()
+    vit.train().vit.layers[0].eval()  # frozen
     export_pitome(vit, tmp_path / "out", "torch")
-    assert vit.training and vit.vit.layers[0].training
+    assert vit.training and vit.vit.layers[1].training and not vit.vit.layers[0].training
     vit.eval()
     written = json.loads((tmp_path / "out" / "pitome_export.json").read_text())
     assert written["outputs"] == ["logits"] and written["comparison"]["agreement"] == 1.0

@@ -19,7 +19,7 @@ import torch
 from training.tiny import LINEAR, Pictures, Recorder, checkpointing, history, make_trainer, tiny_vit, weights_of
 from transformers import EarlyStoppingCallback
 
-from optimum_pitome import DenseDistillation, PiToMeCallback, RatioSchedule, apply_pitome
+from optimum_pitome import DenseDistillation, PiToMeCallback, RatioSchedule, apply_pitome, pitome_summary
 
 
 def test_linear_annealing(tmp_path):
@@ -139,6 +139,16 @@ def test_evaluates_without_training(tmp_path):
     assert metrics["eval_loss"] == metrics["eval_r0.8_loss"] != metrics["eval_r1_loss"]
     single = make_trainer(tmp_path, PiToMeCallback(0.8, eval_ratios=1)).evaluate()
     assert single["eval_r1_loss"] == metrics["eval_r1_loss"]
+
+
+def test_a_second_trainer_starts_anew(tmp_path):
+    callback = PiToMeCallback(0.8, "constant", eval_ratios=1)
+    make_trainer(tmp_path, callback, max_steps=1).train()
+    trainer = make_trainer(tmp_path, callback, model=tiny_vit(num_hidden_layers=2), max_steps=1)
+    metrics = trainer.evaluate()
+    assert metrics["eval_loss"] != metrics["eval_r1_loss"]
+    trainer.train()
+    assert history(trainer, "pitome_tokens") == [pitome_summary(trainer.model).tokens[-1]]
 
 
 def test_early_stopping_counts_every_evaluation_once(tmp_path):

@@ -17,9 +17,12 @@
 import pytest
 import torch
 from training.tiny import tiny_vit
+from transformers import VisionTextDualEncoderModel
+from zoo.vision_language import dual_encoder_config
 
 from optimum_pitome import PiToMeConfig, RatioSchedule, RatioScheduler, apply_pitome
 from optimum_pitome.modeling.rewrite import rewritten_encoders
+from optimum_pitome.tuning.space import SearchSpace
 
 
 TARGET = PiToMeConfig(ratio=0.9)
@@ -113,3 +116,11 @@ def test_scheduler_takes_the_settings_of_the_model_and_sees_through_wrappers():
     assert model.config.pitome["ratio"] == 1.0 and model.config.pitome["layers"] == [1, 2]
     with pytest.raises(ValueError, match="is dense, and no settings were given"):
         RatioScheduler(tiny_vit(), num_training_steps=4)
+
+
+def test_models_around_encoders_have_the_settings_of_those():
+    pictures, both = tiny_vit(), VisionTextDualEncoderModel(dual_encoder_config())
+    for model, settings in ((pictures, PiToMeConfig(ratio=0.8)), (both, PiToMeConfig(parts={"text": 0.8}))):
+        around = torch.nn.ModuleList([apply_pitome(model, settings)])
+        assert RatioScheduler(around, num_training_steps=4).target == settings
+        assert SearchSpace(around, 1.2).settings == settings

@@ -32,12 +32,14 @@ def removed(model) -> float:
 
 def test_the_largest_budget_that_keeps_the_loss():
     model = vit()
+    model.train().layers[0].eval()  # frozen
     inputs = [{"pixel_values": Pictures(16).pixels}]
 
     def distance(merged, dense, inputs):  # grows with what is removed: the bound says which budget is meant
         return torch.full((16,), removed(model)) + torch.linspace(0, 1e-6, 16)
 
     choice = find_budget(model, inputs, max_loss=0.2, distance=distance, progress=False)
+    assert model.training and not model.layers[0].training
     assert removed(model) <= 0.2 < removed(apply_next(model, choice.flops_ratio))
     assert choice.config.flops_ratio == choice.flops_ratio and choice.num_samples == 16
     assert choice.low <= choice.value <= choice.high <= 0.2
@@ -73,6 +75,13 @@ def test_agreement_counts_with_its_interval():
     with pytest.raises(ValueError, match="64 inputs cannot show an agreement of 0.99.*at least 381 inputs"):
         find_budget(model, inputs, min_agreement=0.99, progress=False)
     assert model.config.pitome["flops_ratio"] == choice.flops_ratio
+
+
+@pytest.mark.parametrize("bound", [{"max_loss": 1.0}, {"speed_up": 1.5}], ids=str)
+@pytest.mark.parametrize("batches, message", [({"pixel_values": 0}, "one batch"), ([], "No calibration batches")])
+def test_batches_are_a_list(bound, batches, message):
+    with pytest.raises(ValueError, match=message):
+        find_budget(vit(), batches, **bound, progress=False)
 
 
 @pytest.mark.parametrize(

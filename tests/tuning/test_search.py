@@ -71,12 +71,12 @@ def test_ratios_are_for_the_pictures_at_hand():
 
 def test_it_finds_the_layer_that_must_not_merge():
     model = apply_pitome(vit(), PiToMeConfig(0.9, metric="hidden_states"))
-    model.train()
+    model.train().layers[0].eval()  # frozen
     batches = [{"pixel_values": Pictures(16).pixels}]
     config = tune_ratios(
         model, batches, 1.25, distance=only_the_first_layer(model), max_settings=60, progress=False, seed=1
     )
-    assert model.training and config.metric == "hidden_states"
+    assert model.training and not model.layers[0].training and config.metric == "hidden_states"
     assert PiToMeConfig.from_value(model.config.pitome) == config
     space = SearchSpace(vit(), 1.25)
     profiles = [space.profile(removed)[0] for removed in STARTS.values()]

@@ -300,10 +300,10 @@ def test_texts_of_tokens():
 
 def test_the_model_is_left_as_it_was(vit):
     apply_pitome(vit, SETTINGS)
-    vit.train()
+    vit.train().layers[0].eval()  # frozen
     hooks = [len(module._forward_pre_hooks) + len(module._forward_hooks) for module in vit.modules()]
     visualize(vit, pixels())
-    assert vit.training and vit.pitome.watch is None
+    assert vit.training and not vit.layers[0].training and vit.pitome.watch is None
     assert hooks == [len(module._forward_pre_hooks) + len(module._forward_hooks) for module in vit.modules()]
     with pytest.raises(ValueError):
         visualize(vit, {"pixel_values": torch.randn(2, 5, 7)})
