@@ -108,7 +108,7 @@ class MergingLayer:
                 return MergingLayer._attend, tokens, spec.proportional_attention, args, kwargs
             return MergingLayer._run_dense, tokens, args, kwargs
         if tokens.sizes is None:
-            tokens = state.read_tokens()
+            tokens = state.read_tokens().to(hidden_states.device)
             if state.watch is None:  # who watches wants to see masks
                 tokens = without_masks(tokens, hidden_states)
             if not traced:
