@@ -238,7 +238,9 @@ def test_importance_needs_a_class_token():
     with pytest.raises(ValueError, match="importance=0.5 weighs tokens by the attention of the class token.*has none"):
         apply_pitome(model, {"importance": 0.5})
     assert not rewritten_encoders(model)
-    assert {spec.importance for spec in rewritten_encoders(apply_pitome(model, 0.9))[0].pitome.specs} == {0.0}
+    for none in (None, 0, [0.0, 0.0]):
+        apply_pitome(model, {"ratio": 0.9, "importance": none})
+        assert {spec.importance for spec in rewritten_encoders(model)[0].pitome.specs} == {0.0}
     with pytest.raises(ValueError, match="algorithm='diffrate' ranks tokens by the attention of the class.*has none"):
         apply_pitome(model, {"algorithm": "diffrate"})
     with pytest.raises(

@@ -144,7 +144,7 @@ def _check_forward(encoder: nn.Module, rewrite: EncoderRewrite, arguments: Mappi
     check_mask(mask)
     check_implementation(rewrite.architecture.implementation_of(encoder), type(encoder).__name__, mask)
     packed = [name for name in _PACKED if arguments.get(name) is not None]
-    if encoder.pitome.architecture.layer_class.returns_every_token:
+    if rewrite.architecture.layer_class.returns_every_token:
         packed = []  # it is what its layers are made for
     if packed:
         raise ValueError(
