@@ -22,9 +22,8 @@ from typing import Any
 from torch import nn
 
 from ..configuration.checks import check_picture_size, plain
-from ..configuration.fields import COUNTS
 from ..merging import MergeSpec
-from ..methods import ENERGIES
+from ..methods import COUNTS, ENERGIES
 from ..modeling.hosts import find_readers
 from ..modeling.operations import EncoderShape, linear_weights, prefill
 from ..modeling.rewrite import EncoderRewrite, check_model, rewritten_encoders

@@ -30,7 +30,8 @@ from .attention import check_implementation
 from .marks import mark_tokens
 from .masks import check_mask, read_mask
 from .signatures import names
-from .state import STATE_KEY, MergeState, Tokens
+from .state import STATE_KEY, MergeState
+from .tokens import Tokens
 from .wrap import wrap
 
 

@@ -27,8 +27,9 @@ from .apart import run_apart
 from .call import CALL_KEY, AttentionCall
 from .masks import without_masks
 from .record import LayerRecord
-from .state import STATE_KEY, MergeState, Tokens
+from .state import STATE_KEY, MergeState
 from .token_arguments import turn_back
+from .tokens import Tokens
 
 
 class MergingLayer:
