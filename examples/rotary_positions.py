@@ -54,7 +54,7 @@ from optimum_pitome.analysis.loss import first_and_mean
 from optimum_pitome.apply import layers_watched
 from optimum_pitome.evaluation.significance import holm, paired_test
 from optimum_pitome.modeling.rewrite import rewritten_encoders
-from optimum_pitome.modeling.state import UNTOUCHED
+from optimum_pitome.modeling.tokens import UNTOUCHED
 
 
 #: What is compared: settings for the package, and whether keys are compared as attention sees them.

@@ -34,7 +34,7 @@ _EXPORTS = {
     "apply_pitome": ".apply",
     "remove_pitome": ".apply",
     "pitome_disabled": ".apply",
-    "num_image_tokens": ".families.llava",
+    "num_image_tokens": ".families.llava.counts",
     "take_samples": ".modeling.marks",
     "pitome_summary": ".analysis",
     "evaluate": ".evaluation.evaluation",
@@ -118,7 +118,7 @@ if TYPE_CHECKING:
     from .export.export import export_pitome
     from .export.loading import load_exported
     from .families import register_architecture, register_reader
-    from .families.llava import num_image_tokens
+    from .families.llava.counts import num_image_tokens
     from .hub.recipes import PiToMeModel
     from .kernels.choice import use_kernels
     from .merging.checks import check_algorithm, check_energy

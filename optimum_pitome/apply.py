@@ -20,6 +20,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -110,6 +111,7 @@ class Survey:
 
     def install(self) -> None:
         """Rewrites the model. Whatever interrupts it, the model is then as it was."""
+        bring_back = _remember(self.model, self.modules, self.before)
         try:
             chosen = {id(encoder) for encoder, _ in self.rewrites}
             uninstall_rewrites([encoder for encoder, _ in self.before if id(encoder) not in chosen])
@@ -117,15 +119,15 @@ class Survey:
                 install_rewrite(encoder, rewrite)
             for module, host in self.hosts:
                 host.install(module)
+            self._write_settings()
         except BaseException:  # an interrupt, say
-            _remember(self.model, self.before)()
+            bring_back()
             raise
-        self._write_settings()
 
     def _write_settings(self) -> None:
         model = self.model
         _forget_settings(self.modules)
-        if hasattr(model, "config"):
+        if isinstance(getattr(model, "config", None), PreTrainedConfig):
             settings = self.config.to_pitome_dict()
             settings.pop("base_model_name_or_path", None)  # a recipe names the model; the model holds its own weights
             if self.mask_token is not None:  # the tokenizer may not be there where the model is loaded next
@@ -168,7 +170,7 @@ def settings_kept(model: nn.Module) -> Iterator[nn.Module]:
     """Inside the block the settings of `model` may change. Afterwards it has those from before, wherever they stand,
     or is dense as it was."""
     before = [(encoder, encoder.pitome) for encoder in rewritten_encoders(model)]
-    bring_back = _remember(model, before)
+    bring_back = _remember(model, _modules_of(model), before)
     try:
         yield model
     finally:
@@ -176,11 +178,12 @@ def settings_kept(model: nn.Module) -> Iterator[nn.Module]:
             bring_back()
 
 
-def _remember(model: nn.Module, before: list[tuple[nn.Module, EncoderRewrite]]) -> Callable[[], None]:
+def _remember(
+    model: nn.Module, modules: list[nn.Module], before: list[tuple[nn.Module, EncoderRewrite]]
+) -> Callable[[], None]:
     """What gives `model` its settings back: the rewrites `before`, and what its configurations and tags say now."""
-    modules = _modules_of(model)
     entries = [(config, config.pitome) for config in _configs_of(modules) if hasattr(config, "pitome")]
-    tags = vars(model).get("model_tags")
+    tags = copy.copy(vars(model).get("model_tags"))  # which `add_model_tags` changes in place
 
     def bring_back() -> None:
         remove_pitome(model)
@@ -238,10 +241,10 @@ def _forget_settings(modules: list[nn.Module]) -> None:
 
 def _configs_of(modules: list[nn.Module]) -> Iterator[Any]:
     """The configurations of the model and of the models it is made of, each once."""
-    found = {id(config): config for module in modules if (config := vars(module).get("config")) is not None}
+    found = {id(c): c for module in modules if isinstance(c := vars(module).get("config"), PreTrainedConfig)}
     seen = set()
     for config in found.values():
-        for part in dict(configurations(config)).values() if isinstance(config, PreTrainedConfig) else [config]:
+        for part in dict(configurations(config)).values():
             if id(part) not in seen:
                 seen.add(id(part))
                 yield part

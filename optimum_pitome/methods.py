@@ -49,6 +49,8 @@ def tofu_combination(index: int, num_layers: int) -> str:
     return "target" if index < num_layers // 2 else "mlerp"
 
 
+#: How `pitome_summary` counts.
+COUNTS = ("exact", "paper")
 #: How the tokens of a group become one: [`Algorithm.combine`], one class of plan each in `merging`.
 COMBINATIONS = ("mean", "mlerp", "target", "prune", "prune_half", "resample")
 

@@ -14,6 +14,8 @@
 
 """Rewriting, re-configuring and undoing; which layers merge."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from modeling.helpers import VISION, assert_same_state, build, difference, images, run, snapshot
@@ -59,6 +61,15 @@ def test_removing_through_apply():
     for nothing in (None, False):
         assert apply_pitome(apply_pitome(model, 0.8), nothing) is model
         assert_same_state(model, before)
+
+
+def test_a_configuration_of_another_kind_is_left_alone():
+    model, own = torch.nn.Module(), {"pitome": "mine", "lr": 0.1}
+    for model.config in (own, SimpleNamespace(**own)):
+        model.vit = build()
+        assert apply_pitome(model, 0.8) is model and rewritten_encoders(model) == [model.vit]
+        assert remove_pitome(model) is model and not rewritten_encoders(model)
+        assert dict(getattr(model.config, "__dict__", model.config)) == own
 
 
 def test_hooks_of_others_survive():
@@ -227,7 +238,9 @@ def test_importance_needs_a_class_token():
     with pytest.raises(ValueError, match="importance=0.5 weighs tokens by the attention of the class token.*has none"):
         apply_pitome(model, {"importance": 0.5})
     assert not rewritten_encoders(model)
-    assert {spec.importance for spec in rewritten_encoders(apply_pitome(model, 0.9))[0].pitome.specs} == {0.0}
+    for none in (None, 0, [0.0, 0.0]):
+        apply_pitome(model, {"ratio": 0.9, "importance": none})
+        assert {spec.importance for spec in rewritten_encoders(model)[0].pitome.specs} == {0.0}
     with pytest.raises(ValueError, match="algorithm='diffrate' ranks tokens by the attention of the class.*has none"):
         apply_pitome(model, {"algorithm": "diffrate"})
     with pytest.raises(

@@ -21,7 +21,7 @@ import pytest
 from modeling.helpers import CASES, assert_same_state, build, difference, run, snapshot
 from zoo import outputs_of
 
-from optimum_pitome import apply, apply_pitome, remove_pitome
+from optimum_pitome import PiToMeConfig, apply, apply_pitome, remove_pitome
 from optimum_pitome.modeling import rewrite
 
 
@@ -90,6 +90,17 @@ def test_an_interrupted_change_of_settings_keeps_the_old_ones(monkeypatch):
     assert difference(run(model), expected) == 0.0 and model.config.pitome["ratio"] == 0.8
 
 
+@pytest.mark.parametrize("settings", [None, 0.8])
+def test_an_interrupt_while_settings_are_written(monkeypatch, settings):
+    model = build() if settings is None else apply_pitome(build(), settings)
+    before, expected = snapshot(model), run(model)
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(PiToMeConfig, "to_pitome_dict", lambda self: 1 / 0)
+        apply_pitome(model, PiToMeConfig(ratio=0.6))
+    assert difference(run(model), expected) == 0.0
+    assert_same_state(model, before)
+
+
 def test_an_interrupted_change_of_parts_leaves_the_others_dense(monkeypatch):
     case = CASES["VisionTextDualEncoderModel"]
     model, inputs = apply_pitome(case.build(), {"vision": 0.8}), case.inputs(2)
@@ -109,7 +120,10 @@ def test_an_interrupted_change_of_parts_leaves_the_others_dense(monkeypatch):
 
 @pytest.mark.parametrize("settings", [None, 0.8])
 def test_settings_are_kept_whatever_happens_in_between(settings):
-    model = build() if settings is None else apply_pitome(build(), settings)
+    model = build()
+    model.add_model_tags(["mine"])
+    if settings is not None:
+        apply_pitome(model, settings)
     before, expected = snapshot(model), run(model)
     for change in (lambda: apply_pitome(model, 0.6), lambda: remove_pitome(model), lambda: 1 / 0, lambda: None):
         with contextlib.suppress(ZeroDivisionError), apply.settings_kept(model):

@@ -29,7 +29,7 @@ from transformers import BertConfig, BertModel, Dinov2Config, Dinov2Model
 
 from optimum_pitome import apply_pitome, cut_rotary, remove_pitome
 from optimum_pitome.apply import layers_watched
-from optimum_pitome.modeling.state import Tokens
+from optimum_pitome.modeling.tokens import Tokens
 
 
 #: Weights so large that attention is not even, and sees places.

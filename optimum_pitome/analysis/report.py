@@ -256,6 +256,12 @@ def whole_table(table: Any, **options: Any) -> str:
     return table.to_string(line_width=width, **options)
 
 
+def markdown_table(table: Any) -> list[str]:
+    """The lines of a `pandas.DataFrame` of texts in Markdown, without its index."""
+    lines = [f"| {' | '.join(cells)} |" for cells in (table.columns, *table.values.tolist())]
+    return [lines[0], "|---" * len(table.columns) + "|", *lines[1:]]
+
+
 def milliseconds(value: float) -> str:
     """Four digits, as a plain number."""
     return numpy.format_float_positional(value, precision=4, fractional=False, trim="-")

@@ -21,10 +21,9 @@ from typing import Any
 
 from torch import nn
 
-from ..configuration.checks import check_picture_size
-from ..configuration.fields import COUNTS
+from ..configuration.checks import check_picture_size, plain
 from ..merging import MergeSpec
-from ..methods import ENERGIES
+from ..methods import COUNTS, ENERGIES
 from ..modeling.hosts import find_readers
 from ..modeling.operations import EncoderShape, linear_weights, prefill
 from ..modeling.rewrite import EncoderRewrite, check_model, rewritten_encoders
@@ -60,6 +59,7 @@ def pitome_summary(
     check_model("pitome_summary", model)
     if count not in COUNTS:
         raise ValueError(f"count={count!r} is not known. Accepted: {', '.join(map(repr, COUNTS))}.")
+    num_text_tokens = plain(num_text_tokens)
     if isinstance(num_text_tokens, bool) or not isinstance(num_text_tokens, int) or num_text_tokens < 0:
         raise ValueError(f"num_text_tokens={num_text_tokens!r}: expected a whole number of at least 0.")
     encoders = rewritten_encoders(model)
@@ -69,6 +69,7 @@ def pitome_summary(
             "from_pretrained(..., pitome=0.9)."
         )
     lengths = list(num_tokens) if isinstance(num_tokens, (list, tuple)) else [num_tokens] * len(encoders)
+    lengths = [plain(length) for length in lengths]
     whole = all(length is None or (isinstance(length, int) and length >= 1) for length in lengths)
     if not whole or len(lengths) != len(encoders):
         raise ValueError(

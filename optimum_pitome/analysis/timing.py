@@ -126,16 +126,17 @@ class AlternatingTimer:
 
     def _timed(self, which: int, forward: Callable[[], Any]) -> tuple[Any, float]:
         with self._contexts[which]():
-            self._synchronize()
+            synchronize(self._device)
             start = self._clock()
             output = forward()
-            self._synchronize()
+            synchronize(self._device)
             return output, self._clock() - start
 
-    def _synchronize(self) -> None:
-        # An accelerator works while the host goes on: without this only the launches would be timed.
-        if self._device is not None and self._device.type not in ("cpu", "meta"):
-            torch.accelerator.synchronize()
+
+def synchronize(device: torch.device | None) -> None:
+    """An accelerator works while the host goes on: without this only the launches would be timed."""
+    if device is not None and device.type not in ("cpu", "meta"):
+        torch.accelerator.synchronize()
 
 
 class DenseMergedTimer(AlternatingTimer):

@@ -27,7 +27,7 @@ import torch
 from torch import nn
 
 from ..analysis import pitome_summary
-from ..analysis.timing import AlternatingTimer, DenseMergedTimer
+from ..analysis.timing import AlternatingTimer, DenseMergedTimer, synchronize
 from ..apply import apply_pitome, pitome_disabled
 from ..export.quantization import quantized
 from ..export.runtimes import ExportedFiles
@@ -35,7 +35,7 @@ from ..modeling.rewrite import rewritten_encoders
 from . import costs
 from .combinations import PYTORCH, Combination
 from .inputs import example_inputs
-from .machine import device_of, synchronize
+from .machine import device_of
 from .row import Row
 from .runtimes import exported_runs, pytorch_run
 

@@ -16,13 +16,14 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from ..modeling.requirements import versions_of
 
 
 _PACKAGES = ("optimum_pitome", "torch", "transformers", "onnxruntime", "openvino", "nncf", "torchao")
@@ -45,11 +46,6 @@ def device_of(name: str) -> torch.device:
         raise ValueError(f"--device {name}: {error}") from None
 
 
-def synchronize(device: torch.device) -> None:
-    if device.type not in ("cpu", "meta"):
-        torch.accelerator.synchronize()
-
-
 def machine(device: torch.device, clock: str = "wall") -> dict[str, Any]:
     """The device by name, its threads, the clock, and versions."""
     found: dict[str, Any] = {"device": device.type, "name": _name(device), "clock": clock}
@@ -59,7 +55,7 @@ def machine(device: torch.device, clock: str = "wall") -> dict[str, Any]:
             "cores": os.cpu_count(),
             "instructions": torch.backends.cpu.get_cpu_capability(),
         }
-    return {**found, "python": platform.python_version(), "versions": _versions()}
+    return {**found, "python": platform.python_version(), "versions": versions_of(_PACKAGES)}
 
 
 def _name(device: torch.device) -> str:
@@ -71,13 +67,3 @@ def _name(device: torch.device) -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in _PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found

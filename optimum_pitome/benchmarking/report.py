@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from ..analysis.pictures import plotted
-from ..analysis.report import milliseconds, whole_table, wrapped
+from ..analysis.report import markdown_table, milliseconds, whole_table, wrapped
 from .row import Row
 
 
@@ -110,16 +110,7 @@ class Report:
         return {reason: "; ".join(labels) for reason, labels in found.items()}
 
     def to_markdown(self) -> str:
-        table = self.table()
-        lines = [
-            "# Benchmark",
-            "",
-            self.about,
-            "",
-            f"| {' | '.join(table.columns)} |",
-            "|---" * len(table.columns) + "|",
-        ]
-        lines += [f"| {' | '.join(cells)} |" for cells in table.values.tolist()]
+        lines = ["# Benchmark", "", self.about, "", *markdown_table(self.table())]
         failed = [f"- {reason}: {rows}" for reason, rows in self._failed().items()]
         if failed:
             lines += ["", "What could not run:", "", *failed]

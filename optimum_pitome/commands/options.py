@@ -25,8 +25,9 @@ from typing import Any
 
 from ..benchmarking.combinations import DTYPES, MEASURES, MODES
 from ..configuration.checks import Setting
-from ..configuration.fields import COUNTS, FIELDS, fields_of
+from ..configuration.fields import FIELDS, fields_of
 from ..export.requirements import FORMATS, OPSETS, PARTS, QUANTIZATIONS
+from ..methods import COUNTS
 from .arguments import reason_of
 from .imports import add_imports
 from .parsing import add_output, decimal_comma, explain_errors, numbers
@@ -65,12 +66,8 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
 def _add_summary(parser: argparse.ArgumentParser) -> None:
     _add_several(parser)
     _add_sizes(parser)
-    parser.add_argument(
-        "--count",
-        choices=COUNTS,
-        default="exact",
-        help="exact (default), or paper: as the tables of the paper count.",
-    )
+    text = "exact (default), or paper: as the tables of the paper count."
+    parser.add_argument("--count", choices=COUNTS, default="exact", help=text)
 
 
 def _add_tuning(parser: argparse.ArgumentParser) -> None:

@@ -31,7 +31,8 @@ from transformers import PreTrainedConfig
 from transformers.utils import logging
 
 from .checks import BUDGETS, FORMAT_VERSION, Setting, check_budget, check_version, is_number, show
-from .fields import FIELDS, LOADING_KEYS, TRANSFORMERS_KEYS, Settings, fields_of, unknown_field_message
+from .fields import FIELDS, Settings, fields_of, unknown_field_message
+from .keys import LOADING_KEYS, TRANSFORMERS_KEYS
 from .sources import about_part, settings_are
 
 

@@ -46,28 +46,16 @@ from .checks import (
     show,
     similar,
 )
+from .keys import LOADING_KEYS, without_foreign_keys
 from .sources import about_part
 
 
-#: How `pitome_summary` counts.
-COUNTS = ("exact", "paper")
 #: What a matching that halves the tokens at most can keep.
 MIN_RATIO = 0.5
-#: More than any encoder can save.
-MAX_FLOPS_RATIO = 100.0
 
 _MAX_KEYS = _MAX_PART_NAME = 100  # more keys than any dict of settings has, and letters than a part's name
 _TOKEN_IDS = "token ids, whole numbers of at least 0, such as [tokenizer.mask_token_id]"
 _PART_SETTINGS = "Expected a ratio, or a dict such as {'ratio': 0.9}."
-
-#: Keys that transformers writes into every configuration. They carry nothing about merging.
-TRANSFORMERS_KEYS = frozenset(
-    "_attn_implementation_autoset _commit_hash _name_or_path architectures chunk_size_feed_forward id2label "
-    "is_encoder_decoder label2id model_type name_or_path output_attentions output_hidden_states problem_type "
-    "return_dict transformers_version".split()
-)
-#: Others of them, of which somebody who writes them beside a ratio expects something.
-LOADING_KEYS = frozenset({"attn_implementation", "dtype", "torch_dtype"})
 
 
 def check_parts(name: str, value: Any) -> dict[str, dict[str, Any]]:
@@ -211,7 +199,7 @@ class Settings:
     flops_ratio: float | None = declare(
         "A budget in place of `ratio`: N times fewer operations than the dense encoder has, the merging counted, at "
         "`image_size` (of a text encoder: at its longest text). Every layer's ratio follows from it.",
-        functools.partial(check_number, low=1.0, high=MAX_FLOPS_RATIO),
+        functools.partial(check_number, low=1.0, high=100.0),  # more than any encoder can save
     )
     num_tokens: int | None = declare(
         "A budget in place of `ratio`: the number of tokens left of an input (an image of `image_size`, a clip), "
@@ -269,8 +257,7 @@ def fields_of(settings: Mapping[Any, Any], may_name_parts: bool = True) -> dict[
     """
     if len(settings) > _MAX_KEYS:
         raise ValueError(f"pitome={show(settings)} has {len(settings)} keys. {_FIELDS_MESSAGE}")
-    dropped = TRANSFORMERS_KEYS | {key for key in LOADING_KEYS if settings.get(key) is None}
-    given = {key: value for key, value in settings.items() if key not in dropped}
+    given = without_foreign_keys(settings)
     unknown = [key for key in given if key not in FIELDS]
     if unknown and may_name_parts and len(unknown) == len(given) and are_parts(given):
         return {"parts": given}

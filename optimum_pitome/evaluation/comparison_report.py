@@ -24,7 +24,7 @@ from typing import Any
 
 from ..analysis.pictures import plotted
 from ..analysis.plain import Plain
-from ..analysis.report import whole_table, wrapped
+from ..analysis.report import markdown_table, whole_table, wrapped
 from .grid import DENSE, REFERENCE, Grid
 from .metrics import paired_difference, share
 from .results import GFLOPS_TITLE, metric_title, percent
@@ -142,10 +142,7 @@ class Comparison(Plain):
         """The tables in Markdown."""
         lines = []
         for title, table in self.tables():
-            lines += [f"## {title}", "", f"| settings | {' | '.join(table.columns)} |"]
-            lines.append("|---" * (1 + len(table.columns)) + "|")
-            lines += [f"| {name} | {' | '.join(cells)} |" for name, cells in zip(table.index, table.values.tolist())]
-            lines.append("")
+            lines += [f"## {title}", "", *markdown_table(table.reset_index(names="settings")), ""]
         return "\n".join([*lines, self.explanation, ""])
 
     def to_dict(self) -> dict[str, Any]:

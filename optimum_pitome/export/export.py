@@ -17,7 +17,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -33,6 +32,7 @@ from ..configuration.checks import NotReachedError
 from ..methods import ALGORITHMS
 from ..modeling.eval_mode import eval_mode
 from ..modeling.registry import encoder_configs
+from ..modeling.requirements import versions_of
 from ..modeling.rewrite import check_model, rewritten_encoders
 from .comparison import Comparison, check, compare
 from .files import check_output, save_beside, whole_folder
@@ -166,7 +166,7 @@ def export_pitome(
             "outputs": list(outputs),
             "comparison": asdict(comparison),
             "comparison_on_inputs": None if on_inputs is None else asdict(on_inputs),
-            "versions": _versions(),
+            "versions": versions_of(_VERSIONS),
         }
         save_beside(model, processor, folder, manifest, comparison, repository)
     return Export(Path(output) / writer.file, tuple(example), tuple(outputs), comparison, on_inputs)
@@ -195,7 +195,7 @@ def prepare_export(
     """
     config = transformers_model(model).config
     module = exported_module(model, part, getattr(tokenizer, "pad_token_id", None))
-    names = text_inputs(model, config, tokenizer) if module.kind == "text" else ("pixel_values",)
+    names = text_inputs(config, tokenizer) if module.kind == "text" else ("pixel_values",)
     if module.kind == "image":
         configs = [getattr(config, "vision_config", config), *encoder_configs(model)]
         config = next((one for one in configs if getattr(one, "image_size", None) is not None), config)
@@ -272,13 +272,3 @@ def check_fit(model: nn.Module, format: str) -> None:
                 "integers, which OpenVINO computes with 32 bits and wrongly. Use format='onnx' or 'torch', or another "
                 "algorithm."
             )
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in _VERSIONS:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found

@@ -150,7 +150,7 @@ def samples_for(
     )
 
 
-def text_inputs(model: Any, config: Any, processor: Any = None) -> tuple[str, ...]:
+def text_inputs(config: Any, processor: Any = None) -> tuple[str, ...]:
     """The inputs of a text model: token types where its tokenizer makes them, or, without one, where it reads them."""
     names = ("input_ids", "attention_mask")
     if processor is not None:

@@ -19,7 +19,8 @@ from __future__ import annotations
 from transformers.models.aimv2 import modeling_aimv2
 
 from ..modeling.layer import MergingLayer
-from ..modeling.registry import refuse_architecture, register_architecture
+from ..modeling.registry import register_architecture
+from .clip import refuse_causal
 from .siglip import SiglipStyleAttention
 from .vit import num_patches
 
@@ -46,8 +47,4 @@ register_architecture(
     num_tokens=num_patches,
     full_length_at="encoder",  # the head weighs tokens and knows no sizes
 )
-refuse_architecture(
-    modeling_aimv2.Aimv2TextModel,
-    part="text",
-    reason="AIMv2's text tower is causal and pools at the position of the EOS token, which merging would move",
-)
+refuse_causal(modeling_aimv2.Aimv2TextModel, "AIMv2")

@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+from torch import nn
 from transformers.models.clip import modeling_clip
 
 from ..modeling.layer import MergingLayer
@@ -56,9 +57,12 @@ CLIP_SETTINGS = {
     "num_tokens": lambda config: 1 + num_patches(config),
 }
 
+
+def refuse_causal(text_tower: type[nn.Module], name: str) -> None:
+    """Of CLIP and its relatives."""
+    reason = f"{name}'s text tower is causal and pools at the position of the EOS token, which merging would move"
+    refuse_architecture(text_tower, part="text", reason=reason)
+
+
 register_architecture(modeling_clip.CLIPVisionModel, CLIPEncoderLayer, **CLIP_SETTINGS, official=official_clip)
-refuse_architecture(
-    modeling_clip.CLIPTextModel,
-    part="text",
-    reason="CLIP's text tower is causal and pools at the position of the EOS token, which merging would move",
-)
+refuse_causal(modeling_clip.CLIPTextModel, "CLIP")

@@ -20,8 +20,8 @@ from transformers.models.clipseg import modeling_clipseg
 from transformers.models.owlv2 import modeling_owlv2
 from transformers.models.owlvit import modeling_owlvit
 
-from ..modeling.registry import refuse_architecture, register_architecture
-from .clip import CLIP_SETTINGS, CLIPStyleLayer
+from ..modeling.registry import register_architecture
+from .clip import CLIP_SETTINGS, CLIPStyleLayer, refuse_causal
 
 
 class CLIPSegEncoderLayer(CLIPStyleLayer, modeling_clipseg.CLIPSegEncoderLayer):
@@ -65,8 +65,4 @@ for tower, layer_class, text_tower, name, reader in (
         read_whole=(reader,),
         **CLIP_SETTINGS,
     )
-    refuse_architecture(
-        text_tower,
-        part="text",
-        reason=f"{name}'s text tower is causal and pools at the position of the EOS token, which merging would move",
-    )
+    refuse_causal(text_tower, name)

@@ -21,9 +21,9 @@ from transformers.models.altclip import modeling_altclip
 from transformers.models.chinese_clip import modeling_chinese_clip
 from transformers.models.metaclip_2 import modeling_metaclip_2
 
-from ..modeling.registry import refuse_architecture, register_architecture
+from ..modeling.registry import register_architecture
 from .bert import BERT_SETTINGS, BertStyleLayer
-from .clip import CLIP_SETTINGS, CLIPStyleLayer
+from .clip import CLIP_SETTINGS, CLIPStyleLayer, refuse_causal
 from .roberta import num_tokens
 
 
@@ -63,8 +63,4 @@ register_architecture(
     AltRobertaLayer,
     **{**BERT_SETTINGS, "layers": "encoder.layers", "num_tokens": num_tokens},
 )
-refuse_architecture(
-    modeling_metaclip_2.MetaClip2TextModel,
-    part="text",
-    reason="MetaCLIP 2's text tower is causal and pools at the position of the EOS token, which merging would move",
-)
+refuse_causal(modeling_metaclip_2.MetaClip2TextModel, "MetaCLIP 2")

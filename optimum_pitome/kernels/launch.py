@@ -19,6 +19,7 @@ from __future__ import annotations
 import torch
 
 from . import matching, similarity
+from .factors import factors_kernel
 from .tiles import BLOCK_K, BLOCK_N, BLOCK_R, TILE, bytes_of, dense_rows, num_blocks, power_of_two
 
 
@@ -73,7 +74,7 @@ def match(
     else:
         of_attention = energies, 1, 0, 0
     rows_at_once = max(1, TILE // block_d)
-    similarity.factors_kernel[(num_blocks(num_tokens, rows_at_once), batch_size)](
+    factors_kernel[(num_blocks(num_tokens, rows_at_once), batch_size)](
         features,
         *features.stride()[:3],
         heads,

@@ -12,7 +12,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Merging as pure tensor functions. Imports torch and the table of methods: not transformers, nothing else of ours."""
+"""Merging as pure tensor functions. Imports torch, the table of methods and where kernels run: not
+transformers, nothing else of ours."""
 
 from . import algorithms, diffrate, fused_checks, mutual  # noqa: F401
 from .attention import class_attention

@@ -208,9 +208,7 @@ class Candidates:
 
         With `"prune_half"`, the pairs come in the order in which they should rather merge than be dropped.
         """
-        masks, num_tokens, never = self.masks, self.num_tokens, self.masks.never
-        # Samples with fewer special tokens than `max_special` merge more: the length must fit the one with the most.
-        num_kept = num_tokens if num_tokens < never else never + self.spec.ratio.num_kept(num_tokens - never, never)
+        masks, num_tokens = self.masks, self.num_tokens
         valid = masks.valid
         if valid is None and self.mergeable is not None:
             valid = torch.ones(self.mergeable.shape[0], num_tokens, dtype=torch.bool, device=self.features.device)
@@ -222,7 +220,7 @@ class Candidates:
             source,
             target,
             num_tokens,
-            num_kept,
+            masks.num_kept(self.spec.ratio, num_tokens),
             source_mask,
             valid,
             dropped,

@@ -175,13 +175,12 @@ def _alike(energy: torch.Tensor, other: torch.Tensor) -> bool:
 def _check_plan(plan: Plan | None, case: _Case, about: str) -> None:
     batch_size, num_tokens = case.features.shape[:2]
     masks, ratio = case.masks, KeepRatio.from_float(case.ratio)
-    never = masks.num_prefix_tokens + masks.max_special
     num_pairs = ratio.num_removed(max(num_tokens - masks.num_prefix_tokens, 0))
     if num_pairs == 0:
         _require(plan is None, f"{about}, merges where the ratio leaves nothing to merge. Return None there.")
         return
     _require(plan is not None, f"{about}, merges nothing, where {num_pairs} tokens have to go.")
-    expected = num_tokens if num_tokens < never else never + ratio.num_kept(num_tokens - never)
+    expected = masks.num_kept(ratio, num_tokens)
     found = tuple(plan.kept.shape)
     _require(
         found == (batch_size, expected),

@@ -23,18 +23,6 @@ from .plan import MergePlan
 from .rows import gather_tokens, narrowed
 
 
-class PruningPlan(MergePlan):
-    """The sources are dropped: vectors and sizes of their destinations stay."""
-
-    def merge(
-        self, hidden_states: torch.Tensor, weights: torch.Tensor | None = None, totals: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        return gather_tokens(hidden_states, self.kept)
-
-    def merge_sizes(self, sizes: torch.Tensor) -> torch.Tensor:
-        return gather_tokens(sizes, self.kept)
-
-
 class TargetPlan(MergePlan):
     """ToFu's early layers (2312.01026): the sources go, the vectors of their destinations stay.
 
@@ -46,6 +34,13 @@ class TargetPlan(MergePlan):
         self, hidden_states: torch.Tensor, weights: torch.Tensor | None = None, totals: torch.Tensor | None = None
     ) -> torch.Tensor:
         return gather_tokens(hidden_states, self.kept)
+
+
+class PruningPlan(TargetPlan):
+    """The sources are dropped: vectors and sizes of their destinations stay."""
+
+    def merge_sizes(self, sizes: torch.Tensor) -> torch.Tensor:
+        return gather_tokens(sizes, self.kept)
 
 
 class MlerpPlan(MergePlan):

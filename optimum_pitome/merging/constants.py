@@ -17,6 +17,7 @@ copies of which every layer gets its own."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable
 
@@ -35,6 +36,11 @@ def is_fused() -> bool:
     return torch.compiler.is_dynamo_compiling() and not torch.compiler.is_exporting()
 
 
+def without_autocast(kind: str) -> contextlib.AbstractContextManager:
+    """Inside the block, tensors on a device of this `kind` keep their dtype. `meta` knows of no autocast."""
+    return contextlib.nullcontext() if kind == "meta" else torch.autocast(device_type=kind, enabled=False)
+
+
 def deciding(function: Callable) -> Callable:
     """Runs a function, whose first argument is a tensor, without gradients and outside autocast: what it computes
     decides where tokens go. Modes that are off already are not entered, which takes longer than a small operation."""
@@ -42,8 +48,9 @@ def deciding(function: Callable) -> Callable:
     @functools.wraps(function)
     def run(tokens: torch.Tensor, *args, **kwargs):
         kind = tokens.device.type
-        if torch.compiler.is_compiling() or torch.is_grad_enabled() or torch.is_autocast_enabled(kind):
-            with torch.no_grad(), torch.autocast(device_type=kind, enabled=False):
+        on = torch.compiler.is_compiling() or torch.is_grad_enabled() or kind == "meta"
+        if on or torch.is_autocast_enabled(kind):
+            with torch.no_grad(), without_autocast(kind):
                 return function(tokens, *args, **kwargs)
         return function(tokens, *args, **kwargs)
 

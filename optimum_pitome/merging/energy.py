@@ -26,7 +26,7 @@ from collections.abc import Iterator
 import torch
 
 from ..methods import ENERGIES
-from .constants import Constants, is_traced, make_signs
+from .constants import Constants, is_traced, make_signs, without_autocast
 from .exporting import runtime, unit_vectors
 
 
@@ -52,7 +52,7 @@ def pairwise_similarity(
     Returns:
         `torch.FloatTensor` of shape `(B, a, b)`.
     """
-    with torch.autocast(device_type=features.device.type, enabled=False):
+    with without_autocast(features.device.type):
         left, right = factors(features, weights)
         if others is not None:
             right = factors(others, other_weights)[1]

@@ -28,7 +28,7 @@ ONNX, OPENVINO = "onnx", "openvino"
 
 _runtime: str | None = None
 
-#: Below every cosine, and below every ranking key.
+#: Below every ranking key.
 LAST = torch.iinfo(torch.int64).min // 2
 
 

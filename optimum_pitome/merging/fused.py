@@ -75,8 +75,7 @@ def match_fused(features: torch.Tensor, spec: MergeSpec, masks: TokenMasks) -> F
     if num_tokens > MANY_TOKENS or num_pairs <= 0 or 2 * num_pairs > num_tokens - prefix:
         return None
     masks.check(features[:, 0])
-    never = prefix + masks.max_special
-    num_kept = num_tokens if num_tokens < never else never + ratio.num_kept(num_tokens - never, never)
+    num_kept = masks.num_kept(ratio, num_tokens)
     attention = masks.attention.float() if weighted else None
     attention = attention.unsqueeze(1) if weighted and attention.dim() == 2 else attention
     arguments = (features, attention, masks.valid, masks.special, masks.protected, prefix, num_pairs, num_kept)

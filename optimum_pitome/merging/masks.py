@@ -125,6 +125,12 @@ class TokenMasks:
             return ratio.num_removed(mergeable, others)
         return ratio.most_removed(mergeable)
 
+    def num_kept(self, ratio: KeepRatio, num_tokens: int) -> int:
+        """What `num_tokens` tokens of each sample are made to. Samples with fewer special tokens than `max_special`
+        merge more: the length must fit the one with the most."""
+        never = self.never
+        return num_tokens if num_tokens < never else never + ratio.num_kept(num_tokens - never, never)
+
     def over_heads(self) -> TokenMasks:
         """The same with the mean of `attention` over the heads."""
         if self.attention is None or self.attention.dim() == 2:

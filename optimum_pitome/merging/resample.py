@@ -29,6 +29,7 @@ import torch
 
 from ..methods import ALGORITHMS
 from .candidates import Candidates
+from .constants import without_autocast
 from .masks import TokenMasks
 from .opaque import empty, operator
 from .rows import gather_tokens, narrowed, rows_of, scatter_tokens, take_rows
@@ -74,7 +75,7 @@ def _resample_gradient(
     accumulated = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
     resampled = (cell >= 0).unsqueeze(-1)
     passed = scatter_tokens(accumulated.masked_fill(resampled, 0.0), kept, place.shape[1])
-    with torch.autocast(device_type=gradient.device.type, enabled=False):
+    with without_autocast(gradient.device.type):
         forward, back = (matrix.to(accumulated.dtype) for matrix in _transforms(place, cell))
         spectrum = back @ accumulated
         return (forward.transpose(1, 2) @ spectrum + passed).to(gradient.dtype)
@@ -96,7 +97,7 @@ def _resample(
 ) -> torch.Tensor:
     """See [`ResamplePlan.merge`]."""
     accumulate = torch.promote_types(hidden_states.dtype, torch.float32)
-    with torch.autocast(device_type=hidden_states.device.type, enabled=False):
+    with without_autocast(hidden_states.device.type):
         forward, back = (matrix.to(accumulate) for matrix in _transforms(place, cell))
         resampled = back.transpose(1, 2) @ (forward @ hidden_states.to(accumulate))
     return torch.where(

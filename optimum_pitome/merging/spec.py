@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from ..methods import ALGORITHMS
+from ..methods import ALGORITHMS, COMBINATIONS
 from .counts import KeepRatio
 
 
@@ -61,10 +61,11 @@ class MergeSpec:
     random_seed: int = 0
     after: str = "attention"
     combine: str | None = None
-    #: All of it, as an argument of an operator: compilers take a string for a constant, and may not take a number so.
+    #: All of it: what tells settings apart in a comparison.
     text: str = field(init=False, repr=False, compare=False)
-    #: The same in two parts, for graphs that layers and settings share: what decides which graph it is, and on the
-    #: CPU, in float64, the numbers that a graph only hands on.
+    #: The same in two parts, as arguments of an operator in graphs that layers and settings share: what decides which
+    #: graph it is (compilers take a string for a constant, and may not take a number so),
+    #: and on the CPU, in float64, the numbers that a graph only hands on.
     kind: str = field(init=False, repr=False, compare=False)
     numbers: torch.Tensor = field(init=False, repr=False, compare=False)
     #: Whether nothing is ever removed (ratio 1), and whether the layer needs the class token's attention.
@@ -74,6 +75,11 @@ class MergeSpec:
     def __post_init__(self):
         if self.combine is None:
             object.__setattr__(self, "combine", ALGORITHMS[self.algorithm].combine_in(0, 1))
+        if self.combine not in COMBINATIONS:
+            raise ValueError(
+                f"combine={self.combine!r} of algorithm={self.algorithm!r} is not known. Accepted: "
+                f"{', '.join(COMBINATIONS)}."
+            )
         settings = vars(self).copy()
         object.__setattr__(self, "text", _as_text(*settings.items()))
         object.__setattr__(self, "is_dense", self.ratio.is_dense)
@@ -84,12 +90,6 @@ class MergeSpec:
         object.__setattr__(self, "kind", _as_text(*settings.items()))
         numbers = torch.tensor([*vars(ratio).values(), *numbers], dtype=torch.float64, device="cpu")
         object.__setattr__(self, "numbers", numbers)
-
-    @staticmethod
-    @functools.lru_cache(maxsize=4096)  # every layer of every forward asks
-    def from_text(text: str) -> MergeSpec:
-        fields = json.loads(text)
-        return MergeSpec(**{**fields, "ratio": KeepRatio(**fields["ratio"])})
 
     @staticmethod
     def from_parts(kind: str, numbers: torch.Tensor) -> MergeSpec:

@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -24,8 +25,9 @@ from transformers.utils import has_file, logging
 
 logger = logging.get_logger(__name__)
 
-#: (what, name or path, revision) → what was read. A search over ratios rewrites a model many times.
-_READ: dict[tuple[str, str, str | None], Any] = {}
+#: (what, name or path, revision, when its files were written) → what was read. A search over ratios rewrites a model
+#: many times.
+_READ: dict[tuple[Any, ...], Any] = {}
 
 
 def read_beside(config: Any, what: str, files: Sequence[str], read: Callable[..., Any], **hub: Any) -> Any:
@@ -42,15 +44,17 @@ def read_beside(config: Any, what: str, files: Sequence[str], read: Callable[...
     name, revision = getattr(config, "name_or_path", None), getattr(config, "_commit_hash", None)
     if not name:
         return None
-    if (what, name, revision) not in _READ:
+    paths = [os.path.join(name, file) for file in files]
+    key = what, name, revision, *(os.stat(path).st_mtime_ns for path in paths if os.path.isfile(path))
+    if key not in _READ:
         hub = {**hub, "revision": revision}
         try:
             # First what is here: without a connection each question takes its time.
             places = ({**hub, "local_files_only": True}, hub)
             if not any(has_file(name, file, **place) for place in places for file in files):
                 return None
-            _READ[what, name, revision] = read(name, trust_remote_code=False, **hub)
+            _READ[key] = read(name, trust_remote_code=False, **hub)
         except Exception as error:
             logger.info(f"The {what} of {name} was not read: {error}")
             return None
-    return _READ[what, name, revision]
+    return _READ[key]

@@ -22,7 +22,7 @@ import torch
 
 from ..merging import class_attention, runtime
 from ..merging.exporting import ONNX
-from .state import Tokens
+from .tokens import Tokens
 
 
 #: The keyword argument under which a layer hands its [`AttentionCall`] to the attention function.

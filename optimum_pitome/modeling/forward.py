@@ -30,7 +30,8 @@ from .attention import check_implementation
 from .marks import mark_tokens
 from .masks import check_mask, read_mask
 from .signatures import names
-from .state import STATE_KEY, MergeState, Tokens
+from .state import STATE_KEY, MergeState
+from .tokens import Tokens
 from .wrap import wrap
 
 
@@ -144,7 +145,7 @@ def _check_forward(encoder: nn.Module, rewrite: EncoderRewrite, arguments: Mappi
     check_mask(mask)
     check_implementation(rewrite.architecture.implementation_of(encoder), type(encoder).__name__, mask)
     packed = [name for name in _PACKED if arguments.get(name) is not None]
-    if encoder.pitome.architecture.layer_class.returns_every_token:
+    if rewrite.architecture.layer_class.returns_every_token:
         packed = []  # it is what its layers are made for
     if packed:
         raise ValueError(

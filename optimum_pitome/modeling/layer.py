@@ -27,8 +27,9 @@ from .apart import run_apart
 from .call import CALL_KEY, AttentionCall
 from .masks import without_masks
 from .record import LayerRecord
-from .state import STATE_KEY, MergeState, Tokens
+from .state import STATE_KEY, MergeState
 from .token_arguments import turn_back
+from .tokens import Tokens
 
 
 class MergingLayer:
@@ -108,7 +109,7 @@ class MergingLayer:
                 return MergingLayer._attend, tokens, spec.proportional_attention, args, kwargs
             return MergingLayer._run_dense, tokens, args, kwargs
         if tokens.sizes is None:
-            tokens = state.read_tokens()
+            tokens = state.read_tokens().to(hidden_states.device)
             if state.watch is None:  # who watches wants to see masks
                 tokens = without_masks(tokens, hidden_states)
             if not traced:

@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from .state import Tokens
+from .tokens import Tokens
 
 
 _MARK = "pitome_mark"

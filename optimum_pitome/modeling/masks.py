@@ -28,7 +28,7 @@ from ..merging.constants import is_traced
 
 
 if TYPE_CHECKING:
-    from .state import Tokens
+    from .tokens import Tokens
 
 
 #: A score that is lowered by this much weighs nothing in a softmax, in any dtype.

@@ -12,8 +12,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Warnings about settings: each is told once, and not while a load looks ahead: what is told before the weights are
-read scrolls away under what transformers tells about them."""
+"""Warnings about settings: each is told once, and by [`warn_once`] not while a load looks ahead: what is told before
+the weights are read scrolls away under what transformers tells about them."""
 
 from __future__ import annotations
 

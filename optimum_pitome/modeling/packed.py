@@ -35,7 +35,8 @@ from ..merging import gather_tokens
 from .attention import MergingAttention
 from .call import CALL_KEY, AttentionCall
 from .layer import MergingLayer
-from .state import STATE_KEY, MergeState, Tokens
+from .state import STATE_KEY, MergeState
+from .tokens import Tokens
 
 
 #: Keyword argument of a layer: the boundaries of the cells in which tokens merge, where it may attend to several.

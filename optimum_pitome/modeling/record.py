@@ -25,7 +25,7 @@ from ..merging import MergePlan, MergeSpec, TokenMasks
 
 
 if TYPE_CHECKING:
-    from .state import Tokens
+    from .tokens import Tokens
 
 
 @dataclass(frozen=True)

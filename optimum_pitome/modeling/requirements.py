@@ -12,12 +12,15 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Which versions of other packages this one supports, from its own metadata (`install_requires` in setup.cfg)."""
+"""Which versions of other packages this one supports, from its own metadata (`install_requires` in setup.cfg), and
+which are installed."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.metadata
+from collections.abc import Iterable
 
 from packaging.requirements import Requirement
 
@@ -33,3 +36,12 @@ def supported(package: str) -> str:
         if requirement.name == package and requirement.marker is None:
             return package + ",".join(sorted(map(str, requirement.specifier), reverse=True))
     return f"a version of {package} from install_requires in optimum_pitome's setup.cfg"
+
+
+def versions_of(packages: Iterable[str]) -> dict[str, str]:
+    """Those of the `packages` that are installed."""
+    found = {}
+    for name in packages:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found

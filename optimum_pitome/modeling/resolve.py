@@ -54,7 +54,8 @@ def resolve_specs(
         ValueError: if a list does not fit the number of layers, a layer index is out of range, or importance, weights
             or an algorithm that read attention are asked for where no class token attends.
     """
-    asked = {"importance": config.importance not in (None, 0), "weighted_by": config.weighted_by == "attention"}
+    importance = config.importance if isinstance(config.importance, list) else [config.importance]
+    asked = {"importance": any(importance), "weighted_by": config.weighted_by == "attention"}
     for name, instead in (("importance", 0), ("weighted_by", "sizes")):
         if asked[name] and not has_class_token:
             raise ValueError(

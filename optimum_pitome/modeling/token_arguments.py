@@ -29,7 +29,7 @@ import torch
 from ..merging import gather_tokens
 from ..merging.rows import take_pairs
 from .signatures import names
-from .state import Tokens
+from .tokens import Tokens
 
 
 if TYPE_CHECKING:

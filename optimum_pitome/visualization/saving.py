@@ -40,7 +40,7 @@ def save_picture(
     side: int = 336,
     about: Mapping[str, Any] | None = None,
 ) -> list[Path]:
-    """Writes `name.png`, `name-layers.gif` and `name.json`, all or none, and returns their paths.
+    """Writes `name.png`, `name-layers.gif` and `name.json`, each whole, and returns their paths.
 
     Args:
         layers (`Sequence[int]`, *optional*), side (`int`): see [`~samples.PictureGroups.picture`].
@@ -62,7 +62,7 @@ def save_texts(
     layers: Sequence[int] | None = None,
     about: Mapping[str, Any] | None = None,
 ) -> list[Path]:
-    """Writes `name.html`, `name.svg` and `name.json`, all or none, and returns their paths. Arguments as in
+    """Writes `name.html`, `name.svg` and `name.json`, each whole, and returns their paths. Arguments as in
     [`save_picture`]."""
     numbers = json.dumps({**(about or {}), "samples": [sample.summary() for sample in samples]}, ensure_ascii=False)
     files = {".html": page(samples, layers), ".svg": svg(samples, layers), ".json": numbers}

@@ -12,6 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+import numpy as np
 import pytest
 import torch
 from transformers import (
@@ -213,6 +214,15 @@ def test_it_says_when_merging_does_not_pay():
     model = ViTForImageClassification(ViTConfig(hidden_size=8, num_attention_heads=1, intermediate_size=1))
     apply_pitome(model, PiToMeConfig(ratio=0.99, metric="hidden_states", layers=[11]))
     assert "costs more operations than it saves" in str(pitome_summary(model))
+
+
+@pytest.mark.parametrize("number", [np.int64, torch.tensor])
+def test_numbers_of_numpy_and_torch(number):
+    model = apply_pitome(on_meta(64, 2, 32, 16), 0.9)
+    for length in (20, [20]):
+        given = [number(20)] if isinstance(length, list) else number(20)
+        summary = pitome_summary(model, num_tokens=given, num_text_tokens=number(32))
+        assert summary == pitome_summary(model, num_tokens=length)
 
 
 def test_errors():

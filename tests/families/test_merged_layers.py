@@ -30,7 +30,7 @@ from zoo import one_per_encoder, outputs_of
 from optimum_pitome import apply_pitome
 from optimum_pitome.merging.rows import take_pairs
 from optimum_pitome.modeling.rewrite import rewritten_encoders
-from optimum_pitome.modeling.state import Tokens
+from optimum_pitome.modeling.tokens import Tokens
 
 
 def first_cases():

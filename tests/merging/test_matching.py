@@ -23,7 +23,7 @@ from hypothesis import assume, given, settings
 from merging import reference
 from merging.problems import COMPARED, NEAR_TIE, problems
 
-from optimum_pitome.merging import KeepRatio, MergeSpec, TokenMasks, match_tokens
+from optimum_pitome.merging import KeepRatio, MergeSpec, TokenMasks, match_tokens, pairwise_similarity
 from optimum_pitome.methods import ALGORITHMS
 
 
@@ -185,6 +185,16 @@ def test_an_empty_batch():
     for algorithm in ALGORITHMS:
         plan = match(torch.randn(0, 10, 4), 0.8, TokenMasks(attention=torch.ones(0, 10)), algorithm=algorithm)
         assert plan.merge(torch.randn(0, 10, 3)).shape == (0, 8, 3)
+
+
+@pytest.mark.parametrize("gradients", [True, False])
+def test_shapes_without_memory(gradients):
+    features, attention = torch.randn(2, 10, 4, device="meta"), torch.rand(2, 10, device="meta")
+    for algorithm in ALGORITHMS:
+        with torch.set_grad_enabled(gradients):
+            plan = match(features, 0.8, TokenMasks(attention=attention), algorithm=algorithm)
+            assert plan.merge(features).shape == (2, 8, 4)
+    assert pairwise_similarity(features).shape == (2, 10, 10)
 
 
 def test_one_mask_for_the_whole_batch():

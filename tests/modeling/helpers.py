@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import torch
@@ -65,7 +66,7 @@ def snapshot(model):
         attributes = {key: value for key, value in vars(module).items() if not isinstance(value, torch.nn.Parameter)}
         found[name, "class"] = type(module)
         for key, value in attributes.items():
-            found[name, key] = dict(value) if isinstance(value, dict) else value
+            found[name, key] = copy.copy(value) if isinstance(value, (dict, list)) else value
         if "config" in attributes:
             found[name, "settings"] = module.config.to_json_string(use_diff=False)
             found[name, "implementation"] = module.config._attn_implementation

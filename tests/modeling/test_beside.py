@@ -13,6 +13,7 @@
 # limitations under the License.
 """What lies beside the weights: where it is looked for."""
 
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -48,6 +49,18 @@ def test_the_hub_is_asked_only_for_what_is_not_here(questions, there, asked):
         found = beside.read_beside(CONFIG, "tokenizer", ["tokenizer.json"], options, token="mine")
         assert found == ("me/model", {"trust_remote_code": False, "token": "mine", "revision": "abc"})
         assert questions.asked == asked
+
+
+def test_what_is_saved_anew_is_read_anew(tmp_path):
+    config, file = SimpleNamespace(name_or_path=str(tmp_path)), tmp_path / "vocab.txt"
+
+    def read(name, **options):
+        return file.read_text()
+
+    for time, text, expected in ((1, "one", "one"), (2, "two", "two"), (2, "not looked at again", "two")):
+        file.write_text(text)
+        os.utime(file, (time, time))
+        assert beside.read_beside(config, "tokenizer", ["tokenizer.json", file.name], read) == expected
 
 
 def test_what_is_nowhere_is_not_read(questions):

@@ -20,7 +20,7 @@ import torch
 from merging import reference
 
 from optimum_pitome.modeling.call import AttentionCall
-from optimum_pitome.modeling.state import Tokens
+from optimum_pitome.modeling.tokens import Tokens
 
 
 HEADS, NUM_TOKENS, HEAD_DIM = 2, 7, 4

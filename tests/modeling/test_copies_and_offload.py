@@ -23,7 +23,8 @@ import sys
 import pytest
 import torch
 from accelerate import cpu_offload, dispatch_model
-from modeling.helpers import VISION, build, difference, images, run
+from modeling.helpers import CASES, VISION, build, difference, images, run
+from torch.utils._pytree import tree_map_only
 
 from optimum_pitome import apply_pitome, pitome_disabled, remove_pitome
 
@@ -120,6 +121,21 @@ def test_dispatch_to_cpu_and_disk(name, tmp_path):
         for ratio in (0.7, 0.8):
             assert difference(run(apply_pitome(model, ratio)), expected[ratio]) == 0.0
         assert difference(run(remove_pitome(model)), dense) == 0.0
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+def test_layers_elsewhere_find_the_masks(layer):
+    """As with `device_map` over two devices, of which `meta` stands for the other one."""
+
+    def elsewhere(module, args, kwargs):
+        return tree_map_only(torch.Tensor, lambda tensor: tensor.to("meta"), (args, kwargs))
+
+    model = apply_pitome(build("BertModel"), {"ratio": 0.7, "layers": [layer, 2], "unmerge": False})
+    model.pooler = None
+    for module in model.encoder.layer[1:]:
+        module.to("meta").register_forward_pre_hook(elsewhere, with_kwargs=True)
+    output = model(**CASES["BertModel"].inputs(2)).last_hidden_state
+    assert output.is_meta and output.shape[1] < 24
 
 
 def test_cpu_offload():

@@ -24,7 +24,7 @@ from optimum_pitome.merging import KeepRatio, MergeSpec, match_tokens
 from optimum_pitome.modeling import hosts
 from optimum_pitome.modeling.cross_attention import pass_mask_on, read_merged_tokens
 from optimum_pitome.modeling.marks import carry_mark, mark_tokens, take_samples
-from optimum_pitome.modeling.state import Tokens
+from optimum_pitome.modeling.tokens import Tokens
 
 
 BATCH_SIZE, NUM_TOKENS, DIM = 4, 20, 8

@@ -23,7 +23,7 @@ from zoo.text import CASES, text_inputs
 from optimum_pitome import apply_pitome
 from optimum_pitome.modeling import layer, masks
 from optimum_pitome.modeling.masks import without_masks
-from optimum_pitome.modeling.state import Tokens
+from optimum_pitome.modeling.tokens import Tokens
 
 
 ALL = torch.ones(2, 6, dtype=torch.bool)

@@ -22,6 +22,7 @@ import torch
 from modeling.helpers import VISION, build, difference, images, run
 
 from optimum_pitome import apply_pitome, pitome_disabled, remove_pitome
+from optimum_pitome.modeling import forward
 from optimum_pitome.modeling.rewrite import rewritten_encoders
 
 
@@ -124,6 +125,13 @@ def test_a_model_that_is_made_dense_while_it_runs_says_so(name):
         run(model)
     handle.remove()
     assert difference(run(model), run(build(name))) == 0.0
+
+
+def test_a_model_that_is_made_dense_as_it_begins_says_so(monkeypatch):
+    model = apply_pitome(build(), 0.8)
+    monkeypatch.setattr(forward, "check_implementation", lambda *_: remove_pitome(model))
+    with pytest.raises(RuntimeError, match="made dense by another thread while it ran"):
+        run(model)
 
 
 def test_a_model_may_be_rewritten_while_it_runs_dense():

@@ -22,7 +22,8 @@ import torch
 
 from optimum_pitome.merging import KeepRatio, MergeSpec, match_tokens
 from optimum_pitome.modeling.masks import read_mask
-from optimum_pitome.modeling.state import MergeState, Tokens
+from optimum_pitome.modeling.state import MergeState
+from optimum_pitome.modeling.tokens import Tokens
 
 
 def layers(algorithm, num_layers=3, start=Tokens(num_prefix_tokens=1)):

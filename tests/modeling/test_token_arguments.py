@@ -27,8 +27,8 @@ from optimum_pitome import apply_pitome
 from optimum_pitome.apply import layers_watched
 from optimum_pitome.merging import TokenMasks, match_tokens
 from optimum_pitome.modeling.rewrite import rewritten_encoders
-from optimum_pitome.modeling.state import Tokens
 from optimum_pitome.modeling.token_arguments import LayerArguments, cut_positions, cut_rotary, turn_back
+from optimum_pitome.modeling.tokens import Tokens
 
 
 PREFIX = 3  # CLS and two registers

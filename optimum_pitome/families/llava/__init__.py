@@ -22,7 +22,6 @@ PaliGemma (alone, and in ColPali) and DeepSeek-VL read every token of their towe
 from __future__ import annotations
 
 import importlib
-import inspect
 from dataclasses import replace
 
 from torch import nn
@@ -34,14 +33,11 @@ from ...modeling.rewrite import rewritten_encoders
 from ...modeling.signatures import by_name
 from ...modeling.wrap import wrap
 from .counts import (
-    FEATURE_LAYER_NAMES,
     PROJECTOR_NAMES,
     TOWER_NAMES,
-    active_tower,
     base_of,
     drops_class_token,
     feature_layers,
-    num_image_tokens,
     part_of,
     tower_inside_llava,
 )
