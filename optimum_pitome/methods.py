@@ -53,6 +53,8 @@ def tofu_combination(index: int, num_layers: int) -> str:
 COUNTS = ("exact", "paper")
 #: How the tokens of a group become one: [`Algorithm.combine`], one class of plan each in `merging`.
 COMBINATIONS = ("mean", "mlerp", "target", "prune", "prune_half", "resample")
+#: Those of them whose means are shorter than what they are of, which the setting `keep_norm` is for.
+SHORTENING = ("mean", "prune_half")
 
 
 @dataclass

@@ -132,7 +132,7 @@ def _resolved_settings(rewrite: EncoderRewrite) -> dict[str, Any]:
     if any(spec.ratio.multiple_of > 1 for spec in specs):
         settings["multiple_of"] = of_each([spec.ratio.multiple_of for spec in specs])
     settings["proportional_attention"] = of_each([spec.proportional_attention for spec in specs])
-    for name in ("weighted_by", "after"):
+    for name in ("weighted_by", "keep_norm", "after"):
         if any(getattr(spec, name) != getattr(MergeSpec, name) for spec in specs):
             settings[name] = of_each([getattr(spec, name) for spec in specs])
     return {**settings, "unmerge": rewrite.unmerge, "protect_token_ids": list(rewrite.protect_token_ids)}

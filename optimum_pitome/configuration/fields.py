@@ -26,7 +26,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
-from ..methods import ALGORITHMS, ENERGIES, PROFILES
+from ..methods import ALGORITHMS, ENERGIES, PROFILES, SHORTENING
 from .checks import (
     FORMAT_VERSION,
     MAX_COUNT,
@@ -233,6 +233,13 @@ class Settings:
         choices=("sizes", "attention", "nothing"),
         usual="sizes",
         read_by=lambda algorithm, energy: algorithm.takes_means,
+    )
+    keep_norm: float | None = declare(
+        "How much of its length a mean keeps, from 0 (it is as short as it comes out) to 1 (as long as its tokens are "
+        "on average). 0.5 is what was measured.",
+        functools.partial(check_number, low=0.0, high=1.0),
+        usual=0.0,
+        read_by=lambda algorithm, energy: algorithm.combine in SHORTENING,
     )
 
 

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What becomes of the tokens of a group, where it is not their mean: one kind of [`MergePlan`] each."""
+"""What becomes of the tokens of a group, where it is not their mean (one kind of [`MergePlan`] each) or not just that."""
 
 from __future__ import annotations
 
@@ -87,3 +87,28 @@ def _longest(norm: torch.Tensor, *pairs: torch.Tensor | None) -> torch.Tensor:
 
 #: [`MergeSpec.combine`] → the class of the plan; [`MergePlan`] itself for those that are not here.
 PLANS: dict[str, type[MergePlan]] = {"prune": PruningPlan, "target": TargetPlan, "mlerp": MlerpPlan}
+
+
+def keep_norm(
+    plan: MergePlan, hidden_states: torch.Tensor, merged: torch.Tensor, share: float, *weights: torch.Tensor
+) -> torch.Tensor:
+    """Means with a longer norm: `share` 0 leaves them, and 1 gives them the mean of the norms of their group.
+
+    The mean of vectors that point elsewhere is shorter than they are. Later layers add as much to it as to any token,
+    so that it turns more than its members would have, and all of a model's outputs drift the same way (docs/means.md).
+
+    Args:
+        plan (`MergePlan`): of the layer.
+        hidden_states (`torch.Tensor` of shape `(B, N, dim)`): before the merge.
+        merged (`torch.Tensor` of shape `(B, n, dim)`): what `plan` made of them, and `weights`.
+        share (`float`): in (0, 1], the exponent of the ratio of the two norms.
+        weights (`torch.Tensor`): what [`MergePlan.merge`] took.
+
+    Returns:
+        `torch.Tensor` of the shape and dtype of `merged`. Tokens that nothing joined are the same, bit for bit.
+    """
+    norm = torch.linalg.vector_norm(hidden_states, dim=-1, keepdim=True, dtype=torch.float32)
+    own = torch.linalg.vector_norm(merged, dim=-1, keepdim=True, dtype=torch.float32)
+    ratio = plan.merge(norm, *weights) / own.clamp(min=torch.finfo(own.dtype).tiny)
+    # No mean gets shorter. Where vectors cancel, what is left is rounding: it is not blown up beyond this.
+    return (merged * ratio.clamp(min=1.0, max=1e3).pow(share)).to(merged.dtype)

@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from ..methods import SHORTENING
 from .constants import Constants
 from .counts import KeepRatio
 from .spec import MergeSpec
@@ -137,11 +138,12 @@ class TokenMasks:
             return self
         return replace(self, attention=self.attention.mean(dim=1))
 
-    def weights(self, spec: MergeSpec) -> tuple[torch.Tensor | None, bool]:
-        """The attention that says what tokens weigh in means ([`weights_of`]), and, where it is `None`, whether sizes
-        weigh."""
+    def weights(self, spec: MergeSpec) -> tuple[torch.Tensor | None, bool, float]:
+        """The attention that says what tokens weigh in means ([`weights_of`]); where it is `None`, whether sizes
+        weigh; and how much of their norm means keep ([`~combine.keep_norm`])."""
         by_attention = spec.weighted_by == "attention" and self.attention is not None
-        return self.attention if by_attention else None, spec.weighted_by != "nothing"
+        kept = spec.keep_norm if spec.combine in SHORTENING else 0.0
+        return self.attention if by_attention else None, spec.weighted_by != "nothing", kept
 
     def mergeable(self) -> torch.Tensor | None:
         """The tokens that are counted in `M`, `(B, N)` bool, or `None` where the prefix says it all."""

@@ -42,6 +42,7 @@ class MergeSpec:
         weighted_by (`str`):
             A token's weight in a mean: its size (`"sizes"`), what the class token pays to it (`"attention"`), or 1
             (`"nothing"`).
+        keep_norm (`float`): how much of the length that a mean loses comes back, 0 to 1. See [`~combine.keep_norm`].
         random_seed (`int`): of what an algorithm leaves to chance.
         after (`str`): where in the layer tokens merge: after its `"attention"`, or after the whole `"layer"`.
         combine (`str`, *optional*):
@@ -58,6 +59,7 @@ class MergeSpec:
     importance: float = 0.0
     proportional_attention: bool = True
     weighted_by: str = "sizes"
+    keep_norm: float = 0.0
     random_seed: int = 0
     after: str = "attention"
     combine: str | None = None

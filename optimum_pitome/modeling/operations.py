@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 from ..merging import MergeSpec
-from ..methods import ALGORITHMS
+from ..methods import ALGORITHMS, SHORTENING
 from .architecture import Architecture
 
 
@@ -174,6 +174,8 @@ def merge_step(spec: MergeSpec, mergeable: int, removed: int, widths: Widths) ->
     dim = widths.hidden if spec.metric == "hidden_states" else widths.hidden // widths.heads
     algorithm = ALGORITHMS[spec.algorithm]
     combining = _combining(spec.combine, mergeable, removed, widths.hidden)
+    if spec.combine == "mlerp" or spec.keep_norm and spec.combine in SHORTENING:
+        combining += (3 * mergeable - 2 * removed) * widths.hidden  # norms before and after, scaling
     if algorithm.comparisons is None:
         return combining
     reading = mergeable * (widths.hidden if spec.metric == "keys" else 0) + mergeable * dim  # head mean, norm
@@ -190,8 +192,7 @@ def _combining(combine: str, mergeable: int, removed: int, width: int) -> int:
     if combine == "resample":
         # The matrices, to the spectrum, and back.
         return kept * (mergeable + kept) + kept * mergeable * width + kept**2 * width
-    mean = mergeable * width
-    return mean + (mergeable + 2 * kept) * width if combine == "mlerp" else mean  # norms before and after, scaling
+    return mergeable * width
 
 
 def prefill(language_model: nn.Module, num_tokens: int) -> int:

@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from ..merging import Constants, MergePlan, ResamplePlan, TokenMasks, gather_tokens, merge_tokens, take_rows
+from ..merging.combine import keep_norm
 from ..merging.masks import weights_of
 from ..merging.rows import composed, rows_of, sum_rows, take_pairs
 
@@ -78,19 +79,25 @@ class Tokens:
         return TokenMasks(self.num_prefix_tokens, *masks, self.constants, self.ends)
 
     def merge(
-        self, plan: MergePlan | ResamplePlan, hidden_states: torch.Tensor, attention: torch.Tensor | None, sized: bool
+        self,
+        plan: MergePlan | ResamplePlan,
+        hidden_states: torch.Tensor,
+        attention: torch.Tensor | None,
+        sized: bool,
+        kept_norm: float = 0.0,
     ) -> tuple[torch.Tensor, Tokens]:
-        """`hidden_states` `(B, n, dim)` and these tokens after a merge by `plan`; `attention` and `sized` are what
-        [`~merging.TokenMasks.weights`] gives."""
+        """`hidden_states` `(B, n, dim)` and these tokens after a merge by `plan`; `attention`, `sized` and `kept_norm`
+        are what [`~merging.TokenMasks.weights`] gives."""
         moved = self.rows, self.special, self.protected
         moved = merge_tokens(plan, hidden_states, self.sizes, *moved, attention, sized)
-        if moved is None:
-            merged = self.merged(plan)
-            weights = (self.sizes, merged.sizes) if sized and self.sizes is not None else ()
-            weights = weights if attention is None else (weights_of(attention),)
-            return plan.merge(hidden_states, *weights), merged
         names = ("sizes", "log_sizes", "rows", "special", "protected")
-        return moved[0], self._after(plan, **dict(zip(names, moved[1:])))
+        after = self.merged(plan) if moved is None else self._after(plan, **dict(zip(names, moved[1:])))
+        if moved is not None and not kept_norm:
+            return moved[0], after
+        weights = (self.sizes, after.sizes) if sized and self.sizes is not None else ()
+        weights = weights if attention is None else (weights_of(attention),)
+        merged = plan.merge(hidden_states, *weights) if moved is None else moved[0]
+        return (keep_norm(plan, hidden_states, merged, kept_norm, *weights) if kept_norm else merged), after
 
     def merged(self, plan: MergePlan | ResamplePlan) -> Tokens:
         """The tokens after a merge by `plan`."""
