@@ -146,10 +146,10 @@ def main() -> None:
             resume_from=options.output_dir / f"{options.inputs}-{target:g}-{options.seed}.jsonl",
             progress=True,
         )
-        means = space.other_means
-        for name, profile in {"one ratio": "uniform", "default profile": "balanced"}.items():
-            other = space.weighted_otherwise().config(space.profile(PROFILES[profile].removed))
-            settings[f"{name}, weighted by {means}"] = other
+        for means, settings_of_means in space.other_means.items():
+            other = space.otherwise(settings_of_means)
+            for name, profile in {"one ratio": "uniform", "default profile": "balanced"}.items():
+                settings[f"{name}, {means}"] = other.config(other.profile(PROFILES[profile].removed))
         settings["found"] = found.config
         rows = {name: {} for name in unseen}
         for setting, config in settings.items():
@@ -166,7 +166,7 @@ def table(title: str, rows: Mapping[str, tuple[np.ndarray, float, float]]) -> li
     """The lines about one set of inputs that no search has seen."""
     found, *_ = rows["found"]
     lines = [
-        f"{name:<44}{losses.mean():.4f}  {kept:.1%} of the neighbours  {operations:.2f} x fewer operations"
+        f"{name:<68}{losses.mean():.4f}  {kept:.1%} of the neighbours  {operations:.2f} x fewer operations"
         + ("" if name == "found" else f"  found loses {less(found, losses)} less")
         for name, (losses, kept, operations) in rows.items()
     ]

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What becomes of the tokens of a group, where it is not their mean (one kind of [`MergePlan`] each) or not just that."""
+"""What becomes of the tokens of a group: one kind of [`MergePlan`] each, where it is not their mean; longer means."""
 
 from __future__ import annotations
 

@@ -77,13 +77,13 @@ def tune_ratios(
 ) -> PiToMeConfig:
     """Searches a ratio for every layer on a few inputs, without labels and without gradient.
 
-    Compares profiles that merge more or less late; tries means that are weighted by the class token's attention, where
-    the settings leave that open; then lets an evolution strategy (CMA-ES, of the package `cma`) vary how much each
+    Compares profiles that merge more or less late; tries other weights in the means, and `keep_norm=0.5`, where the
+    settings leave that open; then lets an evolution strategy (CMA-ES, of the package `cma`) vary how much each
     layer removes while all of them together keep the budget. It sees two of three samples; the others decide at the
     end whether its best setting, the middle of its last ones, or a profile is returned. The model is left on that.
 
-    It costs at most `max_settings` merged forwards of two thirds of the inputs, nine of the last third, and one dense
-    forward of all.
+    It costs at most `max_settings` merged forwards of two thirds of the inputs, eleven of the last third, and one
+    dense forward of all.
 
     Args:
         model (`torch.nn.Module`):
@@ -252,11 +252,11 @@ class _Search:
         profiles = {name: self.space.config(of_each) for name, of_each in ratios.items()}
         first = min(profiles, key=lambda name: self.tried(profiles[name]))
         best = profiles[first]
-        means = self.space.other_means
-        room = self.max_settings - self.count - (means is not None)
-        if means is not None and room >= 0:
-            other = self.space.weighted_otherwise()
-            profiles[f"{first}, weighted by {means}"] = config = other.config(ratios[first])
+        space = self.space
+        room = self.max_settings - self.count - len(space.other_means)
+        for name, means in space.other_means.items() if room >= 0 else ():
+            other = space.otherwise(means)
+            profiles[f"{first}, {name}"] = config = other.config(other.profile(STARTS[first]))
             if self.tried(config) < self.loss(best):
                 self.space, best = other, config
         chosen = best

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ from ..apply import apply_pitome, rewritten_encoders
 from ..configuration.checks import BUDGETS
 from ..configuration.config import PiToMeConfig
 from ..merging import MergeSpec
-from ..methods import ALGORITHMS, in_proportion
+from ..methods import ALGORITHMS, SHORTENING, in_proportion
 from ..modeling.budget import fit_path, flops_ratio, merging_layers
 from ..modeling.operations import EncoderShape
 from ..modeling.parts import settings_of
@@ -35,8 +36,8 @@ from ..modeling.pictures import picture_size_of, with_picture_size
 from ..modeling.resolve import budget_of
 
 
-#: `weighted_by` of the defaults, of texts with a budget and of the rest → what may lose less.
-_OTHER_MEANS = {"sizes": "attention", "attention": "sizes"}
+#: What weighs in the means of the defaults → what may lose less.
+_OTHER_WEIGHTS = {"sizes": "attention", "attention": "sizes"}
 
 
 class SearchSpace:
@@ -44,7 +45,7 @@ class SearchSpace:
     proportion to the others, and another one its importance, where the model has one that the user left open.
 
     Attributes:
-        other_means (`str`, *optional*): the `weighted_by` to try, where the user left it open and attention is read.
+        other_means (`dict[str, dict]`): what to try besides ratios, by what it does: settings that the user left open.
 
     Args:
         target (`float`, *optional*): the `flops_ratio`.
@@ -102,14 +103,20 @@ class SearchSpace:
         if not all(self.importance):
             self.importance = []
         first = self.specs[0]
-        is_read = first.reads_attention and ALGORITHMS[first.algorithm].takes_means
-        is_open = chosen.weighted_by is None and chosen.preset is None
-        self.other_means = _OTHER_MEANS.get(first.weighted_by) if is_read and is_open else None
+        algorithm, is_open = ALGORITHMS[first.algorithm], chosen.preset is None
+        weights, kept = {}, {}
+        if is_open and chosen.weighted_by is None and first.reads_attention and algorithm.takes_means:
+            other = _OTHER_WEIGHTS[first.weighted_by]
+            weights[f"weighted by {other}"] = {"weighted_by": other}
+        if is_open and chosen.keep_norm is None and algorithm.combine in SHORTENING:
+            kept["half of the norm kept"] = {"keep_norm": 0.5}
+        both = {f"{name}, {also}": weights[name] | kept[also] for name in weights for also in kept}
+        self.other_means = weights | kept | both
 
-    def weighted_otherwise(self) -> SearchSpace:
-        """The same settings with `other_means`, at as many operations."""
+    def otherwise(self, means: Mapping[str, Any]) -> SearchSpace:
+        """The same budget with one of `other_means`."""
         space = copy.copy(self)
-        space.usual = {**self.usual, "weighted_by": self.other_means}
+        space.usual, space.specs = self.usual | means, tuple(replace(spec, **means) for spec in self.specs)
         return space
 
     def with_budget(self, budget: Mapping[str, Any], **defaults: Any) -> PiToMeConfig:

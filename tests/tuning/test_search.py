@@ -106,33 +106,37 @@ def test_it_is_no_worse_than_any_profile_on_samples_it_did_not_see(make):
 @pytest.mark.parametrize(
     "make, settings, means",
     [
-        (tiny_vit, {}, "attention"),
-        (tiny_vit, {"weighted_by": "sizes"}, None),
-        (tiny_vit, {"algorithm": "random"}, None),
-        (tiny_vit, {"importance": 0}, None),
-        (tiny_vit, {"preset": "official", "importance": 0.5}, None),
-        (bert, {}, "sizes"),
+        (tiny_vit, {}, [("attention", 0), ("sizes", 0.5), ("attention", 0.5)]),
+        (tiny_vit, {"weighted_by": "sizes"}, [("sizes", 0.5)]),
+        (tiny_vit, {"keep_norm": 0.2}, [("attention", 0.2)]),
+        (tiny_vit, {"algorithm": "random"}, []),
+        (tiny_vit, {"algorithm": "tofu", "importance": 0.5}, [("attention", 0)]),
+        (tiny_vit, {"importance": 0}, [("sizes", 0.5)]),
+        (tiny_vit, {"preset": "official", "importance": 0.5}, []),
+        (bert, {}, [("sizes", 0), ("attention", 0.5), ("sizes", 0.5)]),
     ],
-    ids=["open", "sizes", "no means", "no importance", "preset", "text"],
+    ids=["open", "sizes", "norm", "no means", "tofu", "no importance", "preset", "text"],
 )
 def test_where_a_search_tries_other_means(make, settings, means):
-    """Where attention is read anyway, and the user left it open: not those of the defaults."""
+    """Where they make a difference, and the user left them open: not those of the defaults."""
     model = apply_pitome(make(), {"ratio": 0.8, **settings})
-    space = SearchSpace(model, 1.15, sequence_length=24 if make is bert else None)
-    assert space.other_means == means
-    config = space.weighted_otherwise().config(space.profile(STARTS["profile uniform"]))
-    assert config.weighted_by == (means or settings.get("weighted_by"))  # the user's own stays
-    apply_pitome(model, config)
-    assert pitome_summary(model, num_tokens=24 if make is bert else None).flops_ratio >= 1.15
+    length = 24 if make is bert else None
+    space = SearchSpace(model, 1.15, sequence_length=length)
+    spaces = [space.otherwise(one) for one in space.other_means.values()]
+    for other, expected in zip(spaces, means, strict=True):
+        apply_pitome(model, other.config(other.profile(STARTS["profile uniform"])))
+        (encoder,) = rewritten_encoders(model)
+        assert {(spec.weighted_by, spec.keep_norm) for spec in encoder.pitome.specs} == {expected}
+        assert pitome_summary(model, num_tokens=length).flops_ratio >= 1.15
 
 
 def test_a_choice_is_made_where_it_loses_less():
     def telling(seen, held):
         # The profiles and the other means on what the search sees, then both on what it does not.
-        distances = iter([*[0.5] * 6, seen, *[0.5] * 6, held])
+        distances = iter([*[0.5] * 8, seen, *[0.5] * 8, held])
         return lambda merged, dense, inputs: torch.full((len(merged.logits),), next(distances))
 
-    limits = {"flops_ratio": 1.15, "max_settings": 8, "seed": 0, "resume_from": None, "progress": False}
+    limits = {"flops_ratio": 1.15, "max_settings": 10, "seed": 0, "resume_from": None, "progress": False}
     for losses, expected in (((0.3, 0.4), "attention"), ((0.6, 0.6), None), ((0.6, 0.4), "attention")):
         model = apply_pitome(lively(tiny_vit()), 0.8)
         found = search_ratios(model, [{"pixel_values": Pictures(3).pixels}], None, telling(*losses), **limits)
@@ -231,7 +235,7 @@ def test_the_middle_of_the_last_settings_is_tried_last(tmp_path):
     held = [line["losses"] for line in map(json.loads, path.read_text().splitlines()) if line.get("part") == "held"]
     best, middle, chosen, *profiles = (sum(losses) / len(losses) for losses in held)
     generation = import_cma().CMAEvolutionStrategy([0.0] * 8, 1.0, {"verbose": -9}).popsize
-    assert (found.num_settings - len(STARTS) - 1) % generation == 1
+    assert (found.num_settings - len(STARTS) - 3) % generation == 1  # after the profiles and three other means
     # The best one of these three, or the profile that it does not clearly beat.
     assert any(found.loss == pytest.approx(one) for one in (min(best, middle, chosen), *profiles))
 
