@@ -107,8 +107,8 @@ def keep_norm(
     Returns:
         `torch.Tensor` of the shape and dtype of `merged`. Tokens that nothing joined are the same, bit for bit.
     """
-    norm = torch.linalg.vector_norm(hidden_states, dim=-1, keepdim=True, dtype=torch.float32)
-    own = torch.linalg.vector_norm(merged, dim=-1, keepdim=True, dtype=torch.float32)
+    wide = {"dim": -1, "keepdim": True, "dtype": torch.promote_types(merged.dtype, torch.float32)}
+    norm, own = (torch.linalg.vector_norm(vectors, **wide) for vectors in (hidden_states, merged))
     ratio = plan.merge(norm, *weights) / own.clamp(min=torch.finfo(own.dtype).tiny)
     # No mean gets shorter. Where vectors cancel, what is left is rounding: it is not blown up beyond this.
     return (merged * ratio.clamp(min=1.0, max=1e3).pow(share)).to(merged.dtype)

@@ -189,9 +189,9 @@ def test_int8_of_torch(tmp_path):
         ("DistilBertForSequenceClassification", "torch"),
     ],
 )
-def test_means_weighted_by_attention(name, format, tmp_path):
+def test_other_means(name, format, tmp_path):
     by_size = merged(name)
-    model = apply_pitome(merged(name), {"ratio": 0.8, "weighted_by": "attention", "importance": 0.5})
+    model = apply_pitome(merged(name), {"ratio": 0.8, "weighted_by": "attention", "importance": 0.5, "keep_norm": 0.5})
     exported(model, format, tmp_path)
     inputs = pixel_values(2) if name.startswith("ViT") else text_inputs(2, lengths=[24, 13])
     with torch.no_grad():

@@ -76,7 +76,7 @@ def put_together(sentences, extra, left, form):
     [
         *((name, {}) for name in MODELS),
         ("BertModel", {"min_tokens": 9}),
-        ("BertModel", {"weighted_by": "attention"}),
+        ("BertModel", {"weighted_by": "attention", "keep_norm": 0.5}),
         # Half of the words, whatever their share in a sentence.
         ("BertModel", {"protect_token_ids": [*range(7, 53)]}),
         ("MPNetForSequenceClassification", {"protect_token_ids": [*range(7, 53)]}),

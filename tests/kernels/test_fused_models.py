@@ -73,9 +73,9 @@ def test_a_merging_layer_has_at_most_six_launches(name, settings, launches):
         assert added == {}, (number, added)
 
 
-@pytest.mark.parametrize("weighted_by", ["sizes", "attention"])
-def test_gradients_reach_every_parameter(weighted_by):
-    model, inputs = build("ViTModel", weighted_by=weighted_by)
+@pytest.mark.parametrize("settings", [{}, {"weighted_by": "attention"}, {"keep_norm": 0.5}], ids=str)
+def test_gradients_reach_every_parameter(settings):
+    model, inputs = build("ViTModel", **settings)
 
     def gradients():
         model.zero_grad()

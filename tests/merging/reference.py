@@ -278,11 +278,12 @@ def dct(values: np.ndarray, n: int) -> np.ndarray:
 
 
 def merged(
-    merge: Merge, hidden_states: np.ndarray, sizes: np.ndarray, combine: str = "mean"
+    merge: Merge, hidden_states: np.ndarray, sizes: np.ndarray, combine: str = "mean", keep_norm: float = 0.0
 ) -> tuple[np.ndarray, np.ndarray]:
     """What becomes of the groups, and their sizes, in the order of `merge.kept`.
 
     `combine`: their size-weighted means; `"mlerp"`: with the norm of the longest; `"target"`: the kept token itself.
+    `keep_norm`: the power of the ratio of the members' mean norm to that of their mean, by which this gets longer.
     """
     hidden_states = hidden_states.astype(np.float64)
     if merge.sequence:
@@ -298,6 +299,9 @@ def merged(
         vector = sum(sizes[i] * hidden_states[i] for i in members) / total
         if combine == "mlerp" and len(members) > 1:
             vector *= max(np.linalg.norm(hidden_states[i]) for i in members) / np.linalg.norm(vector)
+        if keep_norm and len(members) > 1:
+            norm = sum(sizes[i] * np.linalg.norm(hidden_states[i]) for i in members) / total
+            vector *= (norm / np.linalg.norm(vector)) ** keep_norm
         vectors.append(hidden_states[token] if combine == "target" else vector)
         totals.append(total)
     return np.array(vectors), np.array(totals)

@@ -25,7 +25,7 @@ from merging.problems import problems
 from merging.test_matching import directions, match, pairs_of
 
 from optimum_pitome.merging import KeepRatio, MergePlan, MergeSpec, TokenMasks, match_tokens
-from optimum_pitome.merging.combine import MlerpPlan, PruningPlan, TargetPlan
+from optimum_pitome.merging.combine import MlerpPlan, PruningPlan, TargetPlan, keep_norm
 from optimum_pitome.methods import ALGORITHMS
 
 
@@ -49,6 +49,30 @@ def test_mlerp_by_hand():
     # A pair that does not merge does not lend its norm either.
     only_last = MlerpPlan(**GROUPS, source_mask=torch.tensor([[False, True]]))
     torch.testing.assert_close(only_last.merge(VECTORS)[0, 0], torch.tensor([2.0, 0.5]) * (4 / math.hypot(2, 0.5)))
+
+
+def test_means_that_keep_their_norm_by_hand():
+    # The mean is (2, 1), see above; the norms 3, 4 and 1 have the mean 3 with these sizes.
+    plan = MergePlan(**GROUPS)
+    mean = plan.merge(VECTORS, SIZES)
+    for share in (1.0, 0.5):
+        kept = keep_norm(plan, VECTORS, mean, share, SIZES)
+        torch.testing.assert_close(kept[0, 0], torch.tensor([2.0, 1.0]) * (3 / math.sqrt(5)) ** share)
+        assert torch.equal(kept[0, 1], VECTORS[0, 3])  # nothing joined it
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_norms_of_vectors_that_cancel(dtype):
+    """Opposite, zero and padding vectors: finite results and gradients."""
+    values = [[1.0, 2.0], [-1.0, -2.0], [0.0, 0.0], [0.0, 0.0], [3.0, -4.0], [3.0, 4.0]]
+    hidden_states = torch.tensor([values], dtype=dtype, requires_grad=True)
+    place = torch.arange(0, 6, 2)[None]
+    counted = torch.tensor([[True, True, False, False, True, True]])
+    plan = MergePlan(place, place + 1, torch.arange(3)[None], torch.arange(6)[None] // 2, counted=counted)
+    kept = keep_norm(plan, hidden_states, plan.merge(hidden_states), 0.5)
+    kept.float().sum().backward()
+    assert kept.dtype == dtype and kept.isfinite().all() and hidden_states.grad.isfinite().all()
+    torch.testing.assert_close(kept[0, 2].float(), torch.tensor([3.0, 0.0]) * (5 / 3) ** 0.5, atol=0.02, rtol=0)
 
 
 def test_what_stays_of_a_target_by_hand():

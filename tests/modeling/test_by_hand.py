@@ -78,7 +78,7 @@ def recompute(model, pixel_values, real, settings):
         # ToFu: the first half of the layers keeps the target, the second takes the longest norm.
         tofu = "target" if index < num_layers // 2 else "mlerp"
         combine = tofu if settings["algorithm"] == "tofu" else "mean"
-        means, _ = reference.merged(merge, hidden_states.numpy(), weights, combine)
+        means, _ = reference.merged(merge, hidden_states.numpy(), weights, combine, settings.get("keep_norm", 0.0))
         _, totals = reference.merged(merge, hidden_states.numpy(), sizes)
         place = {token: slot for slot, token in enumerate(merge.kept)}
         # -1: what was padding is in no group, and leaves with the first merge.
@@ -115,6 +115,8 @@ SETTINGS = [
     {**BY_ATTENTION, "algorithm": "diffrate"},
     {**BY_ATTENTION, "importance": 0.5},
     {**BY_ATTENTION, "importance": 0.0, "weighted_by": "nothing"},
+    {**BY_ATTENTION, "importance": 0.5, "keep_norm": 0.5},
+    {**BY_ATTENTION, "algorithm": "diffrate", "keep_norm": 1.0},
 ]
 
 #: What no user sets, but presets and families do: the fields of the layers' specs, beside settings from above.

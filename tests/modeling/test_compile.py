@@ -49,11 +49,12 @@ SETTINGS = [
     {},
     {"energy": "paper", "metric": "hidden_states"},
     {"weighted_by": "attention"},
+    {"keep_norm": 0.5},
     *({"algorithm": name} for name in COMPARED),
 ]
 
 
-@pytest.mark.parametrize("settings", SETTINGS, ids=["default", "paper", "attention", *COMPARED])
+@pytest.mark.parametrize("settings", SETTINGS, ids=["default", "paper", "attention", "norm", *COMPARED])
 def test_compile_with_a_padding_mask(settings):
     model = apply_pitome(build("ViTModel", num_layers=LAYERS), PiToMeConfig(0.8, **settings))
     compiled = torch.compile(model, fullgraph=True, backend="eager")
