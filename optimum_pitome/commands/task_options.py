@@ -40,7 +40,6 @@ READ_BY: dict[str, tuple[Any, tuple[str, ...]]] = {
     "instruction": ("", ("visual-question-answering",)),
     "max_new_tokens": (16, ("visual-question-answering",)),
     "max_length": (None, _WITH_TEXTS),
-    "label_column": (None, TASK_NAMES[:-1]),
 }
 
 

@@ -60,8 +60,8 @@ def refused(in_workplace, workplace, monkeypatch):
         ),
         ([*EVALUATE, "--max-new-tokens", 4], "--max-new-tokens is read by visual-question-answering"),
         (
-            ["evaluate", "bert", "--task", "feature-extraction", *DATA, "--label-column", "label"],
-            "--label-column is read by image-classification, text-classification,",
+            ["evaluate", "vit", "--task", "image-classification", "--dataset", "pets", "--max-length", 9],
+            "--max-length is read by text-classification, token-classification, image-text-retrieval, feature-",
         ),
         (
             ["export", "bert", "-o", "out", "--format", "torch", "--split", "test"],
