@@ -55,7 +55,7 @@ def added(name, mask=None, **settings):
         ("CLIPVisionModel", {}, 37),
         ("ViTModel", {"importance": 0.0}, 25),
         ("ViTModel", {"weighted_by": "attention"}, 39),
-        ("ViTModel", {"keep_norm": 0.5}, 48),
+        ("ViTModel", {"keep_norm": 0.5}, 50),
         ("ViTModel", {"energy": "elu", "importance": 0.0}, 24),
         ("ViTModel", {"algorithm": "tome"}, 22),
         ("ViTModel", {"algorithm": "pitome_unprotected", "importance": 0.0}, 42),
