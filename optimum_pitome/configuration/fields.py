@@ -72,9 +72,7 @@ def check_parts(name: str, value: Any) -> dict[str, dict[str, Any]]:
         with about_part(part):
             checked[part] = _settings_of_a_part(settings)
     if not checked:
-        raise ValueError(
-            f"{name}={show(value)} leaves every part dense: expected {accepted}, or None for the default."
-        )
+        raise ValueError(f"{name}={show(value)} leaves every part dense: expected {accepted}, or None.")
     return checked
 
 
@@ -235,8 +233,7 @@ class Settings:
         read_by=lambda algorithm, energy: algorithm.takes_means,
     )
     keep_norm: float | None = declare(
-        "How much of its length a mean keeps, from 0 (it is as short as it comes out) to 1 (as long as its tokens are "
-        "on average). 0.5 is what was measured.",
+        "How much of the length that they lose means keep, from 0 to 1 (as long as their tokens on average).",
         functools.partial(check_number, low=0.0, high=1.0),
         usual=0.0,
         read_by=lambda algorithm, energy: algorithm.combine in SHORTENING,
@@ -244,8 +241,7 @@ class Settings:
 
 
 _types = typing.get_type_hints(Settings)
-#: Field → what is known of it.
-FIELDS: dict[str, Setting] = {
+FIELDS: dict[str, Setting] = {  # by name: what is known of it
     declared.name: dataclasses.replace(
         declared.metadata["setting"], name=declared.name, type=_types[declared.name], default=declared.default
     )
@@ -255,9 +251,8 @@ _FIELDS_MESSAGE = f"Fields: {', '.join(name for name in FIELDS if name != 'forma
 
 
 def fields_of(settings: Mapping[Any, Any], may_name_parts: bool = True) -> dict[str, Any]:
-    """The fields that a dict names, their values unchecked. `{"vision": 0.9}` is understood as `parts`.
-
-    A dict that a newer minor version wrote may have others, which come back, too.
+    """The fields that a dict names, their values unchecked. `{"vision": 0.9}` is understood as `parts`. A dict that a
+    newer minor version wrote may have others, which come back, too.
 
     Raises:
         ValueError: for a key that is not a field.
