@@ -170,11 +170,10 @@ def test_the_readme_runs(folders):
     assert type(found["model"]) is ViTForImageClassification and found["model"].config.pitome["ratio"] == 0.9
 
 
-def test_means_by_attention_run(folders):
-    found = run(
-        "docs/means.md", {"folder": folders["path"]}, {"model = ": "from transformers import AutoModel; model = "}
-    )
-    assert found["model"].config.pitome["weighted_by"] == "attention"
+def test_the_page_on_means_runs(folders):
+    start = {"model = ": "from transformers import AutoModel; model = "}
+    found = run("docs/means.md", {"folder": folders["path"]}, start)
+    assert found["model"].config.pitome["keep_norm"] == 0.5  # of the last example
 
 
 # The floor's AutoImageProcessor needs torchvision, which has no build for CPUs.
