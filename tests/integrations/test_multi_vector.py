@@ -119,7 +119,9 @@ def test_a_tolerance_is_a_fraction():
 def test_the_page_on_late_interaction_runs(folder, tmp_path):
     encoder(folder).save_pretrained(str(tmp_path))
     page = (Path(__file__).parents[2] / "docs" / "late_interaction.md").read_text(encoding="utf-8")
-    (code,) = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    code, early = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     assert "lightonai/LateOn" in code
     exec(code.replace("lightonai/LateOn", str(tmp_path)), found := {})
     assert found["model"].similarity(found["queries"], found["documents"]).shape == (1, 2)
+    exec(early, found)
+    assert found["model"].similarity(found["queries"], found["documents"]).shape == (1, 1)
