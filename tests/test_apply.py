@@ -149,6 +149,9 @@ def test_parameters_without_effect_are_mentioned(monkeypatch):
     for number, algorithm in enumerate(("random", "dct"), start=3):
         apply_pitome(build(), PiToMeConfig(algorithm=algorithm, weighted_by="attention"))
         assert said[number].startswith(f"weighted_by has no effect here: algorithm='{algorithm}'")
+    model = apply_pitome(build(), PiToMeConfig(algorithm="tofu", keep_norm=0.5))
+    assert said[5].startswith("keep_norm has no effect") and said[5].endswith("it out, or choose another algorithm.")
+    assert said[0].endswith("or choose another algorithm or energy.") and "keep_norm=0.5" in str(model)
 
 
 def test_margins_per_layer():

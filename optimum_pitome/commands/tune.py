@@ -75,7 +75,7 @@ def run(args: argparse.Namespace, results: Results) -> None:
     if args.speed_up is not None:
         check_speed_up(args.speed_up)
     if args.output is not None:
-        _check_output(Path(args.output))
+        _check_output(Path(args.output), args.model)
     check_push(args)
     if args.push_to_hub is not None:
         check_recipe_repository(args.push_to_hub)
@@ -144,10 +144,14 @@ def _check_base_model(args: argparse.Namespace) -> None:
         )
 
 
-def _check_output(directory: Path) -> None:
-    """Refuses a folder in which something else than a recipe lies: its config.json would be written over."""
+def _check_output(directory: Path, model: str) -> None:
+    """Refuses a folder in which something else than a recipe for `model` lies, which would be written over."""
     file = directory / "config.json"
-    if file.exists() and json.loads(file.read_text(encoding="utf-8")).get("model_type") != "pitome":
+    if not file.exists():
+        return
+    found = json.loads(file.read_text(encoding="utf-8"))
+    lies = "a model" if found.get("model_type") != "pitome" else f"a recipe for {found.get('base_model_name_or_path')}"
+    if lies != f"a recipe for {model}":
         raise ValueError(
-            f"-o {directory}: a model lies there, whose config.json a recipe would replace. Name another folder."
+            f"-o {directory}: {lies} lies there, whose config.json a new recipe would replace. Name another folder."
         )

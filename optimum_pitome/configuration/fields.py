@@ -225,15 +225,14 @@ class Settings:
         check_picture_size,
     )
     weighted_by: str | None = declare(
-        'What a token weighs in the mean of those that merge: its size (`"sizes"`), what the class token pays to it '
-        '(`"attention"`; the default of texts with a budget, but for labels of every token), or as much as the others '
-        '(`"nothing"`).',
+        'The weight of a token in a mean: its size (`"sizes"`), the attention of the class token (`"attention"`; the '
+        'default of texts with a budget, but for labels of every token), or the same for all (`"nothing"`).',
         choices=("sizes", "attention", "nothing"),
         usual="sizes",
         read_by=lambda algorithm, energy: algorithm.takes_means,
     )
     keep_norm: float | None = declare(
-        "How much of the length that they lose means keep, from 0 to 1 (as long as their tokens on average).",
+        "The norm of a mean: 0 leaves the plain mean, which is shorter than its tokens; 1 gives it their mean norm.",
         functools.partial(check_number, low=0.0, high=1.0),
         usual=0.0,
         read_by=lambda algorithm, energy: algorithm.combine in SHORTENING,

@@ -168,7 +168,8 @@ class MergingLayer:
         if spec is None or spec.ratio.is_dense:
             return "no merging"
         # Without its ratio, which the encoder tells: PyTorch prints layers that say the same once.
-        told = {name: getattr(spec, name) for name in ("algorithm", "energy", "metric", "importance", "weighted_by")}
+        names = ["algorithm", "energy", "metric", "importance", "weighted_by"] + ["keep_norm"] * bool(spec.keep_norm)
+        told = {name: getattr(spec, name) for name in names}
         return ", ".join(f"{name}={value}" for name, value in told.items())
 
 

@@ -156,10 +156,13 @@ def _warn_of_unused(config: PiToMeConfig, specs: list[MergeSpec]) -> None:
     unused = [setting.name for setting in chosen if not any(setting.read_by(*pair) for pair in methods)]
     if unused:
         have, them = ("have", "them") if len(unused) > 1 else ("has", "it")
+        energies = [(algorithm, energy) for algorithm, _ in methods for energy in ENERGIES.values()]
+        other = any(FIELDS[name].read_by(*pair) for name in unused for pair in energies)
         warn_once(
             logger,
             f"{' and '.join(unused)} {have} no effect here: algorithm={specs[0].algorithm!r} with energy="
-            f"{specs[0].energy!r} does not read {them}. Leave {them} out, or choose another algorithm or energy.",
+            f"{specs[0].energy!r} does not read {them}. Leave {them} out, or choose another algorithm"
+            f"{' or energy' if other else ''}.",
         )
 
 

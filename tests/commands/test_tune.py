@@ -58,6 +58,9 @@ def test_a_recipe_and_where_it_ended(tune, tmp_path):
     assert ": GFLOPs per sample, counted at 10 tokens (exact" in text
     assert "\nThe loss is the Kullback-Leibler divergence of the logits.\n" in text
     assert tune(*command) == text and (tmp_path / "recipe" / "search.jsonl").read_text() == tried
+    (tmp_path / "taken").mkdir()
+    PiToMeConfig(0.8, base_model_name_or_path="other").save_pretrained(tmp_path / "taken")
+    assert "a recipe for other lies there" in tune(*TEXTS, "--max-loss", 9, "-o", tmp_path / "taken", code=2)
 
 
 def test_a_card_says_what_is_known_and_nothing_else(tune, tmp_path):

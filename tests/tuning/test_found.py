@@ -32,11 +32,12 @@ def test_a_search_without_room_for_a_generation_says_so():
 
     none_but_profiles = search(len(STARTS))
     assert search(len(STARTS) + none_but_profiles.num_missing).num_missing == 0
-    found = search(len(STARTS) + 1 + 1)
+    means = 3  # by attention, half of the norm kept, and both
+    found = search(len(STARTS) + means + 1)
     assert any(name.endswith(", weighted by attention") for name in found.profiles) and "weighted by" in str(found)
-    assert found.num_settings == len(STARTS) + 1
+    assert found.num_settings == len(STARTS) + means
     assert f"Raise max_settings (--max-settings) by {found.num_missing} or more" in str(found)
-    enough = search(len(STARTS) + 1 + 1 + found.num_missing)
+    enough = search(len(STARTS) + means + 1 + found.num_missing)
     assert enough.num_settings > found.num_settings and enough.num_missing == 0 and "Raise" not in str(enough)
 
 
