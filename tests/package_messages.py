@@ -31,6 +31,8 @@ GAP = "…"
 _MAX_WAYS = 3
 _MAX_DEPTH = 12
 _WARNING = {"warn", "warning", "warning_once", "warning_advice"}
+#: Warns of its second argument.
+_WARN_ONCE = "warn_once"
 _PARSER_ERROR = "error"
 #: They carry no message.
 _SILENT = {"SystemExit", "_Previewed"}
@@ -98,6 +100,8 @@ class _Reader:
         if isinstance(node, ast.Call) and node.args:
             if ast.unparse(node.func).rpartition(".")[2] in _WARNING:
                 yield node.args[0], True
+            elif isinstance(node.func, ast.Name) and node.func.id == _WARN_ONCE:
+                yield node.args[1], True
             elif isinstance(node.func, ast.Attribute) and ast.unparse(node.func).endswith(f"parser.{_PARSER_ERROR}"):
                 yield node.args[0], False
             elif isinstance(node.func, ast.Name) and self.raisers.get(node.func.id, len(node.args)) < len(node.args):

@@ -191,7 +191,7 @@ def _warn_of_few_tokens(
         warn_once(
             logger,
             f"ratio={ratio:g} in every merging layer of {type(encoder).__name__} ({len(specs)} layers) leaves {left} "
-            f"of {num_tokens} tokens. A budget fits every depth: pitome={{'flops_ratio': 1.8}}.",
+            f"of {num_tokens} tokens. Use a budget, which fits every depth: pitome={{'flops_ratio': 1.8}}.",
         )
 
 
