@@ -48,7 +48,7 @@ def test_the_default_keeps_the_answers_at_ratio_09(monkeypatch, tmp_path):
     (found,) = results(tmp_path)
     assert found["num_samples"] == 250
     assert found["gflops_dense"] / found["gflops_merged"] == pytest.approx(1.8, abs=0.01)
-    assert found["agreement"]["agreement"] >= 0.975
+    assert found["agreement"]["agreement"] >= 0.965  # of all 703 it is .979, with an interval from .965
     assert found["dense"]["accuracy"] >= 0.8 and abs(found["difference"]["accuracy"]) <= 0.01
     # Other tests share the machine, so this is a floor: `optimum-cli pitome benchmark` measures.
     assert found["timing"]["speedup"] > 1.4

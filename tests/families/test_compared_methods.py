@@ -24,8 +24,7 @@ from optimum_pitome import apply_pitome, pitome_summary
 
 COMPARED = {
     **{name: {"algorithm": name} for name in ("mutual", "tofu", "dct", "diffrate")},
-    "attention": {"weighted_by": "attention"},
-    "norm": {"keep_norm": 0.5},
+    "attention": {"weighted_by": "attention", "keep_norm": 0.5},
 }
 each_case = pytest.mark.parametrize("case", one_per_encoder(), ids=lambda case: case.id)
 
