@@ -44,11 +44,11 @@ pytestmark = pytest.mark.real
 
 def test_the_default_keeps_the_answers_at_ratio_09(monkeypatch, tmp_path):
     """The image example, five-fold heads trained on dense features, on part of the pictures of docs/results.md."""
-    run_here(monkeypatch, image_classification, "--ratios", 0.9, "--max-samples", 250, "--output-dir", tmp_path)
+    run_here(monkeypatch, image_classification, "--ratios", 0.9, "--max-samples", 350, "--output-dir", tmp_path)
     (found,) = results(tmp_path)
-    assert found["num_samples"] == 250
+    assert found["num_samples"] == 350
     assert found["gflops_dense"] / found["gflops_merged"] == pytest.approx(1.8, abs=0.01)
-    assert found["agreement"]["agreement"] >= 0.965  # of all 703 it is .979, with an interval from .965
+    assert found["agreement"]["agreement"] >= 0.975
     assert found["dense"]["accuracy"] >= 0.8 and abs(found["difference"]["accuracy"]) <= 0.01
     # Other tests share the machine, so this is a floor: `optimum-cli pitome benchmark` measures.
     assert found["timing"]["speedup"] > 1.4
