@@ -116,8 +116,12 @@ def tokens_by_another_keyword():
     return model, {"hidden_states": torch.randn(12, 21, 16)}, EmbeddingJudge(model, neighbours=1), 21
 
 
+# Models that the floor's transformers has otherwise.
+NEWER = [pytest.param(make, marks=pytest.mark.slow) for make in (packed_patches, sounds_with_a_mask_of_values)]
+
+
 @pytest.mark.usefixtures("clean_registry")
-@pytest.mark.parametrize("make", [packed_patches, sounds_with_a_mask_of_values, tokens_by_another_keyword])
+@pytest.mark.parametrize("make", [*NEWER, tokens_by_another_keyword])
 def test_tokens_are_counted_whatever_layers_get(make):
     model, batch, judge, length = make()
     assert evaluate(model, [batch], judge, ratios=0.8, progress=False)[0].num_tokens == [length]
