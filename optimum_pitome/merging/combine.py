@@ -94,8 +94,8 @@ def keep_norm(
 ) -> torch.Tensor:
     """Means with a longer norm: `share` 0 leaves them, and 1 gives them the mean of the norms of their group.
 
-    The mean of vectors that point elsewhere is shorter than they are. Later layers add as much to it as to any token,
-    so that it turns more than its members would have, and all of a model's outputs drift the same way (docs/means.md).
+    The mean of vectors that point elsewhere is shorter than they are. A likely reason why that matters, which was not
+    tested by itself: later layers add as much to it as to any token, and turn it further (docs/means.md).
 
     Args:
         plan (`MergePlan`): of the layer.

@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What counts as a linear layer, whatever its class."""
+"""What counts as a linear layer, whatever its class, and what a merge counts."""
 
 import pytest
 import torch
@@ -22,7 +22,8 @@ from transformers import LlamaConfig, LlamaModel
 from transformers.pytorch_utils import Conv1D
 
 from optimum_pitome import apply_pitome, pitome_summary
-from optimum_pitome.modeling.operations import linear_weights, prefill
+from optimum_pitome.merging import KeepRatio, MergeSpec, TokenMasks
+from optimum_pitome.modeling.operations import Widths, linear_weights, merge_step, prefill
 
 
 def counted(model):
@@ -92,3 +93,13 @@ def test_prefill_by_hand():
         model = LlamaModel(config)
     attention = 12 * 24 + 2 * 12 * 12 + 24 * 12  # queries, keys and values, output
     assert prefill(model, 7) == 3 * (7 * (attention + 3 * 12 * 20) + 2 * 7**2 * 24)
+
+
+@pytest.mark.parametrize("algorithm", ["pitome", "diffrate", "mutual", "tofu", "dct", "random"])
+def test_only_means_that_get_shorter_keep_a_norm(algorithm):
+    plain, kept = (MergeSpec(KeepRatio.from_float(0.8), algorithm=algorithm, keep_norm=share) for share in (0.0, 0.5))
+    shortens = algorithm in ("pitome", "diffrate", "mutual")
+    assert TokenMasks(1).weights(kept)[2] == (0.5 if shortens else 0.0)
+    # Norms before and after, and scaling: 64 tokens become 52.
+    counted = [merge_step(spec, 64, 12, Widths(attention=0, mlp=0, hidden=32, heads=2)) for spec in (plain, kept)]
+    assert counted[1] - counted[0] == ((64 + 2 * 52) * 32 if shortens else 0)
