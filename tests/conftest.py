@@ -30,3 +30,12 @@ settings.load_profile("default")
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def pytorch_alone():
+    """The merge step on PyTorch's own operations, where those are counted."""
+    from optimum_pitome.kernels.choice import without_kernels
+
+    with without_kernels():
+        yield

@@ -154,7 +154,9 @@ def test_a_cell_that_runs_twice(registered):
     register_algorithm("neighbours", exist_ok=True, reads_energy=True)(ALGORITHMS["pitome"].match)
     register_energy("farthest", exist_ok=True)(ENERGIES["nearest"].score)
     after = output_of(model(), algorithm="neighbours", energy="farthest", importance=0.0)
-    assert torch.equal(after, output_of(model(), importance=0.0)) and not torch.equal(after, before)
+    # Kernels know the built-in algorithm alone.
+    torch.testing.assert_close(after, output_of(model(), importance=0.0), atol=2e-6, rtol=0)
+    assert not torch.allclose(after, before, atol=1e-3)
     assert ALGORITHMS["neighbours"].reads_energy and not ENERGIES["farthest"].has_margin
 
 

@@ -28,6 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from ..apply import layers_watched
 from ..export.modules import named_tensors
+from ..kernels.choice import without_kernels
 from ..merging import match_tokens
 from ..modeling.record import LayerRecord
 
@@ -43,7 +44,7 @@ _KERNELS = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attenti
 @torch.no_grad()
 def count_operations(run: Callable[[], Any]) -> float:
     """10**9 multiply-adds of `run`: its matrix products, convolutions and attention, in the whole model."""
-    with FlopCounterMode(display=False, custom_mapping=_KERNELS) as counter:
+    with without_kernels(), FlopCounterMode(display=False, custom_mapping=_KERNELS) as counter:
         run()
     return counter.get_total_flops() / 2e9
 

@@ -12,7 +12,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Fused kernels of the merge step, in Triton, for NVIDIA GPUs. What they compute, `merging` computes in PyTorch.
+"""Fused kernels of the merge step: `gpu` in Triton, for NVIDIA GPUs, and `cpu` in Numba. Each has a module `launch`
+with the same functions. What they compute, `merging` computes in PyTorch.
 
-`choice` says where they run, and imports no Triton, as `merging` imports no other module here before it launches one.
+`choice` says where they run, and imports neither, as `merging` imports no other module here before it launches one.
 """

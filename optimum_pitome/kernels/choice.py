@@ -12,16 +12,17 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Where the kernels run: on NVIDIA GPUs with Triton, after they gave there what PyTorch gives, and unless they are
-switched off. Everywhere else, and after any failure, the functions in PyTorch do."""
+"""Where the kernels run: on NVIDIA GPUs with Triton and on CPUs with Numba, after they gave there what PyTorch gives,
+and unless they are switched off. Everywhere else, and after any failure, the functions in PyTorch do."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 
@@ -49,8 +50,8 @@ _given_up: set[torch.device] = set()
 
 
 def use_kernels(enabled: bool) -> bool:
-    """Switches the fused kernels on or off for the process. They run on NVIDIA GPUs alone, and are on from the start,
-    unless the environment variable `PITOME_KERNELS` is 0.
+    """Switches the fused kernels on or off for the process. They run on NVIDIA GPUs with Triton and on CPUs with
+    Numba, and are on from the start, unless the environment variable `PITOME_KERNELS` is 0.
 
     Args:
         enabled (`bool`): whether they may run. A device on which they failed stays with PyTorch.
@@ -63,19 +64,38 @@ def use_kernels(enabled: bool) -> bool:
     return before
 
 
+@contextlib.contextmanager
+def without_kernels() -> Iterator[None]:
+    """PyTorch's own operations inside the block, as what counts operations can see no others."""
+    before = use_kernels(False)
+    try:
+        yield
+    finally:
+        use_kernels(before)
+
+
 @functools.cache
-def has_kernels(device: torch.device) -> bool:
-    """Whether the kernels could run on `device`: an NVIDIA GPU from compute capability 8.0 on, with Triton installed.
-    Not AMD's, which PyTorch calls "cuda", too: no kernel was compiled or compared there."""
+def backend(device: torch.device) -> str | None:
+    """What the kernels for `device` are written in, where it is installed: `"numba"` for CPUs, `"triton"` for NVIDIA
+    GPUs from compute capability 8.0 on; otherwise `None`. Not for AMD's, which PyTorch calls "cuda", too: no kernel
+    was compiled or compared there."""
+    if device.type == "cpu":
+        return "numba" if importlib.util.find_spec("numba") is not None else None
     if device.type != "cuda" or torch.version.hip is not None or importlib.util.find_spec("triton") is None:
-        return False
-    return torch.cuda.get_device_capability(device) >= (8, 0)
+        return None
+    return "triton" if torch.cuda.get_device_capability(device) >= (8, 0) else None
+
+
+@torch.compiler.assume_constant_result
+def has_loops(device: torch.device) -> bool:
+    """Whether the kernels for `device` are loops in Numba."""
+    return backend(device) == "numba"
 
 
 @torch.compiler.assume_constant_result
 def may_run(device: torch.device) -> bool:
     """Whether [`is_chosen`] is worth asking."""
-    return has_kernels(device) and device not in _given_up
+    return backend(device) is not None and device not in _given_up
 
 
 def is_chosen(name: str, device: torch.device, *variant: str | int | bool | torch.dtype) -> bool:
@@ -96,7 +116,9 @@ def is_equal(name: str, device: torch.device, *variant) -> bool:
     """[`is_chosen`], but for the switch."""
     if not may_run(device):
         return False
-    if (name, device, variant) in _compared:
+    # Loops in Numba are the same for all.
+    key = name, device, variant if backend(device) == "triton" else ()
+    if key in _compared:
         return True
     if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
         return False  # nothing can be compared here
@@ -108,7 +130,7 @@ def is_equal(name: str, device: torch.device, *variant) -> bool:
     except Exception as error:
         give_up(device, name, error)
         return False
-    _compared.add((name, device, variant))
+    _compared.add(key)
     return True
 
 

@@ -12,28 +12,24 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The merge step on fused kernels: the same functions, as operators that a compiler passes on and CUDA graphs record.
-
-Matching is one operator of four launches, merging one of one launch. Where they do not fit, the functions return
-`None`, and PyTorch's own operations run.
-"""
+"""The merge step on fused kernels: the same functions, which return `None` where the kernels do not fit, and PyTorch's
+own operations run."""
 
 from __future__ import annotations
-
-import contextlib
 
 import torch
 
 from ..kernels import choice
 from ..methods import ENERGIES
+from . import launches
 from .energy import MANY_TOKENS
-from .masks import TokenMasks, weights_of
-from .plan import MergePlan, _merge_gradient
-from .rows import sum_rows
+from .masks import TokenMasks
+from .plan import MergePlan
 from .spec import MergeSpec
 
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+#: The first one has loops in Numba, too; the others take the exponential of every pair, which PyTorch does as fast.
 _ENERGIES = ("nearest", "paper", "elu", "gaussian")
 
 #: One tile holds the features of a token, and another one those of 16 keys of a head.
@@ -54,12 +50,14 @@ class FusedPlan(MergePlan):
 
 def match_fused(features: torch.Tensor, spec: MergeSpec, masks: TokenMasks) -> FusedPlan | None:
     """`match_tokens`, or `None` where the kernels do not run or nothing is to be merged."""
-    if not choice.may_run(features.device):
+    if not launches.can_launch(features):
         return None
     # ToMe ranks by what each token that proposes is nearest to.
     energy = "tome" if spec.algorithm == "tome" else spec.energy
-    known = spec.algorithm == "pitome" and spec.energy in _ENERGIES or energy == "tome" and masks.protected is None
-    if not known or spec.combine != "mean" or sum(masks.ends):
+    loops = choice.has_loops(features.device)
+    energies = _ENERGIES[: 1 if loops else None]
+    known = spec.algorithm == "pitome" and spec.energy in energies or energy == "tome" and masks.protected is None
+    if not known or spec.combine != "mean" or sum(masks.ends) and not loops:
         return None
     features = features.unsqueeze(1) if features.dim() == 3 else features
     if features.dtype not in _DTYPES or features.shape[-1] > _MAX_DIM or not features.shape[0] <= _MAX_SAMPLES:
@@ -72,7 +70,7 @@ def match_fused(features: torch.Tensor, spec: MergeSpec, masks: TokenMasks) -> F
         return None
     ratio = spec.ratio
     num_pairs = masks.most_removed(ratio, num_tokens)
-    if num_tokens > MANY_TOKENS or num_pairs <= 0 or 2 * num_pairs > num_tokens - prefix:
+    if num_tokens > MANY_TOKENS or num_pairs <= 0 or 2 * num_pairs > num_tokens - prefix - sum(masks.ends):
         return None
     masks.check(features[:, 0])
     num_kept = masks.num_kept(ratio, num_tokens)
@@ -87,9 +85,9 @@ def match_fused(features: torch.Tensor, spec: MergeSpec, masks: TokenMasks) -> F
     removed = ratio.removed_numerator, ratio.removed_denominator, ratio.min_tokens, ratio.multiple_of
     arguments += (*removed, energy, margin, alpha, spec.importance / 2 if weighted else 0.0)
     if torch.compiler.is_compiling():
-        found = _match(*arguments)
+        found = launches.match_operator(*arguments)
     else:
-        found = _or_give_up("match", launch_match, *arguments)
+        found = launches.or_give_up("match", launches.launch_match, *arguments, masks.ends)
         if found is None:
             return None
     rows, kept, source, target, source_mask, kept_valid = found
@@ -135,6 +133,7 @@ def merge_tokens(
     """
     if (
         not isinstance(plan, FusedPlan)
+        or not launches.can_launch(hidden_states)
         or hidden_states.dtype not in _DTYPES
         or plan.rows.device != hidden_states.device
     ):
@@ -150,9 +149,9 @@ def merge_tokens(
     attention = attention.unsqueeze(1) if attention is not None and attention.dim() == 2 else attention
     arguments = (hidden_states, sizes, plan.rows, plan.counted, *pairs, *moved, attention, weighs == "sizes")
     if torch.compiler.is_compiling() or (torch.is_grad_enabled() and hidden_states.requires_grad):
-        found = _merge(*arguments)
+        found = launches.merge_operator(*arguments)
     else:
-        found = _or_give_up("merge", launch_merge, *arguments)
+        found = launches.or_give_up("merge", launches.launch_merge, *arguments)
         if found is None:
             return None
     *others, composed, merged_special, merged_protected = found
@@ -164,8 +163,10 @@ def class_attention_fused(
     query: torch.Tensor, key: torch.Tensor, bias: torch.Tensor | None, valid: torch.Tensor | None, scaling: float
 ) -> torch.Tensor | None:
     """`class_attention` by head, `(B, heads, N)`, or `None` where the kernel does not run."""
-    if not choice.may_run(query.device):
+    if not launches.can_launch(query):
         return None
+    if choice.has_loops(query.device) and bias is not None and bias.shape[2] > 1:
+        return None  # there each sample would have to find its row first
     if query.dtype not in _DTYPES or key.dtype != query.dtype or query.shape[3] > _MAX_HEAD_DIM:
         return None
     kind = "none" if bias is None else "allowed" if bias.dtype == torch.bool else _name(bias.dtype)
@@ -173,121 +174,9 @@ def class_attention_fused(
     if query.shape[0] > _MAX_SAMPLES or not choice.is_chosen("class_attention", query.device, *variant):
         return None
     if torch.compiler.is_compiling():
-        return _class_attention(query, key, bias, valid, scaling)
-    return _or_give_up("class_attention", launch_class_attention, query, key, bias, valid, scaling)
-
-
-def _current(device: torch.device) -> contextlib.AbstractContextManager:
-    """Makes `device` the current one, on which Triton launches whatever the tensors are on."""
-    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
+        return launches.class_attention_operator(query, key, bias, valid, scaling)
+    return launches.or_give_up("class_attention", launches.launch_class_attention, query, key, bias, valid, scaling)
 
 
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-def _or_give_up(name: str, launch, tokens: torch.Tensor, *others):
-    try:
-        return launch(tokens, *others)
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:
-        # Such as a tile that this device has no memory for.
-        choice.give_up(tokens.device, name, error)
-        return None
-
-
-def launch_match(features, *others):
-    from ..kernels.launch import match  # imports Triton
-
-    *others, numerator, denominator, min_tokens, multiple_of, energy, margin, alpha, exponent = others
-    removed = numerator, denominator, min_tokens, multiple_of
-    with _current(features.device):
-        return match(features, *others, removed, energy, margin, alpha, exponent)
-
-
-@torch.library.custom_op(
-    "optimum_pitome::match_fused",
-    mutates_args=(),
-    schema="(Tensor features, Tensor? attention, Tensor? valid, Tensor? special, Tensor? protected, int prefix, "
-    "SymInt num_pairs, SymInt num_kept, SymInt removed_numerator, SymInt removed_denominator, SymInt min_tokens, "
-    "SymInt multiple_of, str energy, float margin, float alpha, float exponent) "
-    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
-)
-def _match(features, *others):
-    return launch_match(features, *others)
-
-
-@_match.register_fake
-def _(features, attention, valid, special, protected, prefix, num_pairs, num_kept, *_):
-    batch_size, num_tokens = features.shape[0], features.shape[2]
-    lengths = [num_tokens, num_kept, num_pairs, num_pairs, num_pairs, num_kept]
-    dtypes = [torch.int64] * 4 + [torch.bool] * 2
-    return tuple(features.new_empty((batch_size, n), dtype=dtype) for n, dtype in zip(lengths, dtypes))
-
-
-def launch_merge(hidden_states, sizes, rows, counted, *others):
-    from ..kernels.merging import merge
-
-    with _current(hidden_states.device):
-        return merge(hidden_states, sizes, rows, *others)
-
-
-@torch.library.custom_op(
-    "optimum_pitome::merge_fused",
-    mutates_args=(),
-    schema="(Tensor hidden_states, Tensor? sizes, Tensor rows, Tensor? counted, Tensor kept, Tensor source, "
-    "Tensor target, Tensor? source_mask, Tensor? kept_valid, Tensor? original_rows, Tensor? special, "
-    "Tensor? protected, Tensor? attention, bool weighted) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
-)
-def _merge(hidden_states, *others):
-    return launch_merge(hidden_states, *others)
-
-
-@_merge.register_fake
-def _(hidden_states, sizes, rows, counted, kept, source, target, source_mask, kept_valid, original, *others):
-    shape = kept.shape
-    return (
-        hidden_states.new_empty((*shape, hidden_states.shape[2])),
-        hidden_states.new_empty(shape, dtype=torch.float32),
-        hidden_states.new_empty(shape),
-        rows.new_empty(0 if original is None else original.shape),
-        *(rows.new_empty(0 if mask is None else shape, dtype=torch.bool) for mask in others[:2]),
-    )
-
-
-def _save_for_gradient(ctx, inputs, output):
-    _, sizes, rows, counted, *_, attention, weighted = inputs
-    # A bias of the attention that asked for a gradient would exclude its fast kernels.
-    ctx.mark_non_differentiable(*output[1:])
-    ctx.save_for_backward(sizes if weighted else None, attention, output[1], rows, counted)
-
-
-def _gradient(ctx, gradient, *_):
-    weights, attention, totals, rows, counted = ctx.saved_tensors
-    if weights is None:  # each token weighs 1, or what it is paid
-        weights = torch.ones_like(rows, dtype=torch.float32) if attention is None else weights_of(attention)
-        totals = sum_rows(weights if counted is None else weights * counted, rows, totals.shape[1])
-    return _merge_gradient(gradient, weights, totals, rows, counted, None), *[None] * 13
-
-
-_merge.register_autograd(_gradient, setup_context=_save_for_gradient)
-
-
-def launch_class_attention(query, *others):
-    from ..kernels.attention import class_attention
-
-    with _current(query.device):
-        return class_attention(query, *others)
-
-
-@torch.library.custom_op("optimum_pitome::class_attention_fused", mutates_args=())
-def _class_attention(
-    query: torch.Tensor, key: torch.Tensor, bias: torch.Tensor | None, valid: torch.Tensor | None, scaling: float
-) -> torch.Tensor:
-    return launch_class_attention(query, key, bias, valid, scaling)
-
-
-@_class_attention.register_fake
-def _(query, *_):
-    return query.new_empty(query.shape[:3], dtype=torch.float32)

@@ -27,7 +27,7 @@ from ..methods import ALGORITHMS
 from .algorithms import match_pitome
 from .attention import attention_over_heads
 from .counts import KeepRatio
-from .fused import launch_class_attention, launch_match, launch_merge
+from .launches import launch_class_attention, launch_match, launch_merge
 from .masks import TokenMasks, weights_of
 from .spec import MergeSpec
 
@@ -75,7 +75,7 @@ def compare_match(device, dtype, dim, energy, weighted, valid, special, protecte
         kept, pairs = expected.num_kept, expected.source.shape[1]
         numbers = *vars(spec.ratio).values(), energy, spec.margin, spec.alpha, spec.importance / 2
         rows, kept, *_, source_mask, kept_valid = launch_match(
-            features, paid, *masks.values(), 1, pairs, kept, *numbers
+            features, paid, *masks.values(), 1, pairs, kept, *numbers, (0, 0)
         )
         same = (rows == expected.rows).float().mean().item()
         require(same >= share, f"{same:.1%} of the tokens go where they should")

@@ -23,7 +23,7 @@ import torch
 from ..methods import ALGORITHMS
 from .combine import PLANS
 from .constants import deciding
-from .fused import match_fused
+from .fused import FusedPlan, match_fused
 from .masks import TokenMasks
 from .opaque import empty, is_opaque, new_length, operator
 from .plan import MergePlan
@@ -127,7 +127,7 @@ def _match(
     spec = MergeSpec.from_parts(settings, numbers)
     kind, masked = _kind(spec.combine), masks.mergeable() is not None
     plan = match_tokens(features, spec, masks) or _plan_of_all(kind, features, valid, masked)
-    if type(plan) is not kind:
+    if type(plan) is not kind and not (kind is MergePlan and isinstance(plan, FusedPlan)):
         raise RuntimeError(
             f"The algorithm {spec.algorithm!r} was registered with combine={spec.combine!r}, and returned a "
             f"{type(plan).__name__}, not a {kind.__name__}. torch.compile needs to know: pass the right one to "

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn.attention.flex_attention import BlockMask, create_mask
 
-from ..kernels.choice import may_run
+from ..kernels.choice import backend
 from ..merging.constants import is_traced
 
 
@@ -87,14 +87,15 @@ def without_masks(tokens: Tokens, hidden_states: torch.Tensor) -> Tokens:
     layer: without `valid` where all are real, and with `ends` in place of `special` where these are the same number
     at the front and at the end of every sample.
 
-    Masks are looked at where they are at hand: on a CPU, while nothing is recorded. Kernels need nothing like it. What
-    does not fit `hidden_states` is left for [`~merging.TokenMasks.check`] to refuse.
+    Masks are looked at where they are at hand: on a CPU, while nothing is recorded. Kernels for GPUs need nothing like
+    it. What does not fit `hidden_states` is left for [`~merging.TokenMasks.check`] to refuse.
     """
     valid, special = tokens.valid, tokens.special
     given = [mask for mask in (valid, special) if mask is not None]
     if not given or is_traced() or tokens.pairwise_mask is not None or tokens.protected is not None:
         return tokens
-    if any(type(mask) is not torch.Tensor or mask.device.type != "cpu" for mask in given) or may_run(given[0].device):
+    here = all(type(mask) is torch.Tensor and mask.device.type == "cpu" for mask in given)
+    if not here or backend(given[0].device) == "triton":
         return tokens
     if any(mask.shape != hidden_states.shape[:2] for mask in given) or not (valid is None or valid.numpy().all()):
         return tokens

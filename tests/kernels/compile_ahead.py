@@ -34,7 +34,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas
 
-from optimum_pitome.kernels import attention, launch, matching, merging, similarity
+from optimum_pitome.kernels.gpu import attention, launch, matching, merging, similarity
 
 
 class TargetOnly:
@@ -109,7 +109,19 @@ def launch_all(dtype: torch.dtype, heads: int, num_tokens: int, dim: int, width:
     sizes = paid[:, 0] if masked else None
     moved = rows if masked else None
     merging.merge(
-        hidden_states, sizes, rows, kept, source, target, *masks, moved, mask, mask, paid if masked else None, True
+        hidden_states,
+        sizes,
+        rows,
+        mask,
+        kept,
+        source,
+        target,
+        *masks,
+        moved,
+        mask,
+        mask,
+        paid if masked else None,
+        True,
     )
     bias = hidden_states[:, None, None, :, 0].contiguous() if masked else None
     attention.class_attention(keys, keys, bias, mask, 0.125)

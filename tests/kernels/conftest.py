@@ -12,9 +12,10 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The kernels run in Triton's interpreter, on tensors of a CPU, where `make test-kernels` asks for it. Without Triton,
-only the tests of what chooses them run."""
+"""On tensors of a CPU, the kernels of Numba run where it is installed; those of Triton in its interpreter, in their
+place, where `make test-kernels` asks for it. Without either, only the tests of what chooses them run."""
 
+import importlib.util
 import os
 
 import numpy as np
@@ -22,7 +23,9 @@ import pytest
 import torch
 
 
-if os.environ.get("TRITON_INTERPRET") == "1":
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+
+if INTERPRETED:
     from triton.runtime import interpreter
     from triton.runtime.interpreter import GridExecutor
 
@@ -38,8 +41,11 @@ if os.environ.get("TRITON_INTERPRET") == "1":
         return converted
 
     interpreter._convert_float = _round_to_bfloat16(interpreter._convert_float)
+    collect_ignore = ["test_cpu.py"]
 else:
-    collect_ignore = ["test_interpreted.py", "test_fused_models.py", "test_compiled.py", "test_device_check.py"]
+    collect_ignore = ["test_fused_models.py", "test_compiled.py", "test_device_check.py"]
+    if importlib.util.find_spec("numba") is None:
+        collect_ignore += ["test_functions.py", "test_cpu.py"]
 
 
 @pytest.fixture
@@ -47,6 +53,8 @@ def kernels_on(monkeypatch):
     """The kernels run on a CPU, without a comparison before."""
     from optimum_pitome.kernels import choice
 
+    if INTERPRETED:
+        monkeypatch.setattr(choice, "backend", lambda device: "triton")
     monkeypatch.setattr(choice, "may_run", lambda device: True)
     monkeypatch.setattr(choice, "is_equal", lambda *_: True)
 

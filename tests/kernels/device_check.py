@@ -177,11 +177,11 @@ def main() -> int:
     tiny = parser.parse_args().tiny
     device = torch.device("cpu") if tiny else torch.device("cuda", torch.cuda.current_device())
     if tiny:
-        choice.has_kernels, name = (lambda device: True), "the interpreter"
+        choice.backend, name = (lambda device: "triton"), "the interpreter"
     else:
         name = f"{torch.cuda.get_device_name(device)}, capability {torch.cuda.get_device_capability(device)}"
     say(f"{name}, torch {torch.__version__}, Triton {triton.__version__}, CUDA {torch.version.cuda}")
-    if not choice.has_kernels(device):
+    if choice.backend(device) != "triton":
         raise SystemExit("The kernels do not run on this device: see docs/kernels.md.")
     # The interpreter does not round to bfloat16 as devices do.
     dtype, rounds = (torch.float32, 1) if tiny else (torch.bfloat16, 50)

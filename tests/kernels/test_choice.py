@@ -24,7 +24,7 @@ import optimum_pitome
 from optimum_pitome import use_kernels
 from optimum_pitome.kernels import choice
 from optimum_pitome.merging import KeepRatio, MergePlan, MergeSpec, TokenMasks, match_tokens, merge_tokens
-from optimum_pitome.merging import fused as fused_module
+from optimum_pitome.merging import launches as launches_module
 from optimum_pitome.merging.algorithms import match_pitome, match_tome
 from optimum_pitome.merging.attention import class_attention
 from optimum_pitome.merging.fused import FusedPlan
@@ -54,6 +54,8 @@ class Fakes:
 
     def match(self, features, attention, valid, special, protected, prefix, num_pairs, num_kept, *settings):
         self._note("match")
+        *settings, ends = settings
+        assert ends == (0, 0)
         attention = None if attention is None else attention.mean(dim=1)
         *removed, energy, margin, alpha, exponent = settings
         ratio, importance = KeepRatio(*removed), 2 * exponent
@@ -94,9 +96,9 @@ def fakes(monkeypatch):
     """Kernels that run on a CPU, nothing compared and nothing failed yet."""
     fakes = Fakes()
     for name in ("match", "merge", "class_attention"):
-        monkeypatch.setattr(fused_module, f"launch_{name}", getattr(fakes, name))
+        monkeypatch.setattr(launches_module, f"launch_{name}", getattr(fakes, name))
         monkeypatch.setattr(f"optimum_pitome.merging.fused_checks.launch_{name}", getattr(fakes, name))
-    monkeypatch.setattr(choice, "has_kernels", lambda device: True)
+    monkeypatch.setattr(choice, "backend", lambda device: "triton")
     monkeypatch.setattr(choice, "_compared", set())
     monkeypatch.setattr(choice, "_given_up", set())
     monkeypatch.setattr(choice, "_enabled", True)
@@ -107,9 +109,13 @@ def expected_rows(features):
     return match_pitome(features, SPEC, TokenMasks()).rows
 
 
-def test_a_cpu_has_no_kernels():
-    assert not choice.has_kernels(CPU)
-    assert type(match_tokens(torch.randn(1, 8, 4), SPEC)) is MergePlan
+@pytest.mark.parametrize("numba", [True, False])
+def test_a_cpu_has_kernels_with_numba(numba, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: types.SimpleNamespace() if numba else None)
+    monkeypatch.setattr(choice, "backend", choice.backend.__wrapped__)
+    assert choice.backend(CPU) == ("numba" if numba else None)
+    monkeypatch.setattr(choice, "is_equal", lambda *_: numba)
+    assert choice.may_run(CPU) == numba
 
 
 @pytest.mark.parametrize(
@@ -128,7 +134,7 @@ def test_which_devices_have_kernels(type, hip, triton, capability, has, monkeypa
     monkeypatch.setattr(torch.version, "hip", hip)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: types.SimpleNamespace() if triton else None)
-    assert choice.has_kernels.__wrapped__(torch.device(type)) == has
+    assert choice.backend.__wrapped__(torch.device(type)) == ("triton" if has else None)
 
 
 def test_compared_once_and_then_used(fakes):

@@ -21,7 +21,8 @@ from modeling.helpers import CASES
 from modeling.test_launches import layers_of
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from optimum_pitome import PiToMeConfig, apply_pitome, pitome_disabled, use_kernels
+from optimum_pitome import PiToMeConfig, apply_pitome, pitome_disabled
+from optimum_pitome.kernels import choice
 from optimum_pitome.merging import KeepRatio, MergeSpec, TokenMasks, match_tokens
 
 
@@ -39,11 +40,8 @@ def build(name, **settings):
 
 
 def without_kernels(function):
-    use_kernels(False)
-    try:
+    with choice.without_kernels():
         return function()
-    finally:
-        use_kernels(True)
 
 
 @pytest.mark.parametrize("name", ["ViTModel", "BertModel"])

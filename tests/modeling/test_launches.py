@@ -29,6 +29,9 @@ from optimum_pitome import PiToMeConfig, apply_pitome
 from optimum_pitome.merging import Constants, KeepRatio, MergeSpec, TokenMasks, match_tokens
 
 
+pytestmark = pytest.mark.usefixtures("pytorch_alone")
+
+
 def layers_of(model):
     """The layers of an encoder of the zoo."""
     return next(module for name, module in model.named_modules() if name.split(".")[-1] in ("layers", "layer"))

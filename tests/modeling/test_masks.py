@@ -85,7 +85,7 @@ def test_nothing_is_looked_at(why, monkeypatch):
     if why == "recorded":
         monkeypatch.setattr(masks, "is_traced", lambda: True)
     elif why == "kernels":
-        monkeypatch.setattr(masks, "may_run", lambda device: True)
+        monkeypatch.setattr(masks, "backend", lambda device: "triton")
     elif why == "no data":
         valid, special = valid.to("meta"), special.to("meta")
     else:
@@ -94,6 +94,7 @@ def test_nothing_is_looked_at(why, monkeypatch):
     assert found.valid is valid and found.special is special and found.ends == (0, 0)
 
 
+@pytest.mark.usefixtures("pytorch_alone")
 @pytest.mark.parametrize("settings", [{"ratio": 0.8}, {"flops_ratio": 1.5}], ids=str)
 @pytest.mark.parametrize("name", ["BertModel", "RobertaModel", "DistilBertModel", "MPNetModel"])
 def test_texts_without_padding_merge_alike_in_fewer_operations(name, settings, monkeypatch):

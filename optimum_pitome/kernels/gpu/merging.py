@@ -160,6 +160,7 @@ def merge(
     hidden_states: torch.Tensor,
     sizes: torch.Tensor | None,
     rows: torch.Tensor,
+    counted: torch.Tensor | None,
     kept: torch.Tensor,
     source: torch.Tensor,
     target: torch.Tensor,
@@ -177,6 +178,7 @@ def merge(
         hidden_states (`torch.Tensor` of shape `(B, N, dim)`).
         sizes (`torch.FloatTensor` of shape `(B, N)`, *optional*): `None`: all 1.
         rows, kept, source, target, source_mask, kept_valid: as [`match`] returns them; no masks: all.
+        counted (`torch.BoolTensor`, *optional*): as in `MergePlan`; the masks of the pairs say the same here.
         original_rows (`torch.LongTensor` of shape `(B, original)`, *optional*): where the original tokens are now.
         special, protected (`torch.BoolTensor` of shape `(B or 1, N)`, *optional*): cut to the tokens that are left.
         attention (`torch.FloatTensor` of shape `(B, heads, N)`, *optional*): its mean weighs in the means.

@@ -12,15 +12,20 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Launches the kernels of matching."""
+"""Launches the kernels of matching; those of merging and of the class token's attention beside them."""
 
 from __future__ import annotations
 
 import torch
 
 from . import matching, similarity
+from .attention import class_attention
 from .factors import factors_kernel
+from .merging import merge
 from .tiles import BLOCK_K, BLOCK_N, BLOCK_R, TILE, bytes_of, dense_rows, num_blocks, power_of_two
+
+
+__all__ = ["class_attention", "match", "merge"]
 
 
 def match(
@@ -37,6 +42,7 @@ def match(
     margin: float,
     alpha: float,
     exponent: float,
+    ends: tuple[int, int] = (0, 0),
 ) -> tuple[torch.Tensor, ...]:
     """PiToMe's or ToMe's matching. Four launches.
 
@@ -50,6 +56,7 @@ def match(
             Numerator, denominator, `min_tokens` and `multiple_of` of `KeepRatio`.
         energy (`str`), margin, alpha (`float`): of `ENERGIES`; or "tome" for ToMe's matching, which protects nothing.
         exponent (`float`): of what a token weighs.
+        ends (`tuple[int, int]`): none here, where masks cost no launch.
 
     Returns:
         Rows `(B, N)`, kept `(B, n)`, source and target `(B, k)`, int64; which pairs are real `(B, k)` and which of the
