@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 
+from ..kernels.choice import in_use
 from ..modeling.requirements import versions_of
 
 
@@ -47,8 +48,8 @@ def device_of(name: str) -> torch.device:
 
 
 def machine(device: torch.device, clock: str = "wall") -> dict[str, Any]:
-    """The device by name, its threads, the clock, and versions."""
-    found: dict[str, Any] = {"device": device.type, "name": _name(device), "clock": clock}
+    """The device by name, its threads, the clock, the kernels that merge, and versions."""
+    found: dict[str, Any] = {"device": device.type, "name": _name(device), "clock": clock, "kernels": in_use(device)}
     if device.type == "cpu":
         found |= {
             "threads": torch.get_num_threads(),

@@ -77,6 +77,8 @@ class Report:
             where += f", {self.machine['threads']} of {self.machine['cores']} threads"
         if self.machine["clock"] == "cpu":
             where += ", processor time"
+        if self.machine.get("kernels") is not None:  # files of earlier versions say nothing
+            where += f", merging kernels in {self.machine['kernels'].capitalize()}"
         versions = ", ".join(f"{name} {version}" for name, version in self.machine["versions"].items())
         return f"{where}; {versions}"
 

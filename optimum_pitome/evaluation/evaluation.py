@@ -34,6 +34,7 @@ from ..apply import apply_pitome, pitome_disabled, settings_kept
 from ..configuration.checks import BUDGETS
 from ..configuration.config import PiToMeConfig
 from ..configuration.fields import FIELDS, are_parts
+from ..kernels.choice import in_use
 from ..modeling.eval_mode import eval_mode
 from ..modeling.parts import parts_of, settings_of
 from ..modeling.rewrite import rewritten_encoders
@@ -244,7 +245,7 @@ def _all(shares: Iterable[dict[str, float]]) -> dict[str, float]:
 
 
 def hardware_of(model: nn.Module) -> str:
-    """Device, dtype and threads, as tables and cards tell them."""
+    """Device, dtype, threads, and kernels that merge, as tables and cards tell them."""
     parameter = next(model.parameters())
     device, dtype = parameter.device, parameter.dtype
     if device.type == "cuda":
@@ -253,4 +254,5 @@ def hardware_of(model: nn.Module) -> str:
         where = f"CPU, {torch.get_num_threads()} of {os.cpu_count()} threads"
     else:
         where = device.type
-    return f"{where}, {str(dtype).removeprefix('torch.')}"
+    kernels = "" if in_use(device) is None else f", merging kernels in {in_use(device).capitalize()}"
+    return f"{where}, {str(dtype).removeprefix('torch.')}{kernels}"

@@ -86,6 +86,11 @@ def backend(device: torch.device) -> str | None:
     return "triton" if torch.cuda.get_device_capability(device) >= (8, 0) else None
 
 
+def in_use(device: torch.device) -> str | None:
+    """What the kernels are written in that run on `device` now; `None` where PyTorch's own operations do."""
+    return backend(device) if _enabled and device not in _given_up else None
+
+
 @torch.compiler.assume_constant_result
 def has_loops(device: torch.device) -> bool:
     """Whether the kernels for `device` are loops in Numba."""
@@ -116,9 +121,7 @@ def is_equal(name: str, device: torch.device, *variant) -> bool:
     """[`is_chosen`], but for the switch."""
     if not may_run(device):
         return False
-    # Loops in Numba are the same for all.
-    key = name, device, variant if backend(device) == "triton" else ()
-    if key in _compared:
+    if (name, device, variant) in _compared:
         return True
     if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
         return False  # nothing can be compared here
@@ -130,7 +133,7 @@ def is_equal(name: str, device: torch.device, *variant) -> bool:
     except Exception as error:
         give_up(device, name, error)
         return False
-    _compared.add(key)
+    _compared.add((name, device, variant))
     return True
 
 

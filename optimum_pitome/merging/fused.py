@@ -65,7 +65,8 @@ def match_fused(features: torch.Tensor, spec: MergeSpec, masks: TokenMasks) -> F
     batch_size, num_tokens, prefix = features.shape[0], features.shape[2], masks.num_prefix_tokens
     weighted = spec.importance > 0.0 and masks.attention is not None
     given = tuple(mask is not None for mask in (masks.valid, masks.special, masks.protected))
-    variant = _name(features.dtype), int(features.shape[3]), energy, weighted, *given
+    # Loops are the same for all dtypes, widths and masks.
+    variant = (energy,) if loops else (energy, _name(features.dtype), int(features.shape[3]), weighted, *given)
     if not choice.is_chosen("match", features.device, *variant):
         return None
     ratio = spec.ratio
@@ -138,13 +139,13 @@ def merge_tokens(
         or plan.rows.device != hidden_states.device
     ):
         return None
-    masked = plan.source_mask is not None
-    flags = masked, sizes is not None, rows is not None, special is not None, protected is not None
+    moved, variant = (rows, special, protected), ()
     weighs = "attention" if attention is not None else "sizes" if size_weighted else "nothing"
-    variant = _name(hidden_states.dtype), int(hidden_states.shape[2]), *flags, weighs
+    if not choice.has_loops(hidden_states.device):
+        flags = (given is not None for given in (plan.source_mask, sizes, *moved))
+        variant = weighs, _name(hidden_states.dtype), int(hidden_states.shape[2]), *flags
     if not choice.is_chosen("merge", hidden_states.device, *variant):
         return None
-    moved = rows, special, protected
     pairs = plan.kept, plan.source, plan.target, plan.source_mask, plan.valid
     attention = attention.unsqueeze(1) if attention is not None and attention.dim() == 2 else attention
     arguments = (hidden_states, sizes, plan.rows, plan.counted, *pairs, *moved, attention, weighs == "sizes")
@@ -165,12 +166,13 @@ def class_attention_fused(
     """`class_attention` by head, `(B, heads, N)`, or `None` where the kernel does not run."""
     if not launches.can_launch(query):
         return None
-    if choice.has_loops(query.device) and bias is not None and bias.shape[2] > 1:
-        return None  # there each sample would have to find its row first
+    loops = choice.has_loops(query.device)
+    if loops and bias is not None and bias.shape[2] > 1:
+        return None  # each sample would have to find its row first
     if query.dtype not in _DTYPES or key.dtype != query.dtype or query.shape[3] > _MAX_HEAD_DIM:
         return None
     kind = "none" if bias is None else "allowed" if bias.dtype == torch.bool else _name(bias.dtype)
-    variant = _name(query.dtype), int(query.shape[3]), kind, valid is not None
+    variant = () if loops else (_name(query.dtype), int(query.shape[3]), kind, valid is not None)
     if query.shape[0] > _MAX_SAMPLES or not choice.is_chosen("class_attention", query.device, *variant):
         return None
     if torch.compiler.is_compiling():

@@ -13,6 +13,7 @@
 # limitations under the License.
 
 """What the kernels are compared with on a device before they run there: PyTorch's own operations, on small inputs.
+Where nothing is said of these, they have everything: masks, sizes, weights.
 
 Most inputs are made of numbers that no order of adding rounds, with many exact ties; on these, plans have to be equal.
 On the others, energies differ in the last bits, which decide between tokens that are as good as equal.
@@ -49,9 +50,10 @@ def exact_features(dim: int, generator: torch.Generator) -> torch.Tensor:
     return torch.stack([mean + apart, mean - apart], dim=1)
 
 
-def compare_match(device, dtype, dim, energy, weighted, valid, special, protected):
+def compare_match(device, energy, dtype="float32", dim=64, weighted=True, valid=True, special=True, protected=None):
     """Raises where the kernels and the functions of [`match_tokens`] give other plans."""
     generator = torch.Generator().manual_seed(0)
+    protected = energy != "tome" if protected is None else protected
     method = {"algorithm": "tome"} if energy == "tome" else {"energy": energy}
     spec = MergeSpec(KeepRatio.from_float(0.7), **method, margin=0.3, importance=0.5 if weighted else 0.0)
     lengths = torch.tensor([[_TOKENS], [_TOKENS - 22]])
@@ -86,7 +88,17 @@ def compare_match(device, dtype, dim, energy, weighted, valid, special, protecte
             require(expected.valid is None or torch.equal(kept_valid, expected.valid), "other slots are filled")
 
 
-def compare_merge(device, dtype, dim, masked, sized, moved, special, protected, weighs):
+def compare_merge(
+    device,
+    weighs="attention",
+    dtype="float32",
+    dim=70,
+    masked=True,
+    sized=True,
+    moved=True,
+    special=True,
+    protected=True,
+):
     """Raises where the kernel and [`MergePlan`] merge otherwise."""
     generator = torch.Generator().manual_seed(0)
     hidden_states = torch.randn(_BATCH, _TOKENS, dim, generator=generator).to(device, getattr(torch, dtype))
@@ -117,7 +129,7 @@ def compare_merge(device, dtype, dim, masked, sized, moved, special, protected, 
         require(mark is None or torch.equal(after, mark.gather(1, plan.kept)), "marks go elsewhere")
 
 
-def compare_class_attention(device, dtype, dim, bias, valid):
+def compare_class_attention(device, dtype="float32", dim=48, bias="float32", valid=True):
     """Raises where the kernel and `attention_over_heads` give other numbers."""
     generator = torch.Generator().manual_seed(0)
     query, key = (torch.randn(_BATCH, 4, _TOKENS, dim, generator=generator) for _ in range(2))

@@ -16,7 +16,8 @@
 
 from __future__ import annotations
 
-import contextlib
+import functools
+from types import ModuleType
 
 import torch
 
@@ -34,18 +35,23 @@ def can_launch(tokens: torch.Tensor) -> bool:
     return not choice.has_loops(tokens.device) or (type(tokens) is torch.Tensor and not torch.compiler.is_compiling())
 
 
-def _kernels(device: torch.device):
-    """The module that has the kernels of `device`."""
-    if choice.has_loops(device):
+@functools.cache
+def _module(loops: bool) -> ModuleType:
+    """What has the kernels."""
+    if loops:
         from ..kernels.cpu import launch  # imports Numba
     else:
         from ..kernels.gpu import launch  # imports Triton
     return launch
 
 
-def _current(device: torch.device) -> contextlib.AbstractContextManager:
-    """Makes `device` the current one, on which Triton launches whatever the tensors are on."""
-    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
+def _launch(name: str, tokens: torch.Tensor, *others):
+    """The kernel of this `name` for the device of `tokens`, which for Triton has to be the current one."""
+    kernel = getattr(_module(choice.has_loops(tokens.device)), name)
+    if tokens.device.type != "cuda":
+        return kernel(tokens, *others)
+    with torch.cuda.device(tokens.device):
+        return kernel(tokens, *others)
 
 
 def or_give_up(name: str, launch, tokens: torch.Tensor, *others):
@@ -62,8 +68,7 @@ def or_give_up(name: str, launch, tokens: torch.Tensor, *others):
 def launch_match(features, *others):
     *others, numerator, denominator, min_tokens, multiple_of, energy, margin, alpha, exponent, ends = others
     removed = numerator, denominator, min_tokens, multiple_of
-    with _current(features.device):
-        return _kernels(features.device).match(features, *others, removed, energy, margin, alpha, exponent, ends)
+    return _launch("match", features, *others, removed, energy, margin, alpha, exponent, ends)
 
 
 @torch.library.custom_op(
@@ -87,8 +92,7 @@ def _(features, attention, valid, special, protected, prefix, num_pairs, num_kep
 
 
 def launch_merge(hidden_states, *others):
-    with _current(hidden_states.device):
-        return _kernels(hidden_states.device).merge(hidden_states, *others)
+    return _launch("merge", hidden_states, *others)
 
 
 @torch.library.custom_op(
@@ -137,8 +141,7 @@ merge_operator.register_autograd(_gradient, setup_context=_save_for_gradient)
 
 
 def launch_class_attention(query, *others):
-    with _current(query.device):
-        return _kernels(query.device).class_attention(query, *others)
+    return _launch("class_attention", query, *others)
 
 
 @torch.library.custom_op("optimum_pitome::class_attention_fused", mutates_args=())

@@ -49,17 +49,17 @@ from optimum_pitome.modeling.attention_forms import add_channels, score_function
 BFLOAT16, FLOAT16, FLOAT32 = "bfloat16", "float16", "float32"
 #: Of the comparisons before first use: dtype and width, then the flags of the variant.
 MATCHES = (
-    (BFLOAT16, 64, "nearest", False, False, False, False),
-    (BFLOAT16, 64, "nearest", True, True, True, True),
-    (FLOAT16, 80, "nearest", True, False, False, False),
-    (FLOAT32, 768, "nearest", False, True, False, False),
-    (BFLOAT16, 384, "tome", True, True, True, False),
-    (FLOAT32, 64, "paper", False, False, False, False),
+    ("nearest", BFLOAT16, 64, False, False, False, False),
+    ("nearest", BFLOAT16, 64, True, True, True, True),
+    ("nearest", FLOAT16, 80, True, False, False, False),
+    ("nearest", FLOAT32, 768, False, True, False, False),
+    ("tome", BFLOAT16, 384, True, True, True, False),
+    ("paper", FLOAT32, 64, False, False, False, False),
 )
 MERGES = (
-    (BFLOAT16, 768, False, False, False, False, False, "sizes"),
-    (BFLOAT16, 768, True, True, True, True, True, "attention"),
-    (FLOAT32, 1152, False, True, True, False, False, "nothing"),
+    ("sizes", BFLOAT16, 768, False, False, False, False, False),
+    ("attention", BFLOAT16, 768, True, True, True, True, True),
+    ("nothing", FLOAT32, 1152, False, True, True, False, False),
 )
 ATTENTIONS = ((BFLOAT16, 64, "none", False), (BFLOAT16, 64, BFLOAT16, False), (FLOAT32, 80, "allowed", True))
 

@@ -225,13 +225,13 @@ def test_mutual_nearest_neighbours_are_opposite():
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_the_comparisons_of_first_use_pass(dtype):
-    compare_match(CPU, dtype, 64, "nearest", True, True, True, True)
-    compare_match(CPU, dtype, 64, "tome", True, True, True, False)
+    compare_match(CPU, "nearest", dtype)
+    compare_match(CPU, "tome", dtype)
     if choice.backend(CPU) == "triton":
-        compare_match(CPU, dtype, 20, "paper", False, False, False, False)
+        compare_match(CPU, "paper", dtype, 20, False, False, False, False)
     for weighs in WEIGHS:
-        compare_merge(CPU, dtype, 70, True, True, True, True, True, weighs)
-    compare_class_attention(CPU, dtype, 48, dtype, True)
+        compare_merge(CPU, weighs, dtype)
+    compare_class_attention(CPU, dtype, 48, dtype)
 
 
 def test_the_comparisons_notice(monkeypatch):
@@ -246,8 +246,8 @@ def test_the_comparisons_notice(monkeypatch):
     for name, launch in spoilt.items():
         monkeypatch.setattr(f"optimum_pitome.merging.fused_checks.launch_{name}", launch)
     with pytest.raises(RuntimeError, match="of the tokens go where they should"):
-        compare_match(device, "float32", 16, "nearest", False, False, False, False)
+        compare_match(device, "nearest", "float32", 16, False, False, False, False)
     with pytest.raises(AssertionError):
-        compare_merge(device, "float32", 16, False, False, False, False, False, "sizes")
+        compare_merge(device, "sizes", "float32", 16, False, False, False, False, False)
     with pytest.raises(AssertionError):
         compare_class_attention(device, "float32", 16, "none", False)

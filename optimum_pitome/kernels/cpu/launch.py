@@ -31,6 +31,9 @@ from .factors import factors
 #: A batch is shared among threads from so many numbers on that each would read: below, handing them out takes longer.
 _SHARED = 2**18
 
+#: What is added to the scores of what is no token, by dtype.
+_LOWEST = {dtype: np.float32(torch.finfo(dtype).min) for dtype in (torch.float32, torch.float16, torch.bfloat16)}
+
 #: The dtypes of what [`match`] returns.
 _OF_PLAN = (*[np.int64] * 4, *[np.bool_] * 2)
 
@@ -66,8 +69,15 @@ def _by_token(tokens: torch.Tensor) -> np.ndarray:
     return tokens.detach().float().transpose(1, 2).contiguous().numpy()
 
 
+def _bits(tokens: torch.Tensor) -> np.ndarray:
+    """Memory of `tokens`; the loops read bfloat16 as it is."""
+    return (tokens.view(torch.uint16) if tokens.dtype == torch.bfloat16 else tokens).numpy()
+
+
 def _array(given: torch.Tensor | None, none: np.ndarray) -> np.ndarray:
-    return none if given is None else given.detach().contiguous().numpy()
+    if given is None:
+        return none
+    return (given if given.is_contiguous() else given.contiguous()).numpy()
 
 
 def match(
@@ -127,26 +137,32 @@ def merge(
     weighted: bool,
 ) -> tuple[torch.Tensor, ...]:
     """As the function for GPUs, with `None` for what is not given; `rows` and `counted` say what the pairs say."""
-    dtype, (batch_size, num_kept) = hidden_states.dtype, kept.shape
-    given, of_rows = hidden_states.detach().float().contiguous(), _array(rows, _NO_ROWS)
+    dtype, (batch_size, num_kept), given = hidden_states.dtype, kept.shape, hidden_states.detach()
+    given = (given.float() if dtype == torch.float16 else given).contiguous()
+    merged = given.new_empty((batch_size, num_kept, given.shape[2]))
     of_sizes = _array(sizes, _NO_NUMBERS)
     weights = of_sizes if weighted else _NO_NUMBERS
     if attention is not None:
         paid = attention[:, 0] if attention.shape[1] == 1 else attention.mean(dim=1)
         weights = _array(paid.clamp(min=1e-9), _NO_NUMBERS)  # as `masks.weights_of`
-    merged = torch.empty((batch_size, num_kept, given.shape[2]))
-    merged_sizes, log_sizes = torch.empty((batch_size, num_kept)), torch.empty((batch_size, num_kept))
-    lowest = np.float32(torch.finfo(dtype).min)
-    groups = given.numpy(), weights, of_sizes, of_rows, _array(counted, _NO_MASK), merged.numpy(), merged_sizes.numpy()
-    slots = _array(kept_valid, _NO_MASK), lowest, log_sizes.numpy()
-    _run(merging.merge, batch_size, given.shape[1] * given.shape[2], *groups, *slots)
-    composed = None if original_rows is None else torch.empty_like(original_rows)
-    marks = [None if mask is None else torch.empty(kept.shape, dtype=torch.bool) for mask in (special, protected)]
-    if original_rows is not None or special is not None or protected is not None:
-        moved = _array(original_rows, _NO_ROWS), _array(composed, _NO_ROWS), _array(kept, _NO_ROWS)
-        masks = [_array(mask, _NO_MASK) for mask in (special, protected, *marks)]
-        _run(merging.move, batch_size, num_kept, of_rows, *moved, *masks)
-    return merged.to(dtype), merged_sizes, log_sizes.to(dtype), composed, *marks
+    plan = rows.numpy(), _array(counted, _NO_MASK), kept.numpy(), _array(kept_valid, _NO_MASK)
+    merged_sizes, logs = np.empty((batch_size, num_kept), np.float32), np.empty((batch_size, num_kept), np.float32)
+    composed = _NO_ROWS if original_rows is None else np.empty(tuple(original_rows.shape), np.int64)
+    masks = [
+        (_array(mask, _NO_MASK), _NO_MASK if mask is None else np.empty_like(plan[2], np.bool_))
+        for mask in (special, protected)
+    ]
+    moved = (_array(original_rows, _NO_ROWS), composed), *masks
+    arrays = _bits(given), weights, of_sizes, plan, _LOWEST[dtype], _bits(merged), merged_sizes, logs, moved
+    _run(merging.merge, batch_size, given.shape[1] * given.shape[2], *arrays)
+    found = [
+        None if before is None else torch.from_numpy(after)
+        for before, (_, after) in zip((original_rows, special, protected), moved)
+    ]
+    merged_sizes, logs = torch.from_numpy(merged_sizes), torch.from_numpy(logs)
+    if dtype != torch.float32:
+        merged, logs = merged.to(dtype), logs.to(dtype)
+    return merged, merged_sizes, logs, *found
 
 
 def class_attention(
@@ -158,17 +174,12 @@ def class_attention(
         if bias.dtype == torch.bool:
             bias = torch.where(bias, 0.0, torch.finfo(torch.float32).min)
         bias = bias.float()
-    asked, given = _by_token(query), _by_token(key)
-    attention = torch.empty((len(given), 1, given.shape[1]))
-    masks = _array(bias, _NO_HEADS), _array(valid, _NO_MASK)
-    _run(
-        merging.class_attention,
-        len(given),
-        given.size // max(len(given), 1),
-        asked,
-        given,
-        *masks,
-        np.float32(scaling),
-        attention.numpy(),
-    )
-    return attention
+    if valid is None and query.dtype != torch.float32:
+        query = query[:, :, :1]  # the first token asks, and the others need no copy
+    asked, given = _by_token(query), key.detach()
+    given = (given.float() if given.dtype == torch.float16 else given).transpose(1, 2).contiguous()
+    batch_size, num_tokens, heads, dim = given.shape
+    attention = np.empty((batch_size, 1, num_tokens), np.float32)
+    arrays = asked, _bits(given), _array(bias, _NO_HEADS), _array(valid, _NO_MASK), np.float32(scaling), attention
+    _run(merging.class_attention, batch_size, num_tokens * heads * dim, *arrays)
+    return torch.from_numpy(attention)

@@ -19,24 +19,31 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from .bfloat16 import narrowed, sums_of, widened
 from .settings import ONE, REORDERED, SETTINGS, ZERO, is_marked, is_real
 
 
 @njit(**SETTINGS)
-def merge(first, last, hidden_states, weights, sizes, rows, counted, merged, merged_sizes, valid, lowest, logs):
+def merge(first, last, hidden_states, weights, sizes, plan, lowest, merged, merged_sizes, logs, moved):
     """The mean of each group of tokens, in the order and with the roundings of `MergePlan.merge`; its size, and its
-    log size, which is `lowest` where no real token is.
+    log size, which is `lowest` where no real token is; and what moves along.
 
     Args:
-        hidden_states (`(B, N, dim)`); weights, sizes (`(B, N)`, or no samples: all 1); rows (`(B, N)`).
-        counted (`(B, N)`), valid (`(B, n)`): masks.
+        hidden_states (`(B, N, dim)`); weights, sizes (`(B, N)`, or no samples: all 1).
+        plan (`tuple`): `rows` and `counted` `(B, N)`, `kept` and `kept_valid` `(B, n)`.
         merged (`(B, n, dim)`), merged_sizes, logs (`(B, n)`): written.
+        moved (`tuple`): three pairs of what was and what is written: rows of the original tokens, and marks of special
+            and protected tokens; no samples where there are none.
     """
+    rows, counted, kept, valid = plan
+    original, special, protected = moved
     num_tokens, dim = hidden_states.shape[1:]
     num_kept = merged.shape[1]
-    totals = np.empty(num_kept, dtype=np.float32)
+    totals, room = np.empty(num_kept, dtype=np.float32), np.empty(dim, dtype=np.float32)
+    sums_room = np.empty((num_kept, dim), dtype=np.float32)
+    flat = rows.reshape(-1)
     for sample in range(first, last):
-        start, sums, size = sample * num_kept, merged[sample], merged_sizes[sample]
+        start, sums, size = sample * num_kept, sums_of(merged[sample], sums_room), merged_sizes[sample]
         sums[:], size[:], totals[:] = ZERO, ZERO, ZERO
         for token in range(num_tokens):
             if is_real(counted, sample, token):
@@ -47,38 +54,31 @@ def merge(first, last, hidden_states, weights, sizes, rows, counted, merged, mer
             if is_real(counted, sample, token):
                 slot = rows[sample, token] - start
                 share = (weights[sample, token] if weights.shape[0] > 0 else ONE) / totals[slot]
-                given, total = hidden_states[sample, token], sums[slot]
+                given, total = widened(hidden_states[sample, token], room), sums[slot]
                 for column in range(dim):
                     total[column] += given[column] * share
         for slot in range(num_kept):
+            narrowed(sums[slot], merged[sample, slot])
             logs[sample, slot] = np.log(size[slot]) if is_real(valid, sample, slot) else lowest
-
-
-@njit(**SETTINGS)
-def move(first, last, rows, original_rows, composed, kept, special, protected, merged_special, merged_protected):
-    """Where the original tokens go, and the marks of the tokens that are `kept`."""
-    flat = rows.reshape(-1)
-    for sample in range(first, last):
-        if original_rows.shape[0] > 0:
-            for token in range(original_rows.shape[1]):
-                composed[sample, token] = flat[original_rows[sample, token]]
-        for slot in range(kept.shape[1]):
-            if special.shape[0] > 0:
-                merged_special[sample, slot] = is_marked(special, sample, kept[sample, slot])
-            if protected.shape[0] > 0:
-                merged_protected[sample, slot] = is_marked(protected, sample, kept[sample, slot])
+            if special[0].shape[0] > 0:
+                special[1][sample, slot] = is_marked(special[0], sample, kept[sample, slot])
+            if protected[0].shape[0] > 0:
+                protected[1][sample, slot] = is_marked(protected[0], sample, kept[sample, slot])
+        if original[0].shape[0] > 0:
+            for token in range(original[0].shape[1]):
+                original[1][sample, token] = flat[original[0][sample, token]]
 
 
 @njit(**REORDERED)
 def class_attention(first, last, query, key, bias, valid, scaling, attention):
     """What the first token that is valid pays to each, the mean over the heads: `attention` `(B, 1, N)`.
 
-    `query` is `(B, N, heads, dim)`, `key` `(B, N, key heads, dim)`, and `bias` `(B or 1, heads or 1, N)`, or has no
-    samples.
+    `query` is `(B, N or 1, heads, dim)`, `key` `(B, N, key heads, dim)`, and `bias` `(B or 1, heads or 1, N)`, or has
+    no samples.
     """
-    num_tokens, heads, dim = query.shape[1:]
+    num_tokens, (heads, dim) = key.shape[1], query.shape[2:]
     shared = heads // key.shape[2]
-    scores = np.empty((heads, num_tokens), dtype=np.float32)
+    scores, room = np.empty((heads, num_tokens), dtype=np.float32), np.empty(dim, dtype=np.float32)
     for sample in range(first, last):
         asking = 0
         while asking < num_tokens and not is_real(valid, sample, asking):
@@ -86,7 +86,8 @@ def class_attention(first, last, query, key, bias, valid, scaling, attention):
         asking %= num_tokens  # where none is valid, the first
         for token in range(num_tokens):
             for head in range(heads):
-                asked, given, score = query[sample, asking, head], key[sample, token, head // shared], ZERO
+                asked, score = query[sample, asking, head], ZERO
+                given = widened(key[sample, token, head // shared], room)
                 for column in range(dim):
                     score += asked[column] * given[column]
                 scores[head, token] = score * scaling

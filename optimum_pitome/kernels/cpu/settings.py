@@ -25,8 +25,16 @@ import numpy as np
 from numba import njit
 
 
+def _can_cache() -> bool:
+    try:
+        njit(cache=True)(_can_cache)
+    except RuntimeError:  # neither this folder nor one of the user's can be written to
+        return False
+    return True
+
+
 #: Compiled code is kept beside the source (or in NUMBA_CACHE_DIR), and runs without Python's lock.
-SETTINGS = {"cache": True, "nogil": True, "error_model": "numpy"}
+SETTINGS = {"cache": _can_cache(), "nogil": True, "error_model": "numpy"}
 
 #: Where sums and maxima may be taken in any order, as vector instructions need it. The order is always the same.
 REORDERED = {**SETTINGS, "fastmath": {"reassoc", "contract", "nsz", "nnan"}}
