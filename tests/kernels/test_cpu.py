@@ -29,7 +29,7 @@ from zoo.text import text_inputs
 from optimum_pitome import PiToMeConfig, apply_pitome, pitome_disabled
 from optimum_pitome.kernels import choice
 from optimum_pitome.kernels.cpu import launch
-from optimum_pitome.merging import KeepRatio, MergePlan, MergeSpec, TokenMasks, launches, match_tokens
+from optimum_pitome.merging import KeepRatio, MergePlan, MergeSpec, TokenMasks, launches, match_tokens, merge_tokens
 from optimum_pitome.merging.fused import FusedPlan, match_fused
 
 
@@ -235,3 +235,13 @@ print(SETTINGS["cache"], is_real(np.zeros((0, 1), dtype=np.bool_), 0, 0))
 """
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     assert said.split() == ["False", "True"]
+
+
+def test_attention_that_asks_for_a_gradient_weighs_too(ran):
+    """As that of `attn_implementation="eager"` does in training."""
+    keys, hidden_states = torch.randn(2, 2, 20, 8, requires_grad=True), torch.randn(2, 20, 5, requires_grad=True)
+    attention, spec = torch.rand(2, 3, 20, requires_grad=True), MergeSpec(KeepRatio.from_float(0.7), importance=0.5)
+    plan = match_tokens(keys, spec, TokenMasks(1, attention=attention))
+    merged, *_ = merge_tokens(plan, hidden_states, *[None] * 4, attention, True)
+    merged.sum().backward()
+    assert ran == ["match"] * ran.count("match") + ["merge"] * ran.count("merge") and hidden_states.grad is not None

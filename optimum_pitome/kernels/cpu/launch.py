@@ -108,7 +108,8 @@ def match(
     right = np.empty_like(left) if alternate else left
     weights, turns = np.empty((batch_size, num_tokens), np.float32), np.empty((batch_size, num_tokens), np.int8)
     of_tokens = weights, turns, np.empty((batch_size, 3), np.int64)
-    paid, rules = _array(attention_paid, _NO_HEADS), (prefix, *ends, *removed)
+    paid = _NO_HEADS if attention_paid is None else _array(attention_paid.detach(), _NO_HEADS)
+    rules = (prefix, *ends, *removed)
     of_features = given, paid, float(exponent), rules, masks, alternate
     _run(factors, batch_size, num_tokens * heads * dim, *of_features, left, right, *of_tokens)
     # PyTorch multiplies matrices faster than any loop here.
@@ -143,6 +144,7 @@ def merge(
     of_sizes = _array(sizes, _NO_NUMBERS)
     weights = of_sizes if weighted else _NO_NUMBERS
     if attention is not None:
+        attention = attention.detach()
         paid = attention[:, 0] if attention.shape[1] == 1 else attention.mean(dim=1)
         weights = _array(paid.clamp(min=1e-9), _NO_NUMBERS)  # as `masks.weights_of`
     plan = rows.numpy(), _array(counted, _NO_MASK), kept.numpy(), _array(kept_valid, _NO_MASK)
