@@ -25,6 +25,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 
 import torch
+from torch.utils._python_dispatch import _disable_current_modes
 
 
 #: The environment variable that switches the kernels off from the start.
@@ -126,7 +127,7 @@ def is_equal(name: str, device: torch.device, *variant) -> bool:
     if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
         return False  # nothing can be compared here
     try:
-        with torch.inference_mode(False), torch.no_grad(), torch.autocast(device.type, enabled=False):
+        with _undisturbed(device):
             COMPARISONS[name](device, *variant)
     except torch.OutOfMemoryError:
         return False  # which says nothing about the kernels
@@ -137,16 +138,32 @@ def is_equal(name: str, device: torch.device, *variant) -> bool:
     return True
 
 
+@contextlib.contextmanager
+def _undisturbed(device: torch.device) -> Iterator[None]:
+    """Operations inside the block are as by default, and nobody who watches those of the caller sees them."""
+    dtype = torch.get_default_dtype()
+    with contextlib.ExitStack() as stack:
+        modes = torch.inference_mode(False), torch.no_grad(), torch.autocast(device.type, enabled=False)
+        for mode in (_disable_current_modes(), torch.device("cpu"), *modes):
+            stack.enter_context(mode)
+        stack.callback(torch.set_default_dtype, dtype)
+        torch.set_default_dtype(torch.float32)
+        yield
+
+
 def give_up(device: torch.device, name: str, error: Exception) -> None:
-    """From now on, PyTorch on `device`; one warning says why."""
+    """From now on, PyTorch on `device`; one warning says why, but for a Numba that does not import: it may be here for
+    other reasons."""
     if device in _given_up:
         return
     _given_up.add(device)
-    reason = str(error).strip().split("\n")[-1][:200] or "no message"
+    if isinstance(error, ImportError) and has_loops(device):
+        return
+    reason = str(error).strip().split("\n")[-1][:200].rstrip(".") or "no message"
     warnings.warn(
         f"The fused kernel of {name!r} is not used on {device}: {type(error).__name__}: {reason}. Tokens merge with "
         f"PyTorch's own operations there, with the same results, but slower. {VARIABLE}=0 in the environment or "
-        "optimum_pitome.use_kernels(False) says so from the start, without this warning.",
+        "optimum_pitome.use_kernels(False) switches the kernels off, and this warning with them.",
         RuntimeWarning,
         stacklevel=2,
     )

@@ -77,6 +77,8 @@ def match_fused(features: torch.Tensor, spec: MergeSpec, masks: TokenMasks) -> F
     num_kept = masks.num_kept(ratio, num_tokens)
     attention = masks.attention.float() if weighted else None
     attention = attention.unsqueeze(1) if weighted and attention.dim() == 2 else attention
+    if loops and weighted and attention.shape[::2] != (batch_size, num_tokens):
+        return None  # loops read beyond memory that does not fit
     arguments = (features, attention, masks.valid, masks.special, masks.protected, prefix, num_pairs, num_kept)
     # Layers share a graph where they differ in whole numbers alone. Compilers take other numbers for constants, so
     # only those that count are among the arguments.
@@ -139,15 +141,17 @@ def merge_tokens(
         or plan.rows.device != hidden_states.device
     ):
         return None
-    moved, variant = (rows, special, protected), ()
+    loops, variant, moved = choice.has_loops(hidden_states.device), (), (rows, special, protected)
+    attention = attention.unsqueeze(1) if attention is not None and attention.dim() == 2 else attention
+    if loops and not _fit(hidden_states, plan, sizes, attention, *moved):
+        return None
     weighs = "attention" if attention is not None else "sizes" if size_weighted else "nothing"
-    if not choice.has_loops(hidden_states.device):
+    if not loops:
         flags = (given is not None for given in (plan.source_mask, sizes, *moved))
         variant = weighs, _name(hidden_states.dtype), int(hidden_states.shape[2]), *flags
     if not choice.is_chosen("merge", hidden_states.device, *variant):
         return None
     pairs = plan.kept, plan.source, plan.target, plan.source_mask, plan.valid
-    attention = attention.unsqueeze(1) if attention is not None and attention.dim() == 2 else attention
     arguments = (hidden_states, sizes, plan.rows, plan.counted, *pairs, *moved, attention, weighs == "sizes")
     if torch.compiler.is_compiling() or (torch.is_grad_enabled() and hidden_states.requires_grad):
         found = launches.merge_operator(*arguments)
@@ -163,12 +167,12 @@ def merge_tokens(
 def class_attention_fused(
     query: torch.Tensor, key: torch.Tensor, bias: torch.Tensor | None, valid: torch.Tensor | None, scaling: float
 ) -> torch.Tensor | None:
-    """`class_attention` by head, `(B, heads, N)`, or `None` where the kernel does not run."""
+    """`class_attention` by head, `(B, heads, N)`, or its mean, `(B, 1, N)`; `None` where the kernel does not run."""
     if not launches.can_launch(query):
         return None
     loops = choice.has_loops(query.device)
-    if loops and bias is not None and bias.shape[2] > 1:
-        return None  # each sample would have to find its row first
+    if loops and not _are_rows(query, key, bias, valid):
+        return None
     if query.dtype not in _DTYPES or key.dtype != query.dtype or query.shape[3] > _MAX_HEAD_DIM:
         return None
     kind = "none" if bias is None else "allowed" if bias.dtype == torch.bool else _name(bias.dtype)
@@ -178,6 +182,33 @@ def class_attention_fused(
     if torch.compiler.is_compiling():
         return launches.class_attention_operator(query, key, bias, valid, scaling)
     return launches.or_give_up("class_attention", launches.launch_class_attention, query, key, bias, valid, scaling)
+
+
+def _fit(hidden_states, plan, sizes, attention, rows, special, protected) -> bool:
+    """Whether shapes are those of the plan: PyTorch says where they are not, and loops would read other memory."""
+    batch_size, num_tokens = plan.rows.shape
+    by_token = [given for given in (sizes, special, protected) if given is not None]
+    return (
+        hidden_states.shape[:2] == plan.rows.shape
+        and all(given.shape[0] in (1, batch_size) and given.shape[1] == num_tokens for given in by_token)
+        and (sizes is None or sizes.shape[0] == batch_size)
+        and (attention is None or attention.shape[::2] == plan.rows.shape)
+        and (rows is None or rows.shape[0] == batch_size)
+    )
+
+
+def _are_rows(query, key, bias, valid) -> bool:
+    """Whether loops can read the class token's attention: what fits together, keys that lie in memory by token or by
+    head, and one row of `bias` for all queries."""
+    batch_size, heads, num_tokens, dim = key.shape
+    return (
+        query.shape[0] == batch_size
+        and query.shape[3] == dim
+        and query.shape[1] % heads == 0
+        and (key.is_contiguous() or key.transpose(1, 2).is_contiguous())
+        and (bias is None or bias.dim() == 4 and bias.shape[2:] == (1, num_tokens))
+        and (valid is None or valid.shape[1] == num_tokens == query.shape[2])
+    )
 
 
 def _name(dtype: torch.dtype) -> str:

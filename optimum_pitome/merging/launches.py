@@ -20,6 +20,8 @@ import functools
 from types import ModuleType
 
 import torch
+from torch.autograd import forward_ad
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from ..kernels import choice
 from .masks import weights_of
@@ -27,12 +29,20 @@ from .plan import _merge_gradient
 from .rows import sum_rows
 
 
+#: Whether `torch.func` transforms what runs. Private in PyTorch: tests notice where it goes.
+_is_transformed = getattr(torch._C, "_are_functorch_transforms_active", lambda: False)
+
+
 def can_launch(tokens: torch.Tensor) -> bool:
-    """Whether kernels run on `tokens` at all. Numba needs numbers in memory: a compiler gets operators instead, which
-    run the kernels inside."""
+    """Whether kernels run on `tokens` at all. Numba needs numbers in memory, and nobody who watches or differentiates
+    what is done with them: a compiler gets operators instead, which run the kernels inside."""
     if not choice.may_run(tokens.device):
         return False
-    return not choice.has_loops(tokens.device) or (type(tokens) is torch.Tensor and not torch.compiler.is_compiling())
+    if not choice.has_loops(tokens.device):
+        return True
+    if type(tokens) is not torch.Tensor or torch.compiler.is_compiling() or _is_transformed():
+        return False
+    return getattr(forward_ad, "_current_level", -1) < 0 and get_proxy_mode() is None
 
 
 @functools.cache

@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn.attention.flex_attention import BlockMask, create_mask
 
-from ..kernels.choice import backend
 from ..merging.constants import is_traced
 
 
@@ -94,8 +93,7 @@ def without_masks(tokens: Tokens, hidden_states: torch.Tensor) -> Tokens:
     given = [mask for mask in (valid, special) if mask is not None]
     if not given or is_traced() or tokens.pairwise_mask is not None or tokens.protected is not None:
         return tokens
-    here = all(type(mask) is torch.Tensor and mask.device.type == "cpu" for mask in given)
-    if not here or backend(given[0].device) == "triton":
+    if any(type(mask) is not torch.Tensor or mask.device.type != "cpu" for mask in given):
         return tokens
     if any(mask.shape != hidden_states.shape[:2] for mask in given) or not (valid is None or valid.numpy().all()):
         return tokens

@@ -14,9 +14,12 @@
 
 """Models whose merge step runs in Numba's loops, as they do wherever it is installed."""
 
+import hashlib
 import os
 import subprocess
 import sys
+import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -24,12 +27,24 @@ from modeling.counting import operations_of_layers
 from modeling.helpers import CASES
 from modeling.test_launches import layers_of
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd import forward_ad
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils.flop_counter import FlopCounterMode
 from zoo.text import text_inputs
 
 from optimum_pitome import PiToMeConfig, apply_pitome, pitome_disabled
 from optimum_pitome.kernels import choice
 from optimum_pitome.kernels.cpu import launch
-from optimum_pitome.merging import KeepRatio, MergePlan, MergeSpec, TokenMasks, launches, match_tokens, merge_tokens
+from optimum_pitome.merging import (
+    KeepRatio,
+    MergePlan,
+    MergeSpec,
+    TokenMasks,
+    fused,
+    launches,
+    match_tokens,
+    merge_tokens,
+)
 from optimum_pitome.merging.fused import FusedPlan, match_fused
 
 
@@ -103,7 +118,7 @@ def test_ends_are_tokens_that_are_special(algorithm, ends, prefix):
 
 def test_threads_share_a_batch(monkeypatch):
     """With the results of one thread, and of each sample alone."""
-    keys, spec = torch.randn(5, 6, 300, 64), MergeSpec(KeepRatio.from_float(0.8), importance=0.5)
+    keys, spec = torch.randn(5, 300, 6, 64).transpose(1, 2), MergeSpec(KeepRatio.from_float(0.8), importance=0.5)
     attention = torch.rand(5, 1, 300)
     handed = []
     threads = launch._threads
@@ -178,7 +193,8 @@ def test_tensors_without_memory_need_none(ran):
 
 @pytest.mark.parametrize("name, settings, others", [("ViTModel", {}, []), ("BertModel", OF_A_BUDGET, ["clamp"])])
 def test_one_product_of_pytorch_is_left(name, settings, others):
-    """Of what a merging layer adds, besides the memory of results; `clamp` is what keeps weights from being 0."""
+    """Of what a merging layer adds, besides the memory of results and a copy of the class token's query; `clamp` is
+    what keeps weights from being 0."""
     model, inputs = build(name, (24, 24) if name == "BertModel" else None, **settings)
     model(**inputs)  # compares the kernels
     merged = operations_of_layers(model, inputs, layers_of(model))
@@ -187,7 +203,10 @@ def test_one_product_of_pytorch_is_left(name, settings, others):
     added = []
     for after, before in zip(merged[1:-2], dense[1:-2], strict=True):
         after.subtract(before)
-        added.append({name: count for name, count in after.items() if count > 0 and "empty" not in name})
+        memory = ("empty", "clone")
+        added.append(
+            {name: count for name, count in after.items() if count > 0 and not any(m in name for m in memory)}
+        )
     assert added == [{f"aten.{name}.default": 1 for name in ("bmm", *others)}] * len(added) and added
 
 
@@ -210,19 +229,23 @@ def test_other_energies_stay_with_pytorch(ran):
     assert ran == []
 
 
-def test_what_breaks_says_so_once_and_falls_back(monkeypatch):
-    """As a Numba that does not go with the NumPy that is installed: it raises where it is imported."""
+@pytest.mark.parametrize("error, warns", [(ImportError("Numba needs NumPy 2.3 or less."), 0), (TypeError("no."), 1)])
+def test_what_breaks_falls_back(error, warns, monkeypatch):
+    """A Numba that does not import may be there for other reasons, so nothing is said of it."""
     monkeypatch.setattr(choice, "_compared", set())
     monkeypatch.setattr(choice, "_given_up", set())
 
     def refuse(*_):
-        raise ImportError("Numba needs NumPy 2.3 or less")
+        raise error
 
     monkeypatch.setattr(launches, "_module", refuse)
     keys = torch.randn(2, 4, 30, 8)
-    with pytest.warns(RuntimeWarning, match="'match' is not used on cpu: ImportError: Numba needs NumPy") as told:
-        assert type(match_tokens(keys, MergeSpec(KeepRatio.from_float(0.7)))) is MergePlan
-    assert len(told) == 1
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            assert type(match_tokens(keys, MergeSpec(KeepRatio.from_float(0.7)))) is MergePlan
+    assert len(told) == warns and all("on cpu: TypeError: no. Tokens merge" in str(one.message) for one in told)
+    assert choice.in_use(CPU) is None
 
 
 def test_where_nothing_can_be_written_nothing_is_kept():
@@ -245,3 +268,92 @@ def test_attention_that_asks_for_a_gradient_weighs_too(ran):
     merged, *_ = merge_tokens(plan, hidden_states, *[None] * 4, attention, True)
     merged.sum().backward()
     assert ran == ["match"] * ran.count("match") + ["merge"] * ran.count("merge") and hidden_states.grad is not None
+
+
+def test_shapes_that_do_not_fit_are_left_to_pytorch(ran):
+    """Which says so; loops would read other memory."""
+    keys, hidden_states = torch.randn(3, 2, 30, 8), torch.randn(3, 30, 5)
+    spec, sizes = MergeSpec(KeepRatio.from_float(0.7), importance=0.5), torch.ones(3, 30)
+    plan = match_tokens(keys, spec, TokenMasks(1, attention=torch.rand(3, 2, 30)))
+    del ran[:]
+    others = [None] * 4
+    for hidden, given in (
+        (torch.randn(3, 31, 5), sizes),
+        (torch.randn(2, 30, 5), sizes),
+        (hidden_states, sizes[:, 1:]),
+    ):
+        assert merge_tokens(plan, hidden, given, *others, True) is None
+    assert merge_tokens(plan, hidden_states, sizes[:1], *others, True) is None
+    assert merge_tokens(plan, hidden_states, None, None, None, None, torch.rand(1, 30), True) is None
+    assert merge_tokens(plan, hidden_states, None, plan.rows[:2], None, None, None, True) is None
+    assert merge_tokens(plan, hidden_states, None, None, torch.ones(3, 29, dtype=torch.bool), None, None, True) is None
+    for attention in (torch.rand(1, 2, 30), torch.rand(3, 2, 29)):
+        assert match_fused(keys, spec, TokenMasks(1, attention=attention)) is None
+    query = torch.randn(3, 2, 30, 8)
+    for query, key, bias, valid in (
+        (query[:1], keys, None, None),
+        (query[..., 1:], keys, None, None),
+        (torch.randn(3, 3, 30, 8), keys, None, None),
+        (query, keys, torch.randn(1, 1, 1, 29), None),
+        (query, keys, None, torch.ones(3, 29, dtype=torch.bool)),
+        (query[:, :, :5], keys, None, torch.ones(3, 30, dtype=torch.bool)),
+        (query, torch.randn(3, 30, 3, 2, 8)[:, :, 1].transpose(1, 2), None, None),  # one projection of all three
+    ):
+        assert fused.class_attention_fused(query, key, bias, valid, 0.3) is None
+    assert ran == []
+
+
+def test_keys_in_memory_by_head_or_by_token():
+    query, by_head = torch.randn(2, 4, 30, 8), torch.randn(2, 2, 30, 8)
+    by_token = by_head.transpose(1, 2).contiguous().transpose(1, 2)
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        found = [
+            fused.class_attention_fused(query.to(dtype), key.to(dtype), None, None, 0.3) for key in (by_head, by_token)
+        ]
+        assert torch.equal(*found)
+
+
+def test_who_traces_or_differentiates_gets_operations(ran):
+    spec, keys, hidden_states = MergeSpec(KeepRatio.from_float(0.7)), torch.randn(2, 2, 20, 8), torch.randn(2, 20, 5)
+    plan = match_tokens(keys, spec)
+    del ran[:]
+
+    def merge(hidden):
+        return plan.merge(hidden) if (found := merge_tokens(plan, hidden, *[None] * 5, True)) is None else found[0]
+
+    graph = make_fx(lambda given: match_tokens(given, spec).rows)(keys)
+    other = torch.randn(2, 2, 20, 8)
+    assert torch.equal(graph(other), plainly(lambda: match_tokens(other, spec)).rows)
+    gradient = torch.func.grad(lambda hidden: merge(hidden).square().sum())(hidden_states)
+    assert gradient.shape == hidden_states.shape and gradient.abs().sum() > 0
+    with forward_ad.dual_level():
+        tangent = forward_ad.unpack_dual(merge(forward_ad.make_dual(hidden_states, torch.ones(2, 20, 5)))).tangent
+    torch.testing.assert_close(tangent, torch.ones(2, plan.num_kept, 5))
+    assert "merge" not in ran and choice.in_use(CPU) == "numba"
+
+
+def test_comparisons_are_as_by_default_and_nobody_sees_them(monkeypatch):
+    monkeypatch.setattr(choice, "_compared", set())
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        with torch.device("meta"), FlopCounterMode(display=False) as counter:
+            for name, variant in (
+                ("match", ("nearest",)),
+                ("match", ("tome",)),
+                ("merge", ()),
+                ("class_attention", ()),
+            ):
+                assert choice.is_equal(name, CPU, *variant)
+        assert counter.get_total_flops() == 0 and torch.get_default_dtype() == torch.bfloat16
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_compiled_code_on_disk_follows_what_it_calls():
+    """Numba's cache looks at the file of a function alone. So every file with loops names the state of those that its
+    loops call: where this fails, put the name that it says into the line after the imports."""
+    folder = Path(launch.__file__).parent
+    called = b"".join((folder / name).read_bytes() for name in ("bfloat16.py", "settings.py"))
+    line = f"# Of bfloat16.py and settings.py, for Numba's cache: {hashlib.sha256(called).hexdigest()[:12]}"
+    for name in ("factors.py", "merging.py", "plans.py"):
+        assert line in (folder / name).read_text().splitlines(), line

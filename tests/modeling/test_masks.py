@@ -79,13 +79,11 @@ def test_masks_that_say_more_stay(masks):
     assert found.valid is masks[0] and found.special is masks[1] and found.ends == (0, 0)
 
 
-@pytest.mark.parametrize("why", ["recorded", "no data", "kernels", "a pattern", "protected"])
+@pytest.mark.parametrize("why", ["recorded", "no data", "a pattern", "protected"])
 def test_nothing_is_looked_at(why, monkeypatch):
     valid, special, more = ALL, marks("x....x", "x....x"), {}
     if why == "recorded":
         monkeypatch.setattr(masks, "is_traced", lambda: True)
-    elif why == "kernels":
-        monkeypatch.setattr(masks, "backend", lambda device: "triton")
     elif why == "no data":
         valid, special = valid.to("meta"), special.to("meta")
     else:

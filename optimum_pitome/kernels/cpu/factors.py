@@ -22,6 +22,9 @@ from numba import njit
 from .settings import ONE, REORDERED, SETTINGS, ZERO, is_marked, is_real
 
 
+# Of bfloat16.py and settings.py, for Numba's cache: b94eeec88f49
+
+
 @njit(**SETTINGS)
 def _read_masks(sample, num_tokens, rules, masks, alternate, turns):
     """Which tokens of a sample may merge: `turns` `(N,)` is 1 there, and where they `alternate`, 1 for those that
@@ -76,7 +79,7 @@ def _weigh(attention, turns, exponent, weights):
     mean = max(total / np.float32(max(count, 1)), np.float32(1.1754943508222875e-38))
     for token in range(num_tokens):
         relative = max(weights[token] / mean, np.float32(0.2))
-        if exponent == 0.25:  # that of the defaults
+        if exponent == 0.25:  # that of the defaults, for which roots are quicker
             weights[token] = np.sqrt(np.sqrt(relative))
         else:
             weights[token] = relative ** np.float32(exponent)

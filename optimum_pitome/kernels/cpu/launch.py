@@ -97,8 +97,8 @@ def match(
     ends: tuple[int, int] = (0, 0),
 ) -> tuple[torch.Tensor, ...]:
     """As the function for GPUs, for the energies "nearest" and "tome"; and with `ends`, as `TokenMasks` has them."""
-    if features.dtype != torch.float32 and features.shape[1] > 1:
-        features = features.mean(dim=1, keepdim=True)  # which PyTorch rounds
+    if features.shape[1] > 1 and not (features.dtype == torch.float32 and features.transpose(1, 2).is_contiguous()):
+        features = features.mean(dim=1, keepdim=True)  # half precision is rounded here, and nothing else copied
     given, alternate = _by_token(features), energy == "tome"
     batch_size, num_tokens, heads, dim = given.shape
     masks = tuple(_array(mask, _NO_MASK) for mask in (valid, special, protected))
@@ -170,18 +170,21 @@ def merge(
 def class_attention(
     query: torch.Tensor, key: torch.Tensor, bias: torch.Tensor | None, valid: torch.Tensor | None, scaling: float
 ) -> torch.Tensor:
-    """As the function for GPUs, but the mean over the heads, `(B, 1, N)`, and `bias` has one row for all queries."""
+    """As the function for GPUs, but the mean over the heads, `(B, 1, N)`. `bias` has one row for all queries, and keys
+    lie in memory by token or by head."""
     if bias is not None:
         bias = bias.detach()[:, :, 0]
         if bias.dtype == torch.bool:
-            bias = torch.where(bias, 0.0, torch.finfo(torch.float32).min)
+            bias = torch.zeros(bias.shape, dtype=torch.float32).masked_fill_(~bias, _LOWEST[torch.float32].item())
         bias = bias.float()
-    if valid is None and query.dtype != torch.float32:
-        query = query[:, :, :1]  # the first token asks, and the others need no copy
-    asked, given = _by_token(query), key.detach()
-    given = (given.float() if given.dtype == torch.float16 else given).transpose(1, 2).contiguous()
-    batch_size, num_tokens, heads, dim = given.shape
+    # Without a mask the first token asks.
+    asked = _by_token(query[:, :, :1] if valid is None else query)
+    (batch_size, heads, num_tokens, dim), given = key.shape, key.detach()
+    given = given.float() if given.dtype == torch.float16 else given
+    by_token = given.transpose(1, 2)
+    by_head = not by_token.is_contiguous()
+    given = _bits(given if by_head else by_token)
     attention = np.empty((batch_size, 1, num_tokens), np.float32)
-    arrays = asked, _bits(given), _array(bias, _NO_HEADS), _array(valid, _NO_MASK), np.float32(scaling), attention
+    arrays = asked, given, by_head, _array(bias, _NO_HEADS), _array(valid, _NO_MASK), np.float32(scaling), attention
     _run(merging.class_attention, batch_size, num_tokens * heads * dim, *arrays)
     return torch.from_numpy(attention)

@@ -23,6 +23,9 @@ from .bfloat16 import narrowed, sums_of, widened
 from .settings import ONE, REORDERED, SETTINGS, ZERO, is_marked, is_real
 
 
+# Of bfloat16.py and settings.py, for Numba's cache: b94eeec88f49
+
+
 @njit(**SETTINGS)
 def merge(first, last, hidden_states, weights, sizes, plan, lowest, merged, merged_sizes, logs, moved):
     """The mean of each group of tokens, in the order and with the roundings of `MergePlan.merge`; its size, and its
@@ -40,7 +43,7 @@ def merge(first, last, hidden_states, weights, sizes, plan, lowest, merged, merg
     num_tokens, dim = hidden_states.shape[1:]
     num_kept = merged.shape[1]
     totals, room = np.empty(num_kept, dtype=np.float32), np.empty(dim, dtype=np.float32)
-    sums_room = np.empty((num_kept, dim), dtype=np.float32)
+    sums_room = np.empty((num_kept if merged.itemsize == 2 else 0, dim), dtype=np.float32)
     flat = rows.reshape(-1)
     for sample in range(first, last):
         start, sums, size = sample * num_kept, sums_of(merged[sample], sums_room), merged_sizes[sample]
@@ -70,14 +73,15 @@ def merge(first, last, hidden_states, weights, sizes, plan, lowest, merged, merg
 
 
 @njit(**REORDERED)
-def class_attention(first, last, query, key, bias, valid, scaling, attention):
+def class_attention(first, last, query, key, by_head, bias, valid, scaling, attention):
     """What the first token that is valid pays to each, the mean over the heads: `attention` `(B, 1, N)`.
 
-    `query` is `(B, N or 1, heads, dim)`, `key` `(B, N, key heads, dim)`, and `bias` `(B or 1, heads or 1, N)`, or has
-    no samples.
+    `query` is `(B, N or 1, heads, dim)`, `key` `(B, N, key heads, dim)`, or with the heads before the tokens, and
+    `bias` `(B or 1, heads or 1, N)`, or has no samples.
     """
-    num_tokens, (heads, dim) = key.shape[1], query.shape[2:]
-    shared = heads // key.shape[2]
+    heads, dim = query.shape[2:]
+    num_tokens, key_heads = key.shape[2 if by_head else 1], key.shape[1 if by_head else 2]
+    shared = heads // key_heads
     scores, room = np.empty((heads, num_tokens), dtype=np.float32), np.empty(dim, dtype=np.float32)
     for sample in range(first, last):
         asking = 0
@@ -87,7 +91,8 @@ def class_attention(first, last, query, key, bias, valid, scaling, attention):
         for token in range(num_tokens):
             for head in range(heads):
                 asked, score = query[sample, asking, head], ZERO
-                given = widened(key[sample, token, head // shared], room)
+                of_key = head // shared
+                given = widened(key[sample, of_key, token] if by_head else key[sample, token, of_key], room)
                 for column in range(dim):
                     score += asked[column] * given[column]
                 scores[head, token] = score * scaling

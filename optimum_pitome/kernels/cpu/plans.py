@@ -22,6 +22,9 @@ from numba import njit
 from .settings import ONE, REORDERED, SETTINGS, is_real
 
 
+# Of bfloat16.py and settings.py, for Numba's cache: b94eeec88f49
+
+
 #: Below any similarity, as `merging.energy.NEVER`.
 _NEVER = np.float32(-1e6)
 
@@ -30,25 +33,23 @@ _STEPS, _PLACES, _HIGHEST = np.float32(2**22), 2**20, 2.0**40
 
 
 @njit(**REORDERED)
-def _nearest(product, weight, turn, energies, in_columns, apart):
-    """The similarity of each token to the nearest other one that may merge, `energies` `(M,)`: the larger one of its
-    row's and of its column's, since a product need not be symmetric in the last bit."""
+def _nearest(product, weight, turn, energies, apart):
+    """The similarity of each token to the nearest other one that may merge: `energies` `(M,)`. That of two tokens is
+    read once, with the later one first: a product need not be symmetric in the last bit, and the energies of two that
+    are nearest to each other are to be equal."""
     number = product.shape[0]
     for column in range(number):
         apart[column] = ONE if turn[column] != 0 else _NEVER
-        in_columns[column] = _NEVER
-        product[column, column] = _NEVER
+        energies[column] = _NEVER
     for row in range(number):
         if turn[row] == 0:
             continue
         highest, line, heavy = _NEVER, product[row], weight[row]
-        for column in range(number):
+        for column in range(row):
             similarity = line[column] + (apart[column] - heavy * weight[column])
             highest = max(highest, similarity)
-            in_columns[column] = max(in_columns[column], similarity)
+            energies[column] = max(energies[column], similarity)
         energies[row] = highest
-    for row in range(number):
-        energies[row] = max(energies[row], in_columns[row])
 
 
 @njit(**SETTINGS)
@@ -95,16 +96,16 @@ def _lay_out(sample, pairs, real, valid, gone, plan):
 @njit(**SETTINGS)
 def protect(first, last, product, weights, turns, counts, valid, start, plan):
     """PiToMe's matching from the `product` `(B, M, M)` of all [`factors`], the first of which is that of the token
-    `start`. It is overwritten. `plan` is what `kernels.gpu.launch.match` returns. Written."""
+    `start`. `plan` is what `kernels.gpu.launch.match` returns. Written."""
     source, target = plan[2], plan[3]
     num_tokens, number, num_pairs = turns.shape[1], product.shape[1], source.shape[1]
-    energies, in_columns, apart = np.empty((3, number), dtype=np.float32)
+    energies, apart = np.empty((2, number), dtype=np.float32)
     tokens, order = np.empty((2, number), dtype=np.int64)
     gone, pool = np.empty(num_tokens, dtype=np.bool_), np.empty(num_pairs, dtype=np.int64)
     for sample in range(first, last):
         turn, weight, pairs, room = turns[sample], weights[sample], counts[sample, 0], counts[sample, 1]
         among = slice(start, start + number)
-        _nearest(product[sample], weight[among], turn[among], energies, in_columns, apart)
+        _nearest(product[sample], weight[among], turn[among], energies, apart)
         count = 0
         for place in range(number):
             if turn[start + place] != 0:

@@ -28,7 +28,7 @@ from numba import njit
 def _can_cache() -> bool:
     try:
         njit(cache=True)(_can_cache)
-    except RuntimeError:  # neither this folder nor one of the user's can be written to
+    except RuntimeError:  # neither this folder nor NUMBA_CACHE_DIR nor the user's can be written to
         return False
     return True
 
@@ -44,9 +44,11 @@ ZERO, ONE = np.float32(0.0), np.float32(1.0)
 
 @njit(**SETTINGS)
 def is_marked(mask, sample, token):
+    """What a mask that is given says of a token."""
     return mask[sample % mask.shape[0], token]
 
 
 @njit(**SETTINGS)
 def is_real(valid, sample, token):
+    """Whether a token counts: all do where no mask is given."""
     return valid.shape[0] == 0 or is_marked(valid, sample, token)
