@@ -162,8 +162,9 @@ def give_up(device: torch.device, name: str, error: Exception) -> None:
     reason = str(error).strip().split("\n")[-1][:200].rstrip(".") or "no message"
     warnings.warn(
         f"The fused kernel of {name!r} is not used on {device}: {type(error).__name__}: {reason}. Tokens merge with "
-        f"PyTorch's own operations there, with the same results, but slower. {VARIABLE}=0 in the environment or "
-        "optimum_pitome.use_kernels(False) switches the kernels off, and this warning with them.",
+        f"PyTorch's own operations there, with the same results, but slower. To switch "
+        f"the kernels off, and this warning with them, set {VARIABLE}=0 in the environment, or call "
+        "optimum_pitome.use_kernels(False).",
         RuntimeWarning,
         stacklevel=2,
     )
