@@ -197,7 +197,7 @@ def test_speech_recognition_by_letters(case, tmp_path):
     task = "automatic-speech-recognition"
     pipe = pipeline(task, model=model, feature_extractor=extractor, tokenizer=letters)
     dense = pipe(what_is_read("audio-classification", None), return_timestamps="char")
-    apply_pitome(model, 0.7)
+    apply_pitome(model, 0.5)
     merged = pipe(what_is_read("audio-classification", None), return_timestamps="char")
     assert frames[0] == frames[1] and frames[0][1] > 400
     assert merged["text"] and merged["text"] != dense["text"]

@@ -75,6 +75,7 @@ def test_half_precision_is_near_full_precision(dtype):
     assert (half - full).abs().mean() < 0.35 * (dense - full).abs().mean()
 
 
+@pytest.mark.usefixtures("pytorch_alone")
 @pytest.mark.parametrize("name", VISION)
 def test_autocast_matches_in_float32(name, monkeypatch):
     seen, original = [], ALGORITHMS["pitome"].match
