@@ -73,8 +73,8 @@ for found in pkgutil.walk_packages(optimum_pitome.__path__, "optimum_pitome."):
         continue
     try:
         importlib.import_module(found.name)
-    except ModuleNotFoundError as error:  # families of newer releases; Triton, which GPUs need; timm
-        if not (error.name or "").startswith(("transformers.models.", "triton", "timm")):
+    except ModuleNotFoundError as error:  # families of newer releases; Triton and Numba, which kernels need; timm
+        if not (error.name or "").startswith(("transformers.models.", "triton", "numba", "timm")):
             raise
 after = snapshot()
 from optimum_pitome.modeling.registry import _ARCHITECTURES
