@@ -88,8 +88,11 @@ def backend(device: torch.device) -> str | None:
 
 
 def in_use(device: torch.device) -> str | None:
-    """What the kernels are written in that run on `device` now; `None` where PyTorch's own operations do."""
-    return backend(device) if _enabled and device not in _given_up else None
+    """What the kernels are written in that run on `device` now; `None` where PyTorch's own operations do. Whether a
+    Numba that is installed works is tried out."""
+    if not _enabled or not may_run(device) or has_loops(device) and not is_equal("merge", device):
+        return None
+    return backend(device)
 
 
 @torch.compiler.assume_constant_result

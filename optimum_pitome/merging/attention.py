@@ -38,8 +38,8 @@ def class_attention(
         scaling (`float`): of the scores.
 
     Returns:
-        `torch.FloatTensor` of shape `(B, n)`, the mean over the heads; or `(B, heads, n)` where a kernel computed it,
-        since the kernel that reads it takes the mean along the way.
+        `torch.FloatTensor` of shape `(B, n)`, the mean over the heads; or `(B, heads, n)` where a kernel of a GPU
+        computed it, since the kernel that reads it takes the mean along the way, and `(B, 1, n)` from that of a CPU.
     """
     found = class_attention_fused(query, key, bias, valid, scaling)
     if found is not None:

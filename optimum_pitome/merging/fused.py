@@ -207,6 +207,7 @@ def _are_rows(query, key, bias, valid) -> bool:
         and query.shape[1] % heads == 0
         and (key.is_contiguous() or key.transpose(1, 2).is_contiguous())
         and (bias is None or bias.dim() == 4 and bias.shape[2:] == (1, num_tokens))
+        and (bias is None or bias.shape[0] in (1, batch_size) and bias.shape[1] in (1, query.shape[1]))
         and (valid is None or valid.shape[1] == num_tokens == query.shape[2])
     )
 

@@ -39,7 +39,7 @@ class AttentionCall:
         importance (`bool`): whether the layer wants `attention`.
         window (`int`, *optional*): how far apart tokens may be that attend to one another.
         keys (`torch.Tensor` of shape `(B, heads, n, head_dim)`, *optional*): set by the attention function.
-        attention (`torch.FloatTensor` of shape `(B, n)` or `(B, heads, n)`, *optional*):
+        attention (`torch.FloatTensor` of shape `(B, n)` or `(B, heads or 1, n)`, *optional*):
             What the class token pays to each token; set by the attention function.
     """
 

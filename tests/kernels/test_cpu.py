@@ -15,6 +15,7 @@
 """Models whose merge step runs in Numba's loops, as they do wherever it is installed."""
 
 import hashlib
+import importlib
 import os
 import subprocess
 import sys
@@ -33,6 +34,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from zoo.text import text_inputs
 
 from optimum_pitome import PiToMeConfig, apply_pitome, pitome_disabled
+from optimum_pitome.benchmarking.machine import machine
+from optimum_pitome.benchmarking.report import Report
+from optimum_pitome.evaluation.evaluation import hardware_of
 from optimum_pitome.kernels import choice
 from optimum_pitome.kernels.cpu import launch
 from optimum_pitome.merging import (
@@ -295,6 +299,7 @@ def test_shapes_that_do_not_fit_are_left_to_pytorch(ran):
         (query[..., 1:], keys, None, None),
         (torch.randn(3, 3, 30, 8), keys, None, None),
         (query, keys, torch.randn(1, 1, 1, 29), None),
+        (query, keys, torch.randn(2, 1, 1, 30), None),
         (query, keys, None, torch.ones(3, 29, dtype=torch.bool)),
         (query[:, :, :5], keys, None, torch.ones(3, 30, dtype=torch.bool)),
         (query, torch.randn(3, 30, 3, 2, 8)[:, :, 1].transpose(1, 2), None, None),  # one projection of all three
@@ -357,3 +362,20 @@ def test_compiled_code_on_disk_follows_what_it_calls():
     line = f"# Of bfloat16.py and settings.py, for Numba's cache: {hashlib.sha256(called).hexdigest()[:12]}"
     for name in ("factors.py", "merging.py", "plans.py"):
         assert line in (folder / name).read_text().splitlines(), line
+
+
+def test_reports_say_which_kernels_ran():
+    model, _ = build("ViTModel")
+    assert machine(CPU)["kernels"] == "numba" and hardware_of(model).endswith(", merging kernels in Numba")
+    about = {**machine(CPU), "name": "here"}
+    assert ", merging kernels in Numba; " in Report([], about).about
+    with choice.without_kernels():
+        assert machine(CPU)["kernels"] is None and "kernels" not in hardware_of(model)
+    assert "kernels" not in Report([], {**about, "kernels": None}).about
+
+
+def test_a_numba_that_does_not_work_is_not_reported(monkeypatch):
+    monkeypatch.setattr(choice, "_compared", set())
+    monkeypatch.setattr(choice, "_given_up", set())
+    monkeypatch.setattr(launches, "_module", lambda loops: importlib.import_module("no_such_module"))
+    assert choice.in_use(CPU) is None
