@@ -46,7 +46,10 @@ def run(args: argparse.Namespace, results: Results) -> None:
         figure_class()  # not after hours
     device = device_of(args.device)
     where = machine(device, args.clock)
-    ordered = [one for model in args.models for one in _combinations(args, model)]
+    ordered = []
+    for model in args.models:
+        args.model = model  # which a message names that cannot be read
+        ordered += _combinations(args, model)
     lines = JsonLines(
         None if args.output_dir is None else Path(args.output_dir) / "rows.jsonl", "a row of a benchmark"
     )

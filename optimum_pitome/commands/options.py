@@ -93,8 +93,8 @@ def _add_tuning(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--max-loss", type=float, help="Largest mean loss, such as 0.01.")
     text = "Settings tried, each on two thirds of the inputs (100): profiles, other means, then ratios of every "
     text += "layer, for which less than about 23 leave no room."
-    group.add_argument("--max-settings", type=int, default=100, help=text)
-    group.add_argument("--seed", type=int, default=0, help="Of the search (0).")
+    group.add_argument("--max-settings", type=int, help=text)
+    group.add_argument("--seed", type=int, help="Of the search (0).")
     parser.add_argument(
         "-o",
         "--output",

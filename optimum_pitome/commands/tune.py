@@ -47,6 +47,8 @@ from .unlabelled import load_inputs, load_model
 _NUM_SAMPLES = 128
 #: Enough to show an agreement of 99 %.
 _NUM_SAMPLES_OF_A_BOUND = 1000
+#: Of a search, where nobody says otherwise: how many settings it tries, and its seed.
+_LIMITS = {"max_settings": 100, "seed": 0}
 #: Of cards, by the auto class that loads a model.
 _TASKS = {task.auto_class.__name__: name for name, task in TASKS.items() if name.endswith("classification")}
 
@@ -64,6 +66,10 @@ def run(args: argparse.Namespace, results: Results) -> None:
         raise ValueError("--ratio says how much merges, which is what is searched. Leave it out.")
     if "profile" in settings and budget:
         raise ValueError("--profile: a search compares the profiles itself. Leave it out.")
+    limits = {name: value for name in _LIMITS if (value := getattr(args, name)) is not None}
+    if bounds and limits:
+        option = f"--{next(iter(limits)).replace('_', '-')}"
+        raise ValueError(f"{option} is about the search for ratios, and a bound needs none. Leave it out.")
     if args.min_agreement is not None and 10 <= args.min_agreement < 100:
         share = f"{args.min_agreement / 100:g}"
         raise ValueError(f"--min-agreement {args.min_agreement:g}: expected a share below 1. Did you mean {share}?")
@@ -87,7 +93,8 @@ def run(args: argparse.Namespace, results: Results) -> None:
     if bounds:
         found = find_budget(model, inputs, **bounds)
     else:
-        found = _search(model, inputs, args, results, length, **budget)
+        limits = {**_LIMITS, **limits, "progress": True}
+        found = _search(model, inputs, args, results, length, budget, limits)
     results.add(found, **{key: value for key, value in vars(found).items() if key != "config"})
     settings = {key: value for key, value in found.config.to_pitome_dict().items() if key != "format_version"}
     summary = pitome_summary(model, num_tokens=length)
@@ -113,12 +120,17 @@ def run(args: argparse.Namespace, results: Results) -> None:
 
 
 def _search(
-    model: nn.Module, inputs: list, args: argparse.Namespace, results: Results, length: int | None, **budget: float
+    model: nn.Module,
+    inputs: list,
+    args: argparse.Namespace,
+    results: Results,
+    length: int | None,
+    budget: dict,
+    limits: dict,
 ) -> Found:
     tried = None if args.output is None else Path(args.output) / "search.jsonl"
-    limits = {"max_settings": args.max_settings, "seed": args.seed, "resume_from": tried, "progress": True}
     try:
-        found = search_ratios(model, inputs, length, **budget, **limits, note=results.note)
+        found = search_ratios(model, inputs, length, **budget, **limits, resume_from=tried, note=results.note)
     except KeyboardInterrupt:
         kept = (
             "nothing was kept, since -o names no folder" if tried is None else f"the same command goes on from {tried}"

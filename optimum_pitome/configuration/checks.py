@@ -184,7 +184,9 @@ def check_number(name, value, low, high, listable=False, open_end=False):
         if name.startswith("ratio") and number < low:
             hint = " A layer can merge at most half of its tokens; ratio is the fraction that it keeps."
         elif name == "ratio" and number > high:
-            hint = f" Did you mean {{'flops_ratio': {show(given)}}}, so many times fewer operations?"
+            fraction = f"{number / 100:g}, a fraction"
+            budget = f"{{'flops_ratio': {show(given)}}}, so many times fewer operations"
+            hint = f" Did you mean {fraction if 100 * low <= number <= 100 else budget}?"
         raise ValueError(f"{name}={show(given)} is out of range: expected {accepted}.{hint}")
     return number
 

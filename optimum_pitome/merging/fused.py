@@ -22,8 +22,9 @@ import torch
 from ..kernels import choice
 from ..methods import ENERGIES
 from . import launches
+from .combine import keep_norm
 from .energy import MANY_TOKENS
-from .masks import TokenMasks
+from .masks import TokenMasks, weights_of
 from .plan import MergePlan
 from .spec import MergeSpec
 
@@ -117,6 +118,7 @@ def merge_tokens(
     protected: torch.Tensor | None,
     attention: torch.Tensor | None,
     size_weighted: bool,
+    kept_norm: float = 0.0,
 ) -> tuple[torch.Tensor | None, ...] | None:
     """All that a layer does with a plan, or `None` where the kernel does not run.
 
@@ -129,6 +131,7 @@ def merge_tokens(
         attention (`torch.FloatTensor` of shape `(B, N)` or `(B, heads, N)`, *optional*):
             What weighs in the means, as [`~masks.weights_of`] says.
         size_weighted (`bool`): whether sizes weigh, where there is no `attention`.
+        kept_norm (`float`): how much of their norm means keep, see [`~combine.keep_norm`].
 
     Returns:
         Merged hidden states `(B, n, dim)`; their sizes `(B, n)`; log sizes `(B, n)` in the dtype of `hidden_states`,
@@ -154,14 +157,22 @@ def merge_tokens(
     pairs = plan.kept, plan.source, plan.target, plan.source_mask, plan.valid
     arguments = (hidden_states, sizes, plan.rows, plan.counted, *pairs, *moved, attention, weighs == "sizes")
     if torch.compiler.is_compiling() or (torch.is_grad_enabled() and hidden_states.requires_grad):
-        found = launches.merge_operator(*arguments)
+        found, later = launches.merge_operator(*arguments), kept_norm
     else:
-        found = launches.or_give_up("merge", launches.launch_merge, *arguments)
+        inside = (kept_norm,) if loops and kept_norm else ()
+        found, later = (
+            launches.or_give_up("merge", launches.launch_merge, *arguments, *inside),
+            not loops and kept_norm,
+        )
         if found is None:
             return None
-    *others, composed, merged_special, merged_protected = found
-    moved = [None if was is None else now for was, now in zip(moved, (composed, merged_special, merged_protected))]
-    return (*others, plan.rows if rows is None else moved[0], *moved[1:])
+    merged, merged_sizes, log_sizes, *found = found
+    if later:
+        weights = (sizes, merged_sizes) if weighs == "sizes" and sizes is not None else ()
+        weights = weights if attention is None else (weights_of(attention),)
+        merged = keep_norm(plan, hidden_states, merged, kept_norm, *weights)
+    moved = [None if was is None else now for was, now in zip(moved, found)]
+    return (merged, merged_sizes, log_sizes, plan.rows if rows is None else moved[0], *moved[1:])
 
 
 def class_attention_fused(

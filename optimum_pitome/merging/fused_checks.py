@@ -23,10 +23,11 @@ from __future__ import annotations
 
 import torch
 
-from ..kernels.choice import COMPARISONS
+from ..kernels import choice
 from ..methods import ALGORITHMS
 from .algorithms import match_pitome
 from .attention import attention_over_heads
+from .combine import keep_norm
 from .counts import KeepRatio
 from .launches import launch_class_attention, launch_match, launch_merge
 from .masks import TokenMasks, weights_of
@@ -113,7 +114,8 @@ def compare_merge(
     pairs = plan.kept, plan.source, plan.target, plan.source_mask, plan.valid
     attention = torch.rand(_BATCH, 4, _TOKENS, generator=generator).to(device) if weighs == "attention" else None
     rest = original, *marks, attention, weighs == "sizes"
-    found = launch_merge(hidden_states, sizes, plan.rows, plan.counted, *pairs, *rest)
+    arguments = hidden_states, sizes, plan.rows, plan.counted, *pairs, *rest
+    found = launch_merge(*arguments)
     totals = plan.merge_sizes(torch.ones_like(plan.rows, dtype=torch.float32) if sizes is None else sizes)
     weights = (sizes, totals) if weighs == "sizes" and sized else () if attention is None else (weights_of(attention),)
     merged, log_sizes = plan.merge(hidden_states, *weights), totals.log()
@@ -122,6 +124,9 @@ def compare_merge(
     # Half precision may round a sum the other way; its steps are of this size.
     step = 4 * torch.finfo(hidden_states.dtype).eps
     torch.testing.assert_close(found[0], merged, atol=step, rtol=step)
+    if choice.has_loops(torch.device(device)):  # on GPUs, PyTorch does this
+        longer, *_ = launch_merge(*arguments, 0.5)
+        torch.testing.assert_close(longer, keep_norm(plan, hidden_states, merged, 0.5, *weights), atol=step, rtol=step)
     torch.testing.assert_close(found[1], totals, atol=0, rtol=0)
     torch.testing.assert_close(found[2], log_sizes.to(hidden_states.dtype), atol=step, rtol=step)
     require(not moved or torch.equal(found[3], plan.rows.flatten()[original]), "original tokens go elsewhere")
@@ -150,4 +155,4 @@ def require(holds: bool, otherwise: str) -> None:
         raise RuntimeError(f"compared with PyTorch, {otherwise}")
 
 
-COMPARISONS.update(match=compare_match, merge=compare_merge, class_attention=compare_class_attention)
+choice.COMPARISONS.update(match=compare_match, merge=compare_merge, class_attention=compare_class_attention)

@@ -89,14 +89,14 @@ class Tokens:
         """`hidden_states` `(B, n, dim)` and these tokens after a merge by `plan`; `attention`, `sized` and `kept_norm`
         are what [`~merging.TokenMasks.weights`] gives."""
         moved = self.rows, self.special, self.protected
-        moved = merge_tokens(plan, hidden_states, self.sizes, *moved, attention, sized)
-        names = ("sizes", "log_sizes", "rows", "special", "protected")
-        after = self.merged(plan) if moved is None else self._after(plan, **dict(zip(names, moved[1:])))
-        if moved is not None and not kept_norm:
-            return moved[0], after
+        moved = merge_tokens(plan, hidden_states, self.sizes, *moved, attention, sized, kept_norm)
+        if moved is not None:
+            names = ("sizes", "log_sizes", "rows", "special", "protected")
+            return moved[0], self._after(plan, **dict(zip(names, moved[1:])))
+        after = self.merged(plan)
         weights = (self.sizes, after.sizes) if sized and self.sizes is not None else ()
         weights = weights if attention is None else (weights_of(attention),)
-        merged = plan.merge(hidden_states, *weights) if moved is None else moved[0]
+        merged = plan.merge(hidden_states, *weights)
         return (keep_norm(plan, hidden_states, merged, kept_norm, *weights) if kept_norm else merged), after
 
     def merged(self, plan: MergePlan | ResamplePlan) -> Tokens:

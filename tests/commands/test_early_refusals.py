@@ -50,6 +50,8 @@ def refused(in_workplace, workplace, monkeypatch):
             ["benchmark", "bert", "--algorithms", "random", "pitome", "--settings", '{"algorithm": "tome"}'],
             "--algorithms and --settings both say algorithm: say it in one",
         ),
+        ([*TUNE, "--max-loss", 9, "--seed", 1], "--seed is about the search for ratios, and a bound needs none"),
+        ([*TUNE, "--min-agreement", 0.3, "--max-settings", 9], "--max-settings is about the search"),
         ([*EVALUATE, "--plot", "found.xyz"], "found.xyz: name a plot with its format at the end, one of"),
         ([*EVALUATE, "--plot", "found"], "found: name a plot with its format at the end"),
         ([*EVALUATE, "--device", "nowhere"], "--device nowhere"),

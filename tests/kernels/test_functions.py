@@ -28,6 +28,7 @@ from merging.test_matching import check
 from optimum_pitome.kernels import choice
 from optimum_pitome.merging import KeepRatio, MergeSpec, TokenMasks, fused, launches, match_tokens, merge_tokens
 from optimum_pitome.merging.attention import attention_over_heads
+from optimum_pitome.merging.combine import keep_norm
 from optimum_pitome.merging.fused import FusedPlan, match_fused
 from optimum_pitome.merging.fused_checks import compare_class_attention, compare_match, compare_merge
 from optimum_pitome.merging.masks import weights_of
@@ -144,9 +145,16 @@ def test_matching_against_the_reference(kernels_on, problem):
 
 
 @settings(max_examples=80, suppress_health_check=SHARED)
-@given(problems(algorithms=("pitome", "tome")), st.booleans(), st.sampled_from(WEIGHS), st.booleans())
-def test_merging_is_that_of_the_plan(kernels_on, problem, sized, weighs, moved):
-    """Bit for bit: a group is added in the order of the tokens, which is what PyTorch does on a CPU."""
+@given(
+    problems(algorithms=("pitome", "tome")),
+    st.booleans(),
+    st.sampled_from(WEIGHS),
+    st.booleans(),
+    st.sampled_from((0.0, 0.5, 1.0)),
+)
+def test_merging_is_that_of_the_plan(kernels_on, problem, sized, weighs, moved, kept_norm):
+    """Bit for bit: a group is added in the order of the tokens, which is what PyTorch does on a CPU. Only norms are
+    summed in another order."""
     problem = without_protection(problem)
     plan = problem.plan()
     if not isinstance(plan, FusedPlan):
@@ -157,13 +165,20 @@ def test_merging_is_that_of_the_plan(kernels_on, problem, sized, weighs, moved):
     marks = problem.special, problem.protected
     # Means over two heads that nothing rounds.
     attention = torch.randint(0, 9, (len(plan.rows), 2, plan.rows.shape[1])) / 8 if weighs == "attention" else None
-    found = merge_tokens(plan, problem.hidden_states, sizes, rows, *marks, attention, weighs == "sizes")
+    found = merge_tokens(plan, problem.hidden_states, sizes, rows, *marks, attention, weighs == "sizes", kept_norm)
     merged, merged_sizes, log_sizes, after, *marks_after = found
     totals = plan.merge_sizes(torch.ones_like(problem.sizes) if sizes is None else sizes)
     assert torch.equal(merged_sizes, totals)
     weights = (sizes, totals) if sized and weighs == "sizes" else ()
     weights = weights if attention is None else (weights_of(attention),)
-    assert torch.equal(merged, plan.merge(problem.hidden_states, *weights))
+    expected = plan.merge(problem.hidden_states, *weights)
+    if kept_norm:
+        expected = keep_norm(plan, problem.hidden_states, expected, kept_norm, *weights)
+        step = 8 * torch.finfo(merged.dtype).eps
+        torch.testing.assert_close(merged, expected, atol=step, rtol=step)
+        joined = plan.merge_sizes(torch.ones_like(problem.sizes)) > 1
+        merged, expected = merged[~joined], expected[~joined]
+    assert torch.equal(merged, expected)
     assert torch.equal(after, plan.rows if rows is None else plan.rows.flatten()[rows])
     for mark, mark_after in zip(marks, marks_after):
         assert mark_after is None if mark is None else torch.equal(mark_after, mark.gather(1, plan.kept))

@@ -136,8 +136,10 @@ def merge(
     protected: torch.Tensor | None,
     attention: torch.Tensor | None,
     weighted: bool,
+    kept_norm: float = 0.0,
 ) -> tuple[torch.Tensor, ...]:
-    """As the function for GPUs, with `None` for what is not given; `rows` and `counted` say what the pairs say."""
+    """As the function for GPUs, with `None` for what is not given; `rows` and `counted` say what the pairs say. Means
+    keep `kept_norm` of their norm."""
     dtype, (batch_size, num_kept), given = hidden_states.dtype, kept.shape, hidden_states.detach()
     given = (given.float() if dtype == torch.float16 else given).contiguous()
     merged = given.new_empty((batch_size, num_kept, given.shape[2]))
@@ -155,7 +157,8 @@ def merge(
         for mask in (special, protected)
     ]
     moved = (_array(original_rows, _NO_ROWS), composed), *masks
-    arrays = _bits(given), weights, of_sizes, plan, _LOWEST[dtype], _bits(merged), merged_sizes, logs, moved
+    rules = _LOWEST[dtype], np.float32(kept_norm)
+    arrays = _bits(given), weights, of_sizes, plan, *rules, _bits(merged), merged_sizes, logs, moved
     _run(merging.merge, batch_size, given.shape[1] * given.shape[2], *arrays)
     found = [
         None if before is None else torch.from_numpy(after)

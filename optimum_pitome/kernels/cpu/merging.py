@@ -25,11 +25,24 @@ from .settings import ONE, REORDERED, SETTINGS, ZERO, is_marked, is_real
 
 # Of bfloat16.py and settings.py, for Numba's cache: b94eeec88f49
 
+#: As in `combine.keep_norm`.
+_TINY, _LONGEST = np.finfo(np.float32).tiny, np.float32(1e3)
+
+
+@njit(**REORDERED)
+def _length(row):
+    """Its norm."""
+    total = ZERO
+    for column in range(row.shape[0]):
+        total += row[column] * row[column]
+    return np.sqrt(total)
+
 
 @njit(**SETTINGS)
-def merge(first, last, hidden_states, weights, sizes, plan, lowest, merged, merged_sizes, logs, moved):
-    """The mean of each group of tokens, in the order and with the roundings of `MergePlan.merge`; its size, and its
-    log size, which is `lowest` where no real token is; and what moves along.
+def merge(first, last, hidden_states, weights, sizes, plan, lowest, kept_norm, merged, merged_sizes, logs, moved):
+    """The mean of each group of tokens, in the order and with the roundings of `MergePlan.merge`, and longer as
+    `combine.keep_norm` makes it where `kept_norm` is not 0; its size, and its log size, which is `lowest` where no
+    real token is; and what moves along.
 
     Args:
         hidden_states (`(B, N, dim)`); weights, sizes (`(B, N)`, or no samples: all 1).
@@ -43,11 +56,12 @@ def merge(first, last, hidden_states, weights, sizes, plan, lowest, merged, merg
     num_tokens, dim = hidden_states.shape[1:]
     num_kept = merged.shape[1]
     totals, room = np.empty(num_kept, dtype=np.float32), np.empty(dim, dtype=np.float32)
+    lengths, members = np.empty(num_kept, dtype=np.float32), np.empty(num_kept, dtype=np.int64)
     sums_room = np.empty((num_kept if merged.itemsize == 2 else 0, dim), dtype=np.float32)
     flat = rows.reshape(-1)
     for sample in range(first, last):
         start, sums, size = sample * num_kept, sums_of(merged[sample], sums_room), merged_sizes[sample]
-        sums[:], size[:], totals[:] = ZERO, ZERO, ZERO
+        sums[:], size[:], totals[:], lengths[:], members[:] = ZERO, ZERO, ZERO, ZERO, 0
         for token in range(num_tokens):
             if is_real(counted, sample, token):
                 slot = rows[sample, token] - start
@@ -60,7 +74,15 @@ def merge(first, last, hidden_states, weights, sizes, plan, lowest, merged, merg
                 given, total = widened(hidden_states[sample, token], room), sums[slot]
                 for column in range(dim):
                     total[column] += given[column] * share
+                if kept_norm > ZERO:
+                    lengths[slot] += _length(given) * share
+                    members[slot] += 1
         for slot in range(num_kept):
+            if members[slot] > 1:
+                total = sums[slot]
+                longer = min(max(lengths[slot] / max(_length(total), _TINY), ONE), _LONGEST) ** kept_norm
+                for column in range(dim):
+                    total[column] *= longer
             narrowed(sums[slot], merged[sample, slot])
             logs[sample, slot] = np.log(size[slot]) if is_real(valid, sample, slot) else lowest
             if special[0].shape[0] > 0:
