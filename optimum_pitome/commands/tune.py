@@ -93,8 +93,7 @@ def run(args: argparse.Namespace, results: Results) -> None:
     if bounds:
         found = find_budget(model, inputs, **bounds)
     else:
-        limits = {**_LIMITS, **limits, "progress": True}
-        found = _search(model, inputs, args, results, length, budget, limits)
+        found = _search(model, inputs, args, results, length, budget, {**_LIMITS, **limits})
     results.add(found, **{key: value for key, value in vars(found).items() if key != "config"})
     settings = {key: value for key, value in found.config.to_pitome_dict().items() if key != "format_version"}
     summary = pitome_summary(model, num_tokens=length)
@@ -125,12 +124,14 @@ def _search(
     args: argparse.Namespace,
     results: Results,
     length: int | None,
-    budget: dict,
-    limits: dict,
+    budget: dict[str, float],
+    limits: dict[str, int],
 ) -> Found:
     tried = None if args.output is None else Path(args.output) / "search.jsonl"
     try:
-        found = search_ratios(model, inputs, length, **budget, **limits, resume_from=tried, note=results.note)
+        found = search_ratios(
+            model, inputs, length, **budget, **limits, resume_from=tried, progress=True, note=results.note
+        )
     except KeyboardInterrupt:
         kept = (
             "nothing was kept, since -o names no folder" if tried is None else f"the same command goes on from {tried}"

@@ -156,18 +156,17 @@ def merge_tokens(
         return None
     pairs = plan.kept, plan.source, plan.target, plan.source_mask, plan.valid
     arguments = (hidden_states, sizes, plan.rows, plan.counted, *pairs, *moved, attention, weighs == "sizes")
+    inside = False
     if torch.compiler.is_compiling() or (torch.is_grad_enabled() and hidden_states.requires_grad):
-        found, later = launches.merge_operator(*arguments), kept_norm
+        found = launches.merge_operator(*arguments)
     else:
-        inside = (kept_norm,) if loops and kept_norm else ()
-        found, later = (
-            launches.or_give_up("merge", launches.launch_merge, *arguments, *inside),
-            not loops and kept_norm,
-        )
+        inside = loops  # these have no gradient
+        arguments += (kept_norm,) if inside else ()
+        found = launches.or_give_up("merge", launches.launch_merge, *arguments)
         if found is None:
             return None
     merged, merged_sizes, log_sizes, *found = found
-    if later:
+    if kept_norm and not inside:
         weights = (sizes, merged_sizes) if weighs == "sizes" and sizes is not None else ()
         weights = weights if attention is None else (weights_of(attention),)
         merged = keep_norm(plan, hidden_states, merged, kept_norm, *weights)
