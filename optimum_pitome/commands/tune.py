@@ -21,6 +21,7 @@ import contextlib
 import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 from transformers import AutoConfig
@@ -125,13 +126,12 @@ def _search(
     results: Results,
     length: int | None,
     budget: dict[str, float],
-    limits: dict[str, int],
+    limits: dict[str, Any],
 ) -> Found:
     tried = None if args.output is None else Path(args.output) / "search.jsonl"
     try:
-        found = search_ratios(
-            model, inputs, length, **budget, **limits, resume_from=tried, progress=True, note=results.note
-        )
+        limits = {**limits, "resume_from": tried, "progress": True}
+        found = search_ratios(model, inputs, length, **budget, **limits, note=results.note)
     except KeyboardInterrupt:
         kept = (
             "nothing was kept, since -o names no folder" if tried is None else f"the same command goes on from {tried}"

@@ -201,6 +201,8 @@ def test_a_hub_that_cannot_be_asked(run, optimum_cli, monkeypatch, workplace):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     error = optimum_cli("pitome", "summary", "nobody/has-this", "--ratio", 0.9, code=1)
     assert "nobody/has-this" in error and "There is no folder nobody/has-this here, either." in error
+    error = optimum_cli("pitome", "benchmark", "bert", "nobody/has-this", "--ratio", 0.9, code=1)
+    assert "There is no folder nobody/has-this here, either." in error
     line = ("evaluate", "bert", "--task", "feature-extraction", "--ratio", 0.7)
     error = optimum_cli("pitome", *line, "--dataset", "nobody/has-this-data", code=1)
     assert "nobody/has-this-data: there is no such file or folder here; and on the Hub: " in error
