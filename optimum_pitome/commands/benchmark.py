@@ -35,7 +35,7 @@ from ..configuration.config import PiToMeConfig
 from ..evaluation.json_lines import JsonLines
 from ..modeling.pictures import size_beside
 from .arguments import check_model, configured, fits, readers_of_pictures, several_settings
-from .results import Results
+from .results import Results, explained
 from .unlabelled import model_class
 
 
@@ -46,10 +46,7 @@ def run(args: argparse.Namespace, results: Results) -> None:
         figure_class()  # not after hours
     device = device_of(args.device)
     where = machine(device, args.clock)
-    ordered = []
-    for model in args.models:
-        args.model = model  # which a message names that cannot be read
-        ordered += _combinations(args, model)
+    ordered = [one for model in args.models for one in _combinations(args, model)]
     lines = JsonLines(
         None if args.output_dir is None else Path(args.output_dir) / "rows.jsonl", "a row of a benchmark"
     )
@@ -83,7 +80,10 @@ def _combinations(args: argparse.Namespace, model: str) -> list[Combination]:
     """What the command line asks for, of one model. Its configuration is read, so that what is wrong in it, or in the
     settings, ends the command before anything is measured."""
     check_model(model)
-    config, keyword = configured(_about(args, model), resized=False)
+    try:
+        config, keyword = configured(_about(args, model), resized=False)
+    except OSError as error:  # which of the models cannot be read
+        raise OSError(explained(error, model)) from error
     settings = several_settings(args) or [None]
     size = args.image_size or _size_of_pictures(config, keyword)
     return list(

@@ -129,8 +129,8 @@ def _search(
     limits: dict[str, Any],
 ) -> Found:
     tried = None if args.output is None else Path(args.output) / "search.jsonl"
+    limits = {**limits, "resume_from": tried, "progress": True}
     try:
-        limits = {**limits, "resume_from": tried, "progress": True}
         found = search_ratios(model, inputs, length, **budget, **limits, note=results.note)
     except KeyboardInterrupt:
         kept = (

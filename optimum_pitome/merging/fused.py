@@ -24,7 +24,7 @@ from ..methods import ENERGIES
 from . import launches
 from .combine import keep_norm
 from .energy import MANY_TOKENS
-from .masks import TokenMasks, weights_of
+from .masks import TokenMasks, weights_of_means
 from .plan import MergePlan
 from .spec import MergeSpec
 
@@ -167,8 +167,7 @@ def merge_tokens(
             return None
     merged, merged_sizes, log_sizes, *found = found
     if kept_norm and not inside:
-        weights = (sizes, merged_sizes) if weighs == "sizes" and sizes is not None else ()
-        weights = weights if attention is None else (weights_of(attention),)
+        weights = weights_of_means(attention, sizes if size_weighted else None, merged_sizes)
         merged = keep_norm(plan, hidden_states, merged, kept_norm, *weights)
     moved = [None if was is None else now for was, now in zip(moved, found)]
     return (merged, merged_sizes, log_sizes, plan.rows if rows is None else moved[0], *moved[1:])

@@ -30,7 +30,7 @@ from .attention import attention_over_heads
 from .combine import keep_norm
 from .counts import KeepRatio
 from .launches import launch_class_attention, launch_match, launch_merge
-from .masks import TokenMasks, weights_of
+from .masks import TokenMasks, weights_of_means
 from .spec import MergeSpec
 
 
@@ -117,7 +117,7 @@ def compare_merge(
     arguments = hidden_states, sizes, plan.rows, plan.counted, *pairs, *rest
     found = launch_merge(*arguments)
     totals = plan.merge_sizes(torch.ones_like(plan.rows, dtype=torch.float32) if sizes is None else sizes)
-    weights = (sizes, totals) if weighs == "sizes" and sized else () if attention is None else (weights_of(attention),)
+    weights = weights_of_means(attention, sizes if weighs == "sizes" else None, totals)
     merged, log_sizes = plan.merge(hidden_states, *weights), totals.log()
     if masked:
         log_sizes = log_sizes.masked_fill(~plan.valid, torch.finfo(hidden_states.dtype).min)

@@ -169,3 +169,13 @@ def weights_of(attention: torch.Tensor) -> torch.Tensor:
     """What tokens weigh in means, `(B, N)`, where the class token pays `attention` `(B, N)` or `(B, heads, N)`."""
     attention = attention.mean(dim=1) if attention.dim() == 3 else attention
     return attention.clamp(min=1e-9)  # what nobody looks at has a mean, too
+
+
+def weights_of_means(
+    attention: torch.Tensor | None, sizes: torch.Tensor | None, totals: torch.Tensor
+) -> tuple[torch.Tensor, ...]:
+    """The `weights` of [`MergePlan.merge`] and, where they are known, their `totals`: by `attention`, else by `sizes`
+    `(B, N)`, which add up to `totals` `(B, n)`; nothing where all tokens weigh the same."""
+    if attention is not None:
+        return (weights_of(attention),)
+    return () if sizes is None else (sizes, totals)

@@ -22,7 +22,7 @@ import torch
 
 from ..merging import Constants, MergePlan, ResamplePlan, TokenMasks, gather_tokens, merge_tokens, take_rows
 from ..merging.combine import keep_norm
-from ..merging.masks import weights_of
+from ..merging.masks import weights_of_means
 from ..merging.rows import composed, rows_of, sum_rows, take_pairs
 
 
@@ -94,8 +94,7 @@ class Tokens:
             names = ("sizes", "log_sizes", "rows", "special", "protected")
             return moved[0], self._after(plan, **dict(zip(names, moved[1:])))
         after = self.merged(plan)
-        weights = (self.sizes, after.sizes) if sized and self.sizes is not None else ()
-        weights = weights if attention is None else (weights_of(attention),)
+        weights = weights_of_means(attention, self.sizes if sized else None, after.sizes)
         merged = plan.merge(hidden_states, *weights)
         return (keep_norm(plan, hidden_states, merged, kept_norm, *weights) if kept_norm else merged), after
 

@@ -55,6 +55,8 @@ from optimum_pitome.merging.fused import FusedPlan, match_fused
 CPU = torch.device("cpu")
 #: What the defaults of texts are with a budget.
 OF_A_BUDGET = {"algorithm": "tome", "importance": 0.75, "weighted_by": "attention"}
+#: For pictures that are nearly alike.
+LONGER = {"keep_norm": 1.0, "weighted_by": "attention"}
 
 
 @pytest.fixture
@@ -195,7 +197,10 @@ def test_tensors_without_memory_need_none(ran):
         assert type(plan) is MergePlan and plan.rows.shape == (2, 30) and ran == []
 
 
-@pytest.mark.parametrize("name, settings, others", [("ViTModel", {}, []), ("BertModel", OF_A_BUDGET, ["clamp"])])
+@pytest.mark.parametrize(
+    "name, settings, others",
+    [("ViTModel", {}, []), ("ViTModel", LONGER, ["clamp"]), ("BertModel", OF_A_BUDGET, ["clamp"])],
+)
 def test_one_product_of_pytorch_is_left(name, settings, others):
     """Of what a merging layer adds, besides the memory of results and a copy of the class token's query; `clamp` is
     what keeps weights from being 0."""
