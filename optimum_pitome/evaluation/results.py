@@ -124,8 +124,15 @@ class Evaluations(Plain, Sequence):
 
     def _budgets(self) -> str:
         """What budgets are worth at the lengths of these samples, where that is another number."""
-        asked = {one.settings["flops_ratio"]: one.flops_ratio for one in self if "flops_ratio" in one.settings}
-        other = [f"{budget:g} is {found:.2f}" for budget, found in asked.items() if abs(found / budget - 1) > 0.02]
+        with_budget = [one for one in self if "flops_ratio" in one.settings]
+        found: dict[float, list[float]] = {one.settings["flops_ratio"]: [] for one in with_budget}
+        for one in with_budget:
+            found[one.settings["flops_ratio"]].append(one.flops_ratio)
+        other = [
+            f"{budget:g} is {' to '.join(dict.fromkeys(f'{ratio:.2f}' for ratio in (min(ratios), max(ratios))))}"
+            for budget, ratios in found.items()
+            if any(abs(ratio / budget - 1) > 0.02 for ratio in ratios)
+        ]
         if not other:
             return ""
         return (

@@ -133,10 +133,11 @@ def test_budgets_that_mean_something_else_at_these_lengths(model, batches):
     assert "At the lengths of these samples" not in " ".join(str(evaluate(model, batches, ratios=budgets)).split())
     larger = torch.nn.functional.interpolate(batches[0]["pixel_values"], size=(64, 64))
     batch = {"pixel_values": larger, "labels": batches[0]["labels"], "interpolate_pos_encoding": torch.tensor(True)}
+    budgets.append({"flops_ratio": 1.1, "min_tokens": 50})
     found = evaluate(model, [batch], ratios=budgets)
-    text = " ".join(str(found).split())
-    assert f"At the lengths of these samples, flops_ratio=1.1 is {found[0].flops_ratio:.2f}" in text
-    assert found[0].flops_ratio < 1.07
+    text, (one, _, other) = " ".join(str(found).split()), (each.flops_ratio for each in found)
+    assert f"At the lengths of these samples, flops_ratio=1.1 is {one:.2f} to {other:.2f}." in text
+    assert one < 1.07 < other
 
 
 SETTINGS = [0.9, {"ratio": 0.6, "energy": "paper"}, PiToMeConfig(ratio=0.7)]
