@@ -56,12 +56,12 @@ def test_a_search_is_compared_with_the_profiles(monkeypatch, capsys, tmp_path):
     arguments = ["photos", "--flops-ratios", "1.2", "--max-settings", "18", "--output-dir", tmp_path]
     run_here(monkeypatch, searched_ratios, *arguments)
     *lines, settings, _, _ = capsys.readouterr().out.split("\n")
-    count = len(searched_ratios.STARTS) + 8  # the title, three other means with two profiles each, what was found
+    count = len(searched_ratios.STARTS) + 12  # the title, five other means with two profiles each, what was found
     for name, (title, *rows) in (("others", lines[:count]), ("squares", lines[count:])):
         assert title.startswith(f"{name}, 1.2 x, 12 inputs")
         assert len(rows) == count - 1 and rows[-1].startswith("found ")
-        assert rows[-7].startswith("one ratio, weighted by attention ")
-        assert rows[-2].startswith("default profile, weighted by attention, half of the norm kept ")
+        assert rows[-11].startswith("one ratio, weighted by attention ")
+        assert rows[-2].startswith("default profile, weighted by attention, all of the norm kept ")
         assert all(re.search(r"1\.2\d x fewer operations", row) for row in rows)
     assert PiToMeConfig(**json.loads(settings)).ratio is not None and getattr(model, "pitome", None) is None
     assert [path.name for path in tmp_path.iterdir()] == ["photos-1.2-0.jsonl"]

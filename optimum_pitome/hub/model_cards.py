@@ -142,7 +142,7 @@ def search_results(
             about = {"inputs": f"{found.num_samples} inputs", "ends_of_95": interval["interval_95"]}
             rows.append(("loss", loss, "merged", found.value, about))
     else:
-        inputs = f"{found.num_unseen} inputs that the search did not see"
+        inputs = f"{found.num_unseen} inputs that the evolution strategy did not see"
         about = {"inputs": inputs, "profiles": _all_rounded(found.profiles)}
         rows.append(("loss", loss, "merged", found.loss, about))
         if found.timing is not None:

@@ -28,12 +28,12 @@ PARTS = 3
 
 @dataclass(frozen=True)
 class Found:
-    """What a search found; losses are means over the samples that it did not see.
+    """What a search found; losses are means over the samples that the evolution strategy did not see.
 
     Attributes:
         config ([`PiToMeConfig`]): the settings.
         loss (`float`): theirs.
-        profiles (`dict[str, float]`): those of the profiles, the best one first.
+        profiles (`dict[str, float]`): those of the profiles and other means, the best one first.
         num_settings (`int`): so many settings were compared.
         num_samples (`int`): so many there were.
         timing ([`~analysis.timing.Timing`], *optional*): of `config`, where a speed-up was asked for.
@@ -62,8 +62,8 @@ class Found:
         rows = {"found": self.loss, **self.profiles}
         width = max(map(len, rows))
         losses = "\n".join(f"  {name:<{width}}  {loss:.4g}" for name, loss in rows.items())
-        about = f"{self.num_settings} settings compared; mean loss on {self.num_unseen} inputs that it did not see"
-        text = f"{about}:\n{losses}\nThe loss is {self.loss_name}."
+        about = f"{self.num_settings} settings compared; mean loss on {self.num_unseen} inputs"
+        text = f"{about} that the evolution strategy did not see:\n{losses}\nThe loss is {self.loss_name}."
         if self.num_missing:
             text += (
                 "\nOnly these settings were compared: the search of a ratio for every layer had no room for its first "

@@ -54,6 +54,9 @@ STARTS: dict[str, Callable[[float, float], float]] = {
     "profile of lateness 0.4": profile_of(0.4),
     "profile early": first_third,
 }
+#: With so many of them, the best ones, other means are compared. With the best one alone, chance decides more often
+#: which one that is (docs/results.md).
+_WITH_MEANS = 2
 #: The search starts with steps of this size, in powers of e by which a layer removes more or less.
 _STEP = 0.4
 #: It ends where so many generations together gained less than one percent.
@@ -77,13 +80,14 @@ def tune_ratios(
 ) -> PiToMeConfig:
     """Searches a ratio for every layer on a few inputs, without labels and without gradient.
 
-    Compares profiles that merge more or less late; tries other weights in the means, and `keep_norm=0.5`, where the
-    settings leave that open; then lets an evolution strategy (CMA-ES, of the package `cma`) vary how much each
-    layer removes while all of them together keep the budget. It sees two of three samples; the others decide at the
-    end whether its best setting, the middle of its last ones, or a profile is returned. The model is left on that.
+    Compares profiles that merge more or less late and, with the best two of them, other weights in the means and
+    `keep_norm` of 0.5 and 1, where the settings leave that open. Then an evolution strategy (CMA-ES, of the package
+    `cma`) varies how much each layer removes while all of them together keep the budget. It sees two of three
+    samples; the others decide at the end whether its best setting, the middle of its last ones, or what it started
+    from is returned. The model is left on that.
 
-    It costs at most `max_settings` merged forwards of two thirds of the inputs, eleven of the last third, and one
-    dense forward of all.
+    It costs at most `max_settings` merged forwards of two thirds of the inputs, 18 of the last third, and one dense
+    forward of all.
 
     Args:
         model (`torch.nn.Module`):
@@ -230,66 +234,78 @@ class _Search:
 
         return self.record.losses(config, part, measure)
 
-    def loss(self, config: PiToMeConfig) -> float:
-        """The mean loss over the samples that the search looks at."""
-        return statistics.fmean(self.losses(config, "seen"))
-
-    def held(self, config: PiToMeConfig) -> float:
-        """The mean loss over the samples that it does not look at."""
-        return statistics.fmean(self.losses(config, "held"))
+    def mean(self, config: PiToMeConfig, *parts: str) -> float:
+        """The mean loss over the samples of these parts: those `seen` by the evolution strategy, or `held` from it."""
+        return statistics.fmean(loss for part in parts for loss in self.losses(config, part))
 
     def tried(self, config: PiToMeConfig) -> float:
         """The mean loss of one more setting over the samples that the search looks at."""
         self.count += 1
         self.bar.update()
-        return self.loss(config)
+        return self.mean(config, "seen")
+
+    def _compare(self, spaces: Mapping[str, SearchSpace]) -> dict[str, PiToMeConfig]:
+        """Tries the profiles of these names."""
+        settings = {name: space.config(_ratios(name, space)) for name, space in spaces.items()}
+        for config in settings.values():
+            self.tried(config)
+        return settings
+
+    def _ranked(self, settings: Mapping[str, PiToMeConfig]) -> list[str]:
+        """Their names, the best one first. All samples decide, since no settings were made for some of them."""
+        return sorted(settings, key=lambda name: self.mean(settings[name], "seen", "held"))
 
     def run(self, seed: int) -> Found:
         cma = import_cma()
         self.count, about = 0, {"unit": " settings", "desc": str(self.space.budget)}
         self.bar = logging.tqdm(total=self.max_settings, disable=not self.progress, **about)
-        ratios = {name: self.space.profile(removed) for name, removed in STARTS.items()}
-        profiles = {name: self.space.config(of_each) for name, of_each in ratios.items()}
-        first = min(profiles, key=lambda name: self.tried(profiles[name]))
-        best = profiles[first]
-        space = self.space
-        room = self.max_settings - self.count - len(space.other_means)
-        for name, means in space.other_means.items() if room >= 0 else ():
-            other = space.otherwise(means)
-            profiles[f"{first}, {name}"] = config = other.config(other.profile(STARTS[first]))
-            if self.tried(config) < self.loss(best):
-                self.space, best = other, config
-        chosen = best
+        spaces = dict.fromkeys(STARTS, self.space)
+        settings = self._compare(spaces)
+        others = {
+            f"{name}, {means}": self.space.otherwise(changes)
+            for name in self._ranked(settings)[:_WITH_MEANS]
+            for means, changes in self.space.other_means.items()
+        }
+        room = self.max_settings - self.count - len(others)
+        if room >= 0:
+            settings |= self._compare(others)
+        first = self._ranked(settings)[0]
+        space, chosen = {**spaces, **others}[first], settings[first]
         options = {"seed": seed + 1, "verbose": -9, "CMA_stds": 1.0}
-        strategy = cma.CMAEvolutionStrategy(self.space.point(ratios[first]), _STEP, options)
-        stale, before = 0, self.loss(best)
+        strategy = cma.CMAEvolutionStrategy(space.point(_ratios(first, space)), _STEP, options)
+        best, least = chosen, self.mean(chosen, "seen")
+        stale, before = 0, least
         while self.count + strategy.popsize < self.max_settings and stale < _PATIENCE and not strategy.stop():
             points = strategy.ask()
-            found = [self.space.at(point) for point in points]
-            losses = [self.tried(config) for config in found]
-            strategy.tell(points, losses)
-            low = min(losses)
+            drawn = [space.at(point) for point in points]
+            tried = [self.tried(config) for config in drawn]
+            strategy.tell(points, tried)
+            low = min(tried)
             stale, before = (0, low) if low < 0.99 * before else (stale + 1, before)
-            if low < self.loss(best):
-                best = found[losses.index(low)]
-            self.bar.set_postfix(loss=f"{self.loss(best):.5f}")
-        candidates = list(profiles.values())
+            if low < least:
+                best, least = drawn[tried.index(low)], low
+            self.bar.set_postfix(loss=f"{least:.5f}")
+        candidates = [chosen]
         if best is not chosen:
             # The best draw was also lucky with the samples that it was chosen by. What all draws lie around was not.
-            middle = self.space.at(strategy.mean)
+            middle = space.at(strategy.mean)
             self.tried(middle)
             candidates += [best, middle]
         self.bar.close()
-        best = min(candidates, key=self.held)
-        held = {name: self.held(config) for name, config in profiles.items()}
-        known = next((name for name, config in profiles.items() if config is best), None)
-        if strategy.countiter and known is not None:
+        loss, best = min(((self.mean(config, "held"), config) for config in candidates), key=lambda one: one[0])
+        if strategy.countiter and best is chosen:
             logger.warning(
-                f"On the samples that the search did not see, no ratios that it drew lose less than {known}, "
-                f"{self.held(best):.4g}, so that is returned. More samples help."
+                f"On the samples that the evolution strategy did not see, no ratios that it drew lose less than "
+                f"{first}, {loss:.4g}, so that is returned. More samples help."
             )
+        held = {name: self.mean(config, "held") for name, config in settings.items()}
         held = dict(sorted(held.items(), key=lambda one: one[1]))
         missing = 0 if strategy.countiter else strategy.popsize + 1 - room
         counts = {"num_settings": self.count, "num_samples": self.num_samples, "num_missing": missing}
         stale, name = stale if stale == _PATIENCE else 0, self.parts["held"].loss_name
-        return Found(best, self.held(best), held, **counts, num_stale=stale, loss_name=name)
+        return Found(best, loss, held, **counts, num_stale=stale, loss_name=name)
+
+
+def _ratios(name: str, space: SearchSpace) -> list[float]:
+    """Of one of `STARTS`, whose name may go on with other means."""
+    return space.profile(STARTS[name.split(", ")[0]])

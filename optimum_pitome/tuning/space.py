@@ -109,7 +109,7 @@ class SearchSpace:
             other = _OTHER_WEIGHTS[first.weighted_by]
             weights[f"weighted by {other}"] = {"weighted_by": other}
         if is_open and chosen.keep_norm is None and algorithm.combine in SHORTENING:
-            kept["half of the norm kept"] = {"keep_norm": 0.5}
+            kept = {"half of the norm kept": {"keep_norm": 0.5}, "all of the norm kept": {"keep_norm": 1.0}}
         both = {f"{name}, {also}": weights[name] | kept[also] for name in weights for also in kept}
         self.other_means = weights | kept | both
 

@@ -77,7 +77,7 @@ def test_a_card_says_what_is_known_and_nothing_else(tune, tmp_path):
 
     loss = "\n| Mean loss against the dense model (the Kullback-Leibler divergence of the logits) on "
     for options, inputs in (
-        (("--flops-ratio", 1.1, "--max-settings", 6), "4 inputs that the search did not see"),
+        (("--flops-ratio", 1.1, "--max-settings", 6), "4 inputs that the evolution strategy did not see"),
         (("--max-loss", 5.0), "12 inputs"),
     ):
         text = card(*options)

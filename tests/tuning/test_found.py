@@ -32,7 +32,7 @@ def test_a_search_without_room_for_a_generation_says_so():
 
     none_but_profiles = search(len(STARTS))
     assert search(len(STARTS) + none_but_profiles.num_missing).num_missing == 0
-    means = 3  # by attention, half of the norm kept, and both
+    means = 2 * 5  # with the best two profiles: by attention, half and all of the norm kept, and both
     found = search(len(STARTS) + means + 1)
     assert any(name.endswith(", weighted by attention") for name in found.profiles) and "weighted by" in str(found)
     assert found.num_settings == len(STARTS) + means
