@@ -27,14 +27,13 @@ from transformers import AutoConfig
 from ..analysis.pictures import figure_class
 from ..apply import apply_pitome
 from ..configuration.checks import show, similar
-from ..evaluation.columns import find_columns
 from ..evaluation.comparison import ComparedTask, compare_tasks
 from ..evaluation.comparison_report import AGREEMENT, Comparison
 from ..evaluation.grid import Grid
 from .arguments import check_model, reason_of
 from .results import Results, explained
 from .task_options import add_entry
-from .tasks import TASKS, check_task, empty_model, load_task, read_data
+from .tasks import TASKS, check_task, columns_of, empty_model, load_task, read_data
 
 
 def run(args: argparse.Namespace, results: Results) -> None:
@@ -133,7 +132,7 @@ def _compared(task: argparse.Namespace, where: str) -> ComparedTask:
     """A task whose data are there: the last one starts hours after the first."""
     try:
         dataset, _ = read_data(task)
-        find_columns(dataset, TASKS[task.task].kind, task.input_columns, task.label_column)
+        columns_of(task, AutoConfig.from_pretrained(task.model, revision=task.revision), dataset)
     except (ValueError, OSError) as error:
         raise ValueError(f"{where}: {error}") from error
 

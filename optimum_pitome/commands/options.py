@@ -90,17 +90,19 @@ def _add_tuning(parser: argparse.ArgumentParser) -> None:
         type=float,
         help="Share of the inputs that keep their class, such as 0.99: the lower end of its 95 %% interval.",
     )
-    group.add_argument("--max-loss", type=float, help="Largest mean loss, such as 0.01.")
+    group.add_argument(
+        "--max-loss", type=float, help="Largest mean loss, such as 0.01: the upper end of its 95 %% interval."
+    )
     text = "Settings tried, each on two thirds of the inputs (100): profiles, other means, then ratios of every "
-    text += "layer, for which less than about 23 leave no room."
+    text += "layer, for which fewer than about 30 leave no room."
     group.add_argument("--max-settings", type=int, help=text)
     group.add_argument("--seed", type=int, help="Of the search (0).")
     parser.add_argument(
         "-o",
         "--output",
         metavar="DIR",
-        help="Write a recipe (config.json) with its card here, and what was tried: the same command goes on there "
-        "after it was interrupted.",
+        help="Write a recipe (config.json) with its card here, and what a search for ratios tried: the same command "
+        "goes on there after it was interrupted. (A bound is searched anew.)",
     )
     _add_push(parser.add_argument)
 

@@ -32,7 +32,6 @@ from ..evaluation.judges import TOWERS, AnswerJudge, ClassJudge, EmbeddingJudge,
 from ..evaluation.pixels import PixelJudge
 from ..evaluation.questions import MAX_LENGTH, encode_captions, encode_questions, rgb
 from ..evaluation.words import classes_of_words, encode_words
-from ..export.modules import input_kind
 from ..modeling.rewrite import rewritten_encoders
 
 
@@ -75,7 +74,7 @@ def retrieve(model: nn.Module, dataset: Dataset, columns: list[str], args: argpa
 
 def embed(model: nn.Module, dataset: Dataset, columns: list[str], args: argparse.Namespace):
     has_towers = all(hasattr(model, name) for name in TOWERS)
-    is_image = isinstance(dataset.features[columns[0]], Image) if has_towers else input_kind(model) != "text"
+    is_image = isinstance(dataset.features[columns[0]], Image)
     batches = Batches(dataset, columns, {}, args.batch_size, (prepare_images if is_image else prepare_texts)(args))
     if not has_towers:
         return EmbeddingJudge(model), batches

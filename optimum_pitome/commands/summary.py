@@ -17,7 +17,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 
 import torch
 from transformers import AutoModel
@@ -41,8 +40,5 @@ def run(args: argparse.Namespace, results: Results) -> None:
         if settings is not None:
             apply_pitome(model, settings)
             results.add(settings_name(settings))
-        try:
-            summary = pitome_summary(model, lengths, args.count, image_size=args.image_size)
-        except ValueError as error:
-            raise ValueError(re.sub(r"^num_tokens=", "--sequence-length ", str(error))) from None
+        summary = pitome_summary(model, lengths, args.count, image_size=args.image_size)
         results.add(summary, summaries=[{"given": settings, **summary.to_dict()}])

@@ -45,8 +45,9 @@ from ..benchmarking.machine import device_of
 from ..configuration.config import PiToMeConfig
 from ..evaluation.columns import find_columns
 from ..evaluation.data import left_out, load_labelled, take
-from ..evaluation.judges import AnswerJudge, ClassJudge, EmbeddingJudge, Judge, RetrievalJudge
+from ..evaluation.judges import TOWERS, AnswerJudge, ClassJudge, EmbeddingJudge, Judge, RetrievalJudge
 from ..evaluation.pixels import PixelJudge
+from ..export.modules import input_kind
 from ..hub.recipe_lookup import base_config_of
 from .preparing import answer, classify, embed, retrieve, segment, tag
 
@@ -149,6 +150,22 @@ def read_other_data(args: argparse.Namespace, evaluated: str, number: int) -> Da
     return found
 
 
+def columns_of(args: argparse.Namespace, config: PreTrainedConfig, dataset: Dataset) -> list[str]:
+    """The columns of `dataset` that a task reads, of the kind that its model reads.
+
+    Args:
+        config (`PreTrainedConfig`): of the model, or of a recipe.
+
+    Raises:
+        ValueError: if there is no such column.
+    """
+    kind, config = TASKS[args.task].kind, _of_model(args, config)
+    found, is_labelled = _class_of(args, config), kind != "unlabelled"
+    if not is_labelled and found is not None and not all(hasattr(found, name) for name in TOWERS):
+        kind = input_kind(found, config)
+    return find_columns(dataset, kind, args.input_columns, args.label_column, is_labelled)
+
+
 def load_task(
     args: argparse.Namespace, config: PreTrainedConfig, keyword: dict[str, Any], dataset: Dataset
 ) -> tuple[nn.Module, Judge, Iterable[dict[str, Any]]]:
@@ -162,7 +179,7 @@ def load_task(
         ValueError: if the task is for other models, there is no such column, or no such device.
     """
     task = TASKS[args.task]
-    columns = find_columns(dataset, task.kind, args.input_columns, args.label_column)
+    columns = columns_of(args, config, dataset)
     chosen = _class_of(args, config)
     if args.task == "feature-extraction" and chosen and "add_pooling_layer" in inspect.signature(chosen).parameters:
         keyword = {**keyword, "add_pooling_layer": False}  # few checkpoints have its weights; nothing here reads it
@@ -175,11 +192,14 @@ def load_task(
 
 def load_more(args: argparse.Namespace, model: nn.Module, dataset: Dataset) -> Iterator[dict[str, Any]]:
     """The inputs of other samples than a task was loaded with, as batches without what the judge knows."""
-    task = TASKS[args.task]
-    columns = find_columns(dataset, task.kind, args.input_columns, args.label_column)
-    judge, batches = task.prepare(model, dataset, columns, args)
+    judge, batches = TASKS[args.task].prepare(model, dataset, columns_of(args, model.config, dataset), args)
     for batch in batches:
         yield {name: value for name, value in batch.items() if name != judge.references}
+
+
+def _of_model(args: argparse.Namespace, config: PreTrainedConfig) -> PreTrainedConfig:
+    """The configuration of the model itself, where `config` is a recipe."""
+    return base_config_of(config, args.model) if isinstance(config, PiToMeConfig) else config
 
 
 def _class_of(args: argparse.Namespace, config: PreTrainedConfig) -> type[nn.Module] | None:
@@ -188,8 +208,7 @@ def _class_of(args: argparse.Namespace, config: PreTrainedConfig) -> type[nn.Mod
     Raises:
         ValueError: for a head that no checkpoint has: its weights would be random.
     """
-    if isinstance(config, PiToMeConfig):
-        config = base_config_of(config, args.model)
+    config = _of_model(args, config)
     found = TASKS[args.task].auto_class._model_mapping.get(type(config), None)
     if not isinstance(found, type):
         return None
@@ -204,9 +223,7 @@ def _class_of(args: argparse.Namespace, config: PreTrainedConfig) -> type[nn.Mod
 
 def empty_model(args: argparse.Namespace) -> nn.Module:
     """The dense model of a task without weights, which settings can be tried on."""
-    config = AutoConfig.from_pretrained(args.model, revision=args.revision)
-    if isinstance(config, PiToMeConfig):
-        config = base_config_of(config, args.model)
+    config = _of_model(args, AutoConfig.from_pretrained(args.model, revision=args.revision))
     with _class_known(args, config), torch.device("meta"):
         return TASKS[args.task].auto_class.from_config(config, pitome=False)
 

@@ -21,9 +21,7 @@ import contextlib
 import json
 import tempfile
 from pathlib import Path
-from typing import Any
 
-from torch import nn
 from transformers import AutoConfig
 
 from ..analysis import pitome_summary
@@ -34,7 +32,6 @@ from ..evaluation.evaluation import hardware_of
 from ..hub.model_cards import auto_class_of, search_results, write_recipe_card
 from ..hub.recipe_lookup import base_model_of
 from ..tuning.choice import check_bound, check_number_of_inputs, find_budget
-from ..tuning.found import Found
 from ..tuning.search import import_cma, search_ratios
 from ..tuning.speed import check_speed_up, tolerance_of
 from .arguments import settings_from
@@ -91,10 +88,22 @@ def run(args: argparse.Namespace, results: Results) -> None:
     number = _NUM_SAMPLES_OF_A_BOUND if bounds else _NUM_SAMPLES
     inputs, lengths, split = load_inputs(args, kind, number, model.device)
     length = None if kind == "image" else round(sum(lengths) / len(lengths))
-    if bounds:
-        found = find_budget(model, inputs, **bounds)
-    else:
-        found = _search(model, inputs, args, results, length, budget, {**_LIMITS, **limits})
+    tried = None if args.output is None or bounds else Path(args.output) / "search.jsonl"
+    limits = {**_LIMITS, **limits, "resume_from": tried, "progress": True}
+    try:
+        if bounds:
+            found = find_budget(model, inputs, **bounds)
+        else:
+            found = search_ratios(model, inputs, length, **budget, **limits, note=results.note)
+    except KeyboardInterrupt:
+        why = "for a bound is searched anew" if bounds else "since -o names no folder"
+        kept = f"nothing was kept, {why}" if tried is None else f"the same command goes on from {tried}"
+        raise KeyboardInterrupt(kept) from None
+    if args.speed_up is not None and found.timing.speedup < args.speed_up - tolerance_of(args.speed_up):
+        results.note(
+            f"At the end {found.timing.speedup:.2f} x was measured, less than --speed-up {args.speed_up:g}: timings "
+            "of this machine change. Try again while nothing else runs, or with more --max-samples."
+        )
     results.add(found, **{key: value for key, value in vars(found).items() if key != "config"})
     settings = {key: value for key, value in found.config.to_pitome_dict().items() if key != "format_version"}
     summary = pitome_summary(model, num_tokens=length)
@@ -117,33 +126,6 @@ def run(args: argparse.Namespace, results: Results) -> None:
             results.add(wrapped([text]), recipe=folder)
         if args.push_to_hub is not None:
             push(args, folder, results, "Tuned recipe")
-
-
-def _search(
-    model: nn.Module,
-    inputs: list,
-    args: argparse.Namespace,
-    results: Results,
-    length: int | None,
-    budget: dict[str, float],
-    limits: dict[str, Any],
-) -> Found:
-    tried = None if args.output is None else Path(args.output) / "search.jsonl"
-    limits = {**limits, "resume_from": tried, "progress": True}
-    try:
-        found = search_ratios(model, inputs, length, **budget, **limits, note=results.note)
-    except KeyboardInterrupt:
-        kept = (
-            "nothing was kept, since -o names no folder" if tried is None else f"the same command goes on from {tried}"
-        )
-        raise KeyboardInterrupt(kept) from None
-    wanted = budget.get("speed_up")
-    if wanted is not None and found.timing.speedup < wanted - tolerance_of(wanted):
-        results.note(
-            f"At the end {found.timing.speedup:.2f} x was measured, less than --speed-up {wanted:g}: timings of this "
-            "machine change. Try again while nothing else runs, or with more --max-samples."
-        )
-    return found
 
 
 def _check_base_model(args: argparse.Namespace) -> None:

@@ -62,7 +62,7 @@ def load_model(args: argparse.Namespace, settings: dict[str, Any]) -> tuple[torc
     chosen = {"revision": args.revision, "dtype": args.dtype}
     device = device_of(args.device)
     model = model_class(config).from_pretrained(args.model, **chosen, pitome=settings or {}).eval()
-    return model.to(device), input_kind(model), settings
+    return model.to(device), input_kind(type(model), model.config), settings
 
 
 def read_config(args: argparse.Namespace) -> tuple[PreTrainedConfig, PiToMeConfig | None]:

@@ -75,6 +75,8 @@ def find_columns(
         inputs = [_only(fitting[name], f"{name} column", "--input-columns", features) for name in wanted]
     if kind == "words":
         _check_words(features, inputs)
+    elif kind == "text" and any(isinstance(features[name], datasets.Image) for name in inputs):
+        raise ValueError(f"column {' '.join(inputs)} holds pictures, and texts are read here. Name a column of texts.")
     elif kind != "text" and not isinstance(features[inputs[0]], datasets.Image):
         raise ValueError(f"column {inputs[0]!r} does not hold pictures. {_PICTURES}")
     if kind == "question" and len(inputs) != 2:

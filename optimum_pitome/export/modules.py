@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedConfig
 
 from ..modeling.registry import find_architecture
 from ..modeling.rewrite import rewritten_encoders
@@ -103,20 +104,20 @@ def _sentence(model: nn.Module, inputs: dict[str, torch.Tensor]) -> dict[str, to
     return {"last_hidden_state": output["token_embeddings"], "sentence_embedding": output["sentence_embedding"]}
 
 
-def input_kind(model: nn.Module) -> str:
-    """`"image"` or `"text"`, whichever a model reads.
+def input_kind(model_class: type[nn.Module], config: PreTrainedConfig) -> str:
+    """`"image"` or `"text"`, whichever a model of this class and configuration reads.
 
     Raises:
         ValueError: if it reads something else.
     """
-    taken, config = names(type(model).forward), model.config
+    taken, name = names(model_class.forward), model_class.main_input_name
     # Some encoders of pictures (Idefics3's) do not say what they read, which stands for a text.
-    name = model.main_input_name if model.main_input_name in taken or not taken else taken[0]
+    name = name if name in taken or not taken else taken[0]
     if name in _KINDS and not hasattr(config, "num_frames"):
         return _KINDS[name]
     what = "sound" if name in _SOUND else "clips" if hasattr(config, "num_frames") or "video" in name else name
     raise ValueError(
-        f"{type(model).__name__} reads {what}, and only models that read pictures or texts alone are taken here: of "
+        f"{model_class.__name__} reads {what}, and only models that read pictures or texts alone are taken here: of "
         "one that reads more, take an encoder. In Python, evaluate, tune_ratios and find_budget take batches of any "
         "inputs."
     )
@@ -182,7 +183,7 @@ def exported_module(model: nn.Module, part: str | None, pad_token_id: int | None
         check_class(type(model), part)
         config, call = model.config, _whole
         if part is None:
-            kind = input_kind(model)
+            kind = input_kind(type(model), model.config)
         else:
             kind, name, method = _FEATURES[part]
             call = _features(name, method)

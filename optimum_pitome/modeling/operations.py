@@ -137,7 +137,7 @@ class EncoderShape:
         if num_tokens is None:
             num_tokens = longest
         elif architecture.part == "text" and longest is not None and num_tokens > longest:
-            raise ValueError(f"num_tokens={num_tokens}: {type(encoder).__name__} reads {longest} tokens at most.")
+            raise ValueError(f"{num_tokens} tokens are too many: {type(encoder).__name__} reads {longest} at most.")
         prefix = architecture.count_prefix(config)
         widths = [Widths.of(layer, architecture, config, adapters) for layer in architecture.find_layers(encoder)]
         widths = widths if num_layers is None else widths[:1] * num_layers

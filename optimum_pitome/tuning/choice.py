@@ -92,7 +92,8 @@ class Choice:
         )
         if self.next is not None:
             text += (
-                f"\n{self.next.flops_ratio:.2f}x does not keep the bound: {self.name} {self.next.value:.4g} "
+                f"\n{self.next.flops_ratio:.2f}x does not keep the bound, for which the whole interval counts: "
+                f"{self.name} {self.next.value:.4g} "
                 f"({ends} {self.next.low:.4g} to {self.next.high:.4g})"
             )
         text += f"\nOperations are counted at {self.num_tokens} tokens."

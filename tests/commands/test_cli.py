@@ -134,7 +134,7 @@ def test_summary_errors(optimum_cli, folder, options, message):
 def test_lengths_are_for_texts_and_called_by_their_option(optimum_cli, folder, workplace):
     assert "--sequence-length is for texts" in optimum_cli("pitome", "summary", folder, "--sequence-length", 9, code=2)
     error = optimum_cli("pitome", "summary", workplace / "bert", "--sequence-length", 2000, code=2)
-    assert "--sequence-length 2000: BertModel reads 512" in error and "num_tokens" not in error
+    assert "2000 tokens are too many: BertModel reads 512" in error and "num_tokens" not in error
 
 
 def test_a_recipe_of_a_folder_that_is_elsewhere(optimum_cli, tmp_path, monkeypatch):

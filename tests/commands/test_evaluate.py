@@ -325,6 +325,23 @@ def test_embeddings(evaluate, optimum_cli):
     assert "first, second could each be the text column" in error
 
 
+@pytest.mark.parametrize("recipe", [False, True], ids=["model", "recipe"])
+def test_data_that_the_model_does_not_read(evaluate, monkeypatch, workplace, tmp_path, recipe):
+    """Refused before weights are read."""
+    monkeypatch.setattr(TASKS["feature-extraction"].auto_class, "from_pretrained", None)
+
+    def named(model):
+        if recipe:
+            PiToMeConfig(0.8, base_model_name_or_path=str(workplace / model)).save_pretrained(tmp_path / model)
+        return tmp_path / model if recipe else model
+
+    options = ("--task", "feature-extraction", "--flops-ratio", 1.02, "--dataset")
+    assert "there is no column of pictures: text" in evaluate(named("vit"), *options, "reviews.csv", code=2)
+    assert "there is no obvious text column" in evaluate(named("bert"), *options, "pets", code=2)
+    error = evaluate(named("bert"), *options, "pets", "--input-columns", "image", code=2)
+    assert "column image holds pictures, and texts are read here. Name a column of texts." in error
+
+
 def test_a_head_that_no_checkpoint_has_is_refused(evaluate, workplace, tmp_path):
     """Its answers would be those of random weights."""
     BertModel.from_pretrained(workplace / "bert").save_pretrained(tmp_path)

@@ -28,6 +28,7 @@ from zoo.vit import vit_config
 
 from optimum_pitome import PiToMeConfig, pitome_summary
 from optimum_pitome.analysis.timing import Timing
+from optimum_pitome.commands import tune as command
 from optimum_pitome.commands.unlabelled import load_model
 from optimum_pitome.tuning import search
 
@@ -61,6 +62,21 @@ def test_a_recipe_and_where_it_ended(tune, tmp_path):
     (tmp_path / "taken").mkdir()
     PiToMeConfig(0.8, base_model_name_or_path="other").save_pretrained(tmp_path / "taken")
     assert "a recipe for other lies there" in tune(*TEXTS, "--max-loss", 9, "-o", tmp_path / "taken", code=2)
+
+
+def test_an_interrupted_command_says_what_was_kept(tune, tmp_path, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    for name, options in (("search_ratios", ("--flops-ratio", 1.1)), ("find_budget", ("--max-loss", 5.0))):
+        monkeypatch.setattr(command, name, interrupted)
+        kept = "for a bound is searched anew" if name == "find_budget" else "since -o names no folder"
+        assert f"Interrupted: nothing was kept, {kept}.\n" in tune(*TEXTS, *options, code=130)
+        if name == "find_budget":
+            assert f"nothing was kept, {kept}.\n" in tune(*TEXTS, *options, "-o", tmp_path, code=130)
+        else:
+            kept = f"the same command goes on from {tmp_path / 'search.jsonl'}"
+            assert kept in " ".join(tune(*TEXTS, *options, "-o", tmp_path, code=130).split())
 
 
 def test_a_card_says_what_is_known_and_nothing_else(tune, tmp_path):

@@ -96,7 +96,7 @@ def test_summary(name):
     summary = pitome_summary(model, num_tokens=50)
     assert summary.tokens == [50, 41, 34, 28, 28]
     assert pitome_summary(model).tokens[0] in (66, 64)
-    with pytest.raises(ValueError, match="num_tokens=67: .* reads 6[46] tokens at most"):
+    with pytest.raises(ValueError, match="67 tokens are too many: .* reads 6[46] at most"):
         pitome_summary(model, num_tokens=67)
 
 
