@@ -86,11 +86,13 @@ def _combinations(args: argparse.Namespace, model: str) -> list[Combination]:
         raise OSError(explained(error, model)) from error
     settings = several_settings(args) or [None]
     size = args.image_size or _size_of_pictures(config, keyword)
+    # Of several models it is about those that read texts.
+    reads_texts = len(args.models) == 1 or hasattr(config.get_text_config(), "vocab_size")
     return list(
         combinations(
             model,
             settings,
-            {"sequence_length": args.sequence_length, "image_size": size},
+            {"sequence_length": args.sequence_length if reads_texts else None, "image_size": size},
             runtime=args.runtime,
             dtype=args.dtype,
             attention=args.attn_implementation,

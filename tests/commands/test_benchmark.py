@@ -80,6 +80,11 @@ def test_several_models_with_algorithms_budgets_and_dtypes(benchmark, vit, bert)
         assert found['{"algorithm": "tome", "ratio": 0.8}'] > found['{"algorithm": "tome", "ratio": 0.9}'] > 1
 
 
+def test_the_length_of_texts_is_for_those_of_several_models_that_read_them(benchmark, vit, bert):
+    _, rows = benchmark(vit, bert, "--ratio", 0.8, "--batch-size", 1, "--sequence-length", 12)
+    assert [(row["tokens"][0], row["error"]) for row in rows] == [(65, None), (12, None)]
+
+
 def test_what_was_measured_is_not_measured_again(benchmark, vit, tmp_path):
     _, first = benchmark(vit, "--ratio", 0.8, "--batch-size", 1)
     _, both = benchmark(vit, "--ratio", 0.8, "--batch-size", 1, 2)
@@ -249,7 +254,8 @@ def test_errors(optimum_cli, vit, options, message):
 
 def test_a_length_is_for_texts(optimum_cli, vit, bert):
     options = ("--ratio", 0.8, "--batch-size", 1, "--sequence-length", 9, *QUICK)
-    assert "--sequence-length is for texts" in optimum_cli("pitome", "benchmark", vit, bert, *options)
+    assert "No combination could run" in optimum_cli("pitome", "benchmark", vit, *options, code=2)
+    assert "--sequence-length is for texts" not in optimum_cli("pitome", "benchmark", vit, bert, *options)
     assert "--image-size is for models of images" in optimum_cli(
         "pitome", "benchmark", bert, "--image-size", 32, *QUICK, code=2
     )
