@@ -85,8 +85,9 @@ def test_it_finds_the_layer_that_must_not_merge():
 
 
 @pytest.mark.parametrize("make", [lambda: lively(tiny_vit()), bert], ids=["logits", "features"])
-def test_it_is_no_worse_than_any_profile_on_samples_it_did_not_see(make):
-    model = apply_pitome(make(), 0.8)
+def test_it_is_no_worse_than_the_best_profile_on_samples_it_did_not_see(make):
+    settings = {"ratio": 0.8, "weighted_by": "sizes", "keep_norm": 0.0}  # no other means to start from
+    model = apply_pitome(make(), settings)
     text = hasattr(model, "encoder")
     inputs = text_inputs(8) if text else {"pixel_values": Pictures(8).pixels}
     length = 24 if text else None
@@ -96,10 +97,10 @@ def test_it_is_no_worse_than_any_profile_on_samples_it_did_not_see(make):
     apply_pitome(model, config)
     found = held.losses().mean()
     profiles = []
-    space = SearchSpace(apply_pitome(model, 0.8), 1.15, sequence_length=length)
+    space = SearchSpace(apply_pitome(model, settings), 1.15, sequence_length=length)
     for removed in STARTS.values():
         apply_pitome(model, space.config(space.profile(removed)))
-        profiles.append((seen.losses().mean(), held.losses().mean()))
+        profiles.append((6 * seen.losses().mean() + 2 * held.losses().mean(), held.losses().mean()))
     assert found <= min(profiles)[1] + 1e-6
 
 
